@@ -1,0 +1,429 @@
+//! The admin interface: /health, /ready, /metrics, /status, over TCP and over a Unix socket.
+//!
+//! `/health` is about our loops, `/ready` about our start and stop; neither is about the world: a node whose upstreams are
+//! all dead still needs its nameserver, if only for stale answers and clear errors.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::State as Shares;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use serde::Serialize;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::task::JoinSet;
+
+use crate::app::StartError;
+use crate::config::Config;
+use crate::upstream::server::{Carrier, HealthReport};
+use crate::worker::{Heartbeat, Shared};
+
+/// A worker whose loop has not run for this long is stuck.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// Whether we have started, and whether we are about to stop.
+#[derive(Debug)]
+pub struct Readiness(AtomicU8);
+
+impl Readiness {
+    const STARTING: u8 = 0;
+    const READY: u8 = 1;
+    const STOPPING: u8 = 2;
+
+    /// Not ready yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(AtomicU8::new(Self::STARTING))
+    }
+
+    /// Listening, and the first probes sent.
+    pub fn set_ready(&self) {
+        let _ = self.0.compare_exchange(
+            Self::STARTING,
+            Self::READY,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// No further traffic, please.
+    pub fn shut_down(&self) {
+        self.0.store(Self::STOPPING, Ordering::Relaxed);
+    }
+
+    fn pending(&self) -> Option<&'static str> {
+        match self.0.load(Ordering::Relaxed) {
+            Self::READY => None,
+            Self::STARTING => Some("the first probes have not left yet"),
+            _ => Some("shutting down"),
+        }
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the endpoints show.
+pub struct State {
+    shared: Arc<Shared>,
+    heartbeats: Vec<Arc<Heartbeat>>,
+    readiness: Arc<Readiness>,
+    listen: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    started: Instant,
+}
+
+impl State {
+    /// Shows these parts.
+    #[must_use]
+    pub fn new(
+        shared: &Arc<Shared>,
+        heartbeats: Vec<Arc<Heartbeat>>,
+        readiness: Arc<Readiness>,
+        listen: &[SocketAddr],
+        admin: Option<SocketAddr>,
+    ) -> Self {
+        let (shared, listen, started) = (Arc::clone(shared), listen.to_vec(), Instant::now());
+        Self {
+            shared,
+            heartbeats,
+            readiness,
+            listen,
+            admin,
+            started,
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let Shared {
+            metrics,
+            cache,
+            upstreams,
+            ..
+        } = &*self.shared;
+        metrics
+            .cache_entries
+            .set(i64::try_from(cache.entries()).unwrap_or(i64::MAX));
+        metrics
+            .cache_bytes
+            .set(i64::try_from(cache.bytes()).unwrap_or(i64::MAX));
+        let evictions = cache
+            .evictions()
+            .saturating_sub(metrics.cache_evictions.get());
+        metrics.cache_evictions.inc_by(evictions);
+        for server in &upstreams.servers {
+            server.show();
+        }
+        metrics.render()
+    }
+
+    fn status(&self) -> Status {
+        let now = Instant::now();
+        let Shared {
+            upstreams,
+            cache,
+            routes,
+            config,
+            ..
+        } = &*self.shared;
+        let groups = upstreams.groups.iter().map(|group| GroupStatus {
+            name: group.name.to_string(),
+            in_flight: group.in_flight(),
+            servers: group
+                .servers
+                .iter()
+                .map(|server| ServerStatus {
+                    server: server.label.clone(),
+                    looped: server.looped(),
+                    health: Carrier::ALL
+                        .into_iter()
+                        .filter(|&carrier| {
+                            carrier == server.carrier()
+                                || server.state_of(carrier)
+                                    != crate::upstream::health::State::Unknown
+                        })
+                        .map(|carrier| server.report(carrier, now))
+                        .collect(),
+                })
+                .collect(),
+        });
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            node: config.node_name.clone(),
+            ready: self.readiness.pending().is_none(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            listen: self.listen.clone(),
+            admin: self.admin,
+            workers: self.heartbeats.len(),
+            routes: routes
+                .iter()
+                .map(|route| RouteStatus {
+                    zone: route.zone.clone(),
+                    groups: route
+                        .tiers
+                        .iter()
+                        .map(|&tier| upstreams.groups[tier].name.to_string())
+                        .collect(),
+                })
+                .collect(),
+            upstreams: groups.collect(),
+            cache: CacheStatus {
+                entries: cache.entries(),
+                bytes: cache.bytes(),
+                max_bytes: config.cache.max_size,
+                evictions: cache.evictions(),
+            },
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    node: String,
+    ready: bool,
+    uptime_seconds: u64,
+    listen: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    workers: usize,
+    routes: Vec<RouteStatus>,
+    upstreams: Vec<GroupStatus>,
+    cache: CacheStatus,
+}
+
+#[derive(Serialize)]
+struct RouteStatus {
+    zone: String,
+    groups: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct GroupStatus {
+    name: String,
+    in_flight: usize,
+    servers: Vec<ServerStatus>,
+}
+
+#[derive(Serialize)]
+struct ServerStatus {
+    server: String,
+    looped: bool,
+    health: Vec<HealthReport>,
+}
+
+#[derive(Serialize)]
+struct CacheStatus {
+    entries: usize,
+    bytes: u64,
+    max_bytes: u64,
+    evictions: u64,
+}
+
+async fn health(Shares(state): Shares<Arc<State>>) -> impl IntoResponse {
+    let stuck = state
+        .heartbeats
+        .iter()
+        .position(|heartbeat| heartbeat.age() > STUCK);
+    match stuck {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(index) => {
+            let age = state.heartbeats[index].age().as_secs();
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("worker {index} has not run for {age} s\n"),
+            )
+        }
+    }
+}
+
+async fn ready(Shares(state): Shares<Arc<State>>) -> impl IntoResponse {
+    match state.readiness.pending() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(pending) => (StatusCode::SERVICE_UNAVAILABLE, format!("{pending}\n")),
+    }
+}
+
+async fn metrics(Shares(state): Shares<Arc<State>>) -> impl IntoResponse {
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        state.metrics(),
+    )
+}
+
+async fn status(Shares(state): Shares<Arc<State>>) -> impl IntoResponse {
+    match serde_json::to_string_pretty(&state.status()) {
+        Ok(json) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, "application/json")],
+            json + "\n",
+        )
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// What a node may show to its neighbours.
+fn public(state: &Arc<State>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::clone(state))
+}
+
+/// Everything.
+fn whole(state: &Arc<State>) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .with_state(Arc::clone(state))
+        .merge(public(state))
+}
+
+/// Listening sockets of the admin interface, not served yet.
+#[derive(Default)]
+pub struct Bound {
+    admin: Option<std::net::TcpListener>,
+    metrics: Option<std::net::TcpListener>,
+    socket: Option<(std::os::unix::net::UnixListener, PathBuf)>,
+}
+
+/// A served admin interface. Dropping it stops it and removes the Unix socket.
+pub struct Admin {
+    _servers: JoinSet<()>,
+    path: Option<PathBuf>,
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Bound {
+    /// Binds what the configuration names; what cannot be had is added to `errors`.
+    pub fn bind(config: &Config, errors: &mut Vec<StartError>) -> Self {
+        let mut tcp = |key, address: Option<SocketAddr>| {
+            let address = address?;
+            match bind_tcp(address) {
+                Ok(listener) => Some(listener),
+                Err(source) => {
+                    errors.push(StartError::Admin {
+                        key,
+                        address,
+                        source,
+                    });
+                    None
+                }
+            }
+        };
+        let admin = tcp("admin", config.admin);
+        let metrics = tcp("metrics.listen", config.metrics_listen);
+        let socket = config
+            .socket
+            .as_ref()
+            .and_then(|path| match bind_socket(path) {
+                Ok(listener) => Some((listener, path.clone())),
+                Err(source) => {
+                    errors.push(StartError::Socket {
+                        path: path.clone(),
+                        source,
+                    });
+                    None
+                }
+            });
+        Self {
+            admin,
+            metrics,
+            socket,
+        }
+    }
+
+    /// Address of the admin interface over TCP.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.admin
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Serves on the current runtime.
+    #[must_use]
+    pub fn serve(self, state: State) -> Admin {
+        let state = Arc::new(state);
+        let mut servers = JoinSet::new();
+        let over_tcp = [(self.admin, whole(&state)), (self.metrics, public(&state))];
+        for (listener, router) in over_tcp {
+            if let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) {
+                servers.spawn(async move { drop(axum::serve(listener, router).await) });
+            }
+        }
+        let mut path = None;
+        if let Some((listener, at)) = self.socket {
+            path = Some(at);
+            if let Ok(listener) = tokio::net::UnixListener::from_std(listener) {
+                let router = whole(&state);
+                servers.spawn(async move { drop(axum::serve(listener, router).await) });
+            }
+        }
+        Admin {
+            _servers: servers,
+            path,
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // An instance before us may have left connections in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(128)?;
+    Ok(socket.into())
+}
+
+/// A Unix socket that only our own user can use. One that nobody listens on any more is replaced.
+fn bind_socket(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a file that is no socket is there",
+            ));
+        }
+        Ok(_) => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(io::ErrorKind::AddrInUse.into());
+            }
+            fs::remove_file(path)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    // On Linux the file inherits the socket's own mode, so there is no moment at which others could connect.
+    let socket = fs::File::from(OwnedFd::from(socket));
+    socket.set_permissions(fs::Permissions::from_mode(0o600))?;
+    let socket = Socket::from(OwnedFd::from(socket));
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(128)?;
+    Ok(OwnedFd::from(socket).into())
+}

@@ -1,0 +1,232 @@
+//! The answering half that [`crate::local`] and [`crate::standin`] share: from what is known of a name to a reply.
+//!
+//! Owns following CNAMEs, negative answers (RFC 2308), the header of a reply and its way through hickory-server.
+//! Must not know where the names come from. Limits: QUERY only, no zone transfers, no DNSSEC.
+
+use std::collections::HashMap;
+
+use hickory_proto::op::{
+    Edns, Header, HeaderCounts, LowerQuery, Metadata, OpCode, Query, ResponseCode,
+};
+use hickory_proto::rr::rdata::SOA;
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncoder;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+
+/// RFC 2308 §5: how long an NXDOMAIN or NODATA of ours may be kept, in seconds. One minute, so that a name added to
+/// the configuration is seen soon after the restart; longer hides it from clients that asked too early.
+pub(crate) const NEGATIVE_TTL: u32 = 60;
+
+/// RFC 6891 §6.1.2: bytes of an OPT record without options.
+const OPT_LEN: u16 = 11;
+
+/// Names in lower-case wire format with what is known of them. Keyed afresh in each process, since clients choose
+/// what is looked up.
+pub(crate) type Names = HashMap<Box<[u8]>, Vec<Stored>, ahash::RandomState>;
+
+/// A record without its owner, which is the key it is stored under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stored {
+    /// Seconds.
+    pub(crate) ttl: u32,
+    pub(crate) data: RData,
+}
+
+/// What an [`Authority`] knows of a name.
+pub(crate) enum Known<'a> {
+    /// The name exists; without records it is an empty non-terminal.
+    Name { records: &'a [Stored], apex: Name },
+    /// The name is in the zone `apex` and does not exist.
+    Nothing { apex: Name },
+    /// The name is none of ours.
+    Elsewhere,
+}
+
+/// Something that knows names.
+pub(crate) trait Authority {
+    /// What is known of `name` in `class`.
+    fn look_up(&self, name: &Name, class: DNSClass) -> Known<'_>;
+}
+
+/// What a reply says.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    pub(crate) rcode: ResponseCode,
+    pub(crate) answers: Vec<Record>,
+    pub(crate) soa: Option<Record>,
+}
+
+impl Verdict {
+    fn error(rcode: ResponseCode) -> Self {
+        Self {
+            rcode,
+            answers: Vec::new(),
+            soa: None,
+        }
+    }
+
+    /// Whether we speak for the zone the verdict is about.
+    fn is_authoritative(&self) -> bool {
+        matches!(self.rcode, ResponseCode::NoError | ResponseCode::NXDomain)
+    }
+}
+
+/// `name` in lower case, as labels with their lengths and the root's zero.
+pub(crate) fn wire_key(name: &Name) -> Box<[u8]> {
+    let mut key = Vec::with_capacity(name.len() + 1);
+    for label in name {
+        // A label is at most 63 bytes (RFC 1035 §3.1), which `Name` has checked.
+        key.push(u8::try_from(label.len()).unwrap_or(u8::MAX));
+        key.extend(label.iter().map(u8::to_ascii_lowercase));
+    }
+    key.push(0);
+    key.into_boxed_slice()
+}
+
+/// Answers one question, following CNAMEs as far as `authority` knows their targets.
+///
+/// A CNAME that leads elsewhere, or back to where it came from, ends the answer there.
+pub(crate) fn decide(authority: &impl Authority, query: &Query) -> Verdict {
+    let mut answers: Vec<Record> = Vec::new();
+    let mut owner = query.name().clone();
+    let class = query.query_class();
+    let (rcode, soa) = loop {
+        match authority.look_up(&owner, class) {
+            Known::Elsewhere if answers.is_empty() => break (ResponseCode::Refused, None),
+            Known::Elsewhere => break (ResponseCode::NoError, None),
+            // RFC 6604 §3: the RCODE is that of the last name of the chain.
+            Known::Nothing { apex } => break (ResponseCode::NXDomain, Some(apex)),
+            Known::Name { records, apex } => {
+                let matching = answers_of(records, query.query_type(), &owner, class);
+                if !matching.is_empty() {
+                    answers.extend(matching);
+                    break (ResponseCode::NoError, None);
+                }
+                let alias = answers_of(records, RecordType::CNAME, &owner, class);
+                let Some(RData::CNAME(target)) = alias.first().map(|record| &record.data) else {
+                    break (ResponseCode::NoError, Some(apex));
+                };
+                owner = target.0.clone();
+                answers.extend(alias);
+                if answers.iter().any(|record| record.name == owner) {
+                    break (ResponseCode::NoError, None);
+                }
+            }
+        }
+    };
+    Verdict {
+        rcode,
+        answers,
+        soa: soa.map(|apex| soa_record(apex, class)),
+    }
+}
+
+/// Replies to `request` over `handler`. A request with EDNS is answered with EDNS and as many bytes as it allows.
+pub(crate) async fn reply<R: ResponseHandler>(
+    authority: &impl Authority,
+    request: &Request,
+    mut handler: R,
+) -> ResponseInfo {
+    let mut verdict = judge(authority, request);
+    let mut metadata = Metadata::response_from_request(&request.metadata);
+    metadata.response_code = verdict.rcode;
+    metadata.authoritative = verdict.is_authoritative();
+    metadata.recursion_available = true;
+
+    let edns = request.edns.as_ref().map(|asked| {
+        let mut edns = Edns::new();
+        edns.set_max_payload(request.max_payload());
+        edns.set_dnssec_ok(asked.flags().dnssec_ok);
+        edns
+    });
+    let mut builder = MessageResponseBuilder::from_message_request(request);
+    if let Some(edns) = &edns {
+        builder.edns(edns);
+        if request.protocol() == Protocol::Udp {
+            metadata.truncation = cut(&mut verdict, metadata, request);
+        }
+    }
+    let response = builder.build(metadata, &verdict.answers, [], &verdict.soa, []);
+    match handler.send_response(response).await {
+        Ok(info) => info,
+        Err(error) => {
+            tracing::warn!(%error, "a reply of ours could not be sent");
+            metadata.response_code = ResponseCode::ServFail;
+            ResponseInfo::from(Header {
+                metadata,
+                counts: HeaderCounts::default(),
+            })
+        }
+    }
+}
+
+/// Cuts `verdict` so that the OPT fits behind it, and tells whether that took anything away.
+///
+/// hickory-server cuts on its own, but writes the OPT last and leaves it out when the answers have filled the message.
+/// A client would take us for a server without EDNS then.
+fn cut(verdict: &mut Verdict, metadata: Metadata, request: &Request) -> bool {
+    let mut scratch = Vec::new();
+    let mut encoder = BinEncoder::new(&mut scratch);
+    encoder.set_max_size(request.max_payload() - OPT_LEN);
+    let whole = MessageResponseBuilder::from_message_request(request).build(
+        metadata,
+        &verdict.answers,
+        [],
+        &verdict.soa,
+        [],
+    );
+    match whole.destructive_emit(&mut encoder) {
+        Ok(info) if info.truncation => {
+            verdict.answers.truncate(usize::from(info.counts().answers));
+            verdict.soa = None;
+            true
+        }
+        // An error comes back when the reply itself is encoded.
+        Ok(_) | Err(_) => false,
+    }
+}
+
+fn judge(authority: &impl Authority, request: &Request) -> Verdict {
+    if request.metadata.op_code != OpCode::Query {
+        return Verdict::error(ResponseCode::NotImp);
+    }
+    match request.queries.queries() {
+        [query] if is_transfer(query) => Verdict::error(ResponseCode::Refused),
+        // The original spelling, so that owner names come back as the client wrote them.
+        [query] => decide(authority, query.original()),
+        _ => Verdict::error(ResponseCode::FormErr),
+    }
+}
+
+fn is_transfer(query: &LowerQuery) -> bool {
+    matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR)
+}
+
+fn answers_of(
+    records: &[Stored],
+    wanted: RecordType,
+    owner: &Name,
+    class: DNSClass,
+) -> Vec<Record> {
+    records
+        .iter()
+        .filter(|stored| wanted == RecordType::ANY || stored.data.record_type() == wanted)
+        .map(|stored| {
+            let mut record = Record::from_rdata(owner.clone(), stored.ttl, stored.data.clone());
+            record.dns_class = class;
+            record
+        })
+        .collect()
+}
+
+/// The SOA that tells resolvers how long a negative answer may be kept (RFC 2308 §3). There is no zone to transfer, so
+/// its names are those of nobody and its timers never count.
+fn soa_record(apex: Name, class: DNSClass) -> Record {
+    let nobody = Name::from_labels(["nobody", "invalid"]).unwrap_or_default();
+    let soa = SOA::new(apex.clone(), nobody, 1, 3_600, 1_200, 604_800, NEGATIVE_TTL);
+    let mut record = Record::from_rdata(apex, NEGATIVE_TTL, RData::SOA(soa));
+    record.dns_class = class;
+    record
+}

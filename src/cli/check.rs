@@ -1,0 +1,29 @@
+//! `nodens check`: validate, and print what is in force and where each value came from.
+
+use std::process::ExitCode;
+
+use crate::config::{Flags, load};
+
+pub(super) fn run(flags: &Flags) -> ExitCode {
+    let loaded = match load(flags) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return ExitCode::from(2);
+        }
+    };
+    let width = |of: fn(&crate::config::Setting) -> usize| {
+        loaded.settings.iter().map(of).max().unwrap_or(0).min(60)
+    };
+    let (path, value) = (width(|s| s.path.len()), width(|s| s.value.len()));
+    for setting in &loaded.settings {
+        println!(
+            "{:path$}  {:value$}  {}",
+            setting.path, setting.value, setting.origin
+        );
+    }
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    ExitCode::SUCCESS
+}

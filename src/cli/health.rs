@@ -1,0 +1,108 @@
+//! `nodens health [--ready]`: ask the running instance, over its Unix socket if it has one, else its admin address.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::header::HOST;
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::config::{Flags, load};
+
+/// An instance that takes longer than this to say that it is well is not.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct HealthArgs {
+    /// Ask whether it is ready to serve, rather than whether it is alive
+    #[arg(long)]
+    ready: bool,
+    /// Configuration file of the running instance
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Its Unix socket, whatever the configuration says
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: HealthArgs) -> anyhow::Result<ExitCode> {
+    let path = if args.ready { "/ready" } else { "/health" };
+    let asked = timeout(PATIENCE, ask(args.socket, args.config, path)).await;
+    let answer = match asked {
+        Err(_) => Err(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs())),
+        Ok(answer) => answer,
+    };
+    match answer {
+        Ok((true, text)) => {
+            print!("{text}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok((false, text)) => {
+            eprint!("nodens: {path}: {text}");
+            Ok(ExitCode::FAILURE)
+        }
+        Err(error) => {
+            eprintln!("nodens: {path}: {error:#}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn ask(
+    socket: Option<PathBuf>,
+    config_file: Option<PathBuf>,
+    path: &'static str,
+) -> anyhow::Result<(bool, String)> {
+    if let Some(socket) = socket {
+        return ask_socket(&socket, path).await;
+    }
+    let config = load(&Flags {
+        config_file,
+        ..Flags::default()
+    })?
+    .config;
+    if let Some(socket) = &config.socket {
+        return ask_socket(socket, path).await;
+    }
+    let Some(address) = config.admin else {
+        bail!("neither `socket` nor `admin` is set, so the instance cannot be asked");
+    };
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| address.to_string())?;
+    get(stream, path).await
+}
+
+async fn ask_socket(
+    socket: &std::path::Path,
+    path: &'static str,
+) -> anyhow::Result<(bool, String)> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .with_context(|| socket.display().to_string())?;
+    get(stream, path).await
+}
+
+async fn get(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    path: &'static str,
+) -> anyhow::Result<(bool, String)> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(Uri::from_static(path))
+        .header(HOST, "nodens")
+        .body(Empty::new())?;
+    let response = sender.send_request(request).await?;
+    let healthy = response.status().is_success();
+    let body = response.into_body().collect().await?.to_bytes();
+    connection.abort();
+    Ok((healthy, String::from_utf8_lossy(&body).into_owned()))
+}

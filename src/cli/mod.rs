@@ -1,0 +1,74 @@
+//! The command line: one file a subcommand.
+
+mod check;
+mod health;
+mod resolve;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Flags;
+
+/// One nameserver on every Kubernetes node that always answers
+#[derive(Debug, Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the nameserver
+    Serve(ConfigArgs),
+    /// Validate the configuration; print what is in force and where each value comes from
+    Check(ConfigArgs),
+    /// Ask the running instance whether it is healthy (exit 0) or not (exit 1); for exec probes
+    Health(health::HealthArgs),
+    Resolve(resolve::ResolveArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Configuration file; without one, names go to /etc/resolv.conf's servers
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn flags(&self) -> Flags {
+        Flags {
+            config_file: self.config.clone(),
+            ..Flags::default()
+        }
+    }
+}
+
+/// Runs the command; the exit code is 0 for success, 1 for a "no", 2 for what the user must mend first.
+#[must_use]
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(&args.flags()),
+        Command::Check(args) => Ok(check::run(&args.flags())),
+        Command::Health(args) => block_on(health::run(args)),
+        Command::Resolve(args) => block_on(resolve::run(args)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("nodens: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(command)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
+}

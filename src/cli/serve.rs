@@ -1,0 +1,81 @@
+//! `nodens serve`: run until SIGTERM or SIGINT.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::app::App;
+use crate::config::{Flags, LogConfig, LogFormat, load};
+use crate::socket::raise_file_limit;
+
+pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let loaded = match load(flags) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    start_logging(&loaded.config.log)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match raise_file_limit() {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
+    super::runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+        let app = match App::start(loaded.config).await {
+            Ok(app) => app,
+            Err(errors) => {
+                eprintln!("{errors}");
+                return Ok(ExitCode::from(2));
+            }
+        };
+        let listen: Vec<String> = app.listen.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            listen = listen.join(" "),
+            admin = app.admin.map(|address| address.to_string()),
+            workers = app.shared.config.workers,
+            "serving"
+        );
+        let signal = async || {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        let mut signal = signal;
+        let name = signal().await;
+        tracing::info!(signal = name, "stopping: answering what is in flight");
+        tokio::select! {
+            () = app.stop() => tracing::info!("stopped"),
+            name = signal() => {
+                tracing::warn!(signal = name, "stopped at once by a second signal");
+                std::process::exit(1);
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Lines on stderr; RUST_LOG outranks the configuration. hickory-server logs every request at `info`, which is ours to
+/// decide.
+fn start_logging(config: &LogConfig) -> anyhow::Result<()> {
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| config.level.clone());
+    let filter =
+        EnvFilter::try_new(format!("hickory_server=warn,{directives}")).context("RUST_LOG")?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let result = match config.format {
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+    result.map_err(|error| anyhow::anyhow!("logging cannot be set up: {error}"))
+}

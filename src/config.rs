@@ -1,0 +1,368 @@
+//! What the program uses: the configuration after every layer was merged and every value checked.
+//!
+//! Owns the schema and its defaults. Must not open sockets or touch the network. What the user typed is read by
+//! [`load`] (in `config/`), which reports every mistake at once and remembers where each value came from.
+
+mod error;
+mod groups;
+mod layers;
+mod leaf;
+mod limits;
+mod path;
+mod read;
+mod routes;
+mod schema;
+mod servers;
+mod yaml;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::rr::{Name, RecordType};
+use ipnet::IpNet;
+
+pub use error::{ConfigError, ConfigErrors, Missing, Origin, Problem};
+pub use path::KeyPath;
+pub use read::Setting;
+pub use schema::{Flags, Loaded, load, load_from};
+pub use yaml::YamlProblem;
+
+/// Everything `nodens serve` needs to know, validated.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Addresses served over UDP and TCP. Port 0 takes a free port, the same one for both.
+    pub listen: Vec<SocketAddr>,
+    /// Networks whose clients are answered; all others get REFUSED.
+    pub allow: Vec<IpNet>,
+    /// Address of the whole admin interface over TCP.
+    pub admin: Option<SocketAddr>,
+    /// A second address that serves /metrics, /health and /ready only.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Path of a Unix socket that serves the same as `admin`.
+    pub socket: Option<PathBuf>,
+    /// Worker threads.
+    pub workers: NonZeroUsize,
+    /// Whether another instance may share our ports, as during an upgrade.
+    pub handover: bool,
+    /// How long queries in flight may take to finish after SIGTERM.
+    pub shutdown_grace: Duration,
+    /// Name of this node, as `id.server` and NSID tell it. Default: the host's name.
+    pub node_name: String,
+    /// Upstream groups; routes refer to them by index.
+    pub groups: Vec<GroupConfig>,
+    /// Routes, in no particular order: the longest zone wins.
+    pub routes: Vec<RouteConfig>,
+    /// Names answered from the configuration itself.
+    pub records: Vec<StaticRecords>,
+    /// The answer cache.
+    pub cache: CacheConfig,
+    /// Client connections over TCP.
+    pub tcp: TcpConfig,
+    /// Client sockets over UDP.
+    pub udp: UdpConfig,
+    /// Caps that keep one client from starving the others.
+    pub limits: LimitsConfig,
+    /// Logs.
+    pub log: LogConfig,
+}
+
+/// A set of servers that share one view of names, so that any of them may answer any query of the group.
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    /// The group's key under `upstreams`.
+    pub name: Arc<str>,
+    /// Servers, in the order of preference that `policy: ordered` follows. Never empty, no duplicates.
+    pub servers: Vec<ServerConfig>,
+    /// In which order servers are tried.
+    pub policy: Policy,
+    /// When a single try counts as lost.
+    pub try_timeout: Duration,
+    /// A query's whole budget in this group and the tiers after it.
+    pub deadline: Duration,
+    /// The question health probes ask.
+    pub probe: Probe,
+    /// When to hedge, suspect, distrust and forgive a server.
+    pub failover: FailoverConfig,
+    /// Most queries in flight to this group at once, in the whole process.
+    pub max_in_flight: NonZeroUsize,
+}
+
+/// One upstream server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerConfig {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How it is spoken to.
+    pub transport: Transport,
+}
+
+/// How an upstream server is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// UDP, and TCP for what was truncated (RFC 7766).
+    Udp,
+    /// TCP only (RFC 7766).
+    Tcp,
+    /// DNS over TLS (RFC 7858); the certificate must be valid for this name.
+    Tls(Arc<str>),
+}
+
+/// In which order the servers of a group are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// The first healthy server of the list; back to it as soon as it is good again.
+    Ordered,
+    /// The healthy server with the lowest smoothed round-trip time.
+    Fastest,
+    /// Healthy servers in turn.
+    RoundRobin,
+}
+
+/// The question a health probe asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// QNAME.
+    pub name: Name,
+    /// QTYPE.
+    pub record_type: RecordType,
+}
+
+/// Numbers behind failover.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailoverConfig {
+    /// While nothing is known of a group's servers, a query goes to this many of them.
+    pub start_fanout: usize,
+    /// Shortest wait before the next server is asked too.
+    pub hedge_min: Duration,
+    /// Longest wait before the next server is asked too.
+    pub hedge_max: Duration,
+    /// Hedges per hundred queries, so that hedging does not double the load when everything is slow.
+    pub hedge_budget_percent: u32,
+    /// First pause between probes of a server that is down.
+    pub probe_min: Duration,
+    /// Longest pause between probes of a server that is down.
+    pub probe_max: Duration,
+    /// Probe answers that bring a server back.
+    pub recover_probes: u32,
+    /// A server that lost more than this share of its last 100 tries is poor.
+    pub poor_loss_percent: u32,
+    /// A server slower than another by at least this much ...
+    pub poor_slower_by: Duration,
+    /// ... and by this factor is poor.
+    pub poor_slower_factor: u32,
+}
+
+/// Names under `zone` go to `tiers`.
+#[derive(Debug, Clone)]
+pub struct RouteConfig {
+    /// The zone; `.` for everything else.
+    pub zone: Name,
+    /// Groups (indices into [`Config::groups`]), asked one after the other. Never empty.
+    pub tiers: Vec<usize>,
+    /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
+    pub max_negative_ttl: Option<Duration>,
+}
+
+/// A name answered from the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticRecords {
+    /// Owner name.
+    pub name: Name,
+    /// A records.
+    pub a: Vec<Ipv4Addr>,
+    /// AAAA records.
+    pub aaaa: Vec<Ipv6Addr>,
+    /// CNAME target; excludes every other record of the name (RFC 2181 §10.1).
+    pub cname: Option<Name>,
+    /// TXT records, each one string.
+    pub txt: Vec<String>,
+}
+
+/// The answer cache.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheConfig {
+    /// Bytes of entries, keys and overhead together. 0 turns the cache off.
+    pub max_size: u64,
+    /// RFC 2181 §8 allows up to 2^31-1 s; longer than a day outlives most mistakes' fixes.
+    pub max_ttl: Duration,
+    /// RFC 2308 §5: one to three hours work well.
+    pub max_negative_ttl: Duration,
+    /// RFC 9520 §3.2: a failure is remembered at least this long.
+    pub failure_min: Duration,
+    /// RFC 9520 §3.2: and at most this long, doubling in between.
+    pub failure_max: Duration,
+    /// How long an expired answer is kept for the case that nobody answers (RFC 8767 §4). 0 turns stale answers off.
+    pub stale_max_age: Duration,
+    /// RFC 8767 §5: the client response timer, after which a stale answer is served.
+    pub stale_after: Duration,
+    /// RFC 8767 §4: TTL of a stale answer.
+    pub stale_ttl: Duration,
+    /// Hits after which an entry about to expire is fetched anew. 0 turns prefetch off.
+    pub prefetch_hits: u32,
+    /// Share of its TTL left when that happens.
+    pub prefetch_percent: u32,
+    /// Whether A and AAAA records change their order from hit to hit.
+    pub rotate: bool,
+}
+
+/// Client connections over TCP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TcpConfig {
+    /// Connections in the whole process; at the cap the longest idle one makes room.
+    pub max_connections: usize,
+    /// Connections of one client address.
+    pub max_connections_per_client: usize,
+    /// Queries in flight on one connection; more wait unread.
+    pub max_queries_per_connection: usize,
+    /// Unsent reply bytes of one connection; at the cap no further query is read.
+    pub max_unsent: u64,
+    /// A connection without a whole query for this long is closed (RFC 7766 §6.2.3).
+    pub idle_timeout: Duration,
+}
+
+/// Client sockets over UDP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UdpConfig {
+    /// Asked for with `SO_RCVBUF`; the kernel may grant less, which is logged.
+    pub receive_buffer: u64,
+    /// Asked for with `SO_SNDBUF`.
+    pub send_buffer: u64,
+    /// REFUSED replies a second and worker to clients outside `allow`; the rest is dropped.
+    pub refused_per_second: u32,
+}
+
+/// Caps that keep one client from starving the others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LimitsConfig {
+    /// Queries of one client address in flight at once, per worker.
+    pub client_in_flight: usize,
+}
+
+/// Logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// How lines look.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a tracing filter; `RUST_LOG` outranks it.
+    pub level: String,
+    /// Which queries are logged.
+    pub queries: QueryLog,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Which queries are logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueryLog {
+    /// None; costs nothing.
+    Off,
+    /// Those answered with an error other than NXDOMAIN.
+    Errors,
+    /// All.
+    All,
+}
+
+impl Default for FailoverConfig {
+    fn default() -> Self {
+        Self {
+            start_fanout: 3,
+            hedge_min: Duration::from_millis(20),
+            hedge_max: Duration::from_millis(200),
+            hedge_budget_percent: 10,
+            probe_min: Duration::from_millis(500),
+            probe_max: Duration::from_secs(5),
+            recover_probes: 2,
+            poor_loss_percent: 5,
+            poor_slower_by: Duration::from_millis(150),
+            poor_slower_factor: 5,
+        }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            max_size: 64 << 20,
+            max_ttl: Duration::from_secs(86_400),
+            max_negative_ttl: Duration::from_secs(3_600),
+            failure_min: Duration::from_secs(1),
+            failure_max: Duration::from_secs(5),
+            stale_max_age: Duration::from_secs(86_400),
+            stale_after: Duration::from_millis(500),
+            stale_ttl: Duration::from_secs(30),
+            prefetch_hits: 2,
+            prefetch_percent: 10,
+            rotate: true,
+        }
+    }
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 8_192,
+            max_connections_per_client: 1_024,
+            max_queries_per_connection: 256,
+            max_unsent: 1 << 20,
+            idle_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for UdpConfig {
+    fn default() -> Self {
+        Self {
+            receive_buffer: 4 << 20,
+            send_buffer: 1 << 20,
+            refused_per_second: 100,
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            client_in_flight: 2_000,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Text,
+            level: "info".to_owned(),
+            queries: QueryLog::Off,
+        }
+    }
+}
+
+impl std::fmt::Display for ServerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (scheme, default_port, suffix) = match &self.transport {
+            Transport::Udp => ("", 53, None),
+            Transport::Tcp => ("tcp://", 53, None),
+            Transport::Tls(name) => ("tls://", 853, Some(name)),
+        };
+        f.write_str(scheme)?;
+        match (self.address.port() == default_port, self.address.ip()) {
+            (true, IpAddr::V6(ip)) if !scheme.is_empty() => write!(f, "[{ip}]")?,
+            (true, ip) => write!(f, "{ip}")?,
+            (false, _) => write!(f, "{}", self.address)?,
+        }
+        suffix.map_or(Ok(()), |name| write!(f, "#{name}"))
+    }
+}

@@ -1,0 +1,442 @@
+//! What can be wrong with a configuration, said so that the reader knows where to go and what to write.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use hickory_proto::ProtoError;
+
+use super::path::KeyPath;
+use super::yaml::YamlProblem;
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The configuration file.
+    File {
+        /// As given.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Env {
+        /// Its name, without `$`.
+        variable: String,
+    },
+    /// The command line.
+    Flag,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Env { variable } => write!(f, "${variable}"),
+            Self::Flag => f.write_str("command line"),
+        }
+    }
+}
+
+/// Every mistake of a configuration; one line each.
+#[derive(Debug)]
+pub struct ConfigErrors(Vec<ConfigError>);
+
+impl ConfigErrors {
+    /// Those of the file first, by line; then those of variables, flags and defaults.
+    pub(super) fn new(mut errors: Vec<ConfigError>) -> Self {
+        errors.sort_by_key(ConfigError::order);
+        Self(errors)
+    }
+
+    /// The mistakes one by one.
+    pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
+        self.0.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a ConfigErrors {
+    type Item = &'a ConfigError;
+    type IntoIter = std::slice::Iter<'a, ConfigError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, error) in self.0.iter().enumerate() {
+            if position > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// One mistake.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `--config` names a file that is not there.
+    #[error("{}: there is no such file; check --config, or leave it out to run with the defaults", file.display())]
+    NoFile {
+        /// As given.
+        file: PathBuf,
+    },
+    /// The file is there but cannot be read.
+    #[error("{}: cannot be read: {source}; check --config and the file's permissions", file.display())]
+    Unreadable {
+        /// As given.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file holds white space and comments only.
+    #[error("{}: is empty; write at least `listen:` or `upstreams:`, or leave --config out to run with the defaults", file.display())]
+    EmptyFile {
+        /// As given.
+        file: PathBuf,
+    },
+    /// The file is not the YAML that is wanted.
+    #[error("{}:{line}: {problem}", file.display())]
+    Yaml {
+        /// As given.
+        file: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong.
+        problem: YamlProblem,
+    },
+    /// figment could not put the layers together.
+    #[error("the layers of the configuration cannot be merged: {0}")]
+    Layers(Box<figment::Error>),
+    /// A key or its value is wrong.
+    #[error("{origin}: {path}: {problem}")]
+    Key {
+        /// Who set it.
+        origin: Origin,
+        /// The key.
+        path: KeyPath,
+        /// What is wrong with it.
+        #[source]
+        problem: Problem,
+    },
+}
+
+impl ConfigError {
+    fn order(&self) -> (u8, usize) {
+        match self {
+            Self::NoFile { .. }
+            | Self::Unreadable { .. }
+            | Self::EmptyFile { .. }
+            | Self::Layers(_) => (0, 0),
+            Self::Yaml { line, .. }
+            | Self::Key {
+                origin: Origin::File { line, .. },
+                ..
+            } => (1, *line),
+            Self::Key { origin, .. } => match origin {
+                Origin::Env { .. } => (2, 0),
+                Origin::Flag => (3, 0),
+                Origin::File { .. } | Origin::Default => (4, 0),
+            },
+        }
+    }
+}
+
+/// What is wrong with a key or its value.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// Another type, or not readable as what is wanted.
+    #[error("{value} is not {expected}")]
+    NotA {
+        /// As typed.
+        value: String,
+        /// What is wanted, with an example.
+        expected: &'static str,
+    },
+    /// `deadline: 4`.
+    #[error("{value} has no unit; write {value}s for seconds or {value}ms for milliseconds")]
+    NoUnit {
+        /// As typed.
+        value: String,
+    },
+    /// `deadline:` and nothing after it.
+    #[error("has no value; write {expected}, or remove the key to get the default")]
+    NoValue {
+        /// What is wanted, with an example.
+        expected: &'static str,
+    },
+    /// More than allowed.
+    #[error("{value} is over the limit of {limit}")]
+    OverLimit {
+        /// As typed.
+        value: String,
+        /// The highest allowed.
+        limit: String,
+    },
+    /// Less than allowed.
+    #[error("{value} is under the minimum of {limit}")]
+    UnderLimit {
+        /// As typed.
+        value: String,
+        /// The lowest allowed.
+        limit: String,
+    },
+    /// A size that is neither 0 nor useful.
+    #[error("{value} is under the minimum of {limit}; 0 turns the cache off")]
+    CacheTooSmall {
+        /// As typed.
+        value: String,
+        /// The lowest allowed.
+        limit: String,
+    },
+    /// Two keys that belong together.
+    #[error("{value} is over {other} ({other_value}); raise {other} or lower {path}", path = .key)]
+    Over {
+        /// This key's last word.
+        key: String,
+        /// In force.
+        value: String,
+        /// The key that must not be smaller.
+        other: String,
+        /// In force.
+        other_value: String,
+    },
+    /// The same the other way round: the other key's default is in the way.
+    #[error("{value} is under {other} ({other_value}{note}); raise {path} or lower {other}", path = .key)]
+    Under {
+        /// This key's last word.
+        key: String,
+        /// In force.
+        value: String,
+        /// The key that must not be larger.
+        other: String,
+        /// In force.
+        other_value: String,
+        /// `, its default`, where nobody set it.
+        note: &'static str,
+    },
+    /// A key nobody knows.
+    #[error("there is no such key{}", Hint { near: near.as_deref(), all: known, noun: "keys here" })]
+    UnknownKey {
+        /// What may have been meant.
+        near: Option<String>,
+        /// The keys that exist.
+        known: Vec<String>,
+    },
+    /// A route to a group that is not there.
+    #[error("there is no group {value}{}", Hint { near: near.as_deref(), all: known, noun: "groups" })]
+    UnknownGroup {
+        /// As typed.
+        value: String,
+        /// What may have been meant.
+        near: Option<String>,
+        /// The groups that exist.
+        known: Vec<String>,
+    },
+    /// A key or a choice of keys that must be there.
+    #[error("{0}")]
+    Missing(Missing),
+    /// Two keys of which one at most may be there.
+    #[error("`{0}` and `{1}` exclude each other; keep one")]
+    Both(&'static str, &'static str),
+    /// The same thing twice.
+    #[error("{value} is here twice{first}; keep one")]
+    Twice {
+        /// As typed.
+        value: String,
+        /// ` (first at nodens.yaml:4)`.
+        first: String,
+    },
+    /// More items than allowed.
+    #[error("has {count} items, over the limit of {limit}")]
+    TooMany {
+        /// How many there are.
+        count: usize,
+        /// The highest allowed.
+        limit: usize,
+    },
+    /// A variable and another below it that cannot both hold.
+    #[error("${longer} sets a key below this one, which is no table; remove one of the two")]
+    Contradiction {
+        /// The variable of the key below.
+        longer: String,
+    },
+    /// A path of resolv.conf's kind that yields no server.
+    #[error("{}: cannot be read: {source}; {remedy}", file.display())]
+    ResolvConfUnreadable {
+        /// As typed.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A resolv.conf without nameserver lines that can be used.
+    #[error("{}: names no nameserver; {remedy}", file.display())]
+    ResolvConfEmpty {
+        /// As typed.
+        file: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// An upstream by name.
+    #[error(
+        "{value} is a host name; write its IP address (who would resolve the name before nodens runs?)"
+    )]
+    HostName {
+        /// As typed.
+        value: String,
+    },
+    /// `https://…`.
+    #[error("{value}: there is no transport {scheme}; write IP, tcp://IP or tls://IP#name")]
+    Scheme {
+        /// As typed.
+        value: String,
+        /// What stands before `://`.
+        scheme: String,
+    },
+    /// `tls://1.1.1.1`.
+    #[error(
+        "{value}: TLS needs the name to check the certificate against; write {value}#name, for example tls://1.1.1.1#one.one.one.one"
+    )]
+    NoTlsName {
+        /// As typed.
+        value: String,
+    },
+    /// `tls://1.1.1.1#not a name`.
+    #[error("{value}: {name} is not a name that a certificate can carry; write tls://IP#name")]
+    BadTlsName {
+        /// As typed.
+        value: String,
+        /// What stands after `#`.
+        name: String,
+    },
+    /// `10.0.0.2#name`.
+    #[error("{value}: a name after # goes with tls:// only")]
+    NameWithoutTls {
+        /// As typed.
+        value: String,
+    },
+    /// An address that no server can have.
+    #[error("{value}: {why}")]
+    Unusable {
+        /// As typed.
+        value: String,
+        /// Why, and what to write.
+        why: &'static str,
+    },
+    /// Upstream and listener are the same.
+    #[error("{server} is our own listen address {listen}, queries would go in a circle; {remedy}")]
+    Loop {
+        /// The upstream server.
+        server: String,
+        /// The listen address it meets.
+        listen: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Not a domain name.
+    #[error("{value} is not a domain name: {source}")]
+    Name {
+        /// As typed.
+        value: String,
+        /// Why, boxed because it is large.
+        source: Box<ProtoError>,
+    },
+    /// `*.example.com` where names are taken literally.
+    #[error("{value}: {why}")]
+    Wildcard {
+        /// As typed.
+        value: String,
+        /// What to write instead.
+        why: &'static str,
+    },
+    /// RFC 2181 §10.1.
+    #[error("a CNAME excludes other records of its name (RFC 2181 §10.1); keep one or the other")]
+    CnameNotAlone,
+    /// A CNAME that points to its owner.
+    #[error("the CNAME points to itself")]
+    CnameToItself,
+    /// RFC 1035 §3.3: one length octet.
+    #[error("{length} bytes are over the limit of 255 for a string (RFC 1035 §3.3)")]
+    TextTooLong {
+        /// In bytes.
+        length: usize,
+    },
+    /// `level: inof` would be a filter for a module of this name.
+    #[error("{value} is not a level{}", Hint { near: near.as_deref(), all: known, noun: "levels" })]
+    Level {
+        /// As typed.
+        value: String,
+        /// What may have been meant.
+        near: Option<String>,
+        /// Those that exist.
+        known: Vec<String>,
+    },
+    /// tracing refuses the filter.
+    #[error(
+        "{value} is not a filter: {source}; write a level such as info, or filters such as info,nodens=debug"
+    )]
+    Filter {
+        /// As typed.
+        value: String,
+        /// Why.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// `node:` with content.
+    #[error(
+        "setting up the node is not available in this version; write `node: null` or remove the key"
+    )]
+    NodeSetup,
+}
+
+/// Something that must be there and is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// `listen: []`.
+    #[error("has no address; write at least one, for example [127.0.0.1:5300]")]
+    Listen,
+    /// `allow: []`.
+    #[error("lets nobody ask; write [private], [all] or networks such as [10.0.0.0/8]")]
+    Allow,
+    /// A group without servers.
+    #[error("the group has no `servers`; write at least one, for example servers: [10.0.0.2]")]
+    Servers,
+    /// Several groups and no routes.
+    #[error("there are several groups ({0}) and no `routes`; write which names go where, for example routes: {{\".\": {first}}}", first = .0.split(", ").next().unwrap_or_default())]
+    Routes(String),
+    /// A route without a group.
+    #[error("the route has no group; write `group: name` or `tiers: [name, name]`")]
+    Group,
+    /// A record without data.
+    #[error("the name has no records; write for example {{A: [10.0.0.1]}}")]
+    Records,
+    /// An empty list below `A:` and the like.
+    #[error("has no value; write one or remove the key")]
+    Value,
+}
+
+/// `; did you mean X?` or `; groups: a, b`.
+struct Hint<'a> {
+    near: Option<&'a str>,
+    all: &'a [String],
+    noun: &'static str,
+}
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.near {
+            Some(near) => write!(f, "; did you mean {near}?"),
+            None => write!(f, "; {}: {}", self.noun, self.all.join(", ")),
+        }
+    }
+}

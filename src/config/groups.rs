@@ -1,0 +1,358 @@
+//! `upstreams`: groups, their servers, and whether one of them is ourselves.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use figment::value::Value;
+use hickory_proto::rr::{Name, RecordType};
+
+use super::error::{Missing, Origin, Problem};
+use super::leaf::{show_list, show_text, show_value};
+use super::path::KeyPath;
+use super::read::{Report, Section, list_items};
+use super::servers::{self, Entry};
+use super::{FailoverConfig, GroupConfig, Policy, Probe, ServerConfig, limits};
+
+/// The group that stands in when nobody wrote one.
+pub(super) const DEFAULT_GROUP: &str = "resolv.conf";
+
+/// What to do about a resolv.conf that somebody named.
+const FIX_SERVERS: &str = "write the servers' IP addresses instead";
+/// What to do about the one that nobody named.
+const SET_UPSTREAMS: &str =
+    "set upstreams to the servers to ask, for example upstreams: {vpc: {servers: [10.0.0.2]}}";
+
+/// A server with what is needed to say something about it.
+struct Found {
+    server: ServerConfig,
+    path: KeyPath,
+    origin: Origin,
+    remedy: &'static str,
+}
+
+/// Reads `upstreams`. `listen` is what no server may be; `resolv_conf` is where the default group comes from.
+pub(super) fn read(
+    top: &Section<'_>,
+    report: &Report<'_>,
+    listen: &[SocketAddr],
+    resolv_conf: &Path,
+) -> Vec<GroupConfig> {
+    let entries = top.entries("upstreams");
+    if entries.is_empty() {
+        return vec![default_group(top, report, listen, resolv_conf)];
+    }
+    let group = |(name, path, value): (&str, KeyPath, &Value)| {
+        let section = report.table(&path, value, "a table such as {servers: [10.0.0.2]}");
+        check_name(report, &path, value, name);
+        let found = read_servers(&section, report);
+        check_loops(report, &found, listen);
+        let servers = found.into_iter().map(|found| found.server).collect();
+        let group = read_options(&section, name, servers);
+        section.finish();
+        group
+    };
+    entries.into_iter().map(group).collect()
+}
+
+/// A group's name is a label of metrics and a word in routes.
+fn check_name(report: &Report<'_>, path: &KeyPath, value: &Value, name: &str) {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.len() > 63 || !name.chars().all(fine) {
+        let value_shown = show_text(name);
+        let expected = "a group's name: 1 to 63 letters, digits, -, _ or .";
+        report.error_at(
+            path,
+            value,
+            Problem::NotA {
+                value: value_shown,
+                expected,
+            },
+        );
+    }
+}
+
+fn default_group(
+    top: &Section<'_>,
+    report: &Report<'_>,
+    listen: &[SocketAddr],
+    resolv_conf: &Path,
+) -> GroupConfig {
+    let section = top.section("upstreams").section(DEFAULT_GROUP);
+    let path = section.path("servers");
+    let mut found = Vec::new();
+    match servers::read_resolv_conf(resolv_conf, SET_UPSTREAMS) {
+        Ok(conf) => {
+            warn_left_out(report, resolv_conf, &conf);
+            found.extend(
+                conf.servers
+                    .into_iter()
+                    .take(limits::MAX_SERVERS)
+                    .map(|server| Found {
+                        server,
+                        path: path.clone(),
+                        origin: Origin::Default,
+                        remedy: SET_UPSTREAMS,
+                    }),
+            );
+        }
+        Err(problem) => report.error(Origin::Default, &path, problem),
+    }
+    check_loops(report, &found, listen);
+    let servers: Vec<_> = found.into_iter().map(|found| found.server).collect();
+    let shown = format!("{} ({})", show_list(&servers), resolv_conf.display());
+    report.setting(Origin::Default, &path, shown);
+    read_options(&section, DEFAULT_GROUP, servers)
+}
+
+fn group_defaults() -> GroupConfig {
+    GroupConfig {
+        name: Arc::from(""),
+        servers: Vec::new(),
+        policy: Policy::Ordered,
+        try_timeout: Duration::from_secs(1),
+        deadline: Duration::from_secs(4),
+        probe: Probe {
+            name: Name::root(),
+            record_type: RecordType::NS,
+        },
+        failover: FailoverConfig::default(),
+        max_in_flight: NonZeroUsize::MIN.saturating_add(9_999),
+    }
+}
+
+/// The servers of a group while its list is read.
+#[derive(Default)]
+struct Servers {
+    found: Vec<Found>,
+    typed: BTreeSet<String>,
+    files: Vec<PathBuf>,
+}
+
+impl Servers {
+    /// One that is there already came from a resolv.conf: that is the node's file, and nobody's mistake.
+    fn add(&mut self, one: Found) {
+        if self.found.iter().all(|known| known.server != one.server) {
+            self.found.push(one);
+        }
+    }
+
+    fn read(&mut self, report: &Report<'_>, path: KeyPath, item: &Value) -> Result<(), Problem> {
+        let expected = servers::EXPECTED;
+        let value = || show_value(item);
+        let text = item.as_str().ok_or_else(|| Problem::NotA {
+            value: value(),
+            expected,
+        })?;
+        let origin = report.origin(&path, Some(item));
+        let entry = servers::parse(text)?;
+        let (shown, remedy) = match &entry {
+            Entry::Server(server) => (
+                server.to_string(),
+                "remove it from servers, or listen elsewhere",
+            ),
+            Entry::File(file) => (file.display().to_string(), FIX_SERVERS),
+        };
+        if !self.typed.insert(format!("{entry:?}")) {
+            let first = String::new();
+            return Err(Problem::Twice {
+                value: shown,
+                first,
+            });
+        }
+        match entry {
+            Entry::Server(server) => self.add(Found {
+                server,
+                path,
+                origin,
+                remedy,
+            }),
+            Entry::File(file) => {
+                let conf = servers::read_resolv_conf(&file, FIX_SERVERS)?;
+                warn_left_out(report, &file, &conf);
+                for server in conf.servers {
+                    let (path, origin) = (path.clone(), origin.clone());
+                    self.add(Found {
+                        server,
+                        path,
+                        origin,
+                        remedy,
+                    });
+                }
+                self.files.push(file);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_servers(section: &Section<'_>, report: &Report<'_>) -> Vec<Found> {
+    let mut servers = Servers::default();
+    let value = section
+        .value("servers")
+        .filter(|value| value.to_empty().is_none());
+    let items = value.map_or_else(Vec::new, |value| {
+        list_items(&section.path("servers"), value)
+    });
+    if items.is_empty() {
+        let problem = Problem::Missing(Missing::Servers);
+        report.error(section.own_origin(), section.own_path(), problem);
+    }
+    for (path, item) in items {
+        if let Err(problem) = servers.read(report, path.clone(), item) {
+            report.error_at(&path, item, problem);
+        }
+    }
+    let Servers { found, files, .. } = servers;
+    if found.len() > limits::MAX_SERVERS {
+        let (count, limit) = (found.len(), limits::MAX_SERVERS);
+        section.error("servers", Problem::TooMany { count, limit });
+    }
+    let mut shown = show_list(found.iter().map(|found| &found.server));
+    if !files.is_empty() {
+        let files: Vec<_> = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        shown = format!("{shown} ({})", files.join(", "));
+    }
+    section.setting("servers", shown);
+    found
+}
+
+fn warn_left_out(report: &Report<'_>, file: &Path, conf: &servers::ResolvConf) {
+    for (ip, why) in &conf.left_out {
+        report.warn(format!(
+            "{}: nameserver {ip} is left out: {why}",
+            file.display()
+        ));
+    }
+}
+
+fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -> GroupConfig {
+    let defaults = group_defaults();
+    let policy = section.read("policy", defaults.policy);
+    let try_timeout = section.read_in("try_timeout", defaults.try_timeout, &limits::TRY_TIMEOUT);
+    let deadline = section.read_in("deadline", defaults.deadline, &limits::DEADLINE);
+    section.ordered(("try_timeout", &try_timeout), ("deadline", &deadline));
+    let probe = section.read("probe", defaults.probe);
+    let in_flight = section.read_in(
+        "max_in_flight",
+        defaults.max_in_flight.get(),
+        &limits::GROUP_IN_FLIGHT,
+    );
+    GroupConfig {
+        name: Arc::from(name),
+        servers,
+        policy,
+        try_timeout,
+        deadline,
+        probe,
+        failover: read_failover(section),
+        max_in_flight: NonZeroUsize::new(in_flight).unwrap_or(NonZeroUsize::MIN),
+    }
+}
+
+fn read_failover(group: &Section<'_>) -> FailoverConfig {
+    let section = group.section("failover");
+    let defaults = FailoverConfig::default();
+    let failover = FailoverConfig {
+        start_fanout: section.read_in("start_fanout", defaults.start_fanout, &limits::START_FANOUT),
+        hedge_min: section.read_in("hedge_min", defaults.hedge_min, &limits::HEDGE),
+        hedge_max: section.read_in("hedge_max", defaults.hedge_max, &limits::HEDGE),
+        hedge_budget_percent: section.read_in(
+            "hedge_budget_percent",
+            defaults.hedge_budget_percent,
+            &limits::HEDGE_BUDGET,
+        ),
+        probe_min: section.read_in("probe_min", defaults.probe_min, &limits::PROBE_PAUSE),
+        probe_max: section.read_in("probe_max", defaults.probe_max, &limits::PROBE_PAUSE),
+        recover_probes: section.read_in(
+            "recover_probes",
+            defaults.recover_probes,
+            &limits::RECOVER_PROBES,
+        ),
+        poor_loss_percent: section.read_in(
+            "poor_loss_percent",
+            defaults.poor_loss_percent,
+            &limits::POOR_LOSS,
+        ),
+        poor_slower_by: section.read_in(
+            "poor_slower_by",
+            defaults.poor_slower_by,
+            &limits::POOR_SLOWER_BY,
+        ),
+        poor_slower_factor: section.read_in(
+            "poor_slower_factor",
+            defaults.poor_slower_factor,
+            &limits::POOR_SLOWER_FACTOR,
+        ),
+    };
+    section.ordered(
+        ("hedge_min", &failover.hedge_min),
+        ("hedge_max", &failover.hedge_max),
+    );
+    section.ordered(
+        ("probe_min", &failover.probe_min),
+        ("probe_max", &failover.probe_max),
+    );
+    section.finish();
+    failover
+}
+
+/// A listener that is its own upstream asks itself until every limit is reached.
+fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
+    for one in found {
+        if let Some(listen) = listen
+            .iter()
+            .find(|listen| meets(**listen, one.server.address))
+        {
+            let problem = Problem::Loop {
+                server: one.server.to_string(),
+                listen: listen.to_string(),
+                remedy: one.remedy,
+            };
+            report.error(one.origin.clone(), &one.path, problem);
+        }
+    }
+}
+
+/// Whether a packet to `server` arrives at `listen`. Which other addresses the host has is not known here.
+fn meets(listen: SocketAddr, server: SocketAddr) -> bool {
+    let (ours, theirs) = (listen.ip().to_canonical(), server.ip().to_canonical());
+    let everywhere = match ours {
+        IpAddr::V4(ip) => ip.is_unspecified() && theirs.is_ipv4(),
+        IpAddr::V6(ip) => ip.is_unspecified(),
+    };
+    listen.port() == server.port() && (ours == theirs || (everywhere && theirs.is_loopback()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_meets_its_own_address_and_a_wildcard_meets_loopback() {
+        let cases = [
+            ("10.0.0.1:53", "10.0.0.1:53", true),
+            ("10.0.0.1:53", "10.0.0.1:54", false),
+            ("10.0.0.1:53", "10.0.0.2:53", false),
+            ("0.0.0.0:53", "127.0.0.53:53", true),
+            ("0.0.0.0:53", "10.0.0.2:53", false),
+            ("[::]:53", "127.0.0.1:53", true),
+            ("[::]:53", "[::1]:53", true),
+            ("0.0.0.0:53", "[::1]:53", false),
+            ("10.0.0.1:53", "[::ffff:10.0.0.1]:53", true),
+        ];
+        for (listen, server, expected) in cases {
+            let found = meets(
+                listen.parse().expect("an address"),
+                server.parse().expect("an address"),
+            );
+            assert_eq!(found, expected, "{listen} {server}");
+        }
+    }
+}

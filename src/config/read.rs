@@ -1,0 +1,379 @@
+//! Reads keys out of the merged layers, one by one, and goes on after a mistake.
+//!
+//! [`Section`] is a table: it hands out leaves (with their default, checked against a range) and further tables, notes
+//! where each value came from, and at the end reports the keys nobody asked for. Everything lands in one [`Report`].
+
+use std::cell::RefCell;
+
+use figment::value::{Dict, Value};
+
+use super::error::{ConfigError, ConfigErrors, Origin};
+
+use super::error::Problem;
+use super::layers::Layers;
+use super::leaf::{Leaf, Range, show_value};
+use super::path::KeyPath;
+
+/// A value in force, for `nodens check`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The key, such as `routes."cluster.local".max_negative_ttl`.
+    pub path: String,
+    /// The value, written as it could be in the file.
+    pub value: String,
+    /// Who set it.
+    pub origin: Origin,
+}
+
+/// A key nobody asked for.
+struct Unknown {
+    path: KeyPath,
+    key: String,
+    origin: Origin,
+    known: Vec<String>,
+}
+
+/// Everything found while reading.
+pub(super) struct Report<'a> {
+    layers: &'a Layers,
+    errors: RefCell<Vec<ConfigError>>,
+    unknown: RefCell<Vec<Unknown>>,
+    settings: RefCell<Vec<Setting>>,
+    warnings: RefCell<Vec<String>>,
+}
+
+/// A table without keys stands for one that is absent, empty or no table.
+static EMPTY: Dict = Dict::new();
+
+impl<'a> Report<'a> {
+    pub(super) fn new(layers: &'a Layers, errors: Vec<ConfigError>) -> Self {
+        Self {
+            layers,
+            errors: RefCell::new(errors),
+            unknown: RefCell::default(),
+            settings: RefCell::default(),
+            warnings: RefCell::default(),
+        }
+    }
+
+    /// The table at the top.
+    pub(super) fn top(&'a self) -> Section<'a> {
+        Section {
+            report: self,
+            path: KeyPath::default(),
+            dict: &self.layers.dict,
+            origin: Origin::Default,
+            known: RefCell::default(),
+        }
+    }
+
+    pub(super) fn origin(&self, path: &KeyPath, value: Option<&Value>) -> Origin {
+        self.layers.origin(path, value)
+    }
+
+    pub(super) fn error(&self, origin: Origin, path: &KeyPath, problem: Problem) {
+        let path = path.clone();
+        self.errors.borrow_mut().push(ConfigError::Key {
+            origin,
+            path,
+            problem,
+        });
+    }
+
+    pub(super) fn error_at(&self, path: &KeyPath, value: &Value, problem: Problem) {
+        self.error(self.origin(path, Some(value)), path, problem);
+    }
+
+    pub(super) fn setting(&self, origin: Origin, path: &KeyPath, value: String) {
+        let path = path.to_string();
+        self.settings.borrow_mut().push(Setting {
+            path,
+            value,
+            origin,
+        });
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    /// A table that is a value in a dictionary, such as a group.
+    pub(super) fn table(
+        &'a self,
+        path: &KeyPath,
+        value: &'a Value,
+        expected: &'static str,
+    ) -> Section<'a> {
+        let dict = match value {
+            Value::Dict(_, dict) => dict,
+            Value::Empty(..) => &EMPTY,
+            other => {
+                let value = show_value(other);
+                self.error_at(path, other, Problem::NotA { value, expected });
+                &EMPTY
+            }
+        };
+        Section {
+            report: self,
+            path: path.clone(),
+            dict,
+            origin: self.origin(path, Some(value)),
+            known: RefCell::default(),
+        }
+    }
+
+    /// Reads a leaf; a mistake is noted and gives `None`.
+    pub(super) fn leaf<T: Leaf>(&self, path: &KeyPath, value: &Value) -> Option<T> {
+        match leaf(value) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.error_at(path, value, problem);
+                None
+            }
+        }
+    }
+
+    /// What was found: the settings and warnings, or the mistakes.
+    pub(super) fn finish(self) -> Result<(Vec<Setting>, Vec<String>), ConfigErrors> {
+        let settings = self.settings.into_inner();
+        let mut errors = self.errors.into_inner();
+        for unknown in self.unknown.into_inner() {
+            let Unknown {
+                path,
+                key,
+                origin,
+                known,
+            } = unknown;
+            let near = nearest(&key, &known).or_else(|| elsewhere(&key, &settings));
+            let problem = Problem::UnknownKey { near, known };
+            errors.push(ConfigError::Key {
+                origin,
+                path,
+                problem,
+            });
+        }
+        if errors.is_empty() {
+            Ok((settings, self.warnings.into_inner()))
+        } else {
+            Err(ConfigErrors::new(errors))
+        }
+    }
+}
+
+/// Items of a list, or the one value that stands for a list of one.
+pub(super) fn list_items<'v>(path: &KeyPath, value: &'v Value) -> Vec<(KeyPath, &'v Value)> {
+    let Value::Array(_, items) = value else {
+        return vec![(path.clone(), value)];
+    };
+    let numbered = items.iter().enumerate();
+    numbered
+        .map(|(index, item)| (path.index(index), item))
+        .collect()
+}
+
+fn leaf<T: Leaf>(value: &Value) -> Result<T, Problem> {
+    let expected = T::EXPECTED;
+    match value {
+        Value::Empty(..) => Err(Problem::NoValue { expected }),
+        value => T::parse(value),
+    }
+}
+
+/// What was probably meant: at least 80 % alike by Jaro-Winkler, or one slip away (`vcp`), which weighs too much in
+/// short words.
+pub(super) fn nearest(typed: &str, known: &[String]) -> Option<String> {
+    // Comparing takes time by the square of the length.
+    if typed.len() > 64 {
+        return None;
+    }
+    let typed = typed.to_ascii_lowercase();
+    let likeness = |candidate: &String| {
+        let candidate = candidate.to_ascii_lowercase();
+        let slip = typed.len() > 2 && strsim::damerau_levenshtein(&typed, &candidate) == 1;
+        strsim::jaro_winkler(&typed, &candidate).max(if slip { 0.8 } else { 0.0 })
+    };
+    known
+        .iter()
+        .map(|candidate| (likeness(candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.8)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate.clone())
+}
+
+/// `max_ttl` at the top is `cache.max_ttl`.
+fn elsewhere(key: &str, settings: &[Setting]) -> Option<String> {
+    let ending = format!(".{key}");
+    let mut paths = settings.iter().map(|setting| &setting.path);
+    let path = paths.find(|path| path.ends_with(&ending) || *path == key)?;
+    Some(if path == key {
+        format!("{key} at the top level")
+    } else {
+        path.clone()
+    })
+}
+
+/// A table being read.
+pub(super) struct Section<'a> {
+    report: &'a Report<'a>,
+    path: KeyPath,
+    dict: &'a Dict,
+    origin: Origin,
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Section<'a> {
+    pub(super) fn path(&self, key: &str) -> KeyPath {
+        self.path.key(key)
+    }
+
+    /// The path of the table itself.
+    pub(super) fn own_path(&self) -> &KeyPath {
+        &self.path
+    }
+
+    /// Who set the table itself.
+    pub(super) fn own_origin(&self) -> Origin {
+        self.origin.clone()
+    }
+
+    pub(super) fn origin(&self, key: &'static str) -> Origin {
+        self.report.origin(&self.path(key), self.dict.get(key))
+    }
+
+    /// The value as it is; `None` if nobody set it.
+    pub(super) fn value(&self, key: &'static str) -> Option<&'a Value> {
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&key) {
+            known.push(key);
+        }
+        self.dict.get(key)
+    }
+
+    /// A table below; one without keys if there is none.
+    pub(super) fn section(&self, key: &'static str) -> Section<'a> {
+        match self.value(key) {
+            Some(value) => self.report.table(&self.path(key), value, "a table of keys"),
+            None => Section {
+                report: self.report,
+                path: self.path(key),
+                dict: &EMPTY,
+                origin: Origin::Default,
+                known: RefCell::default(),
+            },
+        }
+    }
+
+    /// A table whose keys are the user's: names and values, none if it is absent.
+    pub(super) fn entries(&self, key: &'static str) -> Vec<(&'a str, KeyPath, &'a Value)> {
+        let section = self.section(key);
+        let dict = section.dict;
+        dict.iter()
+            .map(|(name, value)| (name.as_str(), section.path(name), value))
+            .collect()
+    }
+
+    pub(super) fn error(&self, key: &'static str, problem: Problem) {
+        self.report
+            .error(self.origin(key), &self.path(key), problem);
+    }
+
+    pub(super) fn setting(&self, key: &'static str, value: String) {
+        self.report
+            .setting(self.origin(key), &self.path(key), value);
+    }
+
+    /// A leaf with a default.
+    pub(super) fn read<T: Leaf>(&self, key: &'static str, default: T) -> T {
+        let read = self
+            .value(key)
+            .and_then(|value| self.report.leaf(&self.path(key), value));
+        let value = read.unwrap_or(default);
+        self.setting(key, value.show());
+        value
+    }
+
+    /// A leaf with a default, within limits. Out of them: an error, and the default so that reading can go on.
+    pub(super) fn read_in<T: Leaf + PartialOrd + Clone>(
+        &self,
+        key: &'static str,
+        default: T,
+        range: &Range<T>,
+    ) -> T {
+        let value = self.read(key, default.clone());
+        if let Some(typed) = self.dict.get(key)
+            && let Some(problem) = range.check(&value, || show_value(typed))
+        {
+            self.error(key, problem);
+            return default;
+        }
+        value
+    }
+
+    /// A leaf that may be `null`.
+    pub(super) fn read_or_null<T: Leaf>(&self, key: &'static str, default: Option<T>) -> Option<T> {
+        let value = match self.value(key) {
+            None => default,
+            Some(Value::Empty(..)) => None,
+            Some(value) => self.report.leaf(&self.path(key), value),
+        };
+        self.setting(
+            key,
+            value.as_ref().map_or_else(|| "null".to_owned(), Leaf::show),
+        );
+        value
+    }
+
+    /// `low` must not be over `high`. Said of the one that somebody set.
+    pub(super) fn ordered<T: Leaf + PartialOrd>(
+        &self,
+        low: (&'static str, &T),
+        high: (&'static str, &T),
+    ) {
+        if low.1 <= high.1 {
+            return;
+        }
+        let (key, other) = (low.0.to_owned(), high.0.to_owned());
+        if self.dict.contains_key(low.0) {
+            let (value, other_value) = (low.1.show(), high.1.show());
+            self.error(
+                low.0,
+                Problem::Over {
+                    key,
+                    value,
+                    other,
+                    other_value,
+                },
+            );
+        } else {
+            let (key, other) = (other, key);
+            let (value, other_value) = (high.1.show(), low.1.show());
+            let note = ", its default";
+            self.error(
+                high.0,
+                Problem::Under {
+                    key,
+                    value,
+                    other,
+                    other_value,
+                    note,
+                },
+            );
+        }
+    }
+
+    /// Reports the keys nobody asked for.
+    pub(super) fn finish(self) {
+        let known = self.known.borrow();
+        for (key, value) in self.dict {
+            if !known.contains(&key.as_str()) {
+                let path = self.path(key);
+                self.report.unknown.borrow_mut().push(Unknown {
+                    origin: self.report.origin(&path, Some(value)),
+                    path,
+                    key: key.clone(),
+                    known: known.iter().map(|&key| key.to_owned()).collect(),
+                });
+            }
+        }
+    }
+}

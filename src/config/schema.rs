@@ -1,0 +1,534 @@
+//! Every key of the configuration, in the order `nodens check` prints them, and the checks that span several keys.
+//!
+//! Reads files (the configuration, resolv.conf, the host's name) and no socket. Upstreams are in `groups.rs`, routes
+//! and records in `routes.rs`, what each number may be in `limits.rs`.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use figment::value::Value;
+use ipnet::IpNet;
+
+use super::error::{ConfigError, ConfigErrors, Missing, Problem};
+use super::layers::Layers;
+use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
+use super::path::KeyPath;
+use super::read::{Report, Section, Setting, list_items};
+use super::{CacheConfig, Config, LimitsConfig, LogConfig, TcpConfig, UdpConfig};
+use super::{groups, limits, routes, yaml};
+
+/// What the command line says about the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--config`; without it the defaults and the environment apply.
+    pub config_file: Option<PathBuf>,
+    /// Keys set on the command line, such as `cache.max_size` or `routes."cluster.local"`, and their values. They
+    /// outrank everything else.
+    pub overrides: Vec<(String, String)>,
+}
+
+/// A configuration and where it came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// Every value in force and who set it, in the order of the schema.
+    pub settings: Vec<Setting>,
+    /// What is allowed but hardly meant; for the log.
+    pub warnings: Vec<String>,
+    /// The configuration file.
+    pub file: Option<PathBuf>,
+}
+
+/// Files of the host that defaults come from.
+#[derive(Debug)]
+struct Host {
+    resolv_conf: PathBuf,
+    hostname: PathBuf,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self {
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            hostname: PathBuf::from("/proc/sys/kernel/hostname"),
+        }
+    }
+}
+
+/// Loads the configuration from the file that `flags` name, the process's environment and `flags`.
+///
+/// # Errors
+/// Every mistake there is, at once.
+pub fn load(flags: &Flags) -> Result<Loaded, ConfigErrors> {
+    let text = match &flags.config_file {
+        None => None,
+        Some(file) => match fs::read_to_string(file) {
+            Ok(text) => Some((file.as_path(), text)),
+            Err(source) => {
+                let file = file.clone();
+                let error = match source.kind() {
+                    std::io::ErrorKind::NotFound => ConfigError::NoFile { file },
+                    _ => ConfigError::Unreadable { file, source },
+                };
+                return Err(ConfigErrors::new(vec![error]));
+            }
+        },
+    };
+    let lossy = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        (
+            name.to_string_lossy().into_owned(),
+            value.to_string_lossy().into_owned(),
+        )
+    };
+    let file = text.as_ref().map(|(file, text)| (*file, text.as_str()));
+    load_from(file, std::env::vars_os().map(lossy), &flags.overrides)
+}
+
+/// Loads the configuration from a file's text, an environment and overrides that are all given, so that nothing of the
+/// process matters but the host's resolv.conf, its name and the CPUs.
+///
+/// # Errors
+/// Every mistake there is, at once.
+pub fn load_from(
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+) -> Result<Loaded, ConfigErrors> {
+    load_on(&Host::default(), file, environment, overrides)
+}
+
+impl Config {
+    /// A configuration from YAML alone, as if it stood in a file called `nodens.yaml`; `{}` gives the defaults.
+    ///
+    /// # Errors
+    /// Every mistake there is, at once.
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigErrors> {
+        let file = Some((Path::new("nodens.yaml"), text));
+        load_from(file, [], &[]).map(|loaded| loaded.config)
+    }
+}
+
+fn load_on(
+    host: &Host,
+    file: Option<(&Path, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    overrides: &[(String, String)],
+) -> Result<Loaded, ConfigErrors> {
+    let mut errors = Vec::new();
+    let mut document = None;
+    if let Some((path, text)) = file {
+        let (parsed, mistakes) = yaml::parse(text);
+        if parsed.is_none() && mistakes.is_empty() {
+            errors.push(ConfigError::EmptyFile {
+                file: path.to_owned(),
+            });
+        }
+        errors.extend(mistakes.into_iter().map(|mistake| ConfigError::Yaml {
+            file: path.to_owned(),
+            line: mistake.line,
+            problem: mistake.problem,
+        }));
+        match parsed {
+            // Without the file every other complaint would be about its absence.
+            None => return Err(ConfigErrors::new(errors)),
+            Some(parsed) => document = Some((path, parsed)),
+        }
+    }
+    let layers = Layers::merge(document, environment, overrides, &mut errors);
+    let report = Report::new(&layers, errors);
+    let config = read(&report, host);
+    let (settings, warnings) = report.finish()?;
+    Ok(Loaded {
+        config,
+        settings,
+        warnings,
+        file: file.map(|(path, _)| path.to_owned()),
+    })
+}
+
+fn read(report: &Report<'_>, host: &Host) -> Config {
+    let top = report.top();
+    let listen = read_listen(&top, report);
+    let allow = read_allow(&top, report);
+    let admin = top.read_or_null("admin", Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9153))));
+    let metrics = top.section("metrics");
+    let metrics_listen = metrics.read_or_null("listen", None);
+    check_ports(&top, &metrics, &listen, admin, metrics_listen);
+    metrics.finish();
+    let socket = read_socket(&top);
+    let workers = top.read_in("workers", default_workers(), &limits::WORKERS);
+    let handover = top.read("handover", false);
+    let shutdown_grace = top.read_in(
+        "shutdown_grace",
+        Duration::from_secs(10),
+        &limits::SHUTDOWN_GRACE,
+    );
+    let node_name = read_node_name(&top, report, host);
+    let groups = groups::read(&top, report, &listen, &host.resolv_conf);
+    let routes = routes::read_routes(&top, report, &groups);
+    let records = routes::read_records(&top, report);
+    let cache = read_cache(&top);
+    warn_useless_caps(report, &routes, &cache);
+    let config = Config {
+        listen,
+        allow,
+        admin,
+        metrics_listen,
+        socket,
+        workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
+        handover,
+        shutdown_grace,
+        node_name,
+        groups,
+        routes,
+        records,
+        cache,
+        tcp: read_tcp(&top),
+        udp: read_udp(&top),
+        limits: read_limits(&top),
+        log: read_log(&top),
+    };
+    if top
+        .value("node")
+        .is_some_and(|value| value.to_empty().is_none())
+    {
+        top.error("node", Problem::NodeSetup);
+    }
+    top.setting("node", "null".to_owned());
+    top.finish();
+    config
+}
+
+fn read_listen(top: &Section<'_>, report: &Report<'_>) -> Vec<SocketAddr> {
+    let mut listen = Vec::new();
+    match top.value("listen") {
+        None => listen.push(SocketAddr::from((Ipv4Addr::LOCALHOST, 5300))),
+        Some(value) => {
+            let items = list_items(&top.path("listen"), value);
+            for (path, item) in &items {
+                let Some(address) = report.leaf::<SocketAddr>(path, item) else {
+                    continue;
+                };
+                if address.port() != 0 && listen.contains(&address) {
+                    let (value, first) = (show_value(item), String::new());
+                    report.error_at(path, item, Problem::Twice { value, first });
+                } else {
+                    listen.push(address);
+                }
+            }
+            if items.is_empty() {
+                top.error("listen", Problem::Missing(Missing::Listen));
+            }
+            check_count(top, "listen", items.len(), limits::MAX_LISTEN);
+        }
+    }
+    top.setting("listen", show_list(&listen));
+    listen
+}
+
+fn check_count(section: &Section<'_>, key: &'static str, count: usize, limit: usize) {
+    if count > limit {
+        section.error(key, Problem::TooMany { count, limit });
+    }
+}
+
+/// Loopback, link-local, RFC 1918, RFC 6598 and RFC 4193: where pods, nodes and sidecars are.
+const PRIVATE: [&str; 9] = [
+    "127.0.0.0/8",
+    "::1/128",
+    "169.254.0.0/16",
+    "fe80::/10",
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "100.64.0.0/10",
+    "fc00::/7",
+];
+
+/// Both families, whole.
+const ALL: [&str; 2] = ["0.0.0.0/0", "::/0"];
+
+fn networks(words: &[&str]) -> Vec<IpNet> {
+    words
+        .iter()
+        .filter_map(|network| network.parse().ok())
+        .collect()
+}
+
+fn read_allow(top: &Section<'_>, report: &Report<'_>) -> Vec<IpNet> {
+    let mut allow = Vec::new();
+    let mut shown = vec!["private".to_owned()];
+    match top.value("allow") {
+        None => allow = networks(&PRIVATE),
+        Some(value) => {
+            let items = list_items(&top.path("allow"), value);
+            for (path, item) in &items {
+                match client_networks(item) {
+                    Ok(networks) => allow.extend(networks),
+                    Err(problem) => report.error_at(path, item, problem),
+                }
+            }
+            if items.is_empty() {
+                top.error("allow", Problem::Missing(Missing::Allow));
+            }
+            check_count(top, "allow", items.len(), limits::MAX_NETWORKS);
+            shown = items.iter().map(|(_, item)| show_value(item)).collect();
+        }
+    }
+    top.setting("allow", show_list(shown));
+    let mut seen = std::collections::BTreeSet::new();
+    allow.retain(|network| seen.insert(*network));
+    allow
+}
+
+fn client_networks(value: &Value) -> Result<Vec<IpNet>, Problem> {
+    let not_a_network = || Problem::NotA {
+        value: show_value(value),
+        expected: "a network such as 10.0.0.0/8, an address, or the word private or all",
+    };
+    match value.as_str() {
+        Some("private") => Ok(networks(&PRIVATE)),
+        Some("all") => Ok(networks(&ALL)),
+        Some(text) => {
+            let address = || text.parse::<IpAddr>().map(IpNet::from);
+            let network = text.parse::<IpNet>().or_else(|_| address());
+            network
+                .map(|network| vec![network.trunc()])
+                .map_err(|_| not_a_network())
+        }
+        None => Err(not_a_network()),
+    }
+}
+
+/// `admin` and `metrics.listen` are TCP listeners too.
+fn check_ports(
+    top: &Section<'_>,
+    metrics: &Section<'_>,
+    listen: &[SocketAddr],
+    admin: Option<SocketAddr>,
+    metrics_listen: Option<SocketAddr>,
+) {
+    let twice = |address: SocketAddr, other: &str| Problem::Twice {
+        value: address.to_string(),
+        first: format!(" (also in {other})"),
+    };
+    let taken = |address: &SocketAddr| address.port() != 0 && listen.contains(address);
+    if let Some(address) = admin.filter(taken) {
+        top.error("admin", twice(address, "listen"));
+    }
+    if let Some(address) = metrics_listen {
+        if taken(&address) {
+            metrics.error("listen", twice(address, "listen"));
+        } else if address.port() != 0 && admin == Some(address) {
+            metrics.error("listen", twice(address, "admin"));
+        }
+    }
+}
+
+fn read_socket(top: &Section<'_>) -> Option<PathBuf> {
+    let socket: Option<PathBuf> = top.read_or_null("socket", None);
+    if let Some(path) = &socket {
+        let length = path.as_os_str().len();
+        if length > limits::MAX_SOCKET_PATH {
+            let value = format!("a path of {length} bytes");
+            let limit = format!("{} bytes (sun_path)", limits::MAX_SOCKET_PATH);
+            top.error("socket", Problem::OverLimit { value, limit });
+        }
+    }
+    socket
+}
+
+/// The standard library counts the cgroup's quota and the affinity mask.
+fn default_workers() -> usize {
+    thread::available_parallelism()
+        .map_or(1, NonZeroUsize::get)
+        .min(4)
+}
+
+fn read_node_name(top: &Section<'_>, report: &Report<'_>, host: &Host) -> String {
+    if top.value("node_name").is_some() {
+        let name: String = top.read("node_name", String::new());
+        let empty = name.is_empty();
+        if name.len() > limits::MAX_TEXT {
+            let length = name.len();
+            top.error("node_name", Problem::TextTooLong { length });
+        } else if empty && matches!(top.value("node_name"), Some(Value::String(..))) {
+            let expected = "a name such as node-1";
+            top.error("node_name", Problem::NoValue { expected });
+        }
+        return name;
+    }
+    let name = fs::read_to_string(&host.hostname).unwrap_or_default();
+    let mut name = name.trim().to_owned();
+    if name.is_empty() {
+        "nodens".clone_into(&mut name);
+        let file = host.hostname.display();
+        report.warn(format!(
+            "node_name: {file} holds no name, so id.server answers nodens; set node_name"
+        ));
+    }
+    top.setting("node_name", show_text(&name));
+    name
+}
+
+fn read_cache(top: &Section<'_>) -> CacheConfig {
+    let section = top.section("cache");
+    let defaults = CacheConfig::default();
+    let max_size = read_cache_size(&section, Size(defaults.max_size));
+    let max_ttl = section.read_in("max_ttl", defaults.max_ttl, &limits::MAX_TTL);
+    let max_negative_ttl = section.read_in(
+        "max_negative_ttl",
+        defaults.max_negative_ttl,
+        &limits::MAX_NEGATIVE_TTL,
+    );
+    let failure_min = section.read_in("failure_min", defaults.failure_min, &limits::FAILURE);
+    let failure_max = section.read_in("failure_max", defaults.failure_max, &limits::FAILURE);
+    section.ordered(("failure_min", &failure_min), ("failure_max", &failure_max));
+    let stale = section.section("stale");
+    let stale_max_age = stale.read_in("max_age", defaults.stale_max_age, &limits::STALE_MAX_AGE);
+    let stale_after = stale.read_in("after", defaults.stale_after, &limits::STALE_AFTER);
+    let stale_ttl = stale.read_in("ttl", defaults.stale_ttl, &limits::STALE_TTL);
+    stale.finish();
+    let prefetch = section.section("prefetch");
+    let prefetch_hits = prefetch.read_in("hits", defaults.prefetch_hits, &limits::PREFETCH_HITS);
+    let prefetch_percent = prefetch.read_in(
+        "percent",
+        defaults.prefetch_percent,
+        &limits::PREFETCH_PERCENT,
+    );
+    prefetch.finish();
+    let rotate = section.read("rotate", defaults.rotate);
+    section.finish();
+    CacheConfig {
+        max_size,
+        max_ttl,
+        max_negative_ttl,
+        failure_min,
+        failure_max,
+        stale_max_age,
+        stale_after,
+        stale_ttl,
+        prefetch_hits,
+        prefetch_percent,
+        rotate,
+    }
+}
+
+/// 0, or between the limits.
+fn read_cache_size(section: &Section<'_>, default: Size) -> u64 {
+    let range = limits::sizes(0, limits::MAX_CACHE.0);
+    let size = section.read_in("max_size", default, &range);
+    if size.0 > 0 && size < limits::MIN_CACHE {
+        let (value, limit) = (size.show(), limits::MIN_CACHE.show());
+        section.error("max_size", Problem::CacheTooSmall { value, limit });
+    }
+    size.0
+}
+
+/// The cache keeps no negative answer longer than its own limit, whatever a route says.
+fn warn_useless_caps(report: &Report<'_>, routes: &[super::RouteConfig], cache: &CacheConfig) {
+    for route in routes {
+        if let Some(cap) = route
+            .max_negative_ttl
+            .filter(|cap| *cap > cache.max_negative_ttl)
+        {
+            let path = KeyPath::default()
+                .key("routes")
+                .key(&super::leaf::show_name(&route.zone));
+            let limit = cache.max_negative_ttl.show();
+            let cap = cap.show();
+            report.warn(format!(
+                "{path}.max_negative_ttl: {cap} has no effect, cache.max_negative_ttl is {limit}"
+            ));
+        }
+    }
+}
+
+fn read_tcp(top: &Section<'_>) -> TcpConfig {
+    let section = top.section("tcp");
+    let defaults = TcpConfig::default();
+    let per_client = "max_connections_per_client";
+    let pipeline = "max_queries_per_connection";
+    let tcp = TcpConfig {
+        max_connections: section.read_in(
+            "max_connections",
+            defaults.max_connections,
+            &limits::CONNECTIONS,
+        ),
+        max_connections_per_client: section.read_in(
+            per_client,
+            defaults.max_connections_per_client,
+            &limits::CONNECTIONS,
+        ),
+        max_queries_per_connection: section.read_in(
+            pipeline,
+            defaults.max_queries_per_connection,
+            &limits::PIPELINE,
+        ),
+        max_unsent: section
+            .read_in("max_unsent", Size(defaults.max_unsent), &limits::UNSENT)
+            .0,
+        idle_timeout: section.read_in("idle_timeout", defaults.idle_timeout, &limits::IDLE_TIMEOUT),
+    };
+    section.finish();
+    tcp
+}
+
+fn read_udp(top: &Section<'_>) -> UdpConfig {
+    let section = top.section("udp");
+    let defaults = UdpConfig::default();
+    let udp = UdpConfig {
+        receive_buffer: section
+            .read_in(
+                "receive_buffer",
+                Size(defaults.receive_buffer),
+                &limits::SOCKET_BUFFER,
+            )
+            .0,
+        send_buffer: section
+            .read_in(
+                "send_buffer",
+                Size(defaults.send_buffer),
+                &limits::SOCKET_BUFFER,
+            )
+            .0,
+        refused_per_second: section.read_in(
+            "refused_per_second",
+            defaults.refused_per_second,
+            &limits::REFUSED_RATE,
+        ),
+    };
+    section.finish();
+    udp
+}
+
+fn read_limits(top: &Section<'_>) -> LimitsConfig {
+    let section = top.section("limits");
+    let default = LimitsConfig::default().client_in_flight;
+    let limits = LimitsConfig {
+        client_in_flight: section.read_in("client_in_flight", default, &limits::CLIENT_IN_FLIGHT),
+    };
+    section.finish();
+    limits
+}
+
+fn read_log(top: &Section<'_>) -> LogConfig {
+    let section = top.section("log");
+    let defaults = LogConfig::default();
+    let log = LogConfig {
+        format: section.read("format", defaults.format),
+        level: section.read("level", Level(defaults.level)).0,
+        queries: section.read("queries", defaults.queries),
+    };
+    section.finish();
+    log
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,252 @@
+//! Upstream servers as users write them, and those a resolv.conf names.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hickory_resolver::system_conf::parse_resolv_conf;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::error::Problem;
+use super::leaf::show_text;
+use super::{ServerConfig, Transport};
+
+/// RFC 1035 §4.2.
+const DNS_PORT: u16 = 53;
+/// RFC 7858 §3.1.
+const TLS_PORT: u16 = 853;
+
+/// What a `servers` entry must look like.
+pub(super) const EXPECTED: &str = "a server such as 10.0.0.2, 10.0.0.2:5353, [fd00::2]:53, tcp://10.0.0.2, tls://1.1.1.1#one.one.one.one or /etc/resolv.conf";
+
+/// An entry of `servers`.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// A server.
+    Server(ServerConfig),
+    /// A file that names servers.
+    File(PathBuf),
+}
+
+/// Reads an entry of `servers`.
+pub(super) fn parse(text: &str) -> Result<Entry, Problem> {
+    if text.starts_with(['/', '.']) && text.contains('/') {
+        return Ok(Entry::File(PathBuf::from(text)));
+    }
+    let value = || show_text(text);
+    let (scheme, rest) = text.split_once("://").unwrap_or(("udp", text));
+    let (host, name) = match rest.split_once('#') {
+        Some((host, name)) => (host, Some(name)),
+        None => (rest, None),
+    };
+    let (transport, port) = match (scheme, name) {
+        ("udp", None) => (Transport::Udp, DNS_PORT),
+        ("tcp", None) => (Transport::Tcp, DNS_PORT),
+        ("tls", None | Some("")) => {
+            address(text, host, TLS_PORT)?;
+            let value = text.trim_end_matches('#').to_owned();
+            return Err(Problem::NoTlsName { value });
+        }
+        ("tls", Some(name)) => {
+            if ServerName::try_from(name).is_err() {
+                let name = show_text(name);
+                return Err(Problem::BadTlsName {
+                    value: value(),
+                    name,
+                });
+            }
+            (Transport::Tls(Arc::from(name)), TLS_PORT)
+        }
+        ("udp" | "tcp", Some(_)) => return Err(Problem::NameWithoutTls { value: value() }),
+        (scheme, _) => {
+            let scheme = show_text(scheme);
+            return Err(Problem::Scheme {
+                value: value(),
+                scheme,
+            });
+        }
+    };
+    let address = address(text, host, port)?;
+    Ok(Entry::Server(ServerConfig { address, transport }))
+}
+
+fn address(text: &str, host: &str, default_port: u16) -> Result<SocketAddr, Problem> {
+    let value = || show_text(text);
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    let parsed = host
+        .parse()
+        .or_else(|_| {
+            bare.parse()
+                .map(|ip: IpAddr| SocketAddr::new(ip, default_port))
+        })
+        .or_else(|_| format!("[{bare}]:{default_port}").parse::<SocketAddr>());
+    let Ok(address) = parsed else {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let like_a_name =
+            name.chars().any(char::is_alphabetic) && !name.contains([':', '/', '@', ' ']);
+        return Err(if like_a_name {
+            Problem::HostName { value: value() }
+        } else {
+            let expected = EXPECTED;
+            Problem::NotA {
+                value: value(),
+                expected,
+            }
+        });
+    };
+    let usable = usable(&address);
+    usable.map(|()| address).map_err(|why| Problem::Unusable {
+        value: value(),
+        why,
+    })
+}
+
+/// Addresses that parse and yet name no server.
+fn usable(address: &SocketAddr) -> Result<(), &'static str> {
+    if address.port() == 0 {
+        return Err("no server listens on port 0; write the port or leave it out for the default");
+    }
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            Err("this address means \"here, anywhere\"; write the server's own")
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            Err("this address means \"here, anywhere\"; write the server's own")
+        }
+        other if other.ip().is_multicast() || other.ip() == Ipv4Addr::BROADCAST => {
+            Err("this address is a group's, not a server's; write the server's own")
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => Err(
+            "a link-local address needs its interface; write its index, for example [fe80::1%2]:53",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The nameservers of a resolv.conf, and those that were left out.
+#[derive(Debug, Default)]
+pub(super) struct ResolvConf {
+    /// In order, each once, over UDP.
+    pub(super) servers: Vec<ServerConfig>,
+    /// Nameservers that cannot be used, with the reason.
+    pub(super) left_out: Vec<(IpAddr, &'static str)>,
+}
+
+/// Reads the nameservers of a resolv.conf. `remedy` says what to do if there are none.
+pub(super) fn read_resolv_conf(file: &Path, remedy: &'static str) -> Result<ResolvConf, Problem> {
+    let unreadable = |source| Problem::ResolvConfUnreadable {
+        file: file.to_owned(),
+        source,
+        remedy,
+    };
+    let bytes = fs::read(file).map_err(unreadable)?;
+    let text = String::from_utf8_lossy(&bytes);
+    // Only these lines matter: a search domain that hickory dislikes must not cost a node its DNS.
+    let nameservers: Vec<_> = text
+        .lines()
+        .filter(|line| line.split_whitespace().next() == Some("nameserver"))
+        .collect();
+    let mut found = ResolvConf::default();
+    // hickory's only error for such lines is that none is left.
+    if let Ok((config, _)) = parse_resolv_conf(nameservers.join("\n")) {
+        for nameserver in &config.name_servers {
+            let address = SocketAddr::new(nameserver.ip, DNS_PORT);
+            let server = ServerConfig {
+                address,
+                transport: Transport::Udp,
+            };
+            match usable(&address) {
+                Ok(()) if found.servers.contains(&server) => {}
+                Ok(()) => found.servers.push(server),
+                Err(why) => found.left_out.push((nameserver.ip, why)),
+            }
+        }
+    }
+    if found.servers.is_empty() {
+        let file = file.to_owned();
+        return Err(Problem::ResolvConfEmpty { file, remedy });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_server() {
+        let cases = [
+            ("10.0.0.2", "10.0.0.2"),
+            ("10.0.0.2:53", "10.0.0.2"),
+            ("10.0.0.2:5353", "10.0.0.2:5353"),
+            ("udp://10.0.0.2", "10.0.0.2"),
+            ("fd00::2", "fd00::2"),
+            ("[fd00::2]", "fd00::2"),
+            ("[fd00::2]:5353", "[fd00::2]:5353"),
+            ("[fe80::1%2]:53", "fe80::1"),
+            ("tcp://10.0.0.2", "tcp://10.0.0.2"),
+            ("tcp://[fd00::2]", "tcp://[fd00::2]"),
+            ("tcp://fd00::2", "tcp://[fd00::2]"),
+            ("tcp://10.0.0.2:5353", "tcp://10.0.0.2:5353"),
+            (
+                "tls://1.1.1.1#one.one.one.one",
+                "tls://1.1.1.1#one.one.one.one",
+            ),
+            (
+                "tls://1.1.1.1:8853#one.one.one.one",
+                "tls://1.1.1.1:8853#one.one.one.one",
+            ),
+            (
+                "tls://[2606:4700::1111]#1.1.1.1",
+                "tls://[2606:4700::1111]#1.1.1.1",
+            ),
+        ];
+        for (text, expected) in cases {
+            match parse(text) {
+                Ok(Entry::Server(server)) => assert_eq!(server.to_string(), expected, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+        for path in ["/etc/resolv.conf", "./resolv.conf", "../x/resolv.conf"] {
+            assert!(
+                matches!(parse(path), Ok(Entry::File(file)) if file == Path::new(path)),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_server_says_what_to_write() {
+        let cases = [
+            ("dns.example.com", "is a host name; write its IP address"),
+            ("dns.example.com:53", "is a host name"),
+            ("tcp://localhost", "is a host name"),
+            ("tls://dns.google#dns.google", "is a host name"),
+            ("10.0.0", "is not a server such as"),
+            ("10.0.0.256", "is not a server such as"),
+            ("10.0.0.2:99999", "is not a server such as"),
+            ("", "\"\" is not a server such as"),
+            ("tls://1.1.1.1", "write tls://1.1.1.1#name"),
+            ("tls://1.1.1.1#", "write tls://1.1.1.1#name"),
+            (
+                "tls://1.1.1.1#a b",
+                "a b is not a name that a certificate can carry",
+            ),
+            ("10.0.0.2#name", "goes with tls:// only"),
+            ("https://1.1.1.1/dns-query", "there is no transport https"),
+            ("10.0.0.2:0", "no server listens on port 0"),
+            ("0.0.0.0", "write the server's own"),
+            ("[::]:53", "write the server's own"),
+            ("224.0.0.251", "this address is a group's"),
+            ("fe80::1", "needs its interface"),
+        ];
+        for (text, expected) in cases {
+            let problem = parse(text).expect_err(text).to_string();
+            assert!(problem.contains(expected), "{text}: {problem}");
+        }
+    }
+}

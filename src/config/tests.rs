@@ -1,0 +1,1293 @@
+use std::fmt::Write as _;
+
+use hickory_proto::rr::{Name, RecordType};
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{LogFormat, Origin, Policy, QueryLog, Transport};
+
+/// A directory that is gone when the test ends.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("nodens-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).expect("a temporary directory");
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("a temporary file");
+        path
+    }
+
+    /// A host with two nameservers, named node-1.
+    fn host(&self) -> Host {
+        Host {
+            resolv_conf: self.file(
+                "resolv.conf",
+                "search a.example\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n",
+            ),
+            hostname: self.file("hostname", "node-1\n"),
+        }
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn environment(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn good(text: &str) -> Config {
+    Config::from_yaml(text).unwrap_or_else(|errors| panic!("{text}\n{errors}"))
+}
+
+fn loaded(text: &str) -> Loaded {
+    load_from(Some((Path::new("nodens.yaml"), text)), [], &[])
+        .unwrap_or_else(|errors| panic!("{text}\n{errors}"))
+}
+
+fn messages(text: &str) -> Vec<String> {
+    match Config::from_yaml(text) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// With this on line 1 nothing depends on the host.
+const VPC: &str = "upstreams: {vpc: {servers: [10.0.0.2]}}\n";
+
+/// The example of DESIGN.md §4, whose shape outside checks rely on.
+const EXAMPLE: &str = r#"
+listen: ["169.254.20.53:53"]
+allow: [private]
+admin: 127.0.0.1:9153
+metrics: {listen: null}
+socket: null
+workers: 2
+handover: false
+shutdown_grace: 10s
+upstreams:
+  cluster:
+    servers: [10.96.0.10]
+  vpc:
+    servers: [10.0.0.2, 10.1.0.251, 10.1.0.252]
+    policy: ordered
+    try_timeout: 1s
+    deadline: 4s
+    probe: ". NS"
+  public:
+    servers: [8.8.8.8, "tls://1.1.1.1#one.one.one.one"]
+routes:
+  cluster.local: {group: cluster, max_negative_ttl: 5s}
+  96.10.in-addr.arpa: cluster
+  ".": [vpc, public]
+records: {}
+cache:
+  max_size: 64MiB
+log: {format: text, level: info, queries: off}
+node: null
+"#;
+
+#[test]
+fn the_documented_example_is_understood() {
+    let config = good(EXAMPLE);
+    assert_eq!(
+        config.listen,
+        ["169.254.20.53:53".parse().expect("an address")]
+    );
+    assert_eq!(
+        config
+            .groups
+            .iter()
+            .map(|group| &*group.name)
+            .collect::<Vec<_>>(),
+        ["cluster", "public", "vpc"]
+    );
+    let [_, public, vpc] = &config.groups[..] else {
+        panic!("three groups")
+    };
+    assert_eq!(
+        vpc.servers
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        ["10.0.0.2", "10.1.0.251", "10.1.0.252"]
+    );
+    assert_eq!(
+        public.servers[1].transport,
+        Transport::Tls("one.one.one.one".into())
+    );
+    let route = |zone: &str| {
+        let name = Name::from_ascii(zone).expect("a name");
+        let found = config.routes.iter().find(|route| route.zone == name);
+        found.unwrap_or_else(|| panic!("no route {zone}"))
+    };
+    assert_eq!(route("cluster.local.").tiers, [0]);
+    assert_eq!(
+        route("cluster.local.").max_negative_ttl,
+        Some(Duration::from_secs(5))
+    );
+    assert_eq!(route("96.10.in-addr.arpa.").tiers, [0]);
+    assert_eq!(route(".").tiers, [2, 1]);
+    assert_eq!(config.workers.get(), 2);
+    assert_eq!(config.log.queries, QueryLog::Off);
+}
+
+#[test]
+fn without_a_file_the_hosts_resolv_conf_is_forwarded_to() {
+    let directory = Directory::new("defaults");
+    let loaded = load_on(&directory.host(), None, [], &[]).expect("defaults");
+    let config = &loaded.config;
+    assert_eq!(
+        config.listen,
+        ["127.0.0.1:5300".parse().expect("an address")]
+    );
+    assert_eq!(
+        config.admin,
+        Some("127.0.0.1:9153".parse().expect("an address"))
+    );
+    assert_eq!(
+        (config.metrics_listen, &config.socket, config.handover),
+        (None, &None, false)
+    );
+    assert_eq!(config.node_name, "node-1");
+    assert!((1..=4).contains(&config.workers.get()));
+    assert_eq!(&*config.groups[0].name, "resolv.conf");
+    assert_eq!(config.groups[0].servers.len(), 2);
+    assert_eq!(config.groups[0].max_in_flight.get(), 10_000);
+    assert_eq!(config.groups[0].probe.record_type, RecordType::NS);
+    assert!(config.groups[0].probe.name.is_root());
+    assert!(config.routes[0].zone.is_root());
+    assert_eq!(config.routes[0].tiers, [0]);
+    assert_eq!(config.cache, CacheConfig::default());
+    assert_eq!(config.tcp, TcpConfig::default());
+    assert_eq!(config.udp, UdpConfig::default());
+    assert_eq!(config.limits, LimitsConfig::default());
+    assert_eq!(config.log, LogConfig::default());
+    assert!(
+        loaded
+            .settings
+            .iter()
+            .all(|setting| setting.origin.to_string() == "default")
+    );
+    assert!(loaded.warnings.is_empty() && loaded.file.is_none());
+}
+
+#[test]
+fn defaults_are_within_their_own_limits() {
+    // Everything `nodens check` prints can be written down again and is accepted.
+    let directory = Directory::new("written-back");
+    let printed = load_on(&directory.host(), None, [], &[])
+        .expect("defaults")
+        .settings;
+    let overrides: Vec<_> = printed
+        .into_iter()
+        .filter(|setting| !setting.path.starts_with("upstreams"))
+        .map(|setting| (setting.path, setting.value))
+        .collect();
+    assert!(overrides.len() > 30, "{overrides:?}");
+    let again = load_on(&directory.host(), None, [], &overrides).expect("the same values");
+    assert_eq!(again.config.cache, CacheConfig::default());
+    let unset: Vec<_> = again
+        .settings
+        .iter()
+        .filter(|setting| setting.origin.to_string() == "default")
+        .collect();
+    assert!(
+        unset
+            .iter()
+            .all(|setting| setting.path.starts_with("upstreams")),
+        "{unset:?}"
+    );
+}
+
+/// What users may write beside the example.
+const FORMS: &str = r#"
+listen: ["127.0.0.1:0", "[::1]:5300"]
+allow: [10.0.0.0/8, 192.0.2.7, "2001:db8::1", all]
+admin: null
+metrics: {listen: 0.0.0.0:9154}
+socket: /run/nodens/nodens.sock
+workers: "3"
+handover: true
+shutdown_grace: 0
+node_name: 1234
+upstreams:
+  a:
+    servers: 10.0.0.2
+    policy: round_robin
+    probe: kubernetes.default.svc.cluster.local a
+    max_in_flight: 5
+    failover: {start_fanout: 1, hedge_min: 5ms, hedge_max: 5ms, hedge_budget_percent: 0, probe_min: 100ms,
+      probe_max: 1s, recover_probes: 1, poor_loss_percent: 100, poor_slower_by: 1s, poor_slower_factor: 1}
+  b.c: {servers: [tcp://10.0.0.3, "[fd00::1]:54"], policy: fastest}
+routes:
+  Corp.Example.: {tiers: [a, b.c]}
+  consul: [b.c, a]
+records:
+  Gateway.Corp: {a: 10.0.0.1, AAAA: ["fd00::1", fd00::2]}
+  www.corp.: {CNAME: Gateway.corp}
+  txt.corp: {txt: ["v=spf1 -all", 1.10]}
+cache:
+  max_size: 0
+  max_ttl: 7d
+  max_negative_ttl: 0s
+  stale: {max_age: 0, after: 0, ttl: 1s}
+  prefetch: {hits: 0, percent: 50}
+  rotate: false
+tcp:
+udp: {}
+limits: {client_in_flight: 1}
+log: {format: json, level: "info,nodens=debug", queries: false}
+"#;
+
+#[test]
+fn every_good_form_is_read() {
+    let config = good(FORMS);
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(
+        config
+            .allow
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        [
+            "10.0.0.0/8",
+            "192.0.2.7/32",
+            "2001:db8::1/128",
+            "0.0.0.0/0",
+            "::/0"
+        ]
+    );
+    assert_eq!(config.admin, None);
+    assert_eq!(
+        config.metrics_listen,
+        Some("0.0.0.0:9154".parse().expect("an address"))
+    );
+    assert_eq!(
+        config.socket.as_deref(),
+        Some(Path::new("/run/nodens/nodens.sock"))
+    );
+    assert_eq!((config.workers.get(), config.handover), (3, true));
+    assert_eq!(config.shutdown_grace, Duration::ZERO);
+    assert_eq!(config.node_name, "1234");
+    let [a, b] = &config.groups[..] else {
+        panic!("two groups")
+    };
+    assert_eq!((a.policy, b.policy), (Policy::RoundRobin, Policy::Fastest));
+    assert_eq!(
+        (a.probe.record_type, a.max_in_flight.get()),
+        (RecordType::A, 5)
+    );
+    assert_eq!(a.failover.hedge_max, Duration::from_millis(5));
+    assert_eq!(b.servers[0].transport, Transport::Tcp);
+    assert_eq!(
+        config
+            .routes
+            .iter()
+            .map(|route| route.zone.to_ascii())
+            .collect::<Vec<_>>(),
+        ["corp.example.", "consul."]
+    );
+    assert_eq!(
+        (&config.routes[0].tiers[..], &config.routes[1].tiers[..]),
+        (&[0, 1][..], &[1, 0][..])
+    );
+    let [gateway, txt, www] = &config.records[..] else {
+        panic!("three names")
+    };
+    assert_eq!((gateway.a.len(), gateway.aaaa.len()), (1, 2));
+    assert_eq!(
+        www.cname.as_ref().expect("a CNAME").to_ascii(),
+        "gateway.corp."
+    );
+    assert_eq!(txt.txt, ["v=spf1 -all", "1.10"]);
+    assert_eq!(
+        (config.cache.max_size, config.cache.max_ttl),
+        (0, Duration::from_secs(604_800))
+    );
+    assert_eq!(
+        (config.cache.stale_after, config.cache.prefetch_hits),
+        (Duration::ZERO, 0)
+    );
+    assert_eq!(
+        (config.log.format, config.log.queries),
+        (LogFormat::Json, QueryLog::Off)
+    );
+    assert_eq!(config.log.level, "info,nodens=debug");
+}
+
+/// Name, text below `VPC`, and the whole message but for the file's name.
+const BAD_KEYS: &[(&str, &str, &str)] = &[
+    (
+        "over a limit",
+        "cache:\n  max_ttl: 9d",
+        "3: cache.max_ttl: 9d is over the limit of 7d",
+    ),
+    (
+        "under a minimum",
+        "cache: {failure_min: 0s}",
+        "2: cache.failure_min: 0s is under the minimum of 1s",
+    ),
+    (
+        "no unit",
+        "shutdown_grace: 10",
+        "2: shutdown_grace: 10 has no unit; write 10s for seconds or 10ms for milliseconds",
+    ),
+    (
+        "no duration",
+        "shutdown_grace: soon",
+        "2: shutdown_grace: soon is not a duration such as 500ms, 4s or 1d",
+    ),
+    (
+        "no value",
+        "shutdown_grace:",
+        "2: shutdown_grace: has no value; write a duration such as 500ms, 4s or 1d, or remove the key to get the default",
+    ),
+    (
+        "no size",
+        "cache: {max_size: lots}",
+        "2: cache.max_size: lots is not a size such as 64MiB or 0",
+    ),
+    (
+        "size too small",
+        "cache: {max_size: 1KiB}",
+        "2: cache.max_size: 1KiB is under the minimum of 64KiB; 0 turns the cache off",
+    ),
+    (
+        "size too large",
+        "cache: {max_size: 1TiB}",
+        "2: cache.max_size: 1TiB is over the limit of 64GiB",
+    ),
+    (
+        "number too large",
+        "workers: 99999999999999999999",
+        "2: workers: 99999999999999999999 is not a whole number",
+    ),
+    (
+        "no workers",
+        "workers: 0",
+        "2: workers: 0 is under the minimum of 1",
+    ),
+    (
+        "negative",
+        "workers: -1",
+        "2: workers: -1 is not a whole number",
+    ),
+    (
+        "fraction",
+        "workers: 1.5",
+        "2: workers: 1.5 is not a whole number",
+    ),
+    (
+        "u32 overflow",
+        "udp: {refused_per_second: 4294967297}",
+        "2: udp.refused_per_second: 4294967297 is over the limit of 1000000",
+    ),
+    (
+        "no truth",
+        "handover: maybe",
+        "2: handover: maybe is not true or false",
+    ),
+    (
+        "not a table",
+        "cache: 64MiB",
+        "2: cache: 64MiB is not a table of keys",
+    ),
+    (
+        "unknown key, near",
+        "cache: {max_szie: 1MiB}",
+        "2: cache.max_szie: there is no such key; did you mean max_size?",
+    ),
+    (
+        "unknown key, elsewhere",
+        "max_ttl: 1h",
+        "2: max_ttl: there is no such key; did you mean cache.max_ttl?",
+    ),
+    (
+        "unknown key, above",
+        "cache: {listen: x}",
+        "2: cache.listen: there is no such key; did you mean listen at the top level?",
+    ),
+    (
+        "unknown key, far",
+        "limits: {zzz: 1}",
+        "2: limits.zzz: there is no such key; keys here: client_in_flight",
+    ),
+    (
+        "listen without port",
+        "listen: 127.0.0.1",
+        "2: listen: 127.0.0.1 is not an address with a port such as 127.0.0.1:5300 or [::1]:5300",
+    ),
+    (
+        "listen to nothing",
+        "listen: []",
+        "2: listen: has no address; write at least one, for example [127.0.0.1:5300]",
+    ),
+    (
+        "listen to null",
+        "listen:",
+        "2: listen: has no value; write an address with a port such as 127.0.0.1:5300 or [::1]:5300, or remove the key to get the default",
+    ),
+    (
+        "listen twice",
+        "listen: [127.0.0.1:53,\n  127.0.0.1:53]",
+        "3: listen[1]: 127.0.0.1:53 is here twice; keep one",
+    ),
+    (
+        "admin taken",
+        "listen: 127.0.0.1:9153",
+        "admin: 127.0.0.1:9153 is here twice (also in listen); keep one",
+    ),
+    (
+        "metrics taken",
+        "metrics: {listen: 127.0.0.1:9153}",
+        "2: metrics.listen: 127.0.0.1:9153 is here twice (also in admin); keep one",
+    ),
+    (
+        "allow nobody",
+        "allow: []",
+        "2: allow: lets nobody ask; write [private], [all] or networks such as [10.0.0.0/8]",
+    ),
+    (
+        "allow a word",
+        "allow: [public]",
+        "2: allow[0]: public is not a network such as 10.0.0.0/8, an address, or the word private or all",
+    ),
+    (
+        "allow a bad mask",
+        "allow: [10.0.0.0/33]",
+        "2: allow[0]: 10.0.0.0/33 is not a network such as 10.0.0.0/8, an address, or the word private or all",
+    ),
+    (
+        "socket",
+        "socket: 5",
+        "2: socket: 5 is not a path such as /run/nodens/nodens.sock",
+    ),
+    (
+        "node",
+        "node: {notrack: true}",
+        "2: node: setting up the node is not available in this version; write `node: null` or remove the key",
+    ),
+    (
+        "empty node name",
+        "node_name: \"\"",
+        "2: node_name: has no value; write a name such as node-1, or remove the key to get the default",
+    ),
+    (
+        "log format",
+        "log: {format: xml}",
+        "2: log.format: xml is not text or json",
+    ),
+    (
+        "log queries",
+        "log: {queries: true}",
+        "2: log.queries: true is not off, errors or all",
+    ),
+    (
+        "log level",
+        "log: {level: inof}",
+        "2: log.level: inof is not a level; did you mean info?",
+    ),
+    (
+        "log target",
+        "log: {level: \"info,hickory\"}",
+        "2: log.level: hickory is not a level; levels: error, warn, info, debug, trace, off",
+    ),
+    (
+        "log filter",
+        "log: {level: \"a=b=c\"}",
+        "2: log.level: a=b=c is not a filter: ",
+    ),
+    (
+        "failure order",
+        "cache: {failure_min: 10s}",
+        "2: cache.failure_min: 10s is over failure_max (5s); raise failure_max or lower failure_min",
+    ),
+    (
+        "route to nowhere",
+        "routes: {\".\": vcp}",
+        "2: routes.\".\": there is no group vcp; did you mean vpc?",
+    ),
+    (
+        "route far away",
+        "routes: {\".\": public}",
+        "2: routes.\".\": there is no group public; groups: vpc",
+    ),
+    (
+        "tiers to nowhere",
+        "routes: {x: {tiers: [vpc, zzz]}}",
+        "2: routes.x.tiers[1]: there is no group zzz; groups: vpc",
+    ),
+    (
+        "tier twice",
+        "routes: {x: [vpc, vpc]}",
+        "2: routes.x[1]: vpc is here twice; keep one",
+    ),
+    (
+        "no tiers",
+        "routes: {x: []}",
+        "2: routes.x: the route has no group; write `group: name` or `tiers: [name, name]`",
+    ),
+    (
+        "null route",
+        "routes: {x: }",
+        "2: routes.x: has no value; write a group's name, ",
+    ),
+    (
+        "route without group",
+        "routes: {x: {max_negative_ttl: 5s}}",
+        "2: routes.x: the route has no group; write `group: name` or `tiers: [name, name]`",
+    ),
+    (
+        "group and tiers",
+        "routes: {x: {group: vpc, tiers: [vpc]}}",
+        "2: routes.x: `group` and `tiers` exclude each other; keep one",
+    ),
+    (
+        "route option",
+        "routes: {x: {group: vpc, max_negative_tll: 5s}}",
+        "2: routes.x.max_negative_tll: there is no such key; did you mean max_negative_ttl?",
+    ),
+    (
+        "route cap",
+        "routes: {\"a.b\": {group: vpc, max_negative_ttl: 2d}}",
+        "2: routes.\"a.b\".max_negative_ttl: 2d is over the limit of 1d",
+    ),
+    (
+        "zone twice",
+        "routes:\n  Cluster.Local: vpc\n  cluster.local.: vpc",
+        "4: routes.\"cluster.local.\": cluster.local. is here twice (also at nodens.yaml:3; names ignore case and the last dot); keep one",
+    ),
+    (
+        "zone wildcard",
+        "routes: {\"*.example.com\": vpc}",
+        "2: routes.\"*.example.com\": *.example.com: a route covers every name below its zone; leave out the *",
+    ),
+    (
+        "zone empty",
+        "routes: {\"\": vpc}",
+        "2: routes.\"\": \"\" is not a domain name: it has no labels; the root is written \".\"",
+    ),
+    (
+        "zone malformed",
+        "routes: {a..b: vpc}",
+        "2: routes.\"a..b\": a..b is not a domain name: ",
+    ),
+    (
+        "record name",
+        "records: {\"a b\": {A: 10.0.0.1}}",
+        "2: records.\"a b\": a b is not a domain name: ",
+    ),
+    (
+        "record wildcard",
+        "records: {\"*.x\": {A: 10.0.0.1}}",
+        "2: records.\"*.x\": *.x: names of records are taken literally; write each name out",
+    ),
+    (
+        "record address",
+        "records: {x: {A: fd00::1}}",
+        "2: records.x.A: fd00::1 is not an IPv4 address such as 10.0.0.1",
+    ),
+    (
+        "record address 6",
+        "records: {x: {AAAA: [10.0.0.1]}}",
+        "2: records.x.AAAA[0]: 10.0.0.1 is not an IPv6 address such as fd00::1",
+    ),
+    (
+        "record twice",
+        "records: {x: {A: [10.0.0.1, 10.0.0.1]}}",
+        "2: records.x.A[1]: 10.0.0.1 is here twice; keep one",
+    ),
+    (
+        "record type",
+        "records: {x: {MX: y}}",
+        "2: records.x.MX: there is no such key; keys here: A, AAAA, CNAME, TXT",
+    ),
+    (
+        "record type twice",
+        "records: {x: {TXT: y, txt: z}}",
+        "2: records.x.txt: txt is here twice (types ignore case); keep one",
+    ),
+    (
+        "record empty",
+        "records: {x: {}}",
+        "2: records.x: the name has no records; write for example {A: [10.0.0.1]}",
+    ),
+    (
+        "record not a table",
+        "records: {x: 10.0.0.1}",
+        "2: records.x: 10.0.0.1 is not a table such as {A: [10.0.0.1]}",
+    ),
+    (
+        "record list empty",
+        "records: {x: {A: []}}",
+        "2: records.x.A: has no value; write one or remove the key",
+    ),
+    (
+        "cname and more",
+        "records: {x: {CNAME: y, A: 10.0.0.1}}",
+        "2: records.x: a CNAME excludes other records of its name (RFC 2181 §10.1); keep one or the other",
+    ),
+    (
+        "cname list",
+        "records: {x: {CNAME: [y, z]}}",
+        "2: records.x.CNAME: [y, z] is not one name such as registry.example.com",
+    ),
+    (
+        "cname to itself",
+        "records: {x.y: {CNAME: X.Y.}}",
+        "2: records.\"x.y\".CNAME: the CNAME points to itself",
+    ),
+    (
+        "same name twice",
+        "records:\n  x.: {A: 10.0.0.1}\n  X: {A: 10.0.0.2}",
+        "records.",
+    ),
+    (
+        "upstream is ourselves",
+        "listen: 10.0.0.2:53",
+        "1: upstreams.vpc.servers[0]: 10.0.0.2 is our own listen address 10.0.0.2:53, queries would go in a circle; remove it from servers, or listen elsewhere",
+    ),
+    (
+        "control characters",
+        "node_name: [\"a\\nb\"]",
+        "2: node_name: [\"a\\nb\"] is not text",
+    ),
+];
+
+#[test]
+fn a_bad_key_says_where_it_is_and_what_would_be_right() {
+    for (name, text, expected) in BAD_KEYS {
+        let found = messages(&format!("{VPC}{text}\n"));
+        assert_eq!(found.len(), 1, "{name}: {found:#?}");
+        let place = if expected.starts_with(|c: char| c.is_ascii_digit()) {
+            "nodens.yaml:"
+        } else {
+            ""
+        };
+        let expected = format!("{place}{expected}");
+        // Long tails of other crates' messages are left out of the table.
+        let whole = !(expected.ends_with(' ')
+            || expected.ends_with("text")
+            || expected.ends_with("records."));
+        let matches = if whole {
+            found[0].ends_with(&expected)
+        } else {
+            found[0].contains(&expected)
+        };
+        assert!(
+            matches,
+            "{name}:\n  found    {}\n  expected {expected}",
+            found[0]
+        );
+    }
+}
+
+/// Name, the body of a group called `vpc`, and the message after `upstreams.vpc`.
+const BAD_GROUPS: &[(&str, &str, &str)] = &[
+    (
+        "no servers",
+        "policy: fastest",
+        ": the group has no `servers`; write at least one",
+    ),
+    (
+        "empty servers",
+        "servers: []",
+        ": the group has no `servers`; write at least one",
+    ),
+    (
+        "null servers",
+        "servers: ",
+        ": the group has no `servers`; write at least one",
+    ),
+    (
+        "host name",
+        "servers: [dns.google]",
+        ".servers[0]: dns.google is a host name; write its IP address",
+    ),
+    (
+        "number",
+        "servers: [10]",
+        ".servers[0]: 10 is not a server such as 10.0.0.2",
+    ),
+    (
+        "no tls name",
+        "servers: [\"tls://1.1.1.1\"]",
+        ".servers[0]: tls://1.1.1.1: TLS needs the name to check the certificate against; write tls://1.1.1.1#name",
+    ),
+    (
+        "twice",
+        "servers: [10.0.0.2, \"10.0.0.2:53\"]",
+        ".servers[1]: 10.0.0.2 is here twice; keep one",
+    ),
+    (
+        "no file",
+        "servers: /nonexistent/resolv.conf",
+        ".servers: /nonexistent/resolv.conf: cannot be read: No such file or directory (os error 2); write the servers' IP addresses instead",
+    ),
+    (
+        "policy",
+        "servers: [10.0.0.2], policy: random",
+        ".policy: random is not ordered, fastest or round_robin",
+    ),
+    (
+        "try over deadline",
+        "servers: [10.0.0.2], try_timeout: 5s",
+        ".try_timeout: 5s is over deadline (4s); raise deadline or lower try_timeout",
+    ),
+    (
+        "deadline under try",
+        "servers: [10.0.0.2], deadline: 500ms",
+        ".deadline: 500ms is under try_timeout (1s, its default); raise deadline or lower try_timeout",
+    ),
+    (
+        "hedge order",
+        "servers: [10.0.0.2], failover: {hedge_min: 300ms}",
+        ".failover.hedge_min: 300ms is over hedge_max (200ms); raise hedge_max or lower hedge_min",
+    ),
+    (
+        "probe order",
+        "servers: [10.0.0.2], failover: {probe_max: 100ms}",
+        ".failover.probe_max: 100ms is under probe_min (500ms, its default); raise probe_max or lower probe_min",
+    ),
+    (
+        "probe name",
+        "servers: [10.0.0.2], probe: a..b A",
+        ".probe: a..b is not a domain name",
+    ),
+    (
+        "probe type",
+        "servers: [10.0.0.2], probe: . AXFR",
+        ".probe: . AXFR is not a name and a type such as \". NS\"",
+    ),
+    (
+        "probe without type",
+        "servers: [10.0.0.2], probe: example.com",
+        ".probe: example.com is not a name and a type",
+    ),
+    (
+        "unknown key",
+        "servers: [10.0.0.2], try_timout: 1s",
+        ".try_timout: there is no such key; did you mean try_timeout?",
+    ),
+    (
+        "failover key",
+        "servers: [10.0.0.2], failover: {x: 1}",
+        ".failover.x: there is no such key; keys here: start_fanout, hedge_min",
+    ),
+    (
+        "percent",
+        "servers: [10.0.0.2], failover: {hedge_budget_percent: 101}",
+        ".failover.hedge_budget_percent: 101 is over the limit of 100",
+    ),
+];
+
+#[test]
+fn a_bad_group_says_where_it_is_and_what_would_be_right() {
+    for (name, body, expected) in BAD_GROUPS {
+        let found = messages(&format!("upstreams:\n  vpc: {{{body}}}\n"));
+        assert_eq!(found.len(), 1, "{name}: {found:#?}");
+        let expected = format!("nodens.yaml:2: upstreams.vpc{expected}");
+        assert!(
+            found[0].starts_with(&expected),
+            "{name}:\n  found    {}\n  expected {expected}",
+            found[0]
+        );
+    }
+}
+
+#[test]
+fn a_bad_file_says_what_to_do() {
+    let directory = Directory::new("files");
+    let cases = [
+        (
+            "missing",
+            directory.0.join("none.yaml"),
+            ": there is no such file; check --config",
+        ),
+        ("directory", directory.0.clone(), ": cannot be read: "),
+        (
+            "empty",
+            directory.file("empty.yaml", ""),
+            ": is empty; write at least `listen:`",
+        ),
+        (
+            "comments",
+            directory.file("comments.yaml", "# a\n\n  # b\n"),
+            ": is empty; write at least `listen:`",
+        ),
+        (
+            "list",
+            directory.file("list.yaml", "- a\n"),
+            ":1: holds a list at the top, where keys such as `listen:`",
+        ),
+        (
+            "syntax",
+            directory.file("syntax.yaml", "a: 1\nb: [\n"),
+            "is not YAML: ",
+        ),
+        (
+            "tab",
+            directory.file("tab.yaml", "cache:\n\tmax_ttl: 1s\n"),
+            ":2: a tab indents this line; YAML wants spaces",
+        ),
+        (
+            "documents",
+            directory.file("two.yaml", "a: 1\n---\nb: 1\n"),
+            ":2: a second document starts here",
+        ),
+        (
+            "not UTF-8",
+            directory.0.join("latin.yaml"),
+            ": cannot be read: stream did not contain valid UTF-8",
+        ),
+    ];
+    fs::write(directory.0.join("latin.yaml"), [b'a', 0xe9]).expect("a temporary file");
+    for (name, file, expected) in cases {
+        let flags = Flags {
+            config_file: Some(file.clone()),
+            ..Flags::default()
+        };
+        let found = load(&flags).expect_err(name).to_string();
+        assert!(
+            found.starts_with(&file.display().to_string()),
+            "{name}: {found}"
+        );
+        assert!(
+            found.contains(expected) && found.lines().count() == 1,
+            "{name}: {found}"
+        );
+    }
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_in_the_order_of_the_file() {
+    let found = messages(
+        "cache:\n  max_ttl: 9d\n  max_ttl: 1d\nworkers: 0\nupstreams:\n  vpc: {servers: [x.y, 10.0.0.2]}\nroutes: {\".\": vcp}\nlog: {level: loud}\n",
+    );
+    let lines: Vec<_> = found
+        .iter()
+        .map(|message| message.split(": ").next().unwrap_or_default())
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            "nodens.yaml:2",
+            "nodens.yaml:3",
+            "nodens.yaml:4",
+            "nodens.yaml:6",
+            "nodens.yaml:7",
+            "nodens.yaml:8"
+        ]
+    );
+    assert!(found[1].contains("cache.max_ttl: the key is here twice, first on line 2"));
+}
+
+#[test]
+fn several_groups_need_routes_and_one_does_not() {
+    let found = messages("upstreams:\n  a: {servers: 10.0.0.2}\n  b: {servers: 10.0.0.3}\n");
+    assert_eq!(
+        found,
+        [
+            "nodens.yaml:1: routes: there are several groups (a, b) and no `routes`; write which names go where, for example routes: {\".\": a}"
+        ]
+    );
+    assert!(good(VPC).routes[0].zone.is_root());
+    // Nobody routes ".": names outside get REFUSED, which is allowed.
+    assert_eq!(good(&format!("{VPC}routes: {{x: vpc}}")).routes.len(), 1);
+}
+
+#[test]
+fn limits_of_lists_are_errors() {
+    let many = |count: usize, item: fn(usize) -> String| {
+        (0..count).map(item).collect::<Vec<_>>().join(", ")
+    };
+    let servers = many(65, |n| format!("10.0.0.{n}"));
+    let found = messages(&format!("upstreams: {{a: {{servers: [{servers}]}}}}"));
+    assert_eq!(
+        found,
+        ["nodens.yaml:1: upstreams.a.servers: has 65 items, over the limit of 64"]
+    );
+    let listen = many(65, |n| format!("127.0.0.{n}:53"));
+    assert!(
+        messages(&format!("{VPC}listen: [{listen}]"))[0]
+            .ends_with("listen: has 65 items, over the limit of 64")
+    );
+    let long = "x".repeat(256);
+    let found = messages(&format!(
+        "{VPC}records: {{x: {{TXT: {long}}}}}\nnode_name: {long}\nsocket: /{long}"
+    ));
+    assert_eq!(
+        found,
+        [
+            "nodens.yaml:2: records.x.TXT: 256 bytes are over the limit of 255 for a string (RFC 1035 §3.3)",
+            "nodens.yaml:3: node_name: 256 bytes are over the limit of 255 for a string (RFC 1035 §3.3)",
+            "nodens.yaml:4: socket: a path of 257 bytes is over the limit of 107 bytes (sun_path)",
+        ]
+    );
+    assert!(
+        good(&format!(
+            "{VPC}records: {{x: {{TXT: {}}}}}",
+            "x".repeat(255)
+        ))
+        .records
+        .len()
+            == 1
+    );
+}
+
+#[test]
+fn a_resolv_conf_is_expanded_in_order_without_duplicates() {
+    let directory = Directory::new("expand");
+    let text = "# c\nsearch ..bad..\nnameserver 10.0.0.9\nnameserver 10.0.0.2 # x\nnameserver fd00::2\nnameserver 10.0.0.9\nnameserver fe80::1%eth0\n";
+    let file = directory.file("resolv.conf", text);
+    let loaded = loaded(&format!(
+        "upstreams: {{a: {{servers: [10.0.0.2, {}]}}}}",
+        file.display()
+    ));
+    let shown: Vec<_> = loaded.config.groups[0]
+        .servers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(shown, ["10.0.0.2", "10.0.0.9", "fd00::2"]);
+    let setting = loaded
+        .settings
+        .iter()
+        .find(|setting| setting.path == "upstreams.a.servers")
+        .expect("a setting");
+    assert_eq!(
+        setting.value,
+        format!("[10.0.0.2, 10.0.0.9, fd00::2] ({})", file.display())
+    );
+    assert!(
+        loaded.warnings[0].contains("nameserver fe80::1 is left out"),
+        "{:?}",
+        loaded.warnings
+    );
+
+    let empty = directory.file("empty.conf", "search x\n");
+    let found = messages(&format!(
+        "upstreams: {{a: {{servers: {}}}}}",
+        empty.display()
+    ));
+    let expected = format!(
+        "{}: names no nameserver; write the servers' IP addresses instead",
+        empty.display()
+    );
+    assert_eq!(
+        found,
+        [format!("nodens.yaml:1: upstreams.a.servers: {expected}")]
+    );
+}
+
+#[test]
+fn a_host_without_nameservers_is_told_to_set_upstreams() {
+    let directory = Directory::new("host");
+    let host = Host {
+        resolv_conf: directory.0.join("none"),
+        hostname: directory.0.join("none"),
+    };
+    let found = load_on(&host, None, [], &[])
+        .expect_err("no resolv.conf")
+        .to_string();
+    assert!(
+        found.starts_with("default: upstreams.\"resolv.conf\".servers: "),
+        "{found}"
+    );
+    assert!(
+        found.contains("cannot be read: ") && found.contains("; set upstreams to"),
+        "{found}"
+    );
+
+    let host = Host {
+        resolv_conf: directory.file("resolv.conf", "nameserver 127.0.0.1\n"),
+        hostname: directory.0.join("none"),
+    };
+    let listen = [("listen".to_owned(), "0.0.0.0:53".to_owned())];
+    let found = load_on(&host, None, [], &listen)
+        .expect_err("a loop")
+        .to_string();
+    let expected = "127.0.0.1 is our own listen address 0.0.0.0:53, queries would go in a circle; set upstreams to";
+    assert!(found.contains(expected), "{found}");
+
+    let loaded = load_on(&host, None, [], &[]).expect("another port");
+    assert_eq!(loaded.config.node_name, "nodens");
+    assert!(
+        loaded.warnings[0].contains("set node_name"),
+        "{:?}",
+        loaded.warnings
+    );
+}
+
+#[test]
+fn the_environment_outranks_the_file_and_flags_outrank_both() {
+    let text = "upstreams: {vpc: {servers: [10.0.0.2]}}\ncache:\n  max_size: 1MiB\n  max_ttl: 1h\nworkers: 1\n";
+    let file = Some((Path::new("nodens.yaml"), text));
+    let variables = environment(&[
+        ("NODENS__CACHE__MAX_SIZE", "2MiB"),
+        ("NODENS__CACHE__STALE__MAX_AGE", "0"),
+        ("NODENS__ADMIN", "null"),
+        ("NODENS__LISTEN", "[127.0.0.1:53, \"[::1]:53\"]"),
+        ("NODENS__UPSTREAMS__VPC__SERVERS", "10.0.0.9"),
+        ("NODENS__HANDOVER", "true"),
+        ("NODENS__WORKERS", "2"),
+        ("NODENS__RECORDS__X.Y__A", "10.0.0.1"),
+        ("NODENS_PORT", "tcp://10.0.0.1:53"),
+        ("NODENS_SERVICE_HOST", "10.0.0.1"),
+        ("NODENS__", "x"),
+        ("PATH", "/bin"),
+    ]);
+    let overrides = [("workers".to_owned(), "3".to_owned())];
+    let loaded = load_from(file, variables, &overrides).expect("a configuration");
+    let config = &loaded.config;
+    assert_eq!(
+        (config.cache.max_size, config.cache.max_ttl.as_secs()),
+        (2 << 20, 3_600)
+    );
+    assert_eq!(
+        (config.admin, config.handover, config.listen.len()),
+        (None, true, 2)
+    );
+    assert_eq!(config.groups[0].servers[0].to_string(), "10.0.0.9");
+    assert_eq!(config.workers.get(), 3);
+    assert_eq!(config.records[0].name.to_ascii(), "x.y.");
+    let mut shown = String::new();
+    for setting in &loaded.settings {
+        if setting.origin != Origin::Default {
+            writeln!(
+                shown,
+                "{} = {} ({})",
+                setting.path, setting.value, setting.origin
+            )
+            .expect("a String");
+        }
+    }
+    assert_eq!(
+        shown,
+        "listen = [127.0.0.1:53, [::1]:53] ($NODENS__LISTEN)\n\
+         admin = null ($NODENS__ADMIN)\n\
+         workers = 3 (command line)\n\
+         handover = true ($NODENS__HANDOVER)\n\
+         upstreams.vpc.servers = [10.0.0.9] ($NODENS__UPSTREAMS__VPC__SERVERS)\n\
+         records.\"x.y\".a = [10.0.0.1] ($NODENS__RECORDS__X.Y__A)\n\
+         cache.max_size = 2MiB ($NODENS__CACHE__MAX_SIZE)\n\
+         cache.max_ttl = 1h (nodens.yaml:4)\n\
+         cache.stale.max_age = 0s ($NODENS__CACHE__STALE__MAX_AGE)\n"
+    );
+}
+
+#[test]
+fn mistakes_outside_the_file_name_the_variable_or_the_flag() {
+    let variables = environment(&[
+        ("NODENS__CACHE", "5"),
+        ("NODENS__CACHE__MAX_TTL", "9d"),
+        ("NODENS__WROKERS", "1"),
+        ("NODENS__LISTEN", "localhost:53"),
+    ]);
+    let overrides = [("tcp.idle_timeout".to_owned(), "2h".to_owned())];
+    let found = load_from(Some((Path::new("x.yaml"), VPC)), variables, &overrides)
+        .expect_err("mistakes")
+        .to_string();
+    let mut lines: Vec<_> = found.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "$NODENS__CACHE: cache: $NODENS__CACHE__MAX_TTL sets a key below this one, which is no table; remove one of the two",
+            "$NODENS__CACHE__MAX_TTL: cache.max_ttl: 9d is over the limit of 7d",
+            "$NODENS__LISTEN: listen: localhost:53 is not an address with a port such as 127.0.0.1:5300 or [::1]:5300",
+            "$NODENS__WROKERS: wrokers: there is no such key; did you mean workers?",
+            "command line: tcp.idle_timeout: 2h is over the limit of 1h",
+        ]
+    );
+}
+
+#[test]
+fn what_is_allowed_but_hardly_meant_is_a_warning() {
+    let text = "upstreams: {a: {servers: 10.0.0.2}, b: {servers: 10.0.0.3}}\nroutes: {x.y: {group: a, max_negative_ttl: 2h}}\n";
+    assert_eq!(
+        loaded(text).warnings,
+        [
+            "upstreams.b: no route uses this group",
+            "routes.\"x.y\".max_negative_ttl: 2h has no effect, cache.max_negative_ttl is 1h",
+        ]
+    );
+}
+
+#[test]
+fn private_networks_are_the_default_and_the_public_is_not_among_them() {
+    let allow = good(VPC).allow;
+    let allowed = |address: &str| {
+        let address: IpAddr = address.parse().expect("an address");
+        allow.iter().any(|network| network.contains(&address))
+    };
+    for address in [
+        "127.0.0.1",
+        "::1",
+        "169.254.20.53",
+        "fe80::1",
+        "10.1.2.3",
+        "172.31.0.1",
+        "192.168.1.1",
+        "100.64.0.1",
+        "fd00::1",
+    ] {
+        assert!(allowed(address), "{address}");
+    }
+    for address in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2001:db8::1"] {
+        assert!(!allowed(address), "{address}");
+    }
+}
+
+/// Scalars that have gone wrong somewhere.
+fn scalar() -> impl Strategy<Value = String> {
+    let words = [
+        "",
+        "0",
+        "-1",
+        "1",
+        "5300",
+        "99999999999999999999",
+        "1.5",
+        "true",
+        "null",
+        "~",
+        "4s",
+        "500ms",
+        "9d",
+        "64MiB",
+        "1e400GiB",
+        "10.0.0.2",
+        "10.0.0.2:53",
+        "\"[::1]:53\"",
+        "fd00::1",
+        "tls://1.1.1.1#a",
+        "tcp://[fd00::1",
+        "tls://#",
+        "://",
+        ".",
+        "a..b",
+        "vpc",
+        "private",
+        "all",
+        "\"\\0\"",
+        "\"\\n\"",
+        ". NS",
+        "info,x=",
+        "[]",
+        "[[]]",
+        "{}",
+        "{a: b}",
+        "[vpc, vpc]",
+        "ordered",
+        "[10.0.0.2, 10.0.0.2]",
+        "99999999999999999999y",
+        "./nonexistent",
+        "\u{1f980}",
+        "xn--",
+        "*",
+        "'*.x'",
+    ];
+    prop_oneof![
+        3 => proptest::sample::select(words.to_vec()).prop_map(str::to_owned),
+        1 => any::<String>().prop_map(|text| format!("{text:?}")),
+    ]
+}
+
+fn key() -> impl Strategy<Value = &'static str> {
+    proptest::sample::select(vec![
+        "listen",
+        "allow",
+        "admin",
+        "metrics",
+        "socket",
+        "workers",
+        "handover",
+        "shutdown_grace",
+        "node_name",
+        "upstreams",
+        "vpc",
+        "servers",
+        "policy",
+        "try_timeout",
+        "deadline",
+        "probe",
+        "failover",
+        "hedge_min",
+        "hedge_max",
+        "routes",
+        "\".\"",
+        "cluster.local",
+        "group",
+        "tiers",
+        "max_negative_ttl",
+        "records",
+        "A",
+        "AAAA",
+        "CNAME",
+        "TXT",
+        "cache",
+        "max_size",
+        "max_ttl",
+        "stale",
+        "after",
+        "tcp",
+        "udp",
+        "limits",
+        "log",
+        "level",
+        "queries",
+        "node",
+        "x",
+    ])
+}
+
+/// Tables of our keys, three levels deep, with anything as values.
+fn table() -> impl Strategy<Value = String> {
+    let flow = |entries: Vec<(&str, String)>| {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| format!("{key}: {value}"))
+            .collect();
+        format!("{{{}}}", entries.join(", "))
+    };
+    let leaf = scalar().boxed();
+    leaf.prop_recursive(3, 32, 6, move |inner| {
+        proptest::collection::vec((key(), inner), 0..6).prop_map(flow)
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in any::<String>()) {
+        let _ = Config::from_yaml(&text);
+    }
+
+    #[test]
+    fn no_yaml_like_text_makes_it_panic(text in "[a-c:{}\\[\\]\"'&*!|>%@`#,?~ \t\n-]{0,60}") {
+        let _ = Config::from_yaml(&text);
+    }
+
+    #[test]
+    fn no_table_of_our_keys_makes_it_panic_and_each_mistake_is_one_line(text in table(), variable in scalar()) {
+        let variables = environment(&[("NODENS__LISTEN", &variable), ("NODENS__UPSTREAMS__VPC__SERVERS", &variable)]);
+        if let Err(errors) = load_from(Some((Path::new("nodens.yaml"), &text)), variables, &[]) {
+            prop_assert!(errors.iter().count() > 0);
+            for error in &errors {
+                prop_assert_eq!(error.to_string().lines().count(), 1, "{}", error);
+            }
+        }
+    }
+}

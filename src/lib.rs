@@ -1,0 +1,36 @@
+//! nodens: one nameserver on every Kubernetes node that always answers.
+//!
+//! # The life of a query
+//! A client's message arrives at a [`listener`], on one of a [`worker`]'s sockets. [`resolve`] is the whole path on one
+//! page: the message is read ([`query`]), looked up ([`cache`]), routed ([`route`]), asked of an [`upstream`] group over a
+//! [`transport`], and stamped ([`reply`]). Nothing crosses threads on the way.
+//!
+//! # Words
+//! - *query*: from a client; *reply*: to a client; *response*: from an upstream server.
+//! - *route*: a zone and the groups its names go to; *group*: servers that share one view of names; *tier*: a group's
+//!   place in a route; *server*: one upstream server.
+//! - *try*: one query to one server; *hedge*: a further try while an earlier one is overdue; *flight*: a question being
+//!   asked, with all clients that wait for it.
+
+pub mod admin;
+pub mod app;
+mod authority;
+pub mod cache;
+pub mod cli;
+pub mod config;
+pub mod flight;
+pub mod listener;
+pub mod local;
+pub mod metrics;
+pub mod query;
+pub mod reply;
+pub mod resolve;
+pub mod response;
+pub mod route;
+pub mod socket;
+pub mod standin;
+pub mod stub;
+pub mod transport;
+pub mod upstream;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,197 @@
+//! UDP clients: batches in, hits answered inside the receive loop, batches out.
+//!
+//! Owns a worker's socket for one listen address. Replies that are ready later wait in the [`Outbox`] and leave together.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Instant;
+
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::ReplyTo;
+use crate::flight::{Client, Served};
+use crate::metrics::Dropped;
+use crate::reply::Protocol;
+use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, ready_to_read};
+use crate::worker::Worker;
+
+/// Longest query read; longer ones are cut off and so malformed. Queries are far shorter.
+const QUERY_LEN: usize = 2048;
+
+/// Replies that became ready outside the receive loop.
+pub struct Outbox {
+    socket: Rc<UdpSocket>,
+    replies: RefCell<SendBatch>,
+    filled: Notify,
+    worker: Rc<Worker>,
+}
+
+impl Outbox {
+    /// Queues a reply; it leaves with all others that become ready in the same turn of the runtime.
+    pub fn push(&self, peer: SocketAddr, source: Option<IpAddr>, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut replies = self.replies.borrow_mut();
+        let first = replies.is_empty();
+        write(replies.push(peer, source));
+        if first {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Sends replies as they become ready, for ever.
+    async fn run(&self) {
+        let mut batch = SendBatch::new();
+        loop {
+            self.filled.notified().await;
+            std::mem::swap(&mut batch, &mut self.replies.borrow_mut());
+            send(&self.socket, &mut batch, &self.worker).await;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.replies.borrow().is_empty()
+    }
+}
+
+/// One worker's socket for one listen address.
+pub struct Listener {
+    worker: Rc<Worker>,
+    socket: Rc<UdpSocket>,
+    outbox: Rc<Outbox>,
+    kernel_drops: Cell<u32>,
+}
+
+impl Listener {
+    /// Serves a bound socket.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch it.
+    pub fn new(worker: &Rc<Worker>, socket: Socket) -> io::Result<Self> {
+        let socket = Rc::new(UdpSocket::from_std(socket.into())?);
+        let outbox = Rc::new(Outbox {
+            socket: Rc::clone(&socket),
+            replies: RefCell::default(),
+            filled: Notify::new(),
+            worker: Rc::clone(worker),
+        });
+        Ok(Self {
+            worker: Rc::clone(worker),
+            socket,
+            outbox,
+            kernel_drops: Cell::new(0),
+        })
+    }
+
+    /// Serves until `stop`; then answers what the kernel still holds and what is in flight.
+    pub async fn run(self, stop: CancellationToken) {
+        let outbox = Rc::clone(&self.outbox);
+        let sender = tokio::task::spawn_local(async move { outbox.run().await });
+        let mut batch = ReceiveBatch::new(MAX_BATCH, QUERY_LEN);
+        let mut replies = SendBatch::new();
+        loop {
+            let ready = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                ready = ready_to_read(&self.socket) => ready,
+            };
+            let Ok(interest) = ready else { break };
+            let received = self
+                .socket
+                .try_io(interest, || batch.receive(&*self.socket));
+            let Ok(count) = received else { continue };
+            if !batch.full() {
+                // Nothing is left: wait for the next edge rather than ask the kernel again.
+                let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                let _ = self.socket.try_io(interest, nothing);
+            }
+            self.serve_batch(&batch, count, &mut replies).await;
+        }
+        while let Ok(count) = batch.receive(&*self.socket) {
+            self.serve_batch(&batch, count, &mut replies).await;
+        }
+        // Misses still in flight hold the outbox; the last of them lets go of it.
+        while Rc::strong_count(&self.outbox) > 2 || !self.outbox.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        sender.abort();
+    }
+
+    /// Serves the `count` messages of a batch.
+    async fn serve_batch(&self, batch: &ReceiveBatch, count: usize, replies: &mut SendBatch) {
+        let received = Instant::now();
+        let mut hits = 0;
+        for index in 0..count {
+            let Some(peer) = batch.peer(index) else {
+                continue;
+            };
+            let ancillary = batch.ancillary(index);
+            if let Some(dropped) = ancillary.dropped {
+                let before = self.kernel_drops.replace(dropped);
+                self.worker
+                    .metrics
+                    .kernel_drops(dropped.wrapping_sub(before));
+            }
+            let source = ancillary.destination;
+            let client = Client {
+                address: peer,
+                protocol: Protocol::Udp,
+                received,
+            };
+            let reply_to = || ReplyTo::Udp {
+                outbox: Rc::clone(&self.outbox),
+                peer,
+                source,
+            };
+            let out = replies.push(peer, source);
+            match self
+                .worker
+                .serve(batch.datagram(index), client, out, reply_to)
+            {
+                Served::Hit => hits += 1,
+                Served::Replied => {}
+                Served::Dropped | Served::Later => replies.pop(),
+            }
+        }
+        if !replies.is_empty() {
+            send(&self.socket, replies, &self.worker).await;
+        }
+        if hits > 0 {
+            self.worker.metrics.hits_took(hits, received.elapsed());
+        }
+        if batch.full() {
+            // Under a flood the upstreams' answers must get their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Sends a batch, waiting while the kernel's buffer is full.
+async fn send(socket: &UdpSocket, batch: &mut SendBatch, worker: &Worker) {
+    let mut sent = 0;
+    while sent < batch.len() {
+        match batch.send(socket, sent) {
+            Ok(count) => sent += count.max(1),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // tokio's own view of the socket is "writable" until a try_io has failed.
+                let _ = socket.try_io(Interest::WRITABLE, || {
+                    batch.send(socket, sent).map(|count| sent += count)
+                });
+                if sent < batch.len() && socket.writable().await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                // This client cannot be reached; the others can.
+                tracing::debug!(%error, "a reply could not be sent");
+                worker.metrics.dropped(Dropped::SendFailed);
+                sent += 1;
+            }
+        }
+    }
+    batch.clear();
+}

@@ -1,0 +1,410 @@
+//! What a client asked: one pass over the datagram, nothing allocated (RFC 1035 §4.1, RFC 6891 §6.1).
+//!
+//! Owns the decision whether bytes are a query we can answer, and the key under which its answer is shared. Must not
+//! look at routes, the cache or the clock.
+
+use crate::wire::{self, Counts, HEADER_LEN, MAX_NAME_LEN, Malformed, flag, rcode, rr};
+
+/// EDNS option: name server identifier (RFC 5001).
+const OPTION_NSID: u16 = 3;
+
+/// The client's OPT record (RFC 6891 §6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edns {
+    /// Largest UDP payload the client takes, as it said.
+    pub payload: u16,
+    /// DNSSEC OK (RFC 3225).
+    pub dnssec_ok: bool,
+    /// Whether it wants to know which node answers (RFC 5001).
+    pub nsid: bool,
+}
+
+/// A query that passed all checks of form; borrows the client's bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// QNAME as the client spelt it, wire format.
+    pub name: &'a [u8],
+    /// The same with QTYPE and QCLASS behind it.
+    section: &'a [u8],
+    /// QTYPE.
+    pub qtype: u16,
+    /// QCLASS.
+    pub qclass: u16,
+    /// The client's ID.
+    pub id: u16,
+    /// The client's header flags.
+    pub flags: u16,
+    /// The client's OPT record.
+    pub edns: Option<Edns>,
+}
+
+/// What is wrong with bytes that are no query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reject {
+    /// Too short to have a header: nothing to reply to.
+    Short,
+    /// A response: replying to it could make two servers talk to each other for ever.
+    NotAQuery,
+    /// To be answered with this response code and no question (RFC 1035 §4.1.1).
+    Answer(u16),
+    /// EDNS version above 0: BADVERS with our OPT (RFC 6891 §6.1.3).
+    BadVersion,
+}
+
+impl<'a> Query<'a> {
+    /// Reads a client's message.
+    ///
+    /// # Errors
+    /// [`Reject`] says what the client hears, if anything.
+    #[inline]
+    pub fn read(message: &'a [u8]) -> Result<Self, Reject> {
+        let counts = Counts::read(message).map_err(|Malformed| Reject::Short)?;
+        let flags = wire::flags(message);
+        if flags & flag::QR != 0 {
+            return Err(Reject::NotAQuery);
+        }
+        if flags & flag::OPCODE != 0 {
+            return Err(Reject::Answer(rcode::NOTIMP));
+        }
+        let form = |Malformed| Reject::Answer(rcode::FORMERR);
+        if counts.questions != 1 {
+            return Err(Reject::Answer(rcode::FORMERR));
+        }
+        let name_end = wire::skip_question_name(message, HEADER_LEN).map_err(form)?;
+        let (Some(qtype), Some(qclass)) = (
+            wire::u16_at(message, name_end),
+            wire::u16_at(message, name_end + 2),
+        ) else {
+            return Err(Reject::Answer(rcode::FORMERR));
+        };
+        Ok(Self {
+            name: &message[HEADER_LEN..name_end],
+            section: &message[HEADER_LEN..name_end + 4],
+            qtype,
+            qclass,
+            id: wire::id(message),
+            flags,
+            edns: read_edns(message, name_end + 4, counts)?,
+        })
+    }
+
+    /// The question as the client spelt it: QNAME, QTYPE, QCLASS.
+    #[must_use]
+    pub fn section(&self) -> &'a [u8] {
+        self.section
+    }
+
+    /// Whether the client wants recursion.
+    #[must_use]
+    pub fn recursion_desired(&self) -> bool {
+        self.flags & flag::RD != 0
+    }
+
+    /// Whether the client set DO.
+    #[must_use]
+    pub fn dnssec_ok(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
+    /// Whether the answer may come from the cache and go to it: recursion desired (RFC 1035 §4.1.1 leaves RD=0 to
+    /// what the upstream knows by itself), class IN, and one type.
+    #[must_use]
+    pub fn cacheable(&self) -> bool {
+        self.recursion_desired() && self.qclass == rr::IN && self.qtype != rr::ANY
+    }
+
+    /// The key under which this question's answer is shared.
+    #[inline]
+    #[must_use]
+    pub fn key(&self) -> Key {
+        let mut bytes = [0; Key::MAX];
+        let length = self.name.len();
+        bytes[..length].copy_from_slice(self.name);
+        // Length octets are at most 63, below 'A': lower-casing the whole name leaves them alone.
+        bytes[..length].make_ascii_lowercase();
+        bytes[length..length + 2].copy_from_slice(&self.qtype.to_be_bytes());
+        bytes[length + 2..length + 4].copy_from_slice(&self.qclass.to_be_bytes());
+        bytes[length + 4] = u8::from(self.dnssec_ok()) * Key::DO
+            | u8::from(self.flags & flag::CD != 0) * Key::CD
+            | u8::from(!self.recursion_desired()) * Key::NO_RD;
+        Key {
+            bytes,
+            length: length + Key::SUFFIX,
+        }
+    }
+}
+
+fn read_edns(message: &[u8], question_end: usize, counts: Counts) -> Result<Option<Edns>, Reject> {
+    if counts.answers | counts.authorities | counts.additionals == 0 {
+        return Ok(None);
+    }
+    let mut edns = None;
+    for record in wire::Records::new(message, question_end, counts) {
+        let record = record.map_err(|Malformed| Reject::Answer(rcode::FORMERR))?;
+        if record.rtype != rr::OPT {
+            continue;
+        }
+        // RFC 6891 §6.1.1: one OPT, in the additional section, owned by the root.
+        let owned_by_root = message[record.start] == 0;
+        if edns.is_some() || !owned_by_root || record.section != wire::Section::Additional {
+            return Err(Reject::Answer(rcode::FORMERR));
+        }
+        let [_, version, flags, _] = message[record.ttl_at..record.ttl_at + 4] else {
+            return Err(Reject::Answer(rcode::FORMERR));
+        };
+        if version != 0 {
+            return Err(Reject::BadVersion);
+        }
+        let nsid = has_nsid(&message[record.rdata_at()..record.end])
+            .map_err(|Malformed| Reject::Answer(rcode::FORMERR))?;
+        edns = Some(Edns {
+            payload: record.class,
+            dnssec_ok: flags & 0x80 != 0,
+            nsid,
+        });
+    }
+    Ok(edns)
+}
+
+/// Walks the options (RFC 6891 §6.1.2).
+fn has_nsid(mut options: &[u8]) -> Result<bool, Malformed> {
+    let mut found = false;
+    while !options.is_empty() {
+        let code = wire::u16_at(options, 0).ok_or(Malformed)?;
+        let length = usize::from(wire::u16_at(options, 2).ok_or(Malformed)?);
+        options = options.get(4 + length..).ok_or(Malformed)?;
+        found |= code == OPTION_NSID;
+    }
+    Ok(found)
+}
+
+/// A question in the form in which equal ones are equal bytes: lower-cased wire QNAME, QTYPE, QCLASS, and a byte for
+/// DO, CD and the absence of RD.
+#[derive(Clone, Copy)]
+pub struct Key {
+    bytes: [u8; Self::MAX],
+    length: usize,
+}
+
+impl Key {
+    const SUFFIX: usize = 5;
+    const MAX: usize = MAX_NAME_LEN + Self::SUFFIX;
+    const DO: u8 = 1;
+    const CD: u8 = 2;
+    const NO_RD: u8 = 4;
+
+    /// The key's bytes.
+    #[inline]
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// What a [`Key`] says, read back from its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// Lower-cased wire QNAME.
+    pub name: &'a [u8],
+    /// QNAME, QTYPE and QCLASS as they stand in a message.
+    pub section: &'a [u8],
+    /// QTYPE.
+    pub qtype: u16,
+    /// DO is set upstream.
+    pub dnssec_ok: bool,
+    /// CD is set upstream.
+    pub checking_disabled: bool,
+    /// RD is set upstream.
+    pub recursion_desired: bool,
+}
+
+impl<'a> Question<'a> {
+    /// Reads a key made by [`Query::key`].
+    ///
+    /// # Panics
+    /// On other bytes.
+    #[must_use]
+    pub fn of(key: &'a [u8]) -> Self {
+        let name_length = key.len() - Key::SUFFIX;
+        let bits = key[name_length + 4];
+        Self {
+            name: &key[..name_length],
+            section: &key[..name_length + 4],
+            qtype: u16::from_be_bytes([key[name_length], key[name_length + 1]]),
+            dnssec_ok: bits & Key::DO != 0,
+            checking_disabled: bits & Key::CD != 0,
+            recursion_desired: bits & Key::NO_RD == 0,
+        }
+    }
+
+    /// Whether the answer may go to the cache; see [`Query::cacheable`].
+    #[must_use]
+    pub fn cacheable(&self) -> bool {
+        self.recursion_desired && self.qtype != rr::ANY
+    }
+
+    /// The query as it goes upstream: our own header and OPT (EDNS is hop by hop, RFC 6891 §6.1.1; AD asks for the AD
+    /// bit, RFC 6840 §5.7), the ID left 0.
+    #[must_use]
+    pub fn message(&self, edns: UpstreamEdns) -> Vec<u8> {
+        let mut flags = flag::AD;
+        if self.recursion_desired {
+            flags |= flag::RD;
+        }
+        if self.checking_disabled {
+            flags |= flag::CD;
+        }
+        let mut message = Vec::with_capacity(HEADER_LEN + self.section.len() + 11);
+        message.extend_from_slice(&[0, 0]);
+        message.extend_from_slice(&flags.to_be_bytes());
+        let additionals = u8::from(edns == UpstreamEdns::Sent);
+        message.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, additionals]);
+        message.extend_from_slice(self.section);
+        if edns == UpstreamEdns::Sent {
+            let [high, low] = 1232_u16.to_be_bytes();
+            let dnssec_ok = if self.dnssec_ok { 0x80 } else { 0 };
+            message.extend_from_slice(&[0, 0, 41, high, low, 0, 0, dnssec_ok, 0, 0, 0]);
+        }
+        message
+    }
+}
+
+/// Whether a query upstream carries our OPT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamEdns {
+    /// As always.
+    Sent,
+    /// For a server that answered FORMERR to it (RFC 6891 §7).
+    Omitted,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query(flags: u16, counts: [u16; 4], body: &[u8]) -> Vec<u8> {
+        let mut message = vec![0x12, 0x34];
+        message.extend_from_slice(&flags.to_be_bytes());
+        for count in counts {
+            message.extend_from_slice(&count.to_be_bytes());
+        }
+        message.extend_from_slice(body);
+        message
+    }
+
+    const QUESTION: &[u8] = b"\x07Example\x03com\0\0\x01\0\x01";
+
+    #[test]
+    fn odd_input_gets_what_the_readme_says() {
+        let opt = |version: u8| [0, 0, 41, 4, 208, 0, version, 0, 0, 0, 0];
+        let with = |opt: &[u8]| [QUESTION, opt].concat();
+        let formerr = Reject::Answer(rcode::FORMERR);
+        for (name, message, want) in [
+            ("shorter than a header", vec![0; 11], Reject::Short),
+            (
+                "a response",
+                query(0x8100, [1, 0, 0, 0], QUESTION),
+                Reject::NotAQuery,
+            ),
+            (
+                "NOTIFY",
+                query(0x2000, [1, 0, 0, 0], QUESTION),
+                Reject::Answer(rcode::NOTIMP),
+            ),
+            ("no question", query(0x0100, [0; 4], b""), formerr),
+            (
+                "two questions",
+                query(0, [2, 0, 0, 0], &[QUESTION, QUESTION].concat()),
+                formerr,
+            ),
+            (
+                "pointer in QNAME",
+                query(0, [1, 0, 0, 0], b"\xc0\x0c\0\x01\0\x01"),
+                formerr,
+            ),
+            (
+                "cut off in QCLASS",
+                query(0, [1, 0, 0, 0], &QUESTION[..15]),
+                formerr,
+            ),
+            ("ARCOUNT lies", query(0, [1, 0, 0, 1], QUESTION), formerr),
+            (
+                "EDNS version 1",
+                query(0, [1, 0, 0, 1], &with(&opt(1))),
+                Reject::BadVersion,
+            ),
+            (
+                "two OPT",
+                query(0, [1, 0, 0, 2], &with(&[opt(0), opt(0)].concat())),
+                formerr,
+            ),
+            (
+                "OPT option over its end",
+                query(
+                    0,
+                    [1, 0, 0, 1],
+                    &with(b"\0\0\x29\x04\xd0\0\0\0\0\0\x04\0\x03\0\x09"),
+                ),
+                formerr,
+            ),
+        ] {
+            assert_eq!(Query::read(&message).err(), Some(want), "{name}");
+        }
+    }
+
+    #[test]
+    fn edns_is_read() {
+        let opt = b"\0\0\x29\x10\0\0\0\x80\0\0\x04\0\x03\0\0";
+        let message = query(0x0100, [1, 0, 0, 1], &[QUESTION, opt].concat());
+        let query = Query::read(&message).expect("a good query");
+        assert_eq!(
+            query.edns,
+            Some(Edns {
+                payload: 4096,
+                dnssec_ok: true,
+                nsid: true
+            })
+        );
+    }
+
+    #[test]
+    fn keys_ignore_case_and_keep_do_cd_rd_apart() {
+        let key = |flags, body: &[u8]| {
+            let message = query(flags, [1, 0, 0, 0], body);
+            Query::read(&message)
+                .expect("a good query")
+                .key()
+                .as_bytes()
+                .to_vec()
+        };
+        let lower = QUESTION.to_ascii_lowercase();
+        assert_eq!(key(0x0100, QUESTION), key(0x0100, &lower));
+        assert_ne!(key(0x0100, QUESTION), key(0x0000, QUESTION));
+        assert_ne!(key(0x0100, QUESTION), key(0x0110, QUESTION));
+        let upstream = key(0x0110, QUESTION);
+        let question = Question::of(&upstream);
+        assert_eq!(question.section, lower);
+        assert!(question.checking_disabled && question.recursion_desired && !question.dnssec_ok);
+    }
+
+    #[test]
+    fn the_query_upstream_reads_as_what_was_meant() {
+        let message = query(0x0110, [1, 0, 0, 0], QUESTION);
+        let key = Query::read(&message).expect("a good query").key();
+        let sent = Question::of(key.as_bytes()).message(UpstreamEdns::Sent);
+        let parsed = hickory_proto::op::Message::from_vec(&sent).expect("hickory reads it");
+        assert_eq!(parsed.queries[0].name().to_ascii(), "example.com.");
+        assert!(parsed.metadata.recursion_desired && parsed.metadata.checking_disabled);
+        assert!(parsed.metadata.authentic_data);
+        assert_eq!(parsed.edns.map(|edns| edns.max_payload()), Some(1232));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            if let Ok(query) = Query::read(&bytes) {
+                let _ = Question::of(query.key().as_bytes());
+            }
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! The one place that stamps a reply: ID, the client's own spelling of QNAME, TTLs, header bits, OPT, truncation.
+//!
+//! Owns every byte a client reads. Pure: what is random or depends on the clock comes in as an argument.
+//! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
+
+use crate::cache::Entry;
+use crate::query::{Edns, Query};
+use crate::response::{Response, Rotation};
+use crate::wire::{
+    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, Records, Section, flag,
+    rcode, rr,
+};
+
+/// EDNS option: name server identifier (RFC 5001).
+const OPTION_NSID: u16 = 3;
+/// EDNS option: extended DNS error (RFC 8914).
+const OPTION_EDE: u16 = 15;
+/// Longest extended error text we send, in octets: leaves room for the answer in 512.
+const MAX_EDE_TEXT: usize = 200;
+
+/// How the query came, which bounds the reply's size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// A datagram: the client's payload size and ours bound the reply.
+    Udp,
+    /// A stream: 65,535 octets (RFC 1035 §4.2.2).
+    Tcp,
+}
+
+/// An extended DNS error (RFC 8914): why the reply is what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtendedError {
+    /// INFO-CODE.
+    pub code: u16,
+    /// EXTRA-TEXT, for the person on call.
+    pub text: String,
+}
+
+impl ExtendedError {
+    /// An error with its text.
+    #[must_use]
+    pub fn new(code: u16, text: &str) -> Self {
+        Self {
+            code,
+            text: text.to_owned(),
+        }
+    }
+}
+
+/// What of a client's query its reply repeats.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The client's ID.
+    pub id: u16,
+    /// The client's header flags.
+    pub flags: u16,
+    /// QNAME as the client spelt it.
+    pub name: &'a [u8],
+    /// The client's OPT record.
+    pub edns: Option<Edns>,
+    /// How the query came.
+    pub protocol: Protocol,
+}
+
+impl<'a> Asked<'a> {
+    /// What the reply to `query` repeats.
+    #[must_use]
+    pub fn new(query: &Query<'a>, protocol: Protocol) -> Self {
+        Self {
+            id: query.id,
+            flags: query.flags,
+            name: query.name,
+            edns: query.edns,
+            protocol,
+        }
+    }
+
+    /// Octets the reply may have.
+    fn limit(&self) -> usize {
+        match (self.protocol, self.edns) {
+            (Protocol::Tcp, _) => MAX_MESSAGE_LEN,
+            (Protocol::Udp, None) => MIN_PAYLOAD,
+            // RFC 6891 §6.2.5: values below 512 count as 512.
+            (Protocol::Udp, Some(edns)) => {
+                usize::from(edns.payload).clamp(MIN_PAYLOAD, MAX_PAYLOAD)
+            }
+        }
+    }
+
+    /// RFC 6840 §5.8: AD goes to those who showed that they understand it.
+    fn wants_ad(&self) -> bool {
+        self.flags & flag::AD != 0 || self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+}
+
+/// What the reply's TTLs become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttls {
+    /// Those of the answer, less this many seconds.
+    Aged(u32),
+    /// This many seconds (RFC 8767 §4, stale answers).
+    Fixed(u32),
+}
+
+/// What beside the answer goes into a reply.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extras<'a> {
+    /// Why the reply is what it is.
+    pub error: Option<&'a ExtendedError>,
+    /// The node's name, sent to clients that ask for NSID.
+    pub nsid: &'a [u8],
+    /// Where the first address of the answer goes: random, so that clients spread. 0 leaves the order.
+    pub rotate: u32,
+}
+
+/// Appends the reply made of a stored or fresh answer; returns its response code.
+pub fn answer(
+    entry: &Entry,
+    asked: &Asked<'_>,
+    ttls: Ttls,
+    extras: Extras<'_>,
+    out: &mut Vec<u8>,
+) -> u16 {
+    let response = entry.response();
+    let start = out.len();
+    out.extend_from_slice(response.message());
+    let reply = &mut out[start..];
+
+    wire::put_u16(reply, 0, asked.id);
+    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD;
+    if !asked.wants_ad() {
+        flags &= !flag::AD;
+    }
+    wire::put_u16(reply, 2, flags);
+    reply[HEADER_LEN..HEADER_LEN + asked.name.len()].copy_from_slice(asked.name);
+    for index in 0..response.ttl_count() {
+        let at = response.ttl_at(index);
+        let old = u32::from_be_bytes([reply[at], reply[at + 1], reply[at + 2], reply[at + 3]]);
+        let new = match ttls {
+            Ttls::Aged(age) => crate::response::sane_ttl(old)
+                .min(entry.ttl_cap())
+                .saturating_sub(age),
+            Ttls::Fixed(ttl) => ttl,
+        };
+        wire::put_u32(reply, at, new);
+    }
+    if extras.rotate != 0
+        && let Some(rotation) = response.rotation()
+    {
+        rotate(response, rotation, extras.rotate, reply);
+    }
+
+    let room = asked.limit() - opt_len(asked, extras);
+    if out.len() - start > room {
+        truncate(out, start, response.question_end(), room);
+    }
+    put_opt(asked, response.rcode(), extras, out, start);
+    response.rcode()
+}
+
+/// Appends a reply without records: an error of ours, or an upstream's failure in our words.
+pub fn error(asked: &Asked<'_>, question: &[u8], code: u16, extras: Extras<'_>, out: &mut Vec<u8>) {
+    let start = out.len();
+    let repeated = asked.flags & (flag::OPCODE | flag::RD | flag::CD);
+    out.extend_from_slice(&asked.id.to_be_bytes());
+    let flags = flag::QR | repeated | flag::RA | code & flag::RCODE;
+    out.extend_from_slice(&flags.to_be_bytes());
+    let questions = u8::from(!question.is_empty());
+    out.extend_from_slice(&[0, questions, 0, 0, 0, 0, 0, 0]);
+    out.extend_from_slice(question);
+    put_opt(asked, code, extras, out, start);
+}
+
+/// Appends the reply to bytes of which only the header was understood (RFC 1035 §4.1.1: ID and opcode are kept).
+pub fn reject(message: &[u8], code: u16, out: &mut Vec<u8>) {
+    let edns = (code == rcode::BADVERS).then_some(Edns {
+        payload: 0,
+        dnssec_ok: false,
+        nsid: false,
+    });
+    let asked = Asked {
+        id: wire::id(message),
+        flags: wire::flags(message),
+        name: &[],
+        edns,
+        protocol: Protocol::Udp,
+    };
+    // A question that can be read is repeated, so that clients which match on it see their error.
+    let question = match wire::skip_question_name(message, HEADER_LEN) {
+        Ok(end) if Counts::read(message).is_ok_and(|counts| counts.questions == 1) => {
+            message.get(HEADER_LEN..end + 4).unwrap_or(&[])
+        }
+        _ => &[],
+    };
+    error(&asked, question, code, Extras::default(), out);
+}
+
+/// Moves the addresses round so that number `by` comes first; owners and TTLs are equal and stay.
+fn rotate(response: &Response, rotation: Rotation, by: u32, reply: &mut [u8]) {
+    let (first, count) = (usize::from(rotation.first), usize::from(rotation.count));
+    let width = usize::from(rotation.width);
+    let by = by as usize % count;
+    for index in 0..count {
+        let from = response.ttl_at(first + (index + by) % count) + 6;
+        let to = response.ttl_at(first + index) + 6;
+        reply[to..to + width].copy_from_slice(&response.message()[from..from + width]);
+    }
+}
+
+/// Octets that [`put_opt`] will append.
+fn opt_len(asked: &Asked<'_>, extras: Extras<'_>) -> usize {
+    let Some(edns) = asked.edns else { return 0 };
+    let nsid = if edns.nsid { 4 + extras.nsid.len() } else { 0 };
+    let error = extras.error.map_or(0, |error| 6 + ede_text(error).len());
+    11 + nsid + error
+}
+
+/// Our own OPT for clients that sent one (RFC 6891 §7).
+fn put_opt(asked: &Asked<'_>, code: u16, extras: Extras<'_>, out: &mut Vec<u8>, start: usize) {
+    let Some(edns) = asked.edns else { return };
+    let length = opt_len(asked, extras) - 11;
+    let [payload_high, payload_low] = (MAX_PAYLOAD as u16).to_be_bytes();
+    let [length_high, length_low] = (length as u16).to_be_bytes();
+    let code_high = (code >> 4) as u8;
+    let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
+    out.extend_from_slice(&[0, 0, rr::OPT as u8, payload_high, payload_low]);
+    out.extend_from_slice(&[code_high, 0, dnssec_ok, 0, length_high, length_low]);
+    if edns.nsid {
+        out.extend_from_slice(&OPTION_NSID.to_be_bytes());
+        out.extend_from_slice(&(extras.nsid.len() as u16).to_be_bytes());
+        out.extend_from_slice(extras.nsid);
+    }
+    if let Some(error) = extras.error {
+        let text = ede_text(error);
+        out.extend_from_slice(&OPTION_EDE.to_be_bytes());
+        out.extend_from_slice(&(text.len() as u16 + 2).to_be_bytes());
+        out.extend_from_slice(&error.code.to_be_bytes());
+        out.extend_from_slice(text);
+    }
+    let additionals = wire::u16_at(out, start + 10).unwrap_or(0) + 1;
+    wire::put_u16(out, start + 10, additionals);
+}
+
+/// The text, cut to [`MAX_EDE_TEXT`] between characters (RFC 8914 §2: UTF-8).
+fn ede_text(error: &ExtendedError) -> &[u8] {
+    error.text[..error.text.floor_char_boundary(MAX_EDE_TEXT)].as_bytes()
+}
+
+/// Drops records from the end until the message fits `room`, as many whole ones as fit staying: musl before 1.2.4
+/// never asks again over TCP and lives on what the datagram brought.
+fn truncate(out: &mut Vec<u8>, start: usize, question_end: usize, room: usize) {
+    let reply = &mut out[start..];
+    let Ok(whole) = Counts::read(reply) else {
+        return;
+    };
+    let mut kept = Counts {
+        answers: 0,
+        authorities: 0,
+        additionals: 0,
+        ..whole
+    };
+    let mut end = question_end;
+    for record in Records::new(reply, question_end, whole).map_while(Result::ok) {
+        if record.end > room {
+            break;
+        }
+        end = record.end;
+        match record.section {
+            Section::Answer => kept.answers += 1,
+            Section::Authority => kept.authorities += 1,
+            Section::Additional => kept.additionals += 1,
+        }
+    }
+    kept.write(reply);
+    // RFC 2181 §9: extra information may be left out silently. A referral's glue is more than that (RFC 9471 §3).
+    let missed = kept.answers < whole.answers
+        || kept.authorities < whole.authorities
+        || (whole.answers == 0 && kept.additionals < whole.additionals);
+    if missed {
+        let flags = wire::flags(reply) | flag::TC;
+        wire::put_u16(reply, 2, flags);
+    }
+    out.truncate(start + end);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::tests::{BOUNDS, response};
+    use hickory_proto::op::{Message, ResponseCode};
+    use hickory_proto::rr::RData;
+    use std::time::Instant;
+
+    const NAME: &[u8] = b"\x04HOST\x07example\0";
+    const EDNS: Edns = Edns {
+        payload: 1232,
+        dnssec_ok: false,
+        nsid: false,
+    };
+
+    fn asked(edns: Option<Edns>, protocol: Protocol) -> Asked<'static> {
+        Asked {
+            id: 0x1234,
+            flags: flag::RD,
+            name: NAME,
+            edns,
+            protocol,
+        }
+    }
+
+    fn entry(addresses: &[u8]) -> Entry {
+        Entry::new(
+            b"",
+            response("host.example.", 300, addresses),
+            Instant::now(),
+            0,
+            BOUNDS,
+        )
+    }
+
+    fn stamp(
+        entry: &Entry,
+        asked: &Asked<'_>,
+        ttls: Ttls,
+        extras: Extras<'_>,
+    ) -> (Vec<u8>, Message) {
+        let mut out = b"earlier bytes".to_vec();
+        answer(entry, asked, ttls, extras, &mut out);
+        let reply = out.split_off(13);
+        let message = Message::from_vec(&reply).expect("hickory reads it");
+        (reply, message)
+    }
+
+    #[test]
+    fn id_name_ttl_and_opt_are_the_clients() {
+        let (reply, message) = stamp(
+            &entry(&[1, 2]),
+            &asked(Some(EDNS), Protocol::Udp),
+            Ttls::Aged(20),
+            Extras::default(),
+        );
+        assert_eq!(&reply[HEADER_LEN..HEADER_LEN + NAME.len()], NAME);
+        assert_eq!(message.metadata.id, 0x1234);
+        assert!(message.metadata.recursion_desired);
+        assert!(message.answers.iter().all(|record| record.ttl == 280));
+        assert_eq!(message.edns.map(|edns| edns.max_payload()), Some(1232));
+    }
+
+    #[test]
+    fn clients_without_edns_get_none() {
+        let (_, message) = stamp(
+            &entry(&[1]),
+            &asked(None, Protocol::Udp),
+            Ttls::Aged(0),
+            Extras::default(),
+        );
+        assert!(message.edns.is_none());
+    }
+
+    #[test]
+    fn ttls_never_wrap_and_stale_ones_are_fixed() {
+        let asked = asked(None, Protocol::Udp);
+        let ttl = |ttls| {
+            stamp(&entry(&[1]), &asked, ttls, Extras::default())
+                .1
+                .answers[0]
+                .ttl
+        };
+        assert_eq!(ttl(Ttls::Aged(301)), 0);
+        assert_eq!(ttl(Ttls::Fixed(30)), 30);
+    }
+
+    #[test]
+    fn rotation_keeps_every_address() {
+        let addresses = |rotate| {
+            let extras = Extras {
+                rotate,
+                ..Extras::default()
+            };
+            let (_, message) = stamp(
+                &entry(&[1, 2, 3]),
+                &asked(None, Protocol::Udp),
+                Ttls::Aged(0),
+                extras,
+            );
+            let last = |data: &RData| match data {
+                RData::A(a) => a.0.octets()[3],
+                other => panic!("{other:?}"),
+            };
+            message
+                .answers
+                .iter()
+                .map(|record| last(&record.data))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(addresses(0), [1, 2, 3]);
+        assert_eq!(addresses(1), [2, 3, 1]);
+        assert_eq!(addresses(5), [3, 1, 2]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_between_records() {
+        let many: Vec<u8> = (0..60).collect();
+        for (case, edns, protocol, limit, truncated) in [
+            ("no EDNS", None, Protocol::Udp, 512, true),
+            (
+                "small payload",
+                Some(Edns {
+                    payload: 100,
+                    ..EDNS
+                }),
+                Protocol::Udp,
+                512,
+                true,
+            ),
+            (
+                "1000",
+                Some(Edns {
+                    payload: 1000,
+                    ..EDNS
+                }),
+                Protocol::Udp,
+                1000,
+                true,
+            ),
+            ("TCP", None, Protocol::Tcp, 65_535, false),
+        ] {
+            let asked = asked(edns, protocol);
+            let (reply, message) = stamp(&entry(&many), &asked, Ttls::Aged(0), Extras::default());
+            assert!(reply.len() <= limit, "{case}: {} octets", reply.len());
+            assert_eq!(message.metadata.truncation, truncated, "{case}");
+            // 16 octets a record: nothing that would have fitted is missing.
+            assert!(
+                !truncated || reply.len() + 16 > limit,
+                "{case}: {} octets",
+                reply.len()
+            );
+            assert_eq!(message.edns.is_some(), edns.is_some(), "{case}");
+        }
+    }
+
+    #[test]
+    fn errors_carry_their_reason() {
+        let error_text = ExtendedError {
+            code: 22,
+            text: "vpc: 10.0.0.2 timed out".to_owned(),
+        };
+        let mut out = Vec::new();
+        let question = [NAME, &[0, 1, 0, 1]].concat();
+        let extras = Extras {
+            error: Some(&error_text),
+            nsid: b"node-1",
+            rotate: 0,
+        };
+        let edns = Edns { nsid: true, ..EDNS };
+        error(
+            &asked(Some(edns), Protocol::Udp),
+            &question,
+            rcode::SERVFAIL,
+            extras,
+            &mut out,
+        );
+        let message = Message::from_vec(&out).expect("hickory reads it");
+        assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
+        let options = message.edns.expect("an OPT").options().clone();
+        let bytes = |code: u16| {
+            options
+                .get(code.into())
+                .map(|option| Vec::<u8>::try_from(option).expect("encodes"))
+        };
+        assert_eq!(
+            bytes(OPTION_EDE),
+            Some(b"\0\x16vpc: 10.0.0.2 timed out".to_vec())
+        );
+        assert_eq!(bytes(OPTION_NSID), Some(b"node-1".to_vec()));
+    }
+
+    #[test]
+    fn rejects_keep_id_and_opcode() {
+        let mut notify = vec![0x12, 0x34, 0x20, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        notify.extend_from_slice(b"\x01a\0\0\x01\0\x01");
+        let mut out = Vec::new();
+        reject(&notify, rcode::NOTIMP, &mut out);
+        assert_eq!(&out[..4], &[0x12, 0x34, 0xa0, 0x84]);
+        assert_eq!(out[HEADER_LEN..], notify[HEADER_LEN..]);
+        out.clear();
+        reject(&notify[..14], rcode::BADVERS, &mut out);
+        let message = Message::from_vec(&out).expect("hickory reads it");
+        assert_eq!(message.edns.as_ref().map(|edns| edns.rcode_high()), Some(1));
+    }
+}

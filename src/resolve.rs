@@ -1,0 +1,204 @@
+//! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, [`fly`] asks the upstreams
+//! for the rest. What both need in small is in [`crate::flight`].
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::cache::Entry;
+use crate::flight::{Client, Flight, Leader, Served, Waiter};
+use crate::listener::ReplyTo;
+use crate::metrics::{Cap, StaleReason};
+use crate::query::{Query, Question};
+use crate::reply::{Asked, ExtendedError};
+use crate::transport::Asking;
+use crate::upstream::ask::ask;
+use crate::wire::{rcode, rr};
+use crate::worker::Worker;
+
+/// RFC 8914 §4.13: the failure is a remembered one (RFC 9520).
+const EDE_CACHED_ERROR: u16 = 13;
+/// RFC 8914 §4.21: no route holds the name.
+const EDE_NOT_AUTHORITATIVE: u16 = 20;
+/// RFC 8914 §4.1: none of the registered reasons.
+const EDE_OTHER: u16 = 0;
+
+impl Worker {
+    /// Serves one message of a client, appending the reply to `out` if it can be given at once.
+    pub fn serve(
+        self: &Rc<Self>,
+        message: &[u8],
+        client: Client,
+        out: &mut Vec<u8>,
+        reply_to: impl FnOnce() -> ReplyTo,
+    ) -> Served {
+        let query = match Query::read(message) {
+            Ok(query) => query,
+            Err(reject) => return self.reject(message, reject, client, out),
+        };
+        self.metrics.query(client.protocol, query.qtype);
+        let asked = Asked::new(&query, client.protocol);
+        if !self.allows(client.address) {
+            return self.turn_away(&query, &asked, client, out);
+        }
+
+        let key = query.key();
+        let key = key.as_bytes();
+        let stored = if query.cacheable() {
+            self.shared.cache.get(key)
+        } else {
+            None
+        };
+        if let Some(entry) = &stored
+            && entry.fresh(client.received)
+        {
+            self.hit(entry, &asked, client, out);
+            self.prefetch_if_due(key, entry, client.received);
+            return Served::Hit;
+        }
+
+        let question = Question::of(key);
+        if self
+            .shared
+            .local
+            .owns(question.name, query.qtype, query.qclass)
+        {
+            self.answer_locally(message, Waiter::new(self, &query, client, reply_to()));
+            return Served::Later;
+        }
+        if query.qclass != rr::IN || matches!(query.qtype, rr::AXFR | rr::IXFR) {
+            return self.refuse(&query, None, client, out);
+        }
+        if self.shared.loops.seen(question.name) {
+            return self.refuse(&query, None, client, out);
+        }
+        let Some(route) = self.shared.routes.find(question.name) else {
+            let error = ExtendedError::new(EDE_NOT_AUTHORITATIVE, "no route holds this name");
+            return self.refuse(&query, Some(error), client, out);
+        };
+        if query.cacheable() {
+            self.metrics.miss();
+        }
+        let stale = stored.filter(|entry| self.may_serve_stale(entry, client.received));
+        self.forward(key, route, stale, &query, client, out, reply_to)
+    }
+
+    /// Has the upstreams asked, unless it is known that this cannot help now.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all that is known of one query, passed on once"
+    )]
+    fn forward(
+        self: &Rc<Self>,
+        key: &[u8],
+        route: u16,
+        stale: Option<Arc<Entry>>,
+        query: &Query<'_>,
+        client: Client,
+        out: &mut Vec<u8>,
+        reply_to: impl FnOnce() -> ReplyTo,
+    ) -> Served {
+        let asked = Asked::new(query, client.protocol);
+        let in_flight = self.flights.borrow().get(key).cloned();
+        if let Some(entry) = &stale
+            && self.suspects(route)
+        {
+            // The refresh goes on, so that the first server to come back is noticed (RFC 8767 §5).
+            if in_flight.is_none() && self.has_room(route) {
+                self.start(key, route, stale.clone());
+            }
+            return self.serve_stale(entry, &asked, client, StaleReason::UpstreamsDown, out);
+        }
+        if let Some(flight) = in_flight {
+            self.metrics.coalesced();
+            return match stale {
+                Some(entry) if flight.overdue() => {
+                    self.serve_stale(&entry, &asked, client, StaleReason::Slow, out)
+                }
+                _ => self.wait(&flight, query, client, reply_to),
+            };
+        }
+        if let Some((reason, error)) = self.obstacle(key, route, client) {
+            if let Some(entry) = stale {
+                return self.serve_stale(&entry, &asked, client, reason, out);
+            }
+            self.fail(
+                &asked,
+                query.section(),
+                rcode::SERVFAIL,
+                &error,
+                Some(route),
+                client,
+                out,
+            );
+            return Served::Replied;
+        }
+        let flight = self.start(key, route, stale);
+        self.wait(&flight, query, client, reply_to)
+    }
+
+    /// Why the upstreams are not to be asked now, if so.
+    fn obstacle(
+        &self,
+        key: &[u8],
+        route: u16,
+        client: Client,
+    ) -> Option<(StaleReason, ExtendedError)> {
+        if let Some(failure) = self.shared.cache.failure(key, client.received) {
+            let error = ExtendedError::new(EDE_CACHED_ERROR, &failure.error.text);
+            return Some((StaleReason::Failed, error));
+        }
+        if !self.has_room(route) {
+            self.metrics.rejected(Cap::Group);
+            let error = ExtendedError::new(EDE_OTHER, &self.overload_text(route));
+            return Some((StaleReason::Overload, error));
+        }
+        if !self.client_has_room(client) {
+            self.metrics.rejected(Cap::Client);
+            let error =
+                ExtendedError::new(EDE_OTHER, "too many queries of this client are in flight");
+            return Some((StaleReason::Overload, error));
+        }
+        None
+    }
+
+    /// Starts asking the upstreams; whoever waits is answered by [`fly`].
+    pub(crate) fn start(
+        self: &Rc<Self>,
+        key: &[u8],
+        route: u16,
+        stale: Option<Arc<Entry>>,
+    ) -> Rc<Flight> {
+        let flight = Rc::new(Flight::new(stale));
+        self.flights
+            .borrow_mut()
+            .insert(key.into(), Rc::clone(&flight));
+        let leader = Leader::new(self, Rc::clone(&flight), key, route);
+        tokio::task::spawn_local(fly(leader));
+        flight
+    }
+}
+
+/// Asks the upstreams one question and answers all that wait for it.
+async fn fly(leader: Leader) {
+    let worker = Rc::clone(leader.worker());
+    let shared = &worker.shared;
+    let route = shared.routes.get(leader.route());
+    let _in_flight = shared.upstreams.groups[route.tiers[0]].enter();
+    let asking = Rc::new(Asking::new(leader.key(), &worker.hasher));
+
+    let answer = ask(&worker.links, &shared.upstreams, &route.tiers, &asking);
+    tokio::pin!(answer);
+    let result = if leader.has_stale() {
+        // RFC 8767 §5: the client response timer.
+        tokio::select! {
+            result = &mut answer => result,
+            () = tokio::time::sleep(shared.config.cache.stale_after) => {
+                leader.serve_stale(StaleReason::Slow);
+                answer.await
+            }
+        }
+    } else {
+        answer.await
+    };
+    leader.land(result, route.bounds);
+}

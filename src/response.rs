@@ -1,0 +1,590 @@
+//! What an upstream answered: checked once, its hop-by-hop parts removed, ready to be stored and stamped.
+//!
+//! Owns the judgement what kind of answer it is and how long it holds (RFC 2181 §8, RFC 2308 §5). Must not look into
+//! RDATA beyond what compression and SOA.MINIMUM force (RFC 3597 §4 lists the types that may hold compressed names).
+
+use crate::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
+
+/// A response without OPT and TSIG, byte for byte as the upstream sent it otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The message, then the offsets of its TTLs as native 16-bit numbers: one allocation for both.
+    bytes: Box<[u8]>,
+    message_len: u16,
+    question_end: u16,
+    /// Low bits from the header, high bits from OPT (RFC 6891 §6.1.3).
+    rcode: u16,
+    /// Address records whose order may change.
+    rotation: Option<Rotation>,
+    kind: Kind,
+    /// Seconds it may be kept; none when nothing in it says.
+    ttl: Option<u32>,
+}
+
+/// What a response means for the query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It holds what was asked for, or an alias for it.
+    Positive,
+    /// NODATA or NXDOMAIN (RFC 2308 §2): final, as a positive answer is.
+    Negative,
+    /// The server points elsewhere: it does not resolve for us (RFC 8499 "lame"). Final only for RD=0.
+    Referral,
+    /// Any other response code: this server could not answer.
+    Failure,
+}
+
+/// A run of A or AAAA records of one owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// Index of the first one among the TTLs.
+    pub first: u16,
+    /// How many there are; at least 2.
+    pub count: u16,
+    /// Bytes of an address.
+    pub width: u8,
+}
+
+impl Response {
+    /// Checks a message whose ID and question were already matched.
+    ///
+    /// # Errors
+    /// [`Malformed`] if counts, lengths or names lie.
+    pub fn read(message: &[u8]) -> Result<Self, Malformed> {
+        let counts = Counts::read(message)?;
+        if counts.questions != 1 {
+            return Err(Malformed);
+        }
+        let question_end = wire::skip_question_name(message, HEADER_LEN)? + 4;
+        let qtype = wire::u16_at(message, question_end - 4).ok_or(Malformed)?;
+        wire::u16_at(message, question_end - 2).ok_or(Malformed)?;
+
+        let mut survey = Survey::new(message, qtype);
+        let mut records = Records::new(message, question_end, counts);
+        for record in records.by_ref() {
+            survey.add(record?)?;
+        }
+        let end = records.position();
+        survey.finish(end, question_end, counts)
+    }
+
+    /// The message; its ID is 0, and TC is as the upstream sent it.
+    #[must_use]
+    pub fn message(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.message_len)]
+    }
+
+    /// Offset after the question.
+    #[must_use]
+    pub fn question_end(&self) -> usize {
+        usize::from(self.question_end)
+    }
+
+    /// Offset of the `index`-th TTL.
+    #[inline]
+    #[must_use]
+    pub fn ttl_at(&self, index: usize) -> usize {
+        let at = usize::from(self.message_len) + index * 2;
+        usize::from(u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]))
+    }
+
+    /// Number of TTLs.
+    #[inline]
+    #[must_use]
+    pub fn ttl_count(&self) -> usize {
+        (self.bytes.len() - usize::from(self.message_len)) / 2
+    }
+
+    /// The whole response code.
+    #[must_use]
+    pub fn rcode(&self) -> u16 {
+        self.rcode
+    }
+
+    /// What it means.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Seconds it may be kept, before any clamp; none if it must not be.
+    #[must_use]
+    pub fn ttl(&self) -> Option<u32> {
+        self.ttl
+    }
+
+    /// Address records whose order may change.
+    #[must_use]
+    pub fn rotation(&self) -> Option<Rotation> {
+        self.rotation
+    }
+
+    /// Whether the upstream cut it.
+    #[must_use]
+    pub fn truncated(&self) -> bool {
+        wire::flags(&self.bytes) & flag::TC != 0
+    }
+
+    /// Heap bytes behind it.
+    #[must_use]
+    pub fn heap_size(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// What one walk over the records finds.
+struct Survey<'a> {
+    message: &'a [u8],
+    qtype: u16,
+    kept: Vec<Record>,
+    opt: Option<Record>,
+    tsig: Option<Record>,
+    asked_for: bool,
+    min_ttl: u32,
+    soa_minimum: Option<u32>,
+    name_servers: bool,
+}
+
+impl<'a> Survey<'a> {
+    fn new(message: &'a [u8], qtype: u16) -> Self {
+        Self {
+            message,
+            qtype,
+            kept: Vec::new(),
+            opt: None,
+            tsig: None,
+            asked_for: false,
+            min_ttl: u32::MAX,
+            soa_minimum: None,
+            name_servers: false,
+        }
+    }
+
+    fn add(&mut self, record: Record) -> Result<(), Malformed> {
+        match (record.section, record.rtype) {
+            (Section::Additional, rr::OPT) if self.opt.is_none() => {
+                self.opt = Some(record);
+                return Ok(());
+            }
+            // RFC 6891 §6.1.1: more than one OPT, or one elsewhere, is an error.
+            (_, rr::OPT) => return Err(Malformed),
+            // RFC 8945 §5.1: the last record, meant for this hop alone.
+            (Section::Additional, rr::TSIG) if self.tsig.is_none() => {
+                self.tsig = Some(record);
+                return Ok(());
+            }
+            (Section::Answer, rtype) => {
+                self.asked_for |= rtype == self.qtype || self.qtype == rr::ANY;
+            }
+            (Section::Authority, rr::SOA) => {
+                // Two names, then five 32-bit numbers, the last of which is MINIMUM (RFC 1035 §3.3.13).
+                if record.end - record.rdata_at() < 22 {
+                    return Err(Malformed);
+                }
+                self.soa_minimum = wire::u32_at(self.message, record.end - 4);
+            }
+            (Section::Authority, rr::NS) => self.name_servers = true,
+            _ => {}
+        }
+        if self.tsig.is_some() {
+            return Err(Malformed);
+        }
+        let ttl = wire::u32_at(self.message, record.ttl_at).ok_or(Malformed)?;
+        self.min_ttl = self.min_ttl.min(sane_ttl(ttl));
+        self.kept.push(record);
+        Ok(())
+    }
+
+    fn finish(
+        self,
+        end: usize,
+        question_end: usize,
+        counts: Counts,
+    ) -> Result<Response, Malformed> {
+        let mut rcode = wire::flags(self.message) & flag::RCODE;
+        if let Some(opt) = self.opt {
+            rcode |= u16::from(self.message[opt.ttl_at]) << 4;
+        }
+        let (kind, ttl) = self.judge(rcode, counts);
+        let rotation = self.rotation();
+        let mut bytes = self.stripped(end)?;
+        let message_len = u16::try_from(bytes.len()).map_err(|_| Malformed)?;
+        wire::put_u16(&mut bytes, 0, 0);
+        let removed = u16::from(self.opt.is_some()) + u16::from(self.tsig.is_some());
+        Counts {
+            additionals: counts.additionals - removed,
+            ..counts
+        }
+        .write(&mut bytes);
+        bytes.reserve_exact(self.kept.len() * 2);
+        for record in &self.kept {
+            let shift = match self.opt {
+                Some(opt) if record.start > opt.start => opt.end - opt.start,
+                _ => 0,
+            };
+            let offset = u16::try_from(record.ttl_at - shift).map_err(|_| Malformed)?;
+            bytes.extend_from_slice(&offset.to_ne_bytes());
+        }
+        Ok(Response {
+            bytes: bytes.into_boxed_slice(),
+            message_len,
+            question_end: u16::try_from(question_end).map_err(|_| Malformed)?,
+            rcode,
+            rotation,
+            kind,
+            ttl,
+        })
+    }
+
+    fn judge(&self, rcode: u16, counts: Counts) -> (Kind, Option<u32>) {
+        let negative_ttl = self
+            .soa_minimum
+            .map(|minimum| self.min_ttl.min(sane_ttl(minimum)));
+        match rcode {
+            rcode::NXDOMAIN => (Kind::Negative, negative_ttl),
+            rcode::NOERROR if self.asked_for => (Kind::Positive, Some(self.min_ttl)),
+            // An alias that leads nowhere (SOA) or out of what the server knows (no SOA).
+            rcode::NOERROR if counts.answers > 0 && self.soa_minimum.is_none() => {
+                (Kind::Positive, Some(self.min_ttl))
+            }
+            rcode::NOERROR if self.soa_minimum.is_some() || counts.answers > 0 => {
+                (Kind::Negative, negative_ttl)
+            }
+            rcode::NOERROR if self.name_servers => (Kind::Referral, None),
+            rcode::NOERROR => (Kind::Negative, None),
+            _ => (Kind::Failure, None),
+        }
+    }
+
+    /// The first run of address records that share owner and TTL, if it has at least two.
+    fn rotation(&self) -> Option<Rotation> {
+        let width = match self.qtype {
+            rr::A => 4,
+            rr::AAAA => 16,
+            _ => return None,
+        };
+        let is_address = |record: &Record| {
+            record.section == Section::Answer
+                && record.rtype == self.qtype
+                && record.end - record.rdata_at() == usize::from(width)
+        };
+        let first = self.kept.iter().position(is_address)?;
+        let head = self.kept[first];
+        let ttl = |record: &Record| wire::u32_at(self.message, record.ttl_at);
+        let count = self.kept[first..]
+            .iter()
+            .take_while(|record| {
+                is_address(record)
+                    && ttl(record) == ttl(&head)
+                    && wire::same_name(self.message, record.start, head.start)
+            })
+            .count();
+        (count > 1).then_some(Rotation {
+            first: u16::try_from(first).ok()?,
+            count: u16::try_from(count).ok()?,
+            width,
+        })
+    }
+
+    /// The message without OPT, TSIG and whatever follows the last record.
+    fn stripped(&self, end: usize) -> Result<Vec<u8>, Malformed> {
+        let end = self.tsig.map_or(end, |tsig| tsig.start);
+        let Some(opt) = self.opt else {
+            return Ok(self.message[..end].to_vec());
+        };
+        let mut bytes = Vec::with_capacity(end + self.kept.len() * 2);
+        bytes.extend_from_slice(&self.message[..opt.start]);
+        bytes.extend_from_slice(&self.message[opt.end.min(end)..end]);
+        for record in self.kept.iter().filter(|record| record.start > opt.start) {
+            shift_pointers(&mut bytes, *record, opt)?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// RFC 2181 §8: a TTL with the top bit set counts as zero.
+#[must_use]
+pub fn sane_ttl(ttl: u32) -> u32 {
+    if ttl > i32::MAX.unsigned_abs() {
+        0
+    } else {
+        ttl
+    }
+}
+
+/// A record that stood behind OPT moved forward by OPT's length; so must the pointers in it that lead behind OPT.
+fn shift_pointers(bytes: &mut [u8], record: Record, opt: Record) -> Result<(), Malformed> {
+    let shift = opt.end - opt.start;
+    let rdata = record.rdata_at() - shift;
+    shift_name(bytes, record.start - shift, opt)?;
+    match record.rtype {
+        rr::NS | rr::CNAME | rr::PTR | rr::DNAME => shift_name(bytes, rdata, opt)?,
+        rr::MX => shift_name(bytes, rdata + 2, opt)?,
+        rr::SRV => shift_name(bytes, rdata + 6, opt)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+fn shift_name(bytes: &mut [u8], mut at: usize, opt: Record) -> Result<(), Malformed> {
+    loop {
+        let length = *bytes.get(at).ok_or(Malformed)?;
+        match length {
+            0 => return Ok(()),
+            1..=63 => at += usize::from(length) + 1,
+            _ => {
+                let target = usize::from(wire::u16_at(bytes, at).ok_or(Malformed)? & 0x3fff);
+                if target >= opt.end {
+                    let moved = target - (opt.end - opt.start);
+                    wire::put_u16(
+                        bytes,
+                        at,
+                        0xc000 | u16::try_from(moved).map_err(|_| Malformed)?,
+                    );
+                } else if target >= opt.start {
+                    return Err(Malformed);
+                }
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::str::FromStr;
+
+    use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+    use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, SOA};
+    use hickory_proto::rr::{Name, RData, Record as Rr, RecordType};
+
+    fn name(text: &str) -> Name {
+        Name::from_str(text).expect("a name")
+    }
+
+    fn response(qtype: RecordType, answers: &[(&str, u32, RData)]) -> Message {
+        let mut message = Message::new(7, MessageType::Response, OpCode::Query);
+        message.add_query(Query::query(name("www.example.com."), qtype));
+        for (owner, ttl, data) in answers {
+            message.add_answer(Rr::from_rdata(name(owner), *ttl, data.clone()));
+        }
+        message
+    }
+
+    fn soa(minimum: u32) -> RData {
+        RData::SOA(SOA::new(
+            name("ns.example.com."),
+            name("root.example.com."),
+            1,
+            2,
+            3,
+            4,
+            minimum,
+        ))
+    }
+
+    fn read(message: &Message) -> Response {
+        Response::read(&message.to_vec().expect("encodes")).expect("well-formed")
+    }
+
+    fn a(last: u8) -> RData {
+        RData::A(A::new(192, 0, 2, last))
+    }
+
+    #[test]
+    fn kinds_and_lifetimes() {
+        let www = "www.example.com.";
+        let alias = || RData::CNAME(CNAME(name("edge.example.net.")));
+        let authority = |mut message: Message, ttl, data| {
+            message.add_authority(Rr::from_rdata(name("example.com."), ttl, data));
+            message
+        };
+        let coded = |mut message: Message, code| {
+            message.metadata.response_code = code;
+            message
+        };
+        let empty = || response(RecordType::A, &[]);
+        let chain = || response(RecordType::A, &[(www, 30, alias())]);
+        for (case, message, want) in [
+            (
+                "the smallest TTL counts",
+                response(
+                    RecordType::A,
+                    &[(www, 30, alias()), ("edge.example.net.", 20, a(1))],
+                ),
+                (Kind::Positive, Some(20)),
+            ),
+            (
+                "an alias out of the server's zones",
+                chain(),
+                (Kind::Positive, Some(30)),
+            ),
+            (
+                "an alias to nothing",
+                authority(chain(), 60, soa(10)),
+                (Kind::Negative, Some(10)),
+            ),
+            (
+                "NODATA",
+                authority(empty(), 60, soa(90)),
+                (Kind::Negative, Some(60)),
+            ),
+            ("NODATA without SOA", empty(), (Kind::Negative, None)),
+            (
+                "NXDOMAIN",
+                authority(coded(empty(), ResponseCode::NXDomain), 900, soa(300)),
+                (Kind::Negative, Some(300)),
+            ),
+            (
+                "NXDOMAIN without SOA",
+                coded(empty(), ResponseCode::NXDomain),
+                (Kind::Negative, None),
+            ),
+            (
+                "a referral",
+                authority(empty(), 60, RData::NS(NS(name("ns.example.com.")))),
+                (Kind::Referral, None),
+            ),
+            (
+                "SERVFAIL",
+                coded(empty(), ResponseCode::ServFail),
+                (Kind::Failure, None),
+            ),
+            (
+                "a TTL with the top bit set",
+                response(RecordType::A, &[(www, 1 << 31, a(1))]),
+                (Kind::Positive, Some(0)),
+            ),
+        ] {
+            let response = read(&message);
+            assert_eq!((response.kind(), response.ttl()), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn opt_is_removed_and_its_rcode_bits_kept() {
+        let mut message = response(RecordType::A, &[("www.example.com.", 60, a(1))]);
+        let without = message.to_vec().expect("encodes");
+        message.set_edns(Edns::new());
+        let mut with = message.to_vec().expect("encodes");
+        let end = with.len();
+        with[end - 6] = 1;
+        with.extend_from_slice(b"bytes after the last record");
+        let response = Response::read(&with).expect("well-formed");
+        assert_eq!(response.message()[2..], without[2..]);
+        assert_eq!(response.rcode(), 16);
+    }
+
+    #[test]
+    fn records_behind_opt_keep_their_names() {
+        // Question "a.", OPT with 4 bytes of options, then two records: one owned by "b.", one by a pointer to it.
+        let mut message = vec![0, 7, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 3];
+        message.extend_from_slice(b"\x01a\0\0\x01\0\x01");
+        message.extend_from_slice(b"\0\0\x29\x04\xd0\0\0\0\0\0\x04\0\x0a\0\0");
+        let second = message.len();
+        message.extend_from_slice(b"\x01b\0\0\x01\0\x01\0\0\0\x3c\0\x04\x01\x02\x03\x04");
+        message.extend_from_slice(&[0xc0, u8::try_from(second).expect("small")]);
+        message.extend_from_slice(b"\0\x01\0\x01\0\0\0\x3c\0\x04\x05\x06\x07\x08");
+        let response = Response::read(&message).expect("well-formed");
+        let parsed = Message::from_vec(response.message()).expect("hickory reads it");
+        let owners: Vec<_> = parsed
+            .additionals
+            .iter()
+            .map(|record| record.name.to_ascii())
+            .collect();
+        assert_eq!(owners, ["b.", "b."]);
+        for index in 0..response.ttl_count() {
+            assert_eq!(
+                wire::u32_at(response.message(), response.ttl_at(index)),
+                Some(60)
+            );
+        }
+    }
+
+    #[test]
+    fn only_addresses_of_one_owner_rotate() {
+        let www = "www.example.com.";
+        let aaaa = |last| RData::AAAA(AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
+        let rotation = |qtype, answers: &[_]| {
+            read(&response(qtype, answers))
+                .rotation()
+                .map(|r| (r.first, r.count, r.width))
+        };
+        let alias = RData::CNAME(CNAME(name("edge.example.net.")));
+        let edge = "edge.example.net.";
+        assert_eq!(rotation(RecordType::A, &[(www, 9, a(1))]), None);
+        assert_eq!(
+            rotation(
+                RecordType::A,
+                &[(www, 9, alias), (edge, 9, a(1)), (edge, 9, a(2))]
+            ),
+            Some((1, 2, 4))
+        );
+        assert_eq!(
+            rotation(
+                RecordType::AAAA,
+                &[(www, 9, aaaa(1)), (www, 9, aaaa(2)), (edge, 9, aaaa(3))]
+            ),
+            Some((0, 2, 16))
+        );
+        assert_eq!(
+            rotation(RecordType::A, &[(www, 9, a(1)), (www, 8, a(2))]),
+            None
+        );
+    }
+
+    #[test]
+    fn lies_are_malformed() {
+        let good = response(RecordType::A, &[("www.example.com.", 60, a(1))])
+            .to_vec()
+            .expect("encodes");
+        let with = |change: fn(&mut Vec<u8>)| {
+            let mut bytes = good.clone();
+            change(&mut bytes);
+            Response::read(&bytes)
+        };
+        assert!(Response::read(&good).is_ok());
+        assert_eq!(
+            with(|b| b[7] = 2),
+            Err(Malformed),
+            "one answer more than there is"
+        );
+        assert_eq!(
+            with(|b| b.truncate(b.len() - 1)),
+            Err(Malformed),
+            "cut off in RDATA"
+        );
+        assert_eq!(with(|b| b[5] = 0), Err(Malformed), "no question");
+        assert_eq!(with(|b| b.truncate(8)), Err(Malformed), "no whole header");
+        assert_eq!(
+            with(|b| {
+                let owner = b.len() - 16;
+                wire::put_u16(b, owner, 0xc000 | u16::try_from(owner).expect("small"));
+            }),
+            Err(Malformed),
+            "an owner that points to itself"
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = Response::read(&bytes);
+        }
+
+        #[test]
+        fn damaged_responses_do_not_panic(at in 0_usize..90, value: u8) {
+            let mut message = response(RecordType::A, &[("www.example.com.", 60, a(1)), ("x.example.com.", 60, a(2))]);
+            message.set_edns(Edns::new());
+            let mut bytes = message.to_vec().expect("encodes");
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if let Ok(response) = Response::read(&bytes) {
+                for index in 0..response.ttl_count() {
+                    assert!(response.ttl_at(index) + 4 <= response.message().len());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! TLS to upstream servers (RFC 7858, RFC 8310: strict privacy, the server's certificate must be valid for its name).
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+/// What a worker needs to open TLS connections to one server.
+#[derive(Clone)]
+pub struct Tls {
+    /// Holds the roots and the session cache.
+    pub connector: TlsConnector,
+    /// The name the certificate must be valid for.
+    pub name: ServerName<'static>,
+}
+
+/// Reads certificates from a PEM file.
+///
+/// # Errors
+/// If the file cannot be read, or holds no certificate.
+pub fn read_roots(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(invalid)?
+        .collect::<Result<_, _>>()
+        .map_err(invalid)?;
+    if certificates.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it holds no certificate",
+        ));
+    }
+    Ok(certificates)
+}
+
+impl Tls {
+    /// For a server of this name; `extra_roots` are trusted beside the web's.
+    ///
+    /// # Errors
+    /// If the name is no DNS name, or a root is no certificate.
+    pub fn new(name: &str, extra_roots: &[CertificateDer<'static>]) -> io::Result<Self> {
+        let invalid = |error: &dyn std::fmt::Display| {
+            io::Error::new(io::ErrorKind::InvalidInput, error.to_string())
+        };
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| invalid(&error))?;
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        for root in extra_roots {
+            roots.add(root.clone()).map_err(|error| invalid(&error))?;
+        }
+        let provider = Arc::new(crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| invalid(&error))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        // RFC 7858 registers this protocol name; servers on a shared port choose by it.
+        config.alpn_protocols = vec![b"dot".to_vec()];
+        Ok(Self {
+            connector: TlsConnector::from(Arc::new(config)),
+            name,
+        })
+    }
+}

@@ -1,0 +1,272 @@
+//! UDP exchanges with one server: a pool of connected sockets on random ports (RFC 5452 §9.2).
+//!
+//! A datagram counts only if its source (the socket is connected), ID and question match; all others are counted and
+//! ignored, and the wait goes on. A socket is replaced by age, by use, after any mismatch, and after a query was
+//! overdue on it: through kube-proxy another source port is another endpoint.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::task::AbortHandle;
+
+use super::{Pending, Unpredictable};
+use crate::metrics::Mismatch;
+use crate::socket::{ReceiveBatch, connect_udp, ready_to_read};
+use crate::upstream::server::{Carrier, Server};
+use crate::wire;
+
+/// Sockets a pool holds: 32 random ports at once make a guess 32 times as hard, and each carries enough for a node.
+const PORTS: usize = 32;
+/// A socket older than this is replaced: a port that was found out is of no use for long.
+const MAX_AGE: Duration = Duration::from_secs(30);
+/// A socket that carried this many queries is replaced.
+const MAX_USES: u32 = 10_000;
+/// Datagrams read at once from one socket.
+const BATCH: usize = 16;
+/// We offer 1232 octets; a server that sends more is read, and cut off only here.
+const DATAGRAM_LEN: usize = 4096;
+
+/// What all pools of a worker share.
+#[derive(Clone)]
+pub struct Shared {
+    receive: Rc<RefCell<ReceiveBatch>>,
+    random: Rc<RefCell<Unpredictable>>,
+}
+
+impl Shared {
+    /// Buffers for one worker.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            receive: Rc::new(RefCell::new(ReceiveBatch::new(BATCH, DATAGRAM_LEN))),
+            random: Rc::new(RefCell::new(Unpredictable::new())),
+        }
+    }
+
+    /// 16 unpredictable bits.
+    #[must_use]
+    pub fn random(&self) -> u16 {
+        self.random.borrow_mut().next_u16()
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One worker's sockets to one server.
+pub struct UdpPool {
+    server: Arc<Server>,
+    shared: Shared,
+    ports: RefCell<[Option<Rc<Port>>; PORTS]>,
+    retired: RefCell<Vec<Rc<Port>>>,
+}
+
+/// A connected socket and the queries that wait on it.
+pub struct Port {
+    socket: UdpSocket,
+    pending: RefCell<HashMap<u16, Pending, ahash::RandomState>>,
+    opened: Instant,
+    uses: Cell<u32>,
+    retired: Cell<bool>,
+    reader: Cell<Option<AbortHandle>>,
+}
+
+impl Port {
+    /// No further query leaves from it; those that wait on it may still be answered.
+    pub fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    fn usable(&self, now: Instant) -> bool {
+        !self.retired.get()
+            && self.uses.get() < MAX_USES
+            && now.saturating_duration_since(self.opened) < MAX_AGE
+    }
+}
+
+impl UdpPool {
+    /// A pool without sockets; the first query opens one.
+    #[must_use]
+    pub fn new(server: Arc<Server>, shared: Shared) -> Self {
+        Self {
+            server,
+            shared,
+            ports: RefCell::new([const { None }; PORTS]),
+            retired: RefCell::default(),
+        }
+    }
+
+    /// Sends a query; what becomes of it is delivered. Returns the socket it left from, to be retired when overdue.
+    pub fn send(&self, pending: Pending, now: Instant) -> Option<Rc<Port>> {
+        // A socket may hold an ICMP error of an earlier query, which this send would report: one more chance.
+        for _ in 0..2 {
+            let port = match self.port(now) {
+                Ok(port) => port,
+                Err(error) => {
+                    tracing::debug!(server = %self.server.label, %error, "cannot open an upstream socket");
+                    break;
+                }
+            };
+            let id = self.free_id(&port);
+            // Past tokio, which takes a socket it has not polled yet for one that cannot be written.
+            match SockRef::from(&port.socket).send(&pending.message(id)) {
+                Ok(_) => {
+                    port.uses.set(port.uses.get() + 1);
+                    port.pending.borrow_mut().insert(id, pending);
+                    return Some(port);
+                }
+                // A full send buffer loses the datagram as a full network would: the query is hedged.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    port.pending.borrow_mut().insert(id, pending);
+                    return Some(port);
+                }
+                Err(_) => {
+                    port.retire();
+                    fail_all(&port, &self.server, now);
+                }
+            }
+        }
+        pending.unreachable(&self.server, Carrier::Datagram, now);
+        None
+    }
+
+    /// An open socket, drawn at random.
+    fn port(&self, now: Instant) -> io::Result<Rc<Port>> {
+        let mut ports = self.ports.borrow_mut();
+        let slot = &mut ports[usize::from(self.shared.random()) % PORTS];
+        if let Some(port) = slot
+            && port.usable(now)
+        {
+            return Ok(Rc::clone(port));
+        }
+        if let Some(old) = slot.take() {
+            old.retire();
+            self.retired.borrow_mut().push(old);
+        }
+        let port = self.open(now)?;
+        *slot = Some(Rc::clone(&port));
+        Ok(port)
+    }
+
+    fn open(&self, now: Instant) -> io::Result<Rc<Port>> {
+        let socket = UdpSocket::from_std(connect_udp(self.server.config.address)?.into())?;
+        let port = Rc::new(Port {
+            socket,
+            pending: RefCell::default(),
+            opened: now,
+            uses: Cell::new(0),
+            retired: Cell::new(false),
+            reader: Cell::new(None),
+        });
+        let (server, shared) = (Arc::clone(&self.server), self.shared.clone());
+        let reads = Rc::clone(&port);
+        let reader = tokio::task::spawn_local(async move {
+            while let Ok(interest) = ready_to_read(&reads.socket).await {
+                read(&reads, &server, &shared, interest);
+            }
+        });
+        port.reader.set(Some(reader.abort_handle()));
+        Ok(port)
+    }
+
+    fn free_id(&self, port: &Port) -> u16 {
+        let pending = port.pending.borrow();
+        loop {
+            let id = self.shared.random();
+            if !pending.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Forgets queries whose answer would come too late to matter, and closes sockets that are done.
+    pub fn sweep(&self, now: Instant) {
+        let mut ports = self.ports.borrow_mut();
+        let mut retired = self.retired.borrow_mut();
+        for slot in ports.iter_mut() {
+            if slot.as_ref().is_some_and(|port| !port.usable(now)) {
+                retired.extend(slot.take());
+            }
+        }
+        for port in ports.iter().flatten().chain(&*retired) {
+            port.pending
+                .borrow_mut()
+                .retain(|_, pending| !pending.expired(&self.server, Carrier::Datagram, now));
+        }
+        // The reader holds the socket's last reference.
+        retired.retain(|port| {
+            let waiting = !port.pending.borrow().is_empty();
+            if !waiting && let Some(reader) = port.reader.take() {
+                reader.abort();
+            }
+            waiting
+        });
+    }
+}
+
+/// Takes what has arrived on a socket.
+fn read(port: &Port, server: &Server, shared: &Shared, interest: Interest) {
+    let mut batch = shared.receive.borrow_mut();
+    loop {
+        let received = port.socket.try_io(interest, || batch.receive(&port.socket));
+        let now = Instant::now();
+        match received {
+            Ok(count) => {
+                for index in 0..count {
+                    accept(port, server, batch.datagram(index), now);
+                }
+                if !batch.full() {
+                    // Nothing is left: wait for the next edge rather than ask the kernel again.
+                    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                    let _ = port.socket.try_io(interest, nothing);
+                    return;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(_) => {
+                port.retire();
+                fail_all(port, server, now);
+            }
+        }
+    }
+}
+
+fn accept(port: &Port, server: &Server, message: &[u8], now: Instant) {
+    let mut pending = port.pending.borrow_mut();
+    let id = wire::id(message);
+    let verdict = match pending.get(&id) {
+        Some(waiting) => waiting.matches(message),
+        None => Err(Mismatch::Id),
+    };
+    match verdict {
+        Ok(()) => {
+            if let Some(waiting) = pending.remove(&id) {
+                drop(pending);
+                waiting.answered(server, Carrier::Datagram, message, now);
+            }
+        }
+        Err(reason) => {
+            server.metrics.mismatched(reason);
+            // Somebody may be guessing: the port is worth nothing to them from now on.
+            port.retire();
+        }
+    }
+}
+
+/// An ICMP error came: it is true for all that wait on this socket.
+fn fail_all(port: &Port, server: &Server, now: Instant) {
+    let waiting = std::mem::take(&mut *port.pending.borrow_mut());
+    for pending in waiting.into_values() {
+        pending.unreachable(server, Carrier::Datagram, now);
+    }
+}

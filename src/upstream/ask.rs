@@ -1,0 +1,378 @@
+//! One question, asked of a route's groups until somebody answers: runs a [`Plan`] over a worker's own transports.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout_at;
+
+use super::group::{self, Group};
+use super::plan::{NotMe, Plan, Step};
+use super::server::{Carrier, Server};
+use super::{Upstreams, health::State};
+use crate::query::UpstreamEdns;
+use crate::reply::ExtendedError;
+use crate::response::{Kind, Response};
+use crate::transport::stream::StreamPool;
+use crate::transport::tls::Tls;
+use crate::transport::udp::{Port, Shared, UdpPool};
+use crate::transport::{Asking, Delivery, Mailbox, Pending, TryError};
+use crate::wire::rcode;
+
+/// What is left of the deadline when we give up: the client must hear from us before it is over.
+const MARGIN: Duration = Duration::from_millis(100);
+
+/// RFC 8914 §4.23: no server could be reached, or none could answer.
+const EDE_NO_REACHABLE_AUTHORITY: u16 = 22;
+/// RFC 8914 §4.24: the network itself said so.
+const EDE_NETWORK_ERROR: u16 = 23;
+
+/// One worker's transports to every server of the process.
+pub struct Links(Vec<Link>);
+
+struct Link {
+    udp: UdpPool,
+    stream: StreamPool,
+}
+
+impl Links {
+    /// Nothing is opened before the first query. `tls` gives what a TLS server needs, by the server's index.
+    #[must_use]
+    pub fn new(upstreams: &Upstreams, tls: &[Option<Tls>]) -> Self {
+        let shared = Shared::new();
+        let links = upstreams.servers.iter().zip(tls).map(|(server, tls)| Link {
+            udp: UdpPool::new(server.clone(), shared.clone()),
+            stream: StreamPool::new(server.clone(), shared.clone(), tls.clone()),
+        });
+        Self(links.collect())
+    }
+
+    /// Forgets what is over; called every now and then.
+    pub fn sweep(&self, now: Instant) {
+        for link in &self.0 {
+            link.udp.sweep(now);
+            link.stream.sweep(now);
+        }
+    }
+
+    fn send(
+        &self,
+        server: usize,
+        carrier: Carrier,
+        pending: Pending,
+        now: Instant,
+    ) -> Option<Rc<Port>> {
+        match carrier {
+            Carrier::Datagram => self.0[server].udp.send(pending, now),
+            Carrier::Stream => {
+                self.0[server].stream.send(pending, now);
+                None
+            }
+        }
+    }
+}
+
+/// Nobody answered.
+#[derive(Debug)]
+pub struct Failed {
+    /// The response code the client gets: the best of what was said instead, or SERVFAIL.
+    pub code: u16,
+    /// Why, naming the servers.
+    pub error: ExtendedError,
+}
+
+/// What a server said or did instead of answering.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Code(u16),
+    Referral,
+    Malformed,
+    Unreachable,
+}
+
+impl Said {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Nothing => "timed out",
+            Self::Code(rcode::SERVFAIL) => "failed (SERVFAIL)",
+            Self::Code(rcode::REFUSED) => "refused",
+            Self::Code(rcode::NOTIMP) => "not implemented (NOTIMP)",
+            Self::Code(rcode::FORMERR) => "did not understand (FORMERR)",
+            Self::Code(_) => "answered with an unusual code",
+            Self::Referral => "does not resolve (referral)",
+            Self::Malformed => "answered garbage",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// What is known of one try.
+struct Attempt {
+    said: Said,
+    carrier: Carrier,
+    port: Option<Rc<Port>>,
+    /// Whether it took a hedge's token.
+    paid: bool,
+}
+
+/// One question on its way through its groups.
+struct Lookup<'a> {
+    links: &'a Links,
+    upstreams: &'a Upstreams,
+    groups: Vec<&'a Group>,
+    asking: &'a Rc<Asking>,
+    mailbox: Rc<Mailbox>,
+    plan: Plan,
+    attempts: Vec<Attempt>,
+    fallback: Option<Response>,
+}
+
+/// Asks the groups in turn until one of their servers gives a final answer, or the first group's deadline is near.
+///
+/// # Errors
+/// [`Failed`] if nobody did, with the reason.
+pub async fn ask(
+    links: &Links,
+    upstreams: &Upstreams,
+    tiers: &[usize],
+    asking: &Rc<Asking>,
+) -> Result<Response, Failed> {
+    let groups: Vec<&Group> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
+    let now = Instant::now();
+    let end = now
+        + groups[0]
+            .deadline
+            .saturating_sub(MARGIN)
+            .max(groups[0].deadline / 2);
+    let plan = group::plan(&groups, now, end);
+    let mailbox = Rc::default();
+    let (attempts, fallback) = (Vec::with_capacity(4), None);
+    Lookup {
+        links,
+        upstreams,
+        groups,
+        asking,
+        mailbox,
+        plan,
+        attempts,
+        fallback,
+    }
+    .run()
+    .await
+}
+
+impl Drop for Lookup<'_> {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
+impl Lookup<'_> {
+    async fn run(mut self) -> Result<Response, Failed> {
+        loop {
+            let now = Instant::now();
+            let paid = Cell::new(false);
+            let step = self.plan.step(
+                now,
+                |server| self.upstreams.servers[server].state().suspected(),
+                || {
+                    paid.set(self.groups[0].take_token());
+                    paid.get()
+                },
+            );
+            match step {
+                Step::Try { number, server } => self.start(number, server, paid.get(), now),
+                Step::Overdue(number) => self.overdue(number, now),
+                Step::Wait(until) => {
+                    let Ok(delivery) = timeout_at(until.into(), self.mailbox.receive()).await
+                    else {
+                        continue;
+                    };
+                    if let Some(response) = self.weigh(delivery) {
+                        return Ok(response);
+                    }
+                }
+                Step::Exhausted => return self.give_up(),
+            }
+        }
+    }
+
+    fn server(&self, number: usize) -> &Server {
+        &self.upstreams.servers[self.plan.server(number)]
+    }
+
+    fn start(&mut self, number: usize, server: usize, paid: bool, now: Instant) {
+        let carrier = self.upstreams.servers[server].carrier();
+        if number > 0 {
+            self.groups[0].metrics.hedges_sent.inc();
+        }
+        self.attempts.push(Attempt {
+            said: Said::Nothing,
+            carrier,
+            port: None,
+            paid,
+        });
+        self.send(number, carrier, UpstreamEdns::Sent, now);
+    }
+
+    fn send(&mut self, number: usize, carrier: Carrier, edns: UpstreamEdns, now: Instant) {
+        let pending = Pending::new(self.asking, &self.mailbox, number, edns, now);
+        self.attempts[number].carrier = carrier;
+        self.attempts[number].port =
+            self.links
+                .send(self.plan.server(number), carrier, pending, now);
+    }
+
+    fn overdue(&mut self, number: usize, now: Instant) {
+        let attempt = &self.attempts[number];
+        if let Some(port) = &attempt.port {
+            port.retire();
+        }
+        let sent = self.plan.sent(number);
+        self.server(number)
+            .overdue(attempt.carrier, now, sent, self.asking.hash());
+    }
+
+    /// What a delivery means: the final answer, or one more reason to ask on.
+    fn weigh(&mut self, delivery: Delivery) -> Option<Response> {
+        let Delivery {
+            number,
+            carrier,
+            edns,
+            result,
+        } = delivery;
+        let now = Instant::now();
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => {
+                self.lost(number, carrier, error);
+                return None;
+            }
+        };
+        if response.truncated() && carrier == Carrier::Datagram {
+            // RFC 7766 §5: the same question to the same server over TCP. Should TCP fail, a cut answer beats none.
+            self.keep(response);
+            self.plan.goes_on(number, now);
+            self.send(number, Carrier::Stream, edns, now);
+            return None;
+        }
+        let recursion = self.asking.question().recursion_desired;
+        match (response.kind(), response.rcode()) {
+            (Kind::Positive | Kind::Negative, _) => return Some(self.won(number, response, now)),
+            (Kind::Referral, _) if !recursion => return Some(self.won(number, response, now)),
+            (Kind::Failure, rcode::FORMERR) if edns == UpstreamEdns::Sent => {
+                // RFC 6891 §7: it may not know EDNS.
+                self.plan.goes_on(number, now);
+                self.send(number, carrier, UpstreamEdns::Omitted, now);
+                return None;
+            }
+            (Kind::Referral, _) => self.attempts[number].said = Said::Referral,
+            (Kind::Failure, code) => self.attempts[number].said = Said::Code(code),
+        }
+        self.plan.failed(number, NotMe::Answered);
+        self.keep(response);
+        None
+    }
+
+    fn lost(&mut self, number: usize, carrier: Carrier, error: TryError) {
+        let (said, how) = match error {
+            TryError::Malformed => (Said::Malformed, NotMe::Answered),
+            // A server that takes no TCP for a truncated answer is still there for UDP.
+            TryError::Unreachable if carrier != self.server(number).carrier() => {
+                (Said::Unreachable, NotMe::Answered)
+            }
+            TryError::Unreachable => (Said::Unreachable, NotMe::Unreachable),
+        };
+        self.attempts[number].said = said;
+        self.plan.failed(number, how);
+    }
+
+    /// The question is settled: tells every server what that says of it.
+    fn won(&mut self, number: usize, response: Response, now: Instant) -> Response {
+        self.mailbox.settle();
+        if self.attempts[number].paid {
+            self.groups[0].return_token();
+        }
+        if number > 0 {
+            self.groups[0].metrics.hedges_won.inc();
+        }
+        for (other, attempt) in self.attempts.iter().enumerate() {
+            let server = self.server(other);
+            let same_view = server.group == self.server(number).group;
+            if same_view && attempt.said != Said::Nothing {
+                server.refused_alone(attempt.carrier, now);
+            }
+        }
+        response
+    }
+
+    /// Keeps the best of what is no final answer.
+    fn keep(&mut self, response: Response) {
+        fn rank(response: &Response) -> u8 {
+            match (response.truncated(), response.kind(), response.rcode()) {
+                (true, _, _) => 4,
+                (_, Kind::Referral, _) => 3,
+                (_, _, rcode::SERVFAIL) => 2,
+                (_, _, rcode::REFUSED) => 1,
+                _ => 0,
+            }
+        }
+        if self
+            .fallback
+            .as_ref()
+            .is_none_or(|kept| rank(kept) < rank(&response))
+        {
+            self.fallback = Some(response);
+        }
+    }
+
+    fn give_up(&mut self) -> Result<Response, Failed> {
+        match self.fallback.take() {
+            Some(response) if response.truncated() || response.kind() == Kind::Referral => {
+                Ok(response)
+            }
+            response => {
+                let code = response.map_or(rcode::SERVFAIL, |response| response.rcode());
+                Err(Failed {
+                    code,
+                    error: self.explain(),
+                })
+            }
+        }
+    }
+
+    /// What each server did, by group: `vpc: 10.1.0.251 timed out, 10.0.0.2 refused`.
+    fn explain(&self) -> ExtendedError {
+        let mut text = String::new();
+        let mut unreachable = true;
+        for group in &self.groups {
+            let mut separator = if text.is_empty() { "" } else { "; " };
+            for server in &group.servers {
+                let last = (0..self.attempts.len())
+                    .rev()
+                    .find(|&number| self.plan.server(number) == server.index)
+                    .map(|number| self.attempts[number].said);
+                let did = match (last, server.state()) {
+                    (Some(said), _) => said.text(),
+                    (None, State::Down) => "is down",
+                    (None, _) => "was not asked",
+                };
+                unreachable &= last == Some(Said::Unreachable);
+                let name = if separator == ", " {
+                    String::new()
+                } else {
+                    format!("{}: ", group.name)
+                };
+                text.push_str(&format!("{separator}{name}{} {did}", server.label));
+                separator = ", ";
+            }
+        }
+        let code = if unreachable {
+            EDE_NETWORK_ERROR
+        } else {
+            EDE_NO_REACHABLE_AUTHORITY
+        };
+        ExtendedError { code, text }
+    }
+}

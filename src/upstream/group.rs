@@ -1,0 +1,228 @@
+//! A group of servers that share one view of names: who is asked first, and how much hedging it may cost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hickory_proto::rr::RecordType;
+use tokio::sync::Notify;
+
+use super::health::State;
+use super::plan::{Candidate, Plan, Tier};
+use super::server::{Make, Server};
+use crate::config::{GroupConfig, Policy, Probe};
+use crate::metrics::{GroupMetrics, Metrics};
+
+/// Hedges that may be sent at once after a quiet time, so that the first queries a failure meets need not wait.
+const HEDGE_BURST: i64 = 50;
+/// A token in the units in which queries pay in: percents.
+const TOKEN: i64 = 100;
+/// One query in this many also asks a poor server, whose answer shows whether it got better.
+const TRICKLE: u32 = 100;
+
+/// A group.
+#[derive(Debug)]
+pub struct Group {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Its servers, in configured order.
+    pub servers: Vec<Arc<Server>>,
+    /// When a single try counts as lost.
+    pub try_timeout: Duration,
+    /// A query's whole budget.
+    pub deadline: Duration,
+    /// What its probes ask.
+    pub probe: Probe,
+    /// Counters.
+    pub metrics: GroupMetrics,
+    policy: Policy,
+    start_fanout: usize,
+    hedge_percent: i64,
+    tokens: AtomicI64,
+    turn: AtomicU32,
+    in_flight: AtomicUsize,
+    max_in_flight: usize,
+}
+
+impl Group {
+    /// The group's servers, numbered from `first`.
+    pub(super) fn make_servers(
+        config: &GroupConfig,
+        first: usize,
+        probe_wanted: &Arc<Notify>,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> Vec<Arc<Server>> {
+        let srtt: Arc<[AtomicU32]> = config.servers.iter().map(|_| AtomicU32::new(0)).collect();
+        let make = |(place, server)| {
+            Arc::new(Server::new(Make {
+                index: first + place,
+                config: server,
+                group: &config.name,
+                try_timeout: config.try_timeout,
+                failover: &config.failover,
+                group_srtt: (Arc::clone(&srtt), place),
+                probe_wanted,
+                metrics,
+                now,
+            }))
+        };
+        config.servers.iter().enumerate().map(make).collect()
+    }
+
+    pub(super) fn new(config: &GroupConfig, servers: Vec<Arc<Server>>, metrics: &Metrics) -> Self {
+        Self {
+            name: Arc::clone(&config.name),
+            servers,
+            try_timeout: config.try_timeout,
+            deadline: config.deadline,
+            probe: config.probe.clone(),
+            metrics: metrics.group(&config.name),
+            policy: config.policy,
+            start_fanout: config.failover.start_fanout,
+            hedge_percent: i64::from(config.failover.hedge_budget_percent),
+            tokens: AtomicI64::new(HEDGE_BURST * TOKEN),
+            turn: AtomicU32::new(0),
+            in_flight: AtomicUsize::new(0),
+            max_in_flight: config.max_in_flight.get(),
+        }
+    }
+
+    /// Whether every server is known to be gone.
+    #[must_use]
+    pub fn down(&self) -> bool {
+        self.servers
+            .iter()
+            .all(|server| server.state() == State::Down)
+    }
+
+    /// Whether every server is gone or suspected to be.
+    #[must_use]
+    pub fn suspected(&self) -> bool {
+        self.servers.iter().all(|server| server.state().suspected())
+    }
+
+    /// The order in which a query asks the servers that are not down; none if all are.
+    fn tier(&self) -> Option<Tier> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.servers.len();
+        let start = match self.policy {
+            Policy::RoundRobin => turn as usize % count,
+            Policy::Ordered | Policy::Fastest => 0,
+        };
+        let mut order: Vec<(State, &Server)> = (0..count)
+            .map(|offset| &*self.servers[(start + offset) % count])
+            .map(|server| (server.state(), server))
+            .filter(|(state, server)| *state != State::Down && !server.looped())
+            .collect();
+        order.sort_by_key(|(state, server)| {
+            let rtt = match self.policy {
+                Policy::Fastest => server.srtt().unwrap_or(Duration::MAX),
+                Policy::Ordered | Policy::RoundRobin => Duration::ZERO,
+            };
+            (*state, rtt)
+        });
+        let (best, _) = *order.first()?;
+        let mut at_once = match best {
+            State::Unknown => self.start_fanout,
+            _ => 1,
+        };
+        if best == State::Good
+            && turn % TRICKLE == TRICKLE - 1
+            && let Some(poor) = order.iter().position(|(state, _)| *state == State::Poor)
+        {
+            let poor = order.remove(poor);
+            order.insert(1, poor);
+            at_once = 2;
+        }
+        let candidates = order.iter().map(|(_, server)| server.candidate()).collect();
+        Some(Tier {
+            candidates,
+            at_once,
+            try_timeout: self.try_timeout,
+        })
+    }
+
+    fn last_resort(&self) -> impl Iterator<Item = Candidate> {
+        self.servers
+            .iter()
+            .filter(|server| !server.looped())
+            .map(|server| server.candidate())
+    }
+
+    /// Pays a query's share of hedging in.
+    fn pay_in(&self) {
+        let tokens = self.tokens.load(Ordering::Relaxed);
+        if tokens < HEDGE_BURST * TOKEN {
+            self.tokens.fetch_add(self.hedge_percent, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a hedge's token, if there is one.
+    #[must_use]
+    pub fn take_token(&self) -> bool {
+        if self.tokens.load(Ordering::Relaxed) < TOKEN {
+            return false;
+        }
+        self.tokens.fetch_sub(TOKEN, Ordering::Relaxed);
+        true
+    }
+
+    /// A hedge answered first: it was needed, and costs nothing.
+    pub fn return_token(&self) {
+        self.tokens.fetch_add(TOKEN, Ordering::Relaxed);
+    }
+
+    /// Whether another question may be asked; a dead zone must not starve the others.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.in_flight() < self.max_in_flight
+    }
+
+    /// Counts a question in.
+    #[must_use]
+    pub fn enter(&self) -> InFlight<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self)
+    }
+
+    /// Queries in flight now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// What the group's probes ask, in wire terms.
+    #[must_use]
+    pub fn probe_question(&self) -> (&hickory_proto::rr::Name, RecordType) {
+        (&self.probe.name, self.probe.record_type)
+    }
+}
+
+/// A query in flight; dropping it counts it out.
+#[derive(Debug)]
+pub struct InFlight<'a>(&'a Group);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A plan over the groups of a route: those with a server left that could answer, one after the other; if there is
+/// none, everybody gets one try.
+#[must_use]
+pub fn plan(groups: &[&Group], now: Instant, end: Instant) -> Plan {
+    for group in groups {
+        group.pay_in();
+    }
+    let tiers: Vec<Tier> = groups.iter().filter_map(|group| group.tier()).collect();
+    if tiers.is_empty() {
+        let everybody = groups
+            .iter()
+            .flat_map(|group| group.last_resort())
+            .collect();
+        return Plan::last_resort(everybody, now, end);
+    }
+    Plan::new(tiers, now, end)
+}

@@ -1,0 +1,654 @@
+//! What we believe of one server over one transport, and what it takes to change our mind. Pure: events and `now` in,
+//! state out; no sockets, no clock, no randomness but what is handed in.
+//!
+//! The rules are those of ARCHITECTURE.md, "Failover". Round-trip times are smoothed as RFC 6298 §2 says.
+
+use std::time::{Duration, Instant};
+
+use crate::config::FailoverConfig;
+
+/// Tries over which loss is judged.
+const LOSS_WINDOW: u32 = 100;
+/// Tries that must be known before a loss rate means anything: one loss in a handful is no 5 %.
+const LOSS_MIN_TRIES: u32 = 20;
+/// Answers over which refusals are judged.
+const ANSWER_WINDOW: u32 = 20;
+/// Answers that must be known before "most of them" means anything.
+const ANSWER_MIN: u32 = 4;
+/// A poor server is probed this often, to notice that it got better.
+const POOR_PROBE_PAUSE: Duration = Duration::from_secs(1);
+/// The second probe of a server that is coming back follows the first answer after this long.
+const CONFIRM_PAUSE: Duration = Duration::from_millis(100);
+
+/// What we believe of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Answers, and well.
+    Good = 0,
+    /// Never heard from.
+    Unknown = 1,
+    /// Answers, but badly.
+    Poor = 2,
+    /// Suspected: questions are overdue and nothing else came.
+    Silent = 3,
+    /// Gone: a probe was lost too, or the network said so.
+    Down = 4,
+}
+
+impl State {
+    /// All, in order of preference.
+    pub const ALL: [Self; 5] = [
+        Self::Good,
+        Self::Unknown,
+        Self::Poor,
+        Self::Silent,
+        Self::Down,
+    ];
+
+    /// The state whose `as u8` this is.
+    #[must_use]
+    pub fn from_u8(value: u8) -> Self {
+        Self::ALL
+            .get(usize::from(value))
+            .copied()
+            .unwrap_or(Self::Unknown)
+    }
+
+    /// The state's name in metrics and /status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Unknown => "unknown",
+            Self::Poor => "poor",
+            Self::Silent => "silent",
+            Self::Down => "down",
+        }
+    }
+
+    /// Whether queries in flight there should move on without waiting for their own timers.
+    #[must_use]
+    pub fn suspected(self) -> bool {
+        matches!(self, Self::Silent | Self::Down)
+    }
+}
+
+/// Why a state changed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Nothing has happened yet.
+    Started,
+    /// It answered a client's query.
+    Answered,
+    /// It answered probes.
+    ProbeAnswered,
+    /// Two different questions were overdue, and nothing at all was heard since the older was sent.
+    Overdue,
+    /// A probe got no answer in time.
+    ProbeLost,
+    /// ICMP or the TCP stack said that it cannot be reached.
+    Unreachable,
+    /// It lost too many queries.
+    Lossy,
+    /// Most of its answers were REFUSED or SERVFAIL while another server's were fine.
+    Refusing,
+    /// It is far slower than another server.
+    Slow,
+    /// What made it poor is over.
+    Recovered,
+    /// It leads back to us.
+    Loop,
+}
+
+/// The last `N` outcomes as bits: true is bad.
+#[derive(Debug, Clone, Copy, Default)]
+struct Window {
+    bits: u128,
+    seen: u32,
+}
+
+impl Window {
+    fn push(&mut self, bad: bool, size: u32) {
+        self.bits = (self.bits << 1 | u128::from(bad)) & ((1 << size) - 1);
+        self.seen = (self.seen + 1).min(size);
+    }
+
+    fn bad(&self) -> u32 {
+        self.bits.count_ones()
+    }
+}
+
+/// A server's health over one transport.
+#[derive(Debug, Clone)]
+pub struct Health {
+    state: State,
+    reason: Reason,
+    changed: Instant,
+    last_heard: Option<Instant>,
+    /// The oldest overdue question: when it was sent, and its hash.
+    overdue: Option<(Instant, u64)>,
+    srtt: Option<Duration>,
+    rttvar: Duration,
+    losses: Window,
+    answers: Window,
+    slow: bool,
+    probe: Probe,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Probe {
+    in_flight: bool,
+    /// When the next one leaves; none while the server's clients tell enough.
+    next: Option<Instant>,
+    pause: Duration,
+    answered_in_row: u32,
+}
+
+impl Health {
+    /// A server nobody has heard from; its first probe is due at once.
+    #[must_use]
+    pub fn new(config: &FailoverConfig, now: Instant) -> Self {
+        Self {
+            state: State::Unknown,
+            reason: Reason::Started,
+            changed: now,
+            last_heard: None,
+            overdue: None,
+            srtt: None,
+            rttvar: Duration::ZERO,
+            losses: Window::default(),
+            answers: Window::default(),
+            slow: false,
+            probe: Probe {
+                in_flight: false,
+                next: Some(now),
+                pause: config.probe_min,
+                answered_in_row: 0,
+            },
+        }
+    }
+
+    /// What we believe.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Why, and since when.
+    #[must_use]
+    pub fn last_change(&self) -> (Reason, Instant) {
+        (self.reason, self.changed)
+    }
+
+    /// Smoothed round-trip time, if any answer was timed.
+    #[must_use]
+    pub fn srtt(&self) -> Option<Duration> {
+        self.srtt
+    }
+
+    /// Share of the last tries that were lost, in percent.
+    #[must_use]
+    pub fn loss_percent(&self) -> u32 {
+        if self.losses.seen == 0 {
+            0
+        } else {
+            self.losses.bad() * 100 / self.losses.seen
+        }
+    }
+
+    /// How long a query waits for this server before the next is asked too.
+    #[must_use]
+    pub fn hedge_delay(&self, config: &FailoverConfig) -> Duration {
+        let expected = self
+            .srtt
+            .map_or(config.hedge_max, |srtt| srtt + 4 * self.rttvar);
+        expected.clamp(config.hedge_min, config.hedge_max)
+    }
+
+    /// A client's query was answered after `rtt`.
+    /// `others_rtt` is the best smoothed round-trip time among the group's other servers.
+    pub fn answered(
+        &mut self,
+        config: &FailoverConfig,
+        now: Instant,
+        rtt: Duration,
+        fine: Fine,
+        others_rtt: Option<Duration>,
+    ) {
+        self.heard(now, rtt);
+        self.losses.push(false, LOSS_WINDOW);
+        if fine == Fine::Yes {
+            self.answers.push(false, ANSWER_WINDOW);
+        }
+        if matches!(self.state, State::Unknown | State::Silent | State::Down) {
+            self.change(State::Good, Reason::Answered, now);
+            self.probe.next = None;
+        }
+        self.judge(config, now, others_rtt);
+    }
+
+    /// It refused or failed a question that another server of the group answered.
+    pub fn refused_alone(&mut self, config: &FailoverConfig, now: Instant) {
+        self.answers.push(true, ANSWER_WINDOW);
+        self.judge(config, now, None);
+    }
+
+    /// A try was lost: its question was answered elsewhere, or by a later datagram.
+    pub fn lost(&mut self, config: &FailoverConfig, now: Instant) {
+        self.losses.push(true, LOSS_WINDOW);
+        self.judge(config, now, None);
+    }
+
+    /// A try sent at `sent` has no answer after the hedge delay. `question` is the question's hash.
+    pub fn overdue(&mut self, now: Instant, sent: Instant, question: u64) {
+        if self.last_heard.is_some_and(|heard| heard >= sent) {
+            return;
+        }
+        match self.overdue {
+            Some((older, other)) if self.last_heard.is_none_or(|heard| heard < older) => {
+                if other == question {
+                    return;
+                }
+                if matches!(self.state, State::Good | State::Poor | State::Unknown) {
+                    self.change(State::Silent, Reason::Overdue, now);
+                    self.probe.answered_in_row = 0;
+                    self.probe.next = Some(now);
+                }
+            }
+            _ => self.overdue = Some((sent, question)),
+        }
+    }
+
+    /// The network said that the server cannot be reached.
+    pub fn unreachable(&mut self, config: &FailoverConfig, now: Instant) {
+        self.fall(config, now, Reason::Unreachable);
+    }
+
+    /// It leads back to us: no query may go there, though it is probed for again.
+    pub fn looped(&mut self, config: &FailoverConfig, now: Instant) {
+        self.fall(config, now, Reason::Loop);
+    }
+
+    /// A probe is about to leave. At most one flies at a time.
+    pub fn probe_sent(&mut self) {
+        debug_assert!(!self.probe.in_flight, "the caller asked probe_due first");
+        self.probe.in_flight = true;
+        self.probe.next = None;
+    }
+
+    /// When the next probe leaves: none while one flies or none is needed.
+    #[must_use]
+    pub fn probe_due(&self) -> Option<Instant> {
+        if self.probe.in_flight {
+            None
+        } else {
+            self.probe.next
+        }
+    }
+
+    /// A probe was answered after `rtt`. Whatever the answer says, the server is alive.
+    pub fn probe_answered(
+        &mut self,
+        config: &FailoverConfig,
+        now: Instant,
+        rtt: Duration,
+        others_rtt: Option<Duration>,
+    ) {
+        self.probe.in_flight = false;
+        self.heard(now, rtt);
+        self.probe.answered_in_row += 1;
+        if self.state == State::Poor {
+            self.losses.push(false, LOSS_WINDOW);
+        }
+        match self.state {
+            State::Down if self.probe.answered_in_row < config.recover_probes => {
+                self.probe.next = Some(now + CONFIRM_PAUSE);
+                return;
+            }
+            State::Down | State::Silent | State::Unknown => {
+                self.change(State::Good, Reason::ProbeAnswered, now);
+            }
+            State::Good | State::Poor => {}
+        }
+        self.probe.pause = config.probe_min;
+        self.probe.next = None;
+        self.judge(config, now, others_rtt);
+    }
+
+    /// A probe got no answer in time. `jitter` in 0..=1 spreads the next one.
+    pub fn probe_lost(
+        &mut self,
+        config: &FailoverConfig,
+        now: Instant,
+        sent: Instant,
+        jitter: f64,
+    ) {
+        self.probe.in_flight = false;
+        self.probe.answered_in_row = 0;
+        // Clients' answers outrank probes: some servers do not answer the probe's question at all.
+        let heard_since = self.last_heard.is_some_and(|heard| heard >= sent);
+        if heard_since && !self.state.suspected() {
+            self.probe.next = (self.state == State::Poor).then(|| now + POOR_PROBE_PAUSE);
+            return;
+        }
+        if self.state == State::Down {
+            self.probe.pause = (self.probe.pause * 2).min(config.probe_max);
+        } else {
+            self.fall(config, now, Reason::ProbeLost);
+        }
+        self.probe.next = Some(now + spread(self.probe.pause, jitter));
+    }
+
+    fn heard(&mut self, now: Instant, rtt: Duration) {
+        self.last_heard = Some(now);
+        self.overdue = None;
+        // RFC 6298 §2.2, §2.3.
+        match self.srtt {
+            None => {
+                self.srtt = Some(rtt);
+                self.rttvar = rtt / 2;
+            }
+            Some(srtt) => {
+                self.rttvar = (3 * self.rttvar + srtt.abs_diff(rtt)) / 4;
+                self.srtt = Some((7 * srtt + rtt) / 8);
+            }
+        }
+    }
+
+    /// Moves between good and poor. Another server's time is only known when it has been timed.
+    fn judge(&mut self, config: &FailoverConfig, now: Instant, others_rtt: Option<Duration>) {
+        if let (Some(srtt), Some(other)) = (self.srtt, others_rtt) {
+            self.slow =
+                srtt > other + config.poor_slower_by && srtt > other * config.poor_slower_factor;
+        }
+        let lossy = self.losses.seen >= LOSS_MIN_TRIES
+            && self.losses.bad() * 100 > self.losses.seen * config.poor_loss_percent;
+        let refusing =
+            self.answers.seen >= ANSWER_MIN && self.answers.bad() * 2 > self.answers.seen;
+        let reason = match (lossy, refusing, self.slow) {
+            (true, _, _) => Some(Reason::Lossy),
+            (_, true, _) => Some(Reason::Refusing),
+            (_, _, true) => Some(Reason::Slow),
+            _ => None,
+        };
+        match (self.state, reason) {
+            (State::Good, Some(reason)) => self.change(State::Poor, reason, now),
+            (State::Poor, None) => self.change(State::Good, Reason::Recovered, now),
+            _ => {}
+        }
+        if self.state == State::Poor && self.probe.next.is_none() {
+            self.probe.next = Some(now + POOR_PROBE_PAUSE);
+        }
+    }
+
+    fn fall(&mut self, config: &FailoverConfig, now: Instant, reason: Reason) {
+        if self.state == State::Down {
+            return;
+        }
+        self.change(State::Down, reason, now);
+        self.probe.pause = config.probe_min;
+        self.probe.answered_in_row = 0;
+        self.probe.next = Some(now + config.probe_min);
+    }
+
+    fn change(&mut self, state: State, reason: Reason, now: Instant) {
+        self.state = state;
+        self.reason = reason;
+        self.changed = now;
+        self.overdue = None;
+    }
+}
+
+/// What an answer said of the server that gave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fine {
+    /// It answered the question.
+    Yes,
+    /// It refused or failed, which speaks against the server only if another one answers the question
+    /// ([`Health::refused_alone`]).
+    NotYetKnown,
+}
+
+/// Between 60 and 90 % of the pause: probes of many nodes do not march in step, and none is later than the pause.
+fn spread(pause: Duration, jitter: f64) -> Duration {
+    pause.mul_f64(0.6 + 0.3 * jitter.clamp(0.0, 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    struct Bench {
+        config: FailoverConfig,
+        start: Instant,
+        health: Health,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let (config, start) = (FailoverConfig::default(), Instant::now());
+            let health = Health::new(&config, start);
+            Self {
+                config,
+                start,
+                health,
+            }
+        }
+
+        fn good() -> Self {
+            let mut bench = Self::new();
+            bench.answer(0, 1);
+            assert_eq!(bench.health.state(), State::Good);
+            bench
+        }
+
+        fn at(&self, ms: u32) -> Instant {
+            self.start + MS * ms
+        }
+
+        fn answer(&mut self, at: u32, rtt: u32) {
+            let now = self.at(at);
+            self.health
+                .answered(&self.config, now, MS * rtt, Fine::Yes, None);
+        }
+
+        fn probe_lost(&mut self, at: u32) {
+            let (now, sent) = (self.at(at), self.at(at) - self.config.probe_min);
+            self.health.probe_sent();
+            self.health.probe_lost(&self.config, now, sent, 0.5);
+        }
+
+        fn probe_answered(&mut self, at: u32) {
+            let now = self.at(at);
+            self.health.probe_sent();
+            self.health.probe_answered(&self.config, now, MS, None);
+        }
+    }
+
+    #[test]
+    fn two_different_overdue_questions_make_a_server_silent_and_a_lost_probe_down() {
+        let mut bench = Bench::good();
+        bench.health.overdue(bench.at(30), bench.at(10), 1);
+        assert_eq!(bench.health.state(), State::Good);
+        bench.health.overdue(bench.at(31), bench.at(11), 2);
+        assert_eq!(bench.health.state(), State::Silent);
+        assert_eq!(bench.health.probe_due(), Some(bench.at(31)));
+        bench.probe_lost(1031);
+        assert_eq!(bench.health.state(), State::Down);
+        assert_eq!(bench.health.last_change().0, Reason::ProbeLost);
+    }
+
+    #[test]
+    fn one_name_that_never_resolves_says_nothing_about_a_server() {
+        let mut bench = Bench::good();
+        for round in 1..100 {
+            bench
+                .health
+                .overdue(bench.at(round * 20), bench.at(round * 20 - 19), 1);
+        }
+        assert_eq!(bench.health.state(), State::Good);
+    }
+
+    #[test]
+    fn anything_heard_since_ends_suspicion() {
+        let mut bench = Bench::good();
+        bench.health.overdue(bench.at(30), bench.at(10), 1);
+        bench.answer(31, 1);
+        bench.health.overdue(bench.at(32), bench.at(12), 2);
+        assert_eq!(bench.health.state(), State::Good);
+    }
+
+    #[test]
+    fn a_down_server_comes_back_after_two_probe_answers_or_one_clients_answer() {
+        let mut bench = Bench::good();
+        bench.health.unreachable(&bench.config, bench.at(10));
+        assert_eq!(bench.health.state(), State::Down);
+        bench.probe_answered(600);
+        assert_eq!(bench.health.state(), State::Down);
+        assert_eq!(
+            bench.health.probe_due(),
+            Some(bench.at(600) + CONFIRM_PAUSE)
+        );
+        bench.probe_answered(700);
+        assert_eq!(bench.health.state(), State::Good);
+
+        bench.health.unreachable(&bench.config, bench.at(800));
+        bench.answer(900, 1);
+        assert_eq!(bench.health.state(), State::Good);
+    }
+
+    #[test]
+    fn probes_of_a_down_server_slow_down_to_the_configured_pause() {
+        let mut bench = Bench::good();
+        bench.health.unreachable(&bench.config, bench.at(0));
+        let mut pauses = Vec::new();
+        let mut now = 500;
+        for _ in 0..6 {
+            bench.probe_lost(now);
+            let due = bench.health.probe_due().expect("down servers are probed");
+            pauses.push((due - bench.at(now)).as_millis());
+            now += 6000;
+        }
+        assert_eq!(pauses, [750, 1500, 3000, 3750, 3750, 3750]);
+    }
+
+    #[test]
+    fn loss_makes_poor_and_its_end_good() {
+        let mut bench = Bench::good();
+        for number in 0..80 {
+            bench.answer(number, 1);
+            if number % 5 == 0 {
+                bench.health.lost(&bench.config, bench.at(number));
+            }
+        }
+        assert_eq!(
+            (bench.health.state(), bench.health.last_change().0),
+            (State::Poor, Reason::Lossy)
+        );
+        for number in 80..180 {
+            bench.answer(number, 1);
+        }
+        assert_eq!(bench.health.state(), State::Good);
+    }
+
+    #[test]
+    fn refusals_count_only_while_another_server_answers() {
+        let mut bench = Bench::good();
+        let refuse = |bench: &mut Bench, fine| {
+            for number in 0..30 {
+                let now = bench.at(number);
+                bench.health.answered(&bench.config, now, MS, fine, None);
+            }
+            bench.health.state()
+        };
+        assert_eq!(refuse(&mut bench, Fine::NotYetKnown), State::Good);
+        for number in 0..10 {
+            bench.health.refused_alone(&bench.config, bench.at(number));
+        }
+        assert_eq!(bench.health.state(), State::Poor);
+        assert_eq!(refuse(&mut bench, Fine::Yes), State::Good);
+    }
+
+    #[test]
+    fn slowness_is_judged_against_another_server() {
+        let mut bench = Bench::good();
+        let others = Some(MS);
+        for number in 0..20 {
+            let now = bench.at(number);
+            bench
+                .health
+                .answered(&bench.config, now, MS * 900, Fine::Yes, others);
+        }
+        assert_eq!(
+            (bench.health.state(), bench.health.last_change().0),
+            (State::Poor, Reason::Slow)
+        );
+        let mut alone = Bench::good();
+        for number in 0..20 {
+            alone.answer(number, 900);
+        }
+        assert_eq!(alone.health.state(), State::Good);
+    }
+
+    #[test]
+    fn hedge_delay_follows_the_round_trip_time_within_its_bounds() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.health.hedge_delay(&bench.config), 200 * MS);
+        bench.answer(0, 1);
+        assert_eq!(bench.health.hedge_delay(&bench.config), 20 * MS);
+        for number in 0..50 {
+            bench.answer(number, 40);
+        }
+        let delay = bench.health.hedge_delay(&bench.config);
+        assert!(delay > 39 * MS && delay < 60 * MS, "{delay:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_server_that_answers_probes_is_never_down_for_ever(events in proptest::collection::vec(0_u8..7, 0..200)) {
+            let mut bench = Bench::new();
+            let mut now = 1000;
+            let mut sent = None;
+            for event in events {
+                now += 7;
+                let at = bench.at(now);
+                match event {
+                    0 => bench.answer(now, 5),
+                    1 => bench.health.lost(&bench.config, at),
+                    2 => bench.health.overdue(at, bench.at(now - 5), u64::from(now)),
+                    3 => bench.health.unreachable(&bench.config, at),
+                    4 if bench.health.probe_due().is_some() => {
+                        assert!(sent.is_none(), "two probes at once");
+                        bench.health.probe_sent();
+                        sent = Some(at);
+                    }
+                    5 => if let Some(sent) = sent.take() {
+                        bench.health.probe_lost(&bench.config, at, sent, 0.5);
+                    },
+                    6 => if sent.take().is_some() {
+                        bench.health.probe_answered(&bench.config, at, MS, None);
+                    },
+                    _ => {}
+                }
+            }
+            if sent.is_some() {
+                let at = bench.at(now);
+                bench.health.probe_answered(&bench.config, at, MS, None);
+            }
+            for _ in 0..bench.config.recover_probes {
+                if bench.health.state() != State::Down {
+                    break;
+                }
+                let due = bench.health.probe_due().expect("a down server has a probe coming");
+                assert!(due <= bench.at(now) + bench.config.probe_max);
+                now += 5000;
+                bench.probe_answered(now);
+            }
+            assert_ne!(bench.health.state(), State::Down);
+        }
+    }
+}

@@ -1,0 +1,591 @@
+//! Which server is asked next, and when: one query's failover. Pure: events and `now` in, the next step out.
+//!
+//! Owns the order of tries, hedges, resends and tiers. Must not touch sockets; *trying* is `transport`'s.
+
+use std::time::{Duration, Instant};
+
+/// A server as this query sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its index in the process's list of servers.
+    pub server: usize,
+    /// How long its answer may take before the next one is asked too.
+    pub hedge_delay: Duration,
+}
+
+/// The candidates of one group, in the order in which they are asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tier {
+    /// Never empty.
+    pub candidates: Vec<Candidate>,
+    /// How many are asked at once at first: one, or more while nothing is known.
+    pub at_once: usize,
+    /// When a single try counts as lost.
+    pub try_timeout: Duration,
+}
+
+/// What the caller does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Ask this server; tell the plan how it ended by the try's number.
+    Try {
+        /// The try's number.
+        number: usize,
+        /// The server's index.
+        server: usize,
+    },
+    /// The try has had no answer for as long as its server should take: tell the server's health, then step again.
+    Overdue(usize),
+    /// Wait for an event, but not beyond this time.
+    Wait(Instant),
+    /// Nobody is left to ask, or no time.
+    Exhausted,
+}
+
+/// How a try ended without a final answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotMe {
+    /// The server answered that it cannot answer; asking it again would not help.
+    Answered,
+    /// The network says it cannot be reached.
+    Unreachable,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Waiting,
+    /// Overdue, and reported so.
+    Late,
+    /// Ended without a final answer.
+    Over,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Try {
+    server: usize,
+    sent: Instant,
+    hedge_delay: Duration,
+    status: Status,
+}
+
+/// One query's plan.
+#[derive(Debug)]
+pub struct Plan {
+    tiers: Vec<Tier>,
+    tier: usize,
+    /// Candidates of this tier that were asked.
+    asked: usize,
+    /// Candidates asked again, after all were asked once.
+    resent: u32,
+    /// Number of the tier's first try.
+    first: usize,
+    tries: Vec<Try>,
+    /// When the next server is asked, if nothing happens before.
+    next_at: Instant,
+    end: Instant,
+    /// One try each and no more: everything is down.
+    last_resort: bool,
+}
+
+impl Plan {
+    /// Asks `tiers` one after the other; whoever has not answered by `end` is too late.
+    #[must_use]
+    pub fn new(tiers: Vec<Tier>, now: Instant, end: Instant) -> Self {
+        Self {
+            tiers,
+            tier: 0,
+            asked: 0,
+            resent: 0,
+            first: 0,
+            tries: Vec::with_capacity(4),
+            next_at: now,
+            end,
+            last_resort: false,
+        }
+    }
+
+    /// Everything is down: each candidate gets one try, all at once, and no longer than a healthy server would take.
+    #[must_use]
+    pub fn last_resort(candidates: Vec<Candidate>, now: Instant, end: Instant) -> Self {
+        let patience = candidates
+            .iter()
+            .map(|c| c.hedge_delay)
+            .max()
+            .unwrap_or_default();
+        let at_once = candidates.len();
+        let tier = Tier {
+            candidates,
+            at_once,
+            try_timeout: patience,
+        };
+        Self {
+            last_resort: true,
+            ..Self::new(vec![tier], now, end.min(now + patience))
+        }
+    }
+
+    /// What to do next. `suspected` tells whether a server was found silent or down meanwhile; `token` takes a hedge's
+    /// token, if there is one.
+    pub fn step(
+        &mut self,
+        now: Instant,
+        suspected: impl Fn(usize) -> bool,
+        token: impl FnOnce() -> bool,
+    ) -> Step {
+        if now >= self.end || self.tiers.is_empty() {
+            return Step::Exhausted;
+        }
+        if let Some(number) = self.newly_late(now) {
+            return Step::Overdue(number);
+        }
+        if self.tier_is_over(now) {
+            if self.tier + 1 == self.tiers.len() {
+                return if self.nobody_can_answer() {
+                    Step::Exhausted
+                } else {
+                    self.retry(now)
+                };
+            }
+            self.enter_next_tier(now);
+        }
+        if self.asked
+            < self.tiers[self.tier]
+                .at_once
+                .min(self.tiers[self.tier].candidates.len())
+        {
+            return self.ask_next(now);
+        }
+        if self.last_resort {
+            return if self.nobody_can_answer() {
+                Step::Exhausted
+            } else {
+                Step::Wait(self.end)
+            };
+        }
+        let waiting = |a_try: &&Try| a_try.status != Status::Over;
+        let Some(newest) = self.tries[self.first..].iter().rev().find(waiting) else {
+            // Whoever was asked has said "not me": the next one hears of it now.
+            return self.ask_next(now);
+        };
+        if now < self.next_at && !suspected(newest.server) {
+            return Step::Wait(self.wake_at(now));
+        }
+        // What was lost, or went to a server found silent, is asked elsewhere for free; hedging costs a token.
+        let timeout = self.tiers[self.tier].try_timeout;
+        let free = self.tries[self.first..]
+            .iter()
+            .filter(waiting)
+            .all(|a_try| {
+                suspected(a_try.server) || now.saturating_duration_since(a_try.sent) >= timeout
+            });
+        let moves_on = suspected(newest.server) && self.has_unasked();
+        if (now >= self.next_at || moves_on) && (free || token()) && self.can_ask() {
+            return self.ask_next(now);
+        }
+        if now >= self.next_at {
+            self.next_at = now + newest.hedge_delay;
+        }
+        Step::Wait(self.wake_at(now))
+    }
+
+    /// A try ended without a final answer.
+    pub fn failed(&mut self, number: usize, how: NotMe) {
+        let server = self.tries[number].server;
+        self.tries[number].status = Status::Over;
+        if how == NotMe::Unreachable {
+            // The same news for every try that waits there.
+            for a_try in &mut self.tries {
+                if a_try.server == server {
+                    a_try.status = Status::Over;
+                }
+            }
+        }
+    }
+
+    /// The try goes on by other means (over TCP, or without EDNS): its clock starts anew.
+    pub fn goes_on(&mut self, number: usize, now: Instant) {
+        self.tries[number].sent = now;
+        self.tries[number].status = Status::Waiting;
+        self.next_at = now + self.tries[number].hedge_delay;
+    }
+
+    /// The server a try went to.
+    #[must_use]
+    pub fn server(&self, number: usize) -> usize {
+        self.tries[number].server
+    }
+
+    /// When a try was sent.
+    #[must_use]
+    pub fn sent(&self, number: usize) -> Instant {
+        self.tries[number].sent
+    }
+
+    /// Number of tries so far.
+    #[must_use]
+    pub fn tries(&self) -> usize {
+        self.tries.len()
+    }
+
+    fn newly_late(&mut self, now: Instant) -> Option<usize> {
+        let number = self.tries.iter().position(|a_try| {
+            a_try.status == Status::Waiting
+                && now.saturating_duration_since(a_try.sent) >= a_try.hedge_delay
+        })?;
+        self.tries[number].status = Status::Late;
+        Some(number)
+    }
+
+    /// Whether no server of this tier could still answer.
+    fn tier_is_over(&self, now: Instant) -> bool {
+        if self.last_resort || self.has_unasked() || self.tries.len() == self.first {
+            return false;
+        }
+        let Tier {
+            candidates,
+            try_timeout,
+            ..
+        } = &self.tiers[self.tier];
+        // A server has had its chance when its first try is lost; being asked again does not prolong it.
+        candidates.iter().all(|candidate| {
+            let mut tries = self.tries[self.first..].iter();
+            tries.any(|a_try| {
+                a_try.server == candidate.server
+                    && (a_try.status == Status::Over
+                        || now.saturating_duration_since(a_try.sent) >= *try_timeout)
+            })
+        })
+    }
+
+    fn nobody_can_answer(&self) -> bool {
+        !self.has_unasked()
+            && self.tries[self.first..]
+                .iter()
+                .all(|a_try| a_try.status == Status::Over)
+    }
+
+    fn has_unasked(&self) -> bool {
+        self.asked < self.tiers[self.tier].candidates.len()
+    }
+
+    /// Whether there is anybody to ask, for the first time or again.
+    fn can_ask(&self) -> bool {
+        self.has_unasked() || self.resend_target().is_some()
+    }
+
+    /// All servers of the last tier were silent for a whole try's time: ask again from the start.
+    fn retry(&mut self, now: Instant) -> Step {
+        if now >= self.next_at && self.resend_target().is_some() {
+            return self.ask_next(now);
+        }
+        Step::Wait(self.wake_at(now))
+    }
+
+    fn enter_next_tier(&mut self, now: Instant) {
+        self.tier += 1;
+        self.asked = 0;
+        self.resent = 0;
+        self.first = self.tries.len();
+        self.next_at = now;
+    }
+
+    fn ask_next(&mut self, now: Instant) -> Step {
+        let candidates = &self.tiers[self.tier].candidates;
+        let (candidate, delay) = if let Some(candidate) = candidates.get(self.asked) {
+            self.asked += 1;
+            (*candidate, candidate.hedge_delay)
+        } else {
+            let Some(candidate) = self.resend_target() else {
+                return Step::Exhausted;
+            };
+            // The pause doubles with each round over the servers.
+            let round = self.resent / u32::try_from(candidates.len()).unwrap_or(1) + 1;
+            self.resent += 1;
+            (candidate, candidate.hedge_delay * (1 << round.min(6)))
+        };
+        self.next_at = now + delay;
+        let number = self.tries.len();
+        self.tries.push(Try {
+            server: candidate.server,
+            sent: now,
+            hedge_delay: candidate.hedge_delay,
+            status: Status::Waiting,
+        });
+        Step::Try {
+            number,
+            server: candidate.server,
+        }
+    }
+
+    /// Who is asked again: in turn, those who have not said "not me".
+    fn resend_target(&self) -> Option<Candidate> {
+        let candidates = &self.tiers[self.tier].candidates;
+        (0..candidates.len())
+            .map(|offset| candidates[(self.resent as usize + offset) % candidates.len()])
+            .find(|candidate| {
+                self.tries[self.first..]
+                    .iter()
+                    .filter(|a_try| a_try.server == candidate.server)
+                    .all(|a_try| a_try.status != Status::Over)
+            })
+    }
+
+    /// The next time something happens by itself.
+    fn wake_at(&self, now: Instant) -> Instant {
+        let timeout = self.tiers[self.tier].try_timeout;
+        let mut wake = self.end;
+        for a_try in &self.tries {
+            if a_try.status == Status::Waiting {
+                wake = wake.min(a_try.sent + a_try.hedge_delay);
+            }
+        }
+        for a_try in &self.tries[self.first..] {
+            let lost = a_try.sent + timeout;
+            if a_try.status != Status::Over && lost > now {
+                wake = wake.min(lost);
+            }
+        }
+        if self.next_at > now && self.can_ask() {
+            wake = wake.min(self.next_at);
+        }
+        wake
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn tier(servers: &[usize]) -> Tier {
+        let candidates = servers
+            .iter()
+            .map(|&server| Candidate {
+                server,
+                hedge_delay: 20 * MS,
+            })
+            .collect();
+        Tier {
+            candidates,
+            at_once: 1,
+            try_timeout: 1000 * MS,
+        }
+    }
+
+    /// Runs a plan on scripted servers: each answers "not me" after some time, or never.
+    struct Run {
+        plan: Plan,
+        start: Instant,
+        now: Instant,
+        tokens: u32,
+        suspected: Vec<usize>,
+        log: Vec<(u128, usize)>,
+    }
+
+    impl Run {
+        fn new(tiers: Vec<Tier>) -> Self {
+            let start = Instant::now();
+            let plan = Plan::new(tiers, start, start + 4000 * MS);
+            Self {
+                plan,
+                start,
+                now: start,
+                tokens: u32::MAX,
+                suspected: vec![],
+                log: vec![],
+            }
+        }
+
+        fn step(&mut self) -> Step {
+            let suspected = &self.suspected;
+            let tokens = &mut self.tokens;
+            self.plan.step(
+                self.now,
+                |server| suspected.contains(&server),
+                || {
+                    let some = *tokens > 0;
+                    *tokens = tokens.saturating_sub(1);
+                    some
+                },
+            )
+        }
+
+        /// Runs until `until` ms; `not_me` names servers that say so at once.
+        fn until(&mut self, until: u32, not_me: &[usize]) -> Option<Step> {
+            let until = self.start + MS * until;
+            loop {
+                match self.step() {
+                    Step::Try { number, server } => {
+                        self.log.push(((self.now - self.start).as_millis(), server));
+                        if not_me.contains(&server) {
+                            self.plan.failed(number, NotMe::Answered);
+                        }
+                    }
+                    Step::Overdue(_) => {}
+                    Step::Wait(at) => {
+                        assert!(at > self.now, "a wait that does not wait");
+                        if at > until {
+                            return None;
+                        }
+                        self.now = at;
+                    }
+                    Step::Exhausted => return Some(Step::Exhausted),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn silent_servers_are_hedged_in_order_then_asked_again_ever_slower() {
+        let mut run = Run::new(vec![tier(&[1, 2, 3])]);
+        run.until(300, &[]);
+        assert_eq!(
+            run.log,
+            [
+                (0, 1),
+                (20, 2),
+                (40, 3),
+                (60, 1),
+                (100, 2),
+                (140, 3),
+                (180, 1),
+                (260, 2)
+            ]
+        );
+    }
+
+    #[test]
+    fn servfail_moves_to_the_next_server_at_once() {
+        let mut run = Run::new(vec![tier(&[1, 2, 3])]);
+        assert_eq!(run.until(4000, &[1, 2, 3]), Some(Step::Exhausted));
+        assert_eq!(run.log, [(0, 1), (0, 2), (0, 3)]);
+    }
+
+    #[test]
+    fn the_next_tier_is_asked_only_when_nobody_is_left_in_the_first() {
+        let mut run = Run::new(vec![tier(&[1, 2]), tier(&[3])]);
+        run.until(100, &[1]);
+        assert!(
+            run.log.iter().all(|(_, server)| *server != 3),
+            "{:?}",
+            run.log
+        );
+        run.until(1500, &[1]);
+        let second = run
+            .log
+            .iter()
+            .find(|(_, server)| *server == 3)
+            .expect("asked in the end");
+        assert!(
+            second.0 >= 1000,
+            "the first tier's tries must be lost first: {second:?}"
+        );
+
+        let mut run = Run::new(vec![tier(&[1, 2]), tier(&[3])]);
+        run.until(10, &[1, 2]);
+        assert_eq!(run.log, [(0, 1), (0, 2), (0, 3)]);
+    }
+
+    #[test]
+    fn without_tokens_a_query_waits_for_its_server() {
+        let mut run = Run::new(vec![tier(&[1, 2])]);
+        run.tokens = 0;
+        run.until(900, &[]);
+        assert_eq!(run.log, [(0, 1)]);
+        run.until(1100, &[]);
+        assert_eq!(run.log[1].1, 2, "a try that is lost is repeated for free");
+    }
+
+    #[test]
+    fn queries_in_flight_leave_a_server_found_silent() {
+        let mut run = Run::new(vec![tier(&[1, 2])]);
+        run.tokens = 0;
+        run.until(5, &[]);
+        run.suspected.push(1);
+        run.until(6, &[]);
+        assert_eq!(
+            run.log
+                .iter()
+                .map(|(_, server)| *server)
+                .collect::<Vec<_>>(),
+            [1, 2]
+        );
+    }
+
+    #[test]
+    fn a_single_server_is_asked_again_and_again() {
+        let mut run = Run::new(vec![tier(&[1])]);
+        run.until(400, &[]);
+        assert_eq!(
+            run.log.iter().map(|(at, _)| *at).collect::<Vec<_>>(),
+            [0, 20, 60, 140, 300]
+        );
+    }
+
+    #[test]
+    fn the_last_resort_is_one_try_each_and_no_long_wait() {
+        let start = Instant::now();
+        let plan = Plan::last_resort(tier(&[1, 2]).candidates, start, start + 4000 * MS);
+        let mut run = Run {
+            plan,
+            ..Run::new(vec![])
+        };
+        run.start = start;
+        run.now = start;
+        assert_eq!(run.until(4000, &[]), Some(Step::Exhausted));
+        assert_eq!(run.log, [(0, 1), (0, 2)]);
+        assert_eq!(run.now - start, 20 * MS);
+    }
+
+    #[test]
+    fn unknown_servers_are_asked_together() {
+        let mut run = Run::new(vec![Tier {
+            at_once: 3,
+            ..tier(&[1, 2, 3, 4])
+        }]);
+        run.until(10, &[]);
+        assert_eq!(run.log, [(0, 1), (0, 2), (0, 3)]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_query_ends_before_its_deadline(
+            tiers in proptest::collection::vec(1_usize..4, 1..4),
+            not_me in proptest::collection::vec(0_usize..9, 0..9),
+            unreachable in proptest::collection::vec(0_usize..9, 0..4),
+            tokens in 0_u32..5,
+        ) {
+            let mut next = 0;
+            let tiers: Vec<Tier> = tiers.iter().map(|&size| {
+                let servers: Vec<usize> = (next..next + size).collect();
+                next += size;
+                tier(&servers)
+            }).collect();
+            let mut run = Run::new(tiers);
+            run.tokens = tokens;
+            let end = run.start + 4000 * MS;
+            let mut steps = 0;
+            loop {
+                steps += 1;
+                assert!(steps < 2000, "it spins");
+                match run.step() {
+                    Step::Try { number, server } => {
+                        assert!(run.now < end);
+                        if unreachable.contains(&server) {
+                            run.plan.failed(number, NotMe::Unreachable);
+                        } else if not_me.contains(&server) {
+                            run.plan.failed(number, NotMe::Answered);
+                        }
+                    }
+                    Step::Overdue(_) => {}
+                    Step::Wait(at) => {
+                        assert!(at > run.now && at <= end);
+                        run.now = at;
+                    }
+                    Step::Exhausted => break,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! One upstream server as the whole process sees it: its health over each transport, published for lock-free reading.
+//!
+//! Owns the one lock around [`Health`]. Workers report events; picking reads atomics only.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::health::{Fine, Health, Reason, State};
+use super::plan::Candidate;
+use crate::config::{FailoverConfig, ServerConfig, Transport};
+use crate::metrics::{HealthMetrics, Metrics, ServerMetrics};
+
+/// How a message travels; the health of the two is kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Carrier {
+    /// UDP.
+    Datagram,
+    /// TCP or TLS.
+    Stream,
+}
+
+impl Carrier {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Datagram, Self::Stream];
+
+    /// The name in metrics and /status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Datagram => "udp",
+            Self::Stream => "tcp",
+        }
+    }
+}
+
+/// A server.
+#[derive(Debug)]
+pub struct Server {
+    /// Position in the process's list of servers.
+    pub index: usize,
+    /// Where and how.
+    pub config: ServerConfig,
+    /// The group's name.
+    pub group: Arc<str>,
+    /// As the configuration writes it: the label of metrics, and the name in extended errors.
+    pub label: String,
+    /// When a single try counts as lost.
+    pub try_timeout: Duration,
+    /// Counters.
+    pub metrics: ServerMetrics,
+    failover: FailoverConfig,
+    carriers: [Belief; 2],
+    /// Smoothed round-trip times of the whole group in microseconds, 0 for none, and this server's place among them.
+    group_srtt: (Arc<[AtomicU32]>, usize),
+    /// Wakes whoever sends probes.
+    probe_wanted: Arc<Notify>,
+    /// Whether its answers come from ourselves.
+    looped: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Belief {
+    health: Mutex<Health>,
+    state: AtomicU8,
+    hedge_micros: AtomicU32,
+    metrics: HealthMetrics,
+}
+
+/// What `/status` shows of a server over one transport.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct HealthReport {
+    /// The transport.
+    pub transport: Carrier,
+    /// What we believe.
+    pub state: State,
+    /// Why.
+    pub reason: Reason,
+    /// Seconds since that changed.
+    pub since_seconds: f64,
+    /// Smoothed round-trip time in milliseconds.
+    pub srtt_milliseconds: Option<f64>,
+    /// Share of the last tries that were lost.
+    pub loss_percent: u32,
+}
+
+/// What a server is made from.
+pub(super) struct Make<'a> {
+    pub(super) index: usize,
+    pub(super) config: &'a ServerConfig,
+    pub(super) group: &'a Arc<str>,
+    pub(super) try_timeout: Duration,
+    pub(super) failover: &'a FailoverConfig,
+    pub(super) group_srtt: (Arc<[AtomicU32]>, usize),
+    pub(super) probe_wanted: &'a Arc<Notify>,
+    pub(super) metrics: &'a Metrics,
+    pub(super) now: Instant,
+}
+
+impl Server {
+    pub(super) fn new(make: Make<'_>) -> Self {
+        let label = make.config.to_string();
+        let belief = |carrier: Carrier| Belief {
+            health: Mutex::new(Health::new(make.failover, make.now)),
+            state: AtomicU8::new(State::Unknown as u8),
+            hedge_micros: AtomicU32::new(micros(make.failover.hedge_max)),
+            metrics: make.metrics.health(make.group, &label, carrier.name()),
+        };
+        Self {
+            index: make.index,
+            config: make.config.clone(),
+            group: Arc::clone(make.group),
+            try_timeout: make.try_timeout,
+            metrics: make.metrics.server(make.group, &label),
+            failover: make.failover.clone(),
+            carriers: Carrier::ALL.map(belief),
+            group_srtt: make.group_srtt,
+            probe_wanted: Arc::clone(make.probe_wanted),
+            looped: AtomicBool::new(false),
+            label,
+        }
+    }
+
+    /// The transport its queries take at first.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        match self.config.transport {
+            Transport::Udp => Carrier::Datagram,
+            Transport::Tcp | Transport::Tls(_) => Carrier::Stream,
+        }
+    }
+
+    /// What we believe of it, over the transport its queries take at first.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state_of(self.carrier())
+    }
+
+    /// What we believe of it over a transport.
+    #[must_use]
+    pub fn state_of(&self, carrier: Carrier) -> State {
+        State::from_u8(
+            self.carriers[carrier as usize]
+                .state
+                .load(Ordering::Relaxed),
+        )
+    }
+
+    /// Smoothed round-trip time; none if it was never timed.
+    #[must_use]
+    pub fn srtt(&self) -> Option<Duration> {
+        let (all, own) = &self.group_srtt;
+        match all[*own].load(Ordering::Relaxed) {
+            0 => None,
+            micros => Some(Duration::from_micros(u64::from(micros))),
+        }
+    }
+
+    /// This server as a query's plan sees it.
+    #[must_use]
+    pub fn candidate(&self) -> Candidate {
+        let micros = self.carriers[self.carrier() as usize]
+            .hedge_micros
+            .load(Ordering::Relaxed);
+        Candidate {
+            server: self.index,
+            hedge_delay: Duration::from_micros(u64::from(micros)),
+        }
+    }
+
+    /// It answered a client's query. Whether the answer helped is judged later ([`Server::refused_alone`]).
+    pub fn answered(&self, carrier: Carrier, now: Instant, rtt: Duration, final_answer: Fine) {
+        let others = self.best_other_srtt();
+        self.update(carrier, now, |health, config| {
+            health.answered(config, now, rtt, final_answer, others);
+        });
+    }
+
+    /// It refused or failed a question that another server answered.
+    pub fn refused_alone(&self, carrier: Carrier, now: Instant) {
+        self.update(carrier, now, |health, config| {
+            health.refused_alone(config, now)
+        });
+    }
+
+    /// A try was lost while another answered the same question.
+    pub fn lost(&self, carrier: Carrier, now: Instant) {
+        self.metrics.outcome(crate::metrics::Outcome::Lost);
+        self.update(carrier, now, |health, config| health.lost(config, now));
+    }
+
+    /// A try has had no answer for as long as it should take.
+    pub fn overdue(&self, carrier: Carrier, now: Instant, sent: Instant, question: u64) {
+        self.update(carrier, now, |health, _| {
+            health.overdue(now, sent, question)
+        });
+    }
+
+    /// The network said that it cannot be reached.
+    pub fn unreachable(&self, carrier: Carrier, now: Instant) {
+        self.update(carrier, now, |health, config| {
+            health.unreachable(config, now)
+        });
+    }
+
+    /// Whether its answers come from ourselves: nobody may ask it anything.
+    #[must_use]
+    pub fn looped(&self) -> bool {
+        self.looped.load(Ordering::Relaxed)
+    }
+
+    /// Whether its answers were found to come from ourselves.
+    pub fn set_looped(&self, looped: bool, now: Instant) {
+        let before = self.looped.swap(looped, Ordering::Relaxed);
+        if looped {
+            self.update(self.carrier(), now, |health, config| {
+                health.looped(config, now)
+            });
+        } else if before {
+            // It is probed like any other server that is down.
+            self.probe_wanted.notify_one();
+        }
+    }
+
+    /// When the next probe leaves; none while one flies or none is needed.
+    #[must_use]
+    pub fn probe_due(&self, carrier: Carrier) -> Option<Instant> {
+        self.lock(carrier).probe_due()
+    }
+
+    /// A probe leaves now.
+    pub fn probe_sent(&self, carrier: Carrier) {
+        self.lock(carrier).probe_sent();
+    }
+
+    /// A probe was answered.
+    pub fn probe_answered(&self, carrier: Carrier, now: Instant, rtt: Duration) {
+        self.carriers[carrier as usize]
+            .metrics
+            .probes_answered
+            .inc();
+        let others = self.best_other_srtt();
+        self.update(carrier, now, |health, config| {
+            health.probe_answered(config, now, rtt, others);
+        });
+    }
+
+    /// A probe got no answer in time.
+    pub fn probe_lost(&self, carrier: Carrier, now: Instant, sent: Instant, jitter: f64) {
+        self.carriers[carrier as usize].metrics.probes_lost.inc();
+        self.update(carrier, now, |health, config| {
+            health.probe_lost(config, now, sent, jitter);
+        });
+    }
+
+    /// What `/status` shows.
+    #[must_use]
+    pub fn report(&self, carrier: Carrier, now: Instant) -> HealthReport {
+        let health = self.lock(carrier);
+        let (reason, changed) = health.last_change();
+        HealthReport {
+            transport: carrier,
+            state: health.state(),
+            reason,
+            since_seconds: now.saturating_duration_since(changed).as_secs_f64(),
+            srtt_milliseconds: health.srtt().map(|srtt| srtt.as_secs_f64() * 1e3),
+            loss_percent: health.loss_percent(),
+        }
+    }
+
+    fn lock(&self, carrier: Carrier) -> MutexGuard<'_, Health> {
+        // A panic cannot leave Health half-written in a way that matters: every field is valid by itself.
+        self.carriers[carrier as usize]
+            .health
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies an event and publishes what came of it.
+    fn update(
+        &self,
+        carrier: Carrier,
+        now: Instant,
+        event: impl FnOnce(&mut Health, &FailoverConfig),
+    ) {
+        let belief = &self.carriers[carrier as usize];
+        let mut health = self.lock(carrier);
+        let (before, probe_before) = (health.state(), health.probe_due());
+        event(&mut health, &self.failover);
+        let (after, probe_after) = (health.state(), health.probe_due());
+        let (reason, _) = health.last_change();
+        let srtt = health.srtt();
+        belief.hedge_micros.store(
+            micros(health.hedge_delay(&self.failover)),
+            Ordering::Relaxed,
+        );
+        belief.state.store(after as u8, Ordering::Relaxed);
+        drop(health);
+        if carrier == self.carrier()
+            && let Some(srtt) = srtt
+        {
+            let (all, own) = &self.group_srtt;
+            all[*own].store(micros(srtt).max(1), Ordering::Relaxed);
+        }
+        if probe_after.is_some() && probe_after != probe_before {
+            self.probe_wanted.notify_one();
+        }
+        if before != after {
+            belief.metrics.changed(after);
+            self.tell(carrier, before, after, reason, now);
+        }
+    }
+
+    /// Brings the gauges up to date; done once a second rather than with every answer.
+    pub fn show(&self) {
+        for carrier in Carrier::ALL {
+            let (state, srtt) = {
+                let health = self.lock(carrier);
+                (health.state(), health.srtt())
+            };
+            self.carriers[carrier as usize].metrics.show(state, srtt);
+        }
+    }
+
+    fn tell(&self, carrier: Carrier, before: State, after: State, reason: Reason, _now: Instant) {
+        let (group, server, transport) = (&*self.group, &self.label, carrier.name());
+        let (before, state) = (before.name(), after.name());
+        match after {
+            State::Down => {
+                tracing::warn!(
+                    group,
+                    server,
+                    transport,
+                    before,
+                    ?reason,
+                    "upstream server is {state}"
+                );
+            }
+            _ => tracing::info!(
+                group,
+                server,
+                transport,
+                before,
+                ?reason,
+                "upstream server is {state}"
+            ),
+        }
+    }
+
+    fn best_other_srtt(&self) -> Option<Duration> {
+        let (all, own) = &self.group_srtt;
+        all.iter()
+            .enumerate()
+            .filter(|(index, _)| index != own)
+            .filter_map(|(_, micros)| match micros.load(Ordering::Relaxed) {
+                0 => None,
+                micros => Some(Duration::from_micros(u64::from(micros))),
+            })
+            .min()
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+}
