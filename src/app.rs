@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin, Readiness};
 use crate::cache::Cache;
 use crate::config::{Config, Transport};
+use crate::listener::tcp;
 use crate::local::LocalZone;
 use crate::metrics::Metrics;
 use crate::route::Routes;
@@ -108,6 +109,10 @@ impl App {
     ///
     /// # Errors
     /// All reasons at once; nothing is left running.
+    #[expect(
+        clippy::unused_async,
+        reason = "it spawns, so it must be called on a runtime"
+    )]
     pub async fn start(config: Config) -> Result<Self, StartErrors> {
         let mut errors = Vec::new();
         let bound = bind_all(&config, &mut errors);
@@ -129,7 +134,7 @@ impl App {
                 &config.node_name,
                 env!("CARGO_PKG_VERSION"),
             ),
-            tcp_clients: Default::default(),
+            tcp_clients: tcp::Clients::default(),
             loops: LoopNames::default(),
             upstreams,
             tls,

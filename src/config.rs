@@ -296,11 +296,11 @@ impl Default for CacheConfig {
     fn default() -> Self {
         Self {
             max_size: 64 << 20,
-            max_ttl: Duration::from_secs(86_400),
-            max_negative_ttl: Duration::from_secs(3_600),
+            max_ttl: Duration::from_hours(24),
+            max_negative_ttl: Duration::from_hours(1),
             failure_min: Duration::from_secs(1),
             failure_max: Duration::from_secs(5),
-            stale_max_age: Duration::from_secs(86_400),
+            stale_max_age: Duration::from_hours(24),
             stale_after: Duration::from_millis(500),
             stale_ttl: Duration::from_secs(30),
             prefetch_hits: 2,

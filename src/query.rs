@@ -124,9 +124,9 @@ impl<'a> Query<'a> {
         bytes[..length].make_ascii_lowercase();
         bytes[length..length + 2].copy_from_slice(&self.qtype.to_be_bytes());
         bytes[length + 2..length + 4].copy_from_slice(&self.qclass.to_be_bytes());
-        bytes[length + 4] = u8::from(self.dnssec_ok()) * Key::DO
-            | u8::from(self.flags & flag::CD != 0) * Key::CD
-            | u8::from(!self.recursion_desired()) * Key::NO_RD;
+        bytes[length + 4] = (u8::from(self.dnssec_ok()) * Key::DO)
+            | (u8::from(self.flags & flag::CD != 0) * Key::CD)
+            | (u8::from(!self.recursion_desired()) * Key::NO_RD);
         Key {
             bytes,
             length: length + Key::SUFFIX,

@@ -219,21 +219,21 @@ fn opt_len(asked: &Asked<'_>, extras: Extras<'_>) -> usize {
 fn put_opt(asked: &Asked<'_>, code: u16, extras: Extras<'_>, out: &mut Vec<u8>, start: usize) {
     let Some(edns) = asked.edns else { return };
     let length = opt_len(asked, extras) - 11;
-    let [payload_high, payload_low] = (MAX_PAYLOAD as u16).to_be_bytes();
-    let [length_high, length_low] = (length as u16).to_be_bytes();
-    let code_high = (code >> 4) as u8;
+    let [payload_high, payload_low] = length_octets(MAX_PAYLOAD);
+    let [length_high, length_low] = length_octets(length);
+    let [_, code_high] = (code >> 4).to_be_bytes();
     let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
-    out.extend_from_slice(&[0, 0, rr::OPT as u8, payload_high, payload_low]);
+    out.extend_from_slice(&[0, 0, rr::OPT.to_be_bytes()[1], payload_high, payload_low]);
     out.extend_from_slice(&[code_high, 0, dnssec_ok, 0, length_high, length_low]);
     if edns.nsid {
         out.extend_from_slice(&OPTION_NSID.to_be_bytes());
-        out.extend_from_slice(&(extras.nsid.len() as u16).to_be_bytes());
+        out.extend_from_slice(&length_octets(extras.nsid.len()));
         out.extend_from_slice(extras.nsid);
     }
     if let Some(error) = extras.error {
         let text = ede_text(error);
         out.extend_from_slice(&OPTION_EDE.to_be_bytes());
-        out.extend_from_slice(&(text.len() as u16 + 2).to_be_bytes());
+        out.extend_from_slice(&length_octets(text.len() + 2));
         out.extend_from_slice(&error.code.to_be_bytes());
         out.extend_from_slice(text);
     }
@@ -241,9 +241,16 @@ fn put_opt(asked: &Asked<'_>, code: u16, extras: Extras<'_>, out: &mut Vec<u8>, 
     wire::put_u16(out, start + 10, additionals);
 }
 
+/// A length as EDNS writes it.
+fn length_octets(length: usize) -> [u8; 2] {
+    u16::try_from(length)
+        .expect("a node's name has at most 255 octets, an error's text MAX_EDE_TEXT")
+        .to_be_bytes()
+}
+
 /// The text, cut to [`MAX_EDE_TEXT`] between characters (RFC 8914 §2: UTF-8).
 fn ede_text(error: &ExtendedError) -> &[u8] {
-    error.text[..error.text.floor_char_boundary(MAX_EDE_TEXT)].as_bytes()
+    &error.text.as_bytes()[..error.text.floor_char_boundary(MAX_EDE_TEXT)]
 }
 
 /// Drops records from the end until the message fits `room`, as many whole ones as fit staying: musl before 1.2.4
@@ -486,6 +493,12 @@ mod tests {
         out.clear();
         reject(&notify[..14], rcode::BADVERS, &mut out);
         let message = Message::from_vec(&out).expect("hickory reads it");
-        assert_eq!(message.edns.as_ref().map(|edns| edns.rcode_high()), Some(1));
+        assert_eq!(
+            message
+                .edns
+                .as_ref()
+                .map(hickory_proto::op::Edns::rcode_high),
+            Some(1)
+        );
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! The one module with `unsafe`. Owns buffers and control messages; knows nothing of DNS.
 #![allow(unsafe_code)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "sizes of C structures and address families, as the C interfaces want them"
+)]
 
 use std::io;
 use std::mem::{self, MaybeUninit};
@@ -154,7 +158,7 @@ impl ReceiveBatch {
 pub struct Ancillary {
     /// The address the datagram was sent to, on sockets that asked for it ([`want_destination`]).
     pub destination: Option<IpAddr>,
-    /// Datagrams this socket has dropped for want of buffer since it was opened (SO_RXQ_OVFL).
+    /// Datagrams this socket has dropped for want of buffer since it was opened (`SO_RXQ_OVFL`).
     pub dropped: Option<u32>,
 }
 
@@ -419,9 +423,9 @@ fn set_option(fd: RawFd, level: i32, name: i32) -> io::Result<()> {
 /// What a listening UDP socket asks of the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct UdpOptions {
-    /// SO_RCVBUF, in octets.
+    /// `SO_RCVBUF`, in octets.
     pub receive_buffer: usize,
-    /// SO_SNDBUF, in octets.
+    /// `SO_SNDBUF`, in octets.
     pub send_buffer: usize,
 }
 
@@ -449,7 +453,7 @@ pub fn listen_udp(address: SocketAddr, options: UdpOptions) -> io::Result<(Socke
     Ok((socket, granted))
 }
 
-/// Asks for `size` octets beyond `net.core.rmem_max` where CAP_NET_ADMIN allows it, else up to it.
+/// Asks for `size` octets beyond `net.core.rmem_max` where `CAP_NET_ADMIN` allows it, else up to it.
 fn grow_receive_buffer(socket: &Socket, size: usize) -> io::Result<()> {
     let value = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
     // SAFETY: the option value is a live int of the stated length.
@@ -469,7 +473,7 @@ fn grow_receive_buffer(socket: &Socket, size: usize) -> io::Result<()> {
     }
 }
 
-/// Has the kernel tell each datagram's destination (IP_PKTINFO, IPV6_RECVPKTINFO).
+/// Has the kernel tell each datagram's destination (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
 fn want_destination(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     match address {
         SocketAddr::V4(_) => set_option(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO),
@@ -499,7 +503,7 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Fails if anybody listens at the address over UDP or TCP, even with SO_REUSEPORT. The sockets are closed again.
+/// Fails if anybody listens at the address over UDP or TCP, even with `SO_REUSEPORT`. The sockets are closed again.
 ///
 /// # Errors
 /// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` and whatever else `bind(2)` says.
@@ -533,7 +537,7 @@ fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 }
 
 /// A UDP socket connected to an upstream server, from a port the kernel draws at random (RFC 5452 §9.2). ICMP errors
-/// of every kind arrive on it (IP_RECVERR).
+/// of every kind arrive on it (`IP_RECVERR`).
 ///
 /// # Errors
 /// Those of `socket(2)`, `setsockopt(2)` and `connect(2)`, such as "network is unreachable".

@@ -64,7 +64,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Lines on stderr; RUST_LOG outranks the configuration. hickory-server logs every request at `info`, which is ours to
+/// Lines on stderr; `RUST_LOG` outranks the configuration. hickory-server logs every request at `info`, which is ours to
 /// decide.
 fn start_logging(config: &LogConfig) -> anyhow::Result<()> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| config.level.clone());

@@ -314,7 +314,7 @@ fn every_good_form_is_read() {
     assert_eq!(txt.txt, ["v=spf1 -all", "1.10"]);
     assert_eq!(
         (config.cache.max_size, config.cache.max_ttl),
-        (0, Duration::from_secs(604_800))
+        (0, Duration::from_hours(168))
     );
     assert_eq!(
         (config.cache.stale_after, config.cache.prefetch_hits),

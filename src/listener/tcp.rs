@@ -97,8 +97,8 @@ impl Drop for Place {
 /// One worker's listening socket for one address.
 pub struct Listener {
     worker: Rc<Worker>,
-    listener: TcpListener,
-    connections: RefCell<Vec<Weak<Connection>>>,
+    socket: TcpListener,
+    open: RefCell<Vec<Weak<Connection>>>,
 }
 
 impl Listener {
@@ -107,11 +107,11 @@ impl Listener {
     /// # Errors
     /// If the runtime cannot watch it.
     pub fn new(worker: &Rc<Worker>, socket: Socket) -> io::Result<Self> {
-        let listener = TcpListener::from_std(socket.into())?;
+        let socket = TcpListener::from_std(socket.into())?;
         Ok(Self {
             worker: Rc::clone(worker),
-            listener,
-            connections: RefCell::default(),
+            socket,
+            open: RefCell::default(),
         })
     }
 
@@ -122,7 +122,7 @@ impl Listener {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
-                accepted = self.listener.accept() => match accepted {
+                accepted = self.socket.accept() => match accepted {
                     Ok((stream, peer)) => self.admit(stream, peer, &stop, &mut tasks),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a TCP connection");
@@ -131,7 +131,7 @@ impl Listener {
                 },
             }
         }
-        drop(self.listener);
+        drop(self.socket);
         while tasks.join_next().await.is_some() {}
     }
 
@@ -159,7 +159,7 @@ impl Listener {
             active: Cell::new(Instant::now()),
             place: RefCell::new(Some(place)),
         });
-        let mut connections = self.connections.borrow_mut();
+        let mut connections = self.open.borrow_mut();
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Rc::downgrade(&connection));
         let stop = stop.clone();
@@ -173,7 +173,7 @@ impl Listener {
 
     /// Closes the longest idle connection, of one client if given, so that its place is free.
     fn evict(&self, client: Option<IpAddr>) {
-        let connections = self.connections.borrow();
+        let connections = self.open.borrow();
         let idle = connections
             .iter()
             .filter_map(Weak::upgrade)
@@ -285,7 +285,9 @@ impl Connection {
     /// Serves the whole queries read so far, while there is room for their replies.
     fn serve_frames(self: &Rc<Self>, frames: &mut Frames) {
         while self.has_room() {
-            let Some(message) = frames.next() else { return };
+            let Some(message) = frames.next_message() else {
+                return;
+            };
             let received = Instant::now();
             self.active.set(received);
             let client = Client {

@@ -51,7 +51,7 @@ impl Frames {
     }
 
     /// The next whole message.
-    pub fn next(&mut self) -> Option<&[u8]> {
+    pub fn next_message(&mut self) -> Option<&[u8]> {
         let rest = &self.buffer[self.start..];
         let length = usize::from(crate::wire::u16_at(rest, 0)?);
         if rest.len() < 2 + length {
@@ -101,7 +101,7 @@ mod tests {
                 while !piece.is_empty() {
                     frames.fill(&mut piece).await.expect("reads");
                 }
-                while let Some(message) = frames.next() {
+                while let Some(message) = frames.next_message() {
                     got.push(message.to_vec());
                 }
             }

@@ -105,9 +105,10 @@ impl Mailbox {
 
     /// The next delivery.
     pub async fn receive(&self) -> Delivery {
-        poll_fn(|context| match self.deliveries.borrow_mut().pop() {
-            Some(delivery) => Poll::Ready(delivery),
-            None => {
+        poll_fn(|context| {
+            if let Some(delivery) = self.deliveries.borrow_mut().pop() {
+                Poll::Ready(delivery)
+            } else {
                 *self.waker.borrow_mut() = Some(context.waker().clone());
                 Poll::Pending
             }

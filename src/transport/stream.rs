@@ -121,7 +121,7 @@ impl Inner {
         };
         let message = waiting.pending.message(id);
         put_frame(&mut connection.outbox.borrow_mut(), |out| {
-            out.extend_from_slice(&message)
+            out.extend_from_slice(&message);
         });
         pending.insert(id, waiting);
         connection.last_used.set(now);
@@ -190,7 +190,7 @@ impl Connection {
             let mut frames = Frames::new();
             while frames.fill(&mut reader).await? > 0 {
                 let now = Instant::now();
-                while let Some(message) = frames.next() {
+                while let Some(message) = frames.next_message() {
                     self.accept(server, message, now);
                 }
             }

@@ -344,35 +344,34 @@ impl Lookup<'_> {
 
     /// What each server did, by group: `vpc: 10.1.0.251 timed out, 10.0.0.2 refused`.
     fn explain(&self) -> ExtendedError {
-        let mut text = String::new();
         let mut unreachable = true;
-        for group in &self.groups {
-            let mut separator = if text.is_empty() { "" } else { "; " };
-            for server in &group.servers {
-                let last = (0..self.attempts.len())
-                    .rev()
-                    .find(|&number| self.plan.server(number) == server.index)
-                    .map(|number| self.attempts[number].said);
-                let did = match (last, server.state()) {
-                    (Some(said), _) => said.text(),
-                    (None, State::Down) => "is down",
-                    (None, _) => "was not asked",
-                };
-                unreachable &= last == Some(Said::Unreachable);
-                let name = if separator == ", " {
-                    String::new()
-                } else {
-                    format!("{}: ", group.name)
-                };
-                text.push_str(&format!("{separator}{name}{} {did}", server.label));
-                separator = ", ";
-            }
-        }
+        let mut of_server = |server: &Server| {
+            let last = (0..self.attempts.len())
+                .rev()
+                .find(|&number| self.plan.server(number) == server.index)
+                .map(|number| self.attempts[number].said);
+            unreachable &= last == Some(Said::Unreachable);
+            let did = match (last, server.state()) {
+                (Some(said), _) => said.text(),
+                (None, State::Down) => "is down",
+                (None, _) => "was not asked",
+            };
+            format!("{} {did}", server.label)
+        };
+        let mut of_group = |group: &&Group| {
+            let servers: Vec<String> = group
+                .servers
+                .iter()
+                .map(|server| of_server(server))
+                .collect();
+            format!("{}: {}", group.name, servers.join(", "))
+        };
+        let groups: Vec<String> = self.groups.iter().map(&mut of_group).collect();
         let code = if unreachable {
             EDE_NETWORK_ERROR
         } else {
             EDE_NO_REACHABLE_AUTHORITY
         };
-        ExtendedError { code, text }
+        ExtendedError::new(code, &groups.join("; "))
     }
 }

@@ -191,11 +191,9 @@ impl Health {
     /// Share of the last tries that were lost, in percent.
     #[must_use]
     pub fn loss_percent(&self) -> u32 {
-        if self.losses.seen == 0 {
-            0
-        } else {
-            self.losses.bad() * 100 / self.losses.seen
-        }
+        (self.losses.bad() * 100)
+            .checked_div(self.losses.seen)
+            .unwrap_or(0)
     }
 
     /// How long a query waits for this server before the next is asked too.
@@ -457,7 +455,7 @@ mod tests {
         }
 
         fn probe_lost(&mut self, at: u32) {
-            let (now, sent) = (self.at(at), self.at(at) - self.config.probe_min);
+            let (now, sent) = (self.at(at), self.at(at.saturating_sub(500)));
             self.health.probe_sent();
             self.health.probe_lost(&self.config, now, sent, 0.5);
         }
@@ -629,9 +627,9 @@ mod tests {
                     5 => if let Some(sent) = sent.take() {
                         bench.health.probe_lost(&bench.config, at, sent, 0.5);
                     },
-                    6 => if sent.take().is_some() {
+                    6 if sent.take().is_some() => {
                         bench.health.probe_answered(&bench.config, at, MS, None);
-                    },
+                    }
                     _ => {}
                 }
             }

@@ -221,7 +221,7 @@ async fn over_stream(
     stream.flush().await?;
     let mut frames = Frames::new();
     loop {
-        if let Some(response) = frames.next() {
+        if let Some(response) = frames.next_message() {
             let ours = wire::id(response) == message.metadata.id;
             if ours && wire::flags(response) & flag::QR != 0 {
                 return Ok(());

@@ -182,7 +182,7 @@ impl Server {
     /// It refused or failed a question that another server answered.
     pub fn refused_alone(&self, carrier: Carrier, now: Instant) {
         self.update(carrier, now, |health, config| {
-            health.refused_alone(config, now)
+            health.refused_alone(config, now);
         });
     }
 
@@ -195,14 +195,14 @@ impl Server {
     /// A try has had no answer for as long as it should take.
     pub fn overdue(&self, carrier: Carrier, now: Instant, sent: Instant, question: u64) {
         self.update(carrier, now, |health, _| {
-            health.overdue(now, sent, question)
+            health.overdue(now, sent, question);
         });
     }
 
     /// The network said that it cannot be reached.
     pub fn unreachable(&self, carrier: Carrier, now: Instant) {
         self.update(carrier, now, |health, config| {
-            health.unreachable(config, now)
+            health.unreachable(config, now);
         });
     }
 
@@ -217,7 +217,7 @@ impl Server {
         let before = self.looped.swap(looped, Ordering::Relaxed);
         if looped {
             self.update(self.carrier(), now, |health, config| {
-                health.looped(config, now)
+                health.looped(config, now);
             });
         } else if before {
             // It is probed like any other server that is down.
@@ -328,25 +328,24 @@ impl Server {
     fn tell(&self, carrier: Carrier, before: State, after: State, reason: Reason, _now: Instant) {
         let (group, server, transport) = (&*self.group, &self.label, carrier.name());
         let (before, state) = (before.name(), after.name());
-        match after {
-            State::Down => {
-                tracing::warn!(
-                    group,
-                    server,
-                    transport,
-                    before,
-                    ?reason,
-                    "upstream server is {state}"
-                );
-            }
-            _ => tracing::info!(
+        if after == State::Down {
+            tracing::warn!(
                 group,
                 server,
                 transport,
                 before,
                 ?reason,
                 "upstream server is {state}"
-            ),
+            );
+        } else {
+            tracing::info!(
+                group,
+                server,
+                transport,
+                before,
+                ?reason,
+                "upstream server is {state}"
+            );
         }
     }
 
