@@ -202,7 +202,7 @@ pub struct CacheConfig {
     /// RFC 8767 §4: TTL of a stale answer.
     pub stale_ttl: Duration,
     /// Hits after which an entry about to expire is fetched anew. 0 turns prefetch off.
-    pub prefetch_hits: u32,
+    pub prefetch_hits: u8,
     /// Share of its TTL left when that happens.
     pub prefetch_percent: u32,
     /// Whether A and AAAA records change their order from hit to hit.

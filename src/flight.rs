@@ -238,7 +238,7 @@ impl Leader {
             Ok(response) => {
                 let entry = Arc::new(Entry::new(&self.key, response, now, self.route, bounds));
                 if Question::of(&self.key).cacheable() {
-                    cache.insert(&entry);
+                    cache.insert(&self.key, &entry);
                 }
                 for waiter in waiters {
                     waiter.answer(&entry, "miss");

@@ -5,7 +5,7 @@
 
 use crate::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
 
-/// A response without OPT and TSIG, byte for byte as the upstream sent it otherwise.
+/// A response without OPT and TSIG, its QNAME lower-cased, otherwise byte for byte as the upstream sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// The message, then the offsets of its TTLs as native 16-bit numbers: one allocation for both.
@@ -72,6 +72,13 @@ impl Response {
     #[must_use]
     pub fn message(&self) -> &[u8] {
         &self.bytes[..usize::from(self.message_len)]
+    }
+
+    /// QNAME, lower-cased, QTYPE and QCLASS.
+    #[inline]
+    #[must_use]
+    pub fn question(&self) -> &[u8] {
+        &self.bytes[HEADER_LEN..usize::from(self.question_end)]
     }
 
     /// Offset after the question.
@@ -210,6 +217,8 @@ impl<'a> Survey<'a> {
         let mut bytes = self.stripped(end)?;
         let message_len = u16::try_from(bytes.len()).map_err(|_| Malformed)?;
         wire::put_u16(&mut bytes, 0, 0);
+        // Every reply gets its client's own spelling; here one spelling must equal a key's.
+        bytes[HEADER_LEN..question_end - 4].make_ascii_lowercase();
         let removed = u16::from(self.opt.is_some()) + u16::from(self.tsig.is_some());
         Counts {
             additionals: counts.additionals - removed,
