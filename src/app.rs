@@ -19,7 +19,7 @@ use crate::local::LocalZone;
 use crate::metrics::Metrics;
 use crate::route::Routes;
 use crate::socket::{self, UdpOptions};
-use crate::transport::tls::Tls;
+use crate::transport::tls::{Tls, read_roots};
 use crate::upstream::probe::LoopNames;
 use crate::upstream::{Upstreams, probe};
 use crate::worker::{self, Heartbeat, Shared, Sockets};
@@ -52,6 +52,16 @@ pub enum StartError {
     #[error("socket {}: {source}; its directory must exist and be writable, and no other instance may use it", path.display())]
     Socket {
         /// The path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A group's roots cannot be used.
+    #[error("upstreams.{group}.tls_ca {}: {source}; it must be a readable file of PEM certificates", path.display())]
+    TlsCa {
+        /// The group.
+        group: Arc<str>,
+        /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -119,7 +129,7 @@ impl App {
         let admin = admin::Bound::bind(&config, &mut errors);
         let metrics = Metrics::new();
         let upstreams = Upstreams::new(&config, &metrics, Instant::now());
-        let tls = tls_of(&upstreams, &mut errors);
+        let tls = tls_of(&config, &upstreams, &mut errors);
         if !errors.is_empty() {
             return Err(StartErrors(errors));
         }
@@ -256,23 +266,40 @@ fn bind(
     Ok((address, pairs))
 }
 
-fn tls_of(upstreams: &Upstreams, errors: &mut Vec<StartError>) -> Vec<Option<Tls>> {
-    let mut of_server = |server: &Arc<crate::upstream::server::Server>| {
-        let Transport::Tls(name) = &server.config.transport else {
-            return None;
-        };
-        match Tls::new(name, &[]) {
-            Ok(tls) => Some(tls),
-            Err(source) => {
-                errors.push(StartError::Tls {
-                    server: server.label.clone(),
+fn tls_of(
+    config: &Config,
+    upstreams: &Upstreams,
+    errors: &mut Vec<StartError>,
+) -> Vec<Option<Tls>> {
+    let mut all = Vec::new();
+    for (group, servers) in config.groups.iter().zip(&upstreams.groups) {
+        let roots = match &group.tls_ca {
+            None => Vec::new(),
+            Some(path) => read_roots(path).unwrap_or_else(|source| {
+                let (group, path) = (Arc::clone(&group.name), path.clone());
+                errors.push(StartError::TlsCa {
+                    group,
+                    path,
                     source,
                 });
-                None
-            }
+                Vec::new()
+            }),
+        };
+        for server in &servers.servers {
+            all.push(match &server.config.transport {
+                Transport::Udp | Transport::Tcp => None,
+                Transport::Tls(name) => match Tls::new(name, &roots) {
+                    Ok(tls) => Some(tls),
+                    Err(source) => {
+                        let server = server.label.clone();
+                        errors.push(StartError::Tls { server, source });
+                        None
+                    }
+                },
+            });
         }
-    };
-    upstreams.servers.iter().map(&mut of_server).collect()
+    }
+    all
 }
 
 fn start_workers(

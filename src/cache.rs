@@ -18,7 +18,7 @@ use crate::response::{Kind, Response};
 /// Bytes an entry takes beside its own heap data: its fields and reference counts (88), the table's slots with their
 /// slack (about 65), an eighth of a ghost, and what the allocator loses to rounding and churn. Measured as resident
 /// memory a million insertions into full caches of 16 and 64 MiB left behind, for each entry, less the entry's data.
-const OVERHEAD: u64 = 216;
+const OVERHEAD: u64 = 240;
 
 /// Answers shorter-lived than this are not prefetched, in seconds: their last second is too much of their life.
 const MIN_PREFETCH_LIFETIME: u32 = 5;

@@ -86,6 +86,8 @@ pub struct GroupConfig {
     pub probe: Probe,
     /// When to hedge, suspect, distrust and forgive a server.
     pub failover: FailoverConfig,
+    /// PEM file of further roots that `tls://` servers' certificates may chain to, beside the web's.
+    pub tls_ca: Option<PathBuf>,
     /// Most queries in flight to this group at once, in the whole process.
     pub max_in_flight: NonZeroUsize,
 }

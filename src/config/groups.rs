@@ -120,6 +120,7 @@ fn group_defaults() -> GroupConfig {
             record_type: RecordType::NS,
         },
         failover: FailoverConfig::default(),
+        tls_ca: None,
         max_in_flight: NonZeroUsize::MIN.saturating_add(9_999),
     }
 }
@@ -239,6 +240,7 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
     let deadline = section.read_in("deadline", defaults.deadline, &limits::DEADLINE);
     section.ordered(("try_timeout", &try_timeout), ("deadline", &deadline));
     let probe = section.read("probe", defaults.probe);
+    let tls_ca = section.read_or_null("tls_ca", defaults.tls_ca);
     let in_flight = section.read_in(
         "max_in_flight",
         defaults.max_in_flight.get(),
@@ -252,6 +254,7 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
         deadline,
         probe,
         failover: read_failover(section),
+        tls_ca,
         max_in_flight: NonZeroUsize::new(in_flight).unwrap_or(NonZeroUsize::MIN),
     }
 }
