@@ -299,21 +299,24 @@ fn whole(state: &Arc<State>) -> Router {
 pub struct Bound {
     admin: Option<std::net::TcpListener>,
     metrics: Option<std::net::TcpListener>,
-    socket: Option<(std::os::unix::net::UnixListener, PathBuf)>,
+    socket: Option<(std::os::unix::net::UnixListener, SocketFile)>,
+}
+
+/// A Unix socket's file; dropping it removes it.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the socket's file stays");
+        }
+    }
 }
 
 /// A served admin interface. Dropping it stops it and removes the Unix socket.
 pub struct Admin {
     _servers: JoinSet<()>,
-    path: Option<PathBuf>,
-}
-
-impl Drop for Admin {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            let _ = fs::remove_file(path);
-        }
-    }
+    _file: Option<SocketFile>,
 }
 
 impl Bound {
@@ -339,7 +342,7 @@ impl Bound {
             .socket
             .as_ref()
             .and_then(|path| match bind_socket(path) {
-                Ok(listener) => Some((listener, path.clone())),
+                Ok(listener) => Some((listener, SocketFile(path.clone()))),
                 Err(source) => {
                     errors.push(StartError::Socket {
                         path: path.clone(),
@@ -374,9 +377,9 @@ impl Bound {
                 servers.spawn(async move { drop(axum::serve(listener, router).await) });
             }
         }
-        let mut path = None;
+        let mut file = None;
         if let Some((listener, at)) = self.socket {
-            path = Some(at);
+            file = Some(at);
             if let Ok(listener) = tokio::net::UnixListener::from_std(listener) {
                 let router = whole(&state);
                 servers.spawn(async move { drop(axum::serve(listener, router).await) });
@@ -384,7 +387,7 @@ impl Bound {
         }
         Admin {
             _servers: servers,
-            path,
+            _file: file,
         }
     }
 }

@@ -27,7 +27,7 @@ const MIN_PREFETCH_LIFETIME: u32 = 5;
 const MAX_FAILURES: usize = 8_192;
 
 /// Keys remembered after their entries were evicted, as a share of the entries: enough to tell a name that comes back
-/// from one that was asked once, at a quarter of the memory quick_cache would spend by itself.
+/// from one that was asked once, at a quarter of the memory `quick_cache` would spend by itself.
 const GHOSTS: f64 = 0.125;
 
 /// Rough size of an entry, from which the table guesses how many it will hold.

@@ -1,0 +1,42 @@
+# nodens as an image that holds one static binary and nothing else.
+#
+#   docker build --build-arg VERSION=0.1.0 -t nodens .
+#   docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=0.1.0 -t REGISTRY/nodens:0.1.0 --push .
+#
+# Each platform is compiled on that platform: no cross toolchain to go wrong. A buildx with a node of either kind does
+# that natively; with one kind only, the other runs under QEMU, which is correct but takes many times longer.
+
+FROM rust:1.95-slim-bookworm AS build
+WORKDIR /build
+
+# Static, glibc included. Naming the target, though it is the host itself, keeps the flag from build scripts and
+# procedural macros, which must stay dynamic.
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+
+# A layer of the dependencies alone: unchanged until Cargo.toml or Cargo.lock change.
+COPY Cargo.toml Cargo.lock ./
+RUN mkdir src \
+    && echo 'fn main() {}' > src/main.rs \
+    && touch src/lib.rs \
+    && cargo build --release --locked --target "$(uname -m)-unknown-linux-gnu" \
+    && rm -r src
+
+COPY src src
+# cargo compares modification times, and a checkout may be older than the layer above.
+RUN find src -name '*.rs' -exec touch {} + \
+    && cargo build --release --locked --target "$(uname -m)-unknown-linux-gnu" \
+    && cp "target/$(uname -m)-unknown-linux-gnu/release/nodens" /nodens
+
+FROM scratch
+ARG VERSION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.title="nodens" \
+      org.opencontainers.image.description="One nameserver on every Kubernetes node that always answers" \
+      org.opencontainers.image.licenses="Apache-2.0 OR MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.source="${SOURCE}"
+COPY --from=build /nodens /nodens
+EXPOSE 53/udp 53/tcp
+# Root, because port 53 of the host needs it; a sidecar sets runAsUser (config/sidecar.yaml).
+ENTRYPOINT ["/nodens"]
+CMD ["serve", "--config", "/etc/nodens/nodens.yaml"]

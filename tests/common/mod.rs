@@ -1,0 +1,375 @@
+//! What the integration tests share: the real binary under a configuration of its own, stand-ins and other people's
+//! name servers to put behind it, and DNS messages as bytes.
+//!
+//! Everything listens on loopback, on addresses no other test uses, and ends with the value that started it.
+
+#![allow(
+    dead_code,
+    reason = "every test binary compiles this module and uses its own part of it"
+)]
+
+pub(crate) mod dns;
+pub(crate) mod peers;
+pub(crate) mod stand_in;
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long anything that should happen soon may take on a busy machine before a test gives up on it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Asks again and again until there is a value. The pause only keeps the loop from spinning.
+pub(crate) fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = check() {
+            return value;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {PATIENCE:?} in vain for {what}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A number no other caller in this process gets.
+fn next_number() -> u32 {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
+/// An address in 127.0.0.0/8 with a port that is free over UDP and TCP. Each call gives another IP address, apart from
+/// those that other test processes get, so nobody can take the port before the caller does.
+pub(crate) fn free_address() -> SocketAddr {
+    let [_, high, low, _] = std::process::id().to_be_bytes();
+    let number = u8::try_from(next_number() % 254 + 1).expect("at most 254");
+    let ip = IpAddr::V4(Ipv4Addr::new(127, 64 | high & 0x3f, low, number));
+    wait_for("a port that is free over UDP and TCP", || {
+        let listener = TcpListener::bind((ip, 0)).ok()?;
+        let address = listener.local_addr().ok()?;
+        UdpSocket::bind(address).ok()?;
+        Some(address)
+    })
+}
+
+/// A directory that is removed with all it holds when the value goes.
+#[derive(Debug)]
+pub(crate) struct TempDir(PathBuf);
+
+impl TempDir {
+    pub(crate) fn new() -> Self {
+        let name = format!("nodens-test-{}-{}", std::process::id(), next_number());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self(path)
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes a file and returns where it is.
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        path
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        // What is left behind in a temporary directory harms nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A child process whose output goes to a file; killed and reaped when the value goes.
+#[derive(Debug)]
+pub(crate) struct Process {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    pub(crate) fn spawn(name: &'static str, command: &mut Command, log: PathBuf) -> Self {
+        let output = File::create(&log).expect("the log file can be created");
+        let errors = output.try_clone().expect("the log file can be shared");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self { name, child, log }
+    }
+
+    /// Waits until `check` gives a value; fails with the process's output if it ends before.
+    pub(crate) fn wait_until<T>(&mut self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(value) = check() {
+                return value;
+            }
+            let ended = self
+                .child
+                .try_wait()
+                .expect("a child can be asked for its state");
+            if ended.is_some() || Instant::now() > deadline {
+                let state = ended.map_or("is still running".to_owned(), |s| format!("ended: {s}"));
+                panic!(
+                    "{}: no {what}; the process {state}; it said:\n{}",
+                    self.name,
+                    self.log()
+                );
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// All it wrote to standard output and standard error.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(no log: {error})"))
+    }
+
+    /// A line of `/proc/PID/status` that counts kB, in bytes.
+    fn status_bytes(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(path).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let kilobytes =
+            line.and_then(|rest| rest.trim_matches([':', ' ', '\t', 'k', 'B']).parse().ok());
+        let Some(kilobytes): Option<u64> = kilobytes else {
+            panic!("no {field} in:\n{status}");
+        };
+        kilobytes * 1024
+    }
+
+    /// Sends SIGTERM and returns how the process ended.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let kill = format!("kill -TERM {}", self.child.id());
+        let sent = Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .expect("sh runs");
+        assert!(sent.success(), "{kill}: {sent}");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .expect("a child can be asked for its state")
+            {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} ignores SIGTERM:\n{}",
+                self.name,
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only if it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary under test, without whatever of our environment would configure it.
+pub(crate) fn nodens() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nodens"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("NODENS_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Runs `nodens serve` with a configuration that should make it end at once.
+pub(crate) fn serve_and_fail(config: &Path) -> Output {
+    let child = nodens()
+        .args(["serve", "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    // Should it serve after all, the test must fail, not hang.
+    let mut guard = Killed(Some(child));
+    wait_for("`nodens serve` to end", || {
+        let child = guard.0.as_mut()?;
+        child
+            .try_wait()
+            .expect("a child can be asked for its state")
+    });
+    let child = guard.0.take().expect("taken only here");
+    child.wait_with_output().expect("its output can be read")
+}
+
+struct Killed(Option<Child>);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A running `nodens serve`.
+#[derive(Debug)]
+pub(crate) struct Nodens {
+    process: Process,
+    dir: TempDir,
+    /// Addresses it serves, in the order of its configuration.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// The admin endpoint over TCP.
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+impl Nodens {
+    /// Starts it on a free port of 127.0.0.1; `yaml` holds the rest of the configuration.
+    pub(crate) fn start(yaml: &str) -> Self {
+        Self::start_on(&["127.0.0.1:0"], yaml)
+    }
+
+    /// Starts it on the given addresses and waits until it is ready.
+    pub(crate) fn start_on(listen: &[&str], yaml: &str) -> Self {
+        let dir = TempDir::new();
+        let socket = dir.path("nodens.sock");
+        let mut config = format!("listen: {listen:?}\nadmin: \"127.0.0.1:0\"\n");
+        writeln!(config, "socket: {}\n{yaml}", socket.display()).expect("a String grows");
+        let config = dir.write("nodens.yaml", &config);
+        let mut command = nodens();
+        command.args(["serve", "--config"]).arg(&config);
+        let mut process = Process::spawn("nodens", &mut command, dir.path("nodens.log"));
+        process.wait_until("200 from /ready", || {
+            get(&socket, "/ready")
+                .ok()
+                .filter(|(status, _)| *status == 200)
+        });
+        let (status, body) = get(&socket, "/status").expect("it answered /ready");
+        assert_eq!(status, 200, "/status: {body}");
+        let body: serde_json::Value = serde_json::from_str(&body).expect("/status is JSON");
+        let listen = body["listen"]
+            .as_array()
+            .expect("/status has `listen`")
+            .iter()
+            .map(address);
+        let listen = listen
+            .map(|address| address.expect("`listen` holds addresses"))
+            .collect();
+        let admin = address(&body["admin"]);
+        Self {
+            process,
+            dir,
+            listen,
+            admin,
+        }
+    }
+
+    /// The first address it serves.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listen[0]
+    }
+
+    /// Where its configuration, log and Unix socket are.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path(name)
+    }
+
+    /// Status code and body of a page of its admin endpoint.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        get(&self.dir.path("nodens.sock"), path)
+            .unwrap_or_else(|error| panic!("GET {path}: {error}; it said:\n{}", self.log()))
+    }
+
+    /// Sum of the samples of a metric that carry all of these labels.
+    pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let (status, text) = self.get("/metrics");
+        assert_eq!(status, 200, "/metrics: {text}");
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|(key, value)| format!("{key}=\"{value}\""))
+            .collect();
+        text.lines()
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with(['{', ' ']))
+            .filter(|rest| labels.iter().all(|label| rest.contains(label.as_str())))
+            .map(|rest| {
+                let value = rest.rsplit(' ').next().expect("rsplit gives at least one");
+                value
+                    .parse::<f64>()
+                    .unwrap_or_else(|error| panic!("{name}{rest}: {error}"))
+            })
+            .sum()
+    }
+
+    /// Waits until the sum reaches `least`: workers hand their counts in from time to time only.
+    pub(crate) fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], least: f64) {
+        let what = format!("{name}{labels:?} to reach {least}");
+        wait_for(&what, || (self.metric(name, labels) >= least).then_some(()));
+    }
+
+    /// Resident memory now.
+    pub(crate) fn rss_bytes(&self) -> u64 {
+        self.process.status_bytes("VmRSS")
+    }
+
+    /// The most resident memory it ever had.
+    pub(crate) fn peak_rss_bytes(&self) -> u64 {
+        self.process.status_bytes("VmHWM")
+    }
+
+    /// All it wrote.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Sends SIGTERM; returns how it ended and all it wrote.
+    pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
+        (self.process.terminate(), self.log())
+    }
+}
+
+fn address(value: &serde_json::Value) -> Option<SocketAddr> {
+    value.as_str().map(|text| {
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
+    })
+}
+
+/// One HTTP request over a Unix socket; HTTP/1.0, so that the body ends where the connection does.
+pub(crate) fn get(socket: &Path, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let invalid = || io::Error::new(io::ErrorKind::InvalidData, answer.clone());
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(invalid)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .ok_or_else(invalid)?;
+    Ok((status, body.to_owned()))
+}

@@ -1,0 +1,133 @@
+//! An upstream server whose every octet a test decides.
+
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+
+use super::dns::{Over, failure, question_end, rcode, read_frame, send_frame, tcp_to, wire_name};
+use super::free_address;
+
+/// Given a query and how it came: the messages to send back, in this order.
+type Answer = dyn Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync;
+
+/// A server over UDP and TCP that answers as told and remembers what it was asked; ends with the value.
+///
+/// Probes, which nodens sends by itself, are not for it: they get NXDOMAIN, which says that the server is alive.
+pub(crate) struct StandIn {
+    pub(crate) address: SocketAddr,
+    state: Arc<State>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct State {
+    answer: Box<Answer>,
+    asked: Mutex<Vec<Vec<u8>>>,
+    stopped: AtomicBool,
+}
+
+impl StandIn {
+    pub(crate) fn new<F>(answer: F) -> Self
+    where
+        F: Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    {
+        let address = free_address();
+        let socket = UdpSocket::bind(address).expect("the address is free");
+        let listener = TcpListener::bind(address).expect("the address is free");
+        let state = Arc::new(State {
+            answer: Box::new(answer),
+            asked: Mutex::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let (udp, tcp) = (Arc::clone(&state), Arc::clone(&state));
+        let threads = vec![
+            thread::spawn(move || udp.serve_udp(&socket)),
+            thread::spawn(move || tcp.serve_tcp(&listener)),
+        ];
+        Self {
+            address,
+            state,
+            threads,
+        }
+    }
+
+    /// What it would answer; does not count as asked.
+    pub(crate) fn answer(&self, query: &[u8], over: Over) -> Vec<Vec<u8>> {
+        (self.state.answer)(query, over)
+    }
+
+    /// All queries so far, probes apart.
+    pub(crate) fn asked(&self) -> Vec<Vec<u8>> {
+        self.state
+            .asked
+            .lock()
+            .expect("no thread panics with it")
+            .clone()
+    }
+}
+
+impl State {
+    fn answers_to(&self, query: &[u8], over: Over) -> Vec<Vec<u8>> {
+        if is_probe(query) {
+            return vec![failure(query, rcode::NXDOMAIN)];
+        }
+        self.asked
+            .lock()
+            .expect("no thread panics with it")
+            .push(query.to_vec());
+        (self.answer)(query, over)
+    }
+
+    fn serve_udp(&self, socket: &UdpSocket) {
+        let mut buffer = vec![0; 65_535];
+        while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+            if self.stopped.load(Ordering::Acquire) {
+                return;
+            }
+            for answer in self.answers_to(&buffer[..length], Over::Udp) {
+                // The client may be gone; that is its business.
+                let _ = socket.send_to(&answer, client);
+            }
+        }
+    }
+
+    fn serve_tcp(self: &Arc<Self>, listener: &TcpListener) {
+        for stream in listener.incoming().flatten() {
+            if self.stopped.load(Ordering::Acquire) {
+                return;
+            }
+            let state = Arc::clone(self);
+            // Ends when the client closes the connection.
+            thread::spawn(move || state.serve_connection(stream));
+        }
+    }
+
+    fn serve_connection(&self, mut stream: TcpStream) {
+        while let Ok(query) = read_frame(&mut stream) {
+            for answer in self.answers_to(&query, Over::Tcp) {
+                if send_frame(&mut stream, &answer).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Whether nobody but nodens asks this: for the root, or for the name by which it finds out that it asks itself.
+fn is_probe(query: &[u8]) -> bool {
+    let name = &query[12..question_end(query) - 4];
+    name == [0] || name.ends_with(&wire_name("nodens.invalid"))
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        self.state.stopped.store(true, Ordering::Release);
+        // Wakes both threads, which then see that they are to stop.
+        let woken = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.send_to(&[], self.address));
+        if woken.is_ok() && tcp_to(self.address).is_ok() {
+            for thread in self.threads.drain(..) {
+                let _ = thread.join();
+            }
+        }
+    }
+}
