@@ -79,11 +79,8 @@ impl Entry {
             _ => bounds.max_ttl,
         };
         let lifetime = response.ttl().unwrap_or(0).min(bound);
-        let ttl_cap = match response.kind() {
-            // A stub that caches must not keep a "no" longer than we do (RFC 2308 §5).
-            Kind::Negative if response.ttl().is_some() => lifetime,
-            _ => bounds.max_ttl,
-        };
+        // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
+        let ttl_cap = bound;
         Self {
             response,
             stored,
