@@ -245,7 +245,9 @@ impl Leader {
                 }
             }
             Err(Failed { code, error }) => {
-                cache.remember_failure(&self.key, code, &error, now);
+                if Question::of(&self.key).cacheable() {
+                    cache.remember_failure(&self.key, code, &error, now);
+                }
                 for waiter in waiters {
                     match &self.flight.stale {
                         Some(entry) => waiter.answer_stale(entry, StaleReason::Failed),
@@ -526,7 +528,7 @@ impl Worker {
 
     /// Fetches a popular answer anew shortly before it expires, so that no client waits for it.
     #[inline]
-    pub(crate) fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Entry, now: Instant) {
+    pub(crate) fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Arc<Entry>, now: Instant) {
         if !entry.prefetch_due(now, &self.shared.config.cache) {
             return;
         }
@@ -534,7 +536,8 @@ impl Worker {
         let quiet = self.flights.borrow().len() < MAX_PREFETCHES;
         if quiet && !self.flights.borrow().contains_key(key) {
             self.metrics.prefetches.inc();
-            self.start(key, route, None);
+            // Should it expire before the new one is there, it is what those who then wait fall back on.
+            self.start(key, route, Some(Arc::clone(entry)));
         }
     }
 }

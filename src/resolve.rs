@@ -143,7 +143,9 @@ impl Worker {
         route: u16,
         client: Client,
     ) -> Option<(StaleReason, ExtendedError)> {
-        if let Some(failure) = self.shared.cache.failure(key, client.received) {
+        if Question::of(key).cacheable()
+            && let Some(failure) = self.shared.cache.failure(key, client.received)
+        {
             let error = ExtendedError::new(EDE_CACHED_ERROR, &failure.error.text);
             return Some((StaleReason::Failed, error));
         }

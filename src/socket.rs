@@ -557,6 +557,21 @@ pub fn connect_udp(server: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Has the kernel give this UDP socket no further datagrams: one connected to its own address is not chosen for anybody
+/// else's. What it holds already can still be read and answered.
+///
+/// # Errors
+/// Those of `connect(2)`.
+pub fn stop_receiving(socket: &tokio::net::UdpSocket) -> io::Result<()> {
+    let mut own = socket.local_addr()?;
+    match own.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => own.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => own.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    socket2::SockRef::from(socket).connect(&own.into())
+}
+
 /// Waits until a socket has something to read or an error to report; returns which, for `try_io`. A pending ICMP error
 /// is reported as an error alone, and `try_io` takes one interest at a time.
 ///

@@ -18,11 +18,14 @@ use super::ReplyTo;
 use crate::flight::{Client, Served};
 use crate::metrics::Dropped;
 use crate::reply::Protocol;
-use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, ready_to_read};
+use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, ready_to_read, stop_receiving};
 use crate::worker::Worker;
 
 /// Longest query read; longer ones are cut off and so malformed. Queries are far shorter.
 const QUERY_LEN: usize = 2048;
+
+/// Batches read after the end: far more than a receive buffer holds, should new datagrams keep coming.
+const MAX_DRAIN: usize = 1024;
 
 /// Replies that became ready outside the receive loop.
 pub struct Outbox {
@@ -111,7 +114,15 @@ impl Listener {
             }
             self.serve_batch(&batch, count, &mut replies).await;
         }
-        while let Ok(count) = batch.receive(&*self.socket) {
+        // From now on the kernel gives new datagrams to whoever else shares the port, and what it holds is finite.
+        if let Err(error) = stop_receiving(&self.socket) {
+            tracing::debug!(%error, "cannot turn new queries away; those that wait are answered");
+        }
+        let mut batches = 0;
+        while batches < MAX_DRAIN
+            && let Ok(count) = batch.receive(&*self.socket)
+        {
+            batches += 1;
             self.serve_batch(&batch, count, &mut replies).await;
         }
         // Misses still in flight hold the outbox; the last of them lets go of it.

@@ -63,6 +63,9 @@ pub enum TryError {
     /// ICMP or the TCP stack said that the server cannot be reached, or the connection broke.
     #[error("unreachable")]
     Unreachable,
+    /// It could not be sent, or its connection ended before the answer.
+    #[error("not sent, or cut off")]
+    Broken,
     /// The response's counts, lengths or names lie.
     #[error("malformed response")]
     Malformed,
@@ -225,10 +228,11 @@ impl Pending {
         self.deliver(carrier, Err(TryError::Unreachable));
     }
 
-    /// The connection it was on ended. That says nothing of the server: it may have had enough of this connection.
-    fn broken(self, server: &Server) {
+    /// It could not be sent, or the connection it was on ended. That says nothing of the server: this host may be out
+    /// of sockets, or the server may have had enough of this connection.
+    fn broken(self, server: &Server, carrier: Carrier) {
         server.metrics.outcome(Outcome::Unreachable);
-        self.deliver(Carrier::Stream, Err(TryError::Unreachable));
+        self.deliver(carrier, Err(TryError::Broken));
     }
 
     fn deliver(self, carrier: Carrier, result: Result<Response, TryError>) {
@@ -255,7 +259,7 @@ impl Pending {
 fn outcome(result: &Result<Response, TryError>) -> Outcome {
     match result {
         Err(TryError::Malformed) => Outcome::Malformed,
-        Err(TryError::Unreachable) => Outcome::Unreachable,
+        Err(TryError::Unreachable | TryError::Broken) => Outcome::Unreachable,
         Ok(response) if response.truncated() => Outcome::Truncated,
         Ok(response) => match (response.kind(), response.rcode()) {
             (Kind::Positive | Kind::Negative, _) => Outcome::Answered,

@@ -107,9 +107,7 @@ impl Inner {
     fn send(self: &Rc<Self>, waiting: Waiting, now: Instant) {
         let connection = self.pick(now);
         if connection.pending.borrow().len() >= MAX_PENDING {
-            waiting
-                .pending
-                .unreachable(&self.server, Carrier::Stream, now);
+            waiting.pending.broken(&self.server, Carrier::Stream);
             return;
         }
         let mut pending = connection.pending.borrow_mut();
@@ -246,7 +244,7 @@ impl Connection {
             let again = self.answered.get() && !waiting.resent.replace(true);
             match pool.upgrade() {
                 Some(pool) if again => pool.send(waiting, now),
-                _ if self.established.get() => waiting.pending.broken(server),
+                _ if self.established.get() => waiting.pending.broken(server, Carrier::Stream),
                 _ => waiting.pending.unreachable(server, Carrier::Stream, now),
             }
         }

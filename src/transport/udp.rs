@@ -114,6 +114,10 @@ impl UdpPool {
                 Ok(port) => port,
                 Err(error) => {
                     tracing::debug!(server = %self.server.label, %error, "cannot open an upstream socket");
+                    if is_ours(&error) {
+                        pending.broken(&self.server, Carrier::Datagram);
+                        return None;
+                    }
                     break;
                 }
             };
@@ -212,6 +216,14 @@ impl UdpPool {
             waiting
         });
     }
+}
+
+/// Whether it is this host that is out of something, and not the server that is gone.
+fn is_ours(error: &io::Error) -> bool {
+    let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|code| ours.contains(&code))
 }
 
 /// Takes what has arrived on a socket.

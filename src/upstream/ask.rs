@@ -89,6 +89,7 @@ enum Said {
     Referral,
     Malformed,
     Unreachable,
+    Broken,
 }
 
 impl Said {
@@ -103,6 +104,7 @@ impl Said {
             Self::Referral => "does not resolve (referral)",
             Self::Malformed => "answered garbage",
             Self::Unreachable => "unreachable",
+            Self::Broken => "could not be asked",
         }
     }
 }
@@ -112,8 +114,18 @@ struct Attempt {
     said: Said,
     carrier: Carrier,
     port: Option<Rc<Port>>,
-    /// Whether it took a hedge's token.
-    paid: bool,
+    why: Why,
+}
+
+/// Why a try was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It was the server's turn.
+    Turn,
+    /// An earlier try was lost, or its server was found silent.
+    FreeHedge,
+    /// An earlier try was overdue; it took a token.
+    PaidHedge,
 }
 
 /// One question on its way through its groups.
@@ -182,7 +194,18 @@ impl Lookup<'_> {
                 },
             );
             match step {
-                Step::Try { number, server } => self.start(number, server, paid.get(), now),
+                Step::Try {
+                    number,
+                    server,
+                    hedge,
+                } => {
+                    let why = match (hedge, paid.get()) {
+                        (_, true) => Why::PaidHedge,
+                        (true, false) => Why::FreeHedge,
+                        (false, false) => Why::Turn,
+                    };
+                    self.start(number, server, why, now);
+                }
                 Step::Overdue(number) => self.overdue(number, now),
                 Step::Wait(until) => {
                     let Ok(delivery) = timeout_at(until.into(), self.mailbox.receive()).await
@@ -202,16 +225,16 @@ impl Lookup<'_> {
         &self.upstreams.servers[self.plan.server(number)]
     }
 
-    fn start(&mut self, number: usize, server: usize, paid: bool, now: Instant) {
+    fn start(&mut self, number: usize, server: usize, why: Why, now: Instant) {
         let carrier = self.upstreams.servers[server].carrier();
-        if number > 0 {
+        if why != Why::Turn {
             self.groups[0].metrics.hedges_sent.inc();
         }
         self.attempts.push(Attempt {
             said: Said::Nothing,
             carrier,
             port: None,
-            paid,
+            why,
         });
         self.send(number, carrier, UpstreamEdns::Sent, now);
     }
@@ -278,6 +301,7 @@ impl Lookup<'_> {
     fn lost(&mut self, number: usize, carrier: Carrier, error: TryError) {
         let (said, how) = match error {
             TryError::Malformed => (Said::Malformed, NotMe::Answered),
+            TryError::Broken => (Said::Broken, NotMe::Answered),
             // A server that takes no TCP for a truncated answer is still there for UDP.
             TryError::Unreachable if carrier != self.server(number).carrier() => {
                 (Said::Unreachable, NotMe::Answered)
@@ -291,10 +315,10 @@ impl Lookup<'_> {
     /// The question is settled: tells every server what that says of it.
     fn won(&mut self, number: usize, response: Response, now: Instant) -> Response {
         self.mailbox.settle();
-        if self.attempts[number].paid {
+        if self.attempts[number].why == Why::PaidHedge {
             self.groups[0].return_token();
         }
-        if number > 0 {
+        if self.attempts[number].why != Why::Turn {
             self.groups[0].metrics.hedges_won.inc();
         }
         for (other, attempt) in self.attempts.iter().enumerate() {

@@ -33,6 +33,8 @@ pub enum Step {
         number: usize,
         /// The server's index.
         server: usize,
+        /// Whether an earlier try still waits for its answer.
+        hedge: bool,
     },
     /// The try has had no answer for as long as its server should take: tell the server's health, then step again.
     Overdue(usize),
@@ -305,6 +307,9 @@ impl Plan {
         };
         self.next_at = now + delay;
         let number = self.tries.len();
+        // Those asked together at first are no hedges of each other.
+        let hedge = self.tries.len() - self.first >= self.tiers[self.tier].at_once
+            && self.tries.iter().any(|a_try| a_try.status != Status::Over);
         self.tries.push(Try {
             server: candidate.server,
             sent: now,
@@ -314,6 +319,7 @@ impl Plan {
         Step::Try {
             number,
             server: candidate.server,
+            hedge,
         }
     }
 
@@ -416,7 +422,7 @@ mod tests {
             let until = self.start + MS * until;
             loop {
                 match self.step() {
-                    Step::Try { number, server } => {
+                    Step::Try { number, server, .. } => {
                         self.log.push(((self.now - self.start).as_millis(), server));
                         if not_me.contains(&server) {
                             self.plan.failed(number, NotMe::Answered);
@@ -570,7 +576,7 @@ mod tests {
                 steps += 1;
                 assert!(steps < 2000, "it spins");
                 match run.step() {
-                    Step::Try { number, server } => {
+                    Step::Try { number, server, .. } => {
                         assert!(run.now < end);
                         if unreachable.contains(&server) {
                             run.plan.failed(number, NotMe::Unreachable);
