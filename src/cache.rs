@@ -226,14 +226,20 @@ impl Weighter<u64, Arc<Entry>> for ByBytes {
     }
 }
 
+/// The key being inserted: its older entry is replaced, not evicted, though the table tells of both alike.
+#[derive(Debug, Default)]
+struct Replacing(Option<u64>);
+
 #[derive(Debug, Clone)]
 struct CountEvictions(Arc<AtomicU64>);
 
 impl Lifecycle<u64, Arc<Entry>> for CountEvictions {
-    type RequestState = ();
+    type RequestState = Replacing;
 
-    fn on_evict(&self, (): &mut (), _: u64, _: Arc<Entry>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn on_evict(&self, replacing: &mut Replacing, key: u64, _: Arc<Entry>) {
+        if replacing.0 != Some(key) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -292,7 +298,8 @@ impl Cache {
         if let Some(shards) = &self.shards
             && entry.storable()
         {
-            shards.insert(self.hash(key), Arc::clone(entry));
+            let hash = self.hash(key);
+            shards.insert_with_lifecycle(hash, Arc::clone(entry), &mut Replacing(Some(hash)));
         }
         if !self.failures.is_empty() {
             self.failures.remove(key);
@@ -459,6 +466,15 @@ pub(crate) mod tests {
         assert!(cache.bytes() <= max_size, "{} bytes", cache.bytes());
         assert!(cache.entries() > 1_000, "{} entries", cache.entries());
         assert_eq!(cache.evictions() + cache.entries() as u64, 20_000);
+        let before = cache.evictions();
+        for _ in 0..2 {
+            store(&cache, response("host-19999.example.", 300, &[1]), now);
+        }
+        assert_eq!(
+            cache.evictions(),
+            before,
+            "an answer that replaces its older self"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::cache::{Bounds, Entry};
 use crate::config::QueryLog;
 use crate::listener::ReplyTo;
-use crate::metrics::{Dropped, StaleReason, rcode_label, type_label};
+use crate::metrics::{Cached, Dropped, StaleReason, rcode_label, type_label};
 use crate::query::{Edns, Query, Question, Reject};
 use crate::reply::{self, Asked, ExtendedError, Extras, Protocol, Ttls};
 use crate::response::Response;
@@ -28,6 +28,8 @@ const EDE_STALE_NXDOMAIN: u16 = 19;
 const EDE_PROHIBITED: u16 = 18;
 /// RFC 8914 §4.1: none of the registered reasons.
 const EDE_OTHER: u16 = 0;
+/// RFC 8914 §4.15: the server is not up, or no longer.
+const EDE_NOT_READY: u16 = 14;
 /// Prefetches a worker has in flight at most: they must never crowd out what clients wait for.
 const MAX_PREFETCHES: usize = 64;
 
@@ -123,12 +125,16 @@ impl Waiter {
     }
 
     fn took(&self) {
-        self.worker
-            .metrics
-            .miss_took(self.client.received.elapsed());
+        let took = self.client.received.elapsed();
+        self.worker.metrics.took(Cached::Miss, 1, took);
     }
 
-    fn answer(&self, entry: &Entry, how: &str) {
+    fn answer(&self, entry: &Entry) {
+        self.stamp(entry, "miss");
+        self.took();
+    }
+
+    fn stamp(&self, entry: &Entry, how: &str) {
         self.reply_to.send(|out| {
             let extras = Extras {
                 nsid: self.worker.nsid(),
@@ -138,7 +144,12 @@ impl Waiter {
             self.worker
                 .replied(code, entry.route(), &self.section, self.client, how);
         });
-        self.took();
+    }
+
+    fn answer_locally(&self, entry: &Entry) {
+        self.stamp(entry, "local");
+        let took = self.client.received.elapsed();
+        self.worker.metrics.took(Cached::Neither, 1, took);
     }
 
     fn answer_stale(&self, entry: &Entry, reason: StaleReason) {
@@ -241,7 +252,7 @@ impl Leader {
                     cache.insert(&self.key, &entry);
                 }
                 for waiter in waiters {
-                    waiter.answer(&entry, "miss");
+                    waiter.answer(&entry);
                 }
             }
             Err(Failed { code, error }) => {
@@ -488,6 +499,15 @@ impl Worker {
         format!("{}: too many queries are in flight", group.name)
     }
 
+    /// The grace is over: tells all that still wait.
+    pub(crate) fn abandon(&self) {
+        let flights: Vec<Rc<Flight>> = self.flights.borrow().values().cloned().collect();
+        let error = ExtendedError::new(EDE_NOT_READY, "this nameserver is shutting down");
+        for waiter in flights.iter().flat_map(|flight| flight.waiters.take()) {
+            waiter.fail(rcode::SERVFAIL, &error, None);
+        }
+    }
+
     /// Has a client wait for a flight.
     pub(crate) fn wait(
         self: &Rc<Self>,
@@ -516,7 +536,7 @@ impl Worker {
                         max_negative_ttl: u32::MAX,
                     };
                     let entry = Entry::local(response, waiter.client.received, bounds);
-                    waiter.answer(&entry, "local");
+                    waiter.answer_locally(&entry);
                 }
                 Err(error) => {
                     let error = ExtendedError::new(EDE_OTHER, &error.to_string());

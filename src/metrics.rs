@@ -93,6 +93,25 @@ impl Dropped {
     ];
 }
 
+/// What the cache had to do with a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cached {
+    /// It came from there.
+    Hit,
+    /// An upstream had to be asked.
+    Miss,
+    /// It was given here at once: local names, errors, expired answers.
+    Neither,
+}
+
+impl Cached {
+    const ALL: [(Self, &'static str); 3] = [
+        (Self::Hit, "hit"),
+        (Self::Miss, "miss"),
+        (Self::Neither, "none"),
+    ];
+}
+
 /// How one try with one server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -263,7 +282,7 @@ impl Metrics {
             ),
             duration: register.histograms(
                 "nodens_reply_duration_seconds",
-                "From reading a query to handing its reply to the kernel, for cache hits and for misses.",
+                "From reading a query to handing its reply to the kernel: for cache hits, for misses, and for replies given here at once (none).",
                 &["cache"],
             ),
             cache_hits: register.counter("nodens_cache_hits_total", "Queries answered from the cache."),
@@ -396,8 +415,8 @@ impl Metrics {
             queries: [queries("udp"), queries("tcp")],
             local_replies: replies("none"),
             route_replies: routes.map(replies).collect(),
-            hit_duration: self.duration.with_label_values(&["hit"]).local(),
-            miss_duration: self.duration.with_label_values(&["miss"]).local(),
+            duration: Cached::ALL
+                .map(|(_, label)| self.duration.with_label_values(&[label]).local()),
             cache_hits: self.cache_hits.local(),
             cache_misses: self.cache_misses.local(),
             coalesced: self.coalesced.local(),
@@ -500,8 +519,7 @@ pub struct WorkerMetrics {
     queries: [Vec<LocalIntCounter>; 2],
     local_replies: Vec<LocalIntCounter>,
     route_replies: Vec<Vec<LocalIntCounter>>,
-    hit_duration: LocalHistogram,
-    miss_duration: LocalHistogram,
+    duration: [LocalHistogram; 3],
     cache_hits: LocalIntCounter,
     cache_misses: LocalIntCounter,
     coalesced: LocalIntCounter,
@@ -557,18 +575,13 @@ impl WorkerMetrics {
         self.coalesced.inc();
     }
 
-    /// `count` hits were answered after `took`.
+    /// `count` replies left `took` after their queries were read.
     #[inline]
-    pub fn hits_took(&self, count: usize, took: Duration) {
+    pub fn took(&self, cached: Cached, count: usize, took: Duration) {
         let seconds = took.as_secs_f64();
         for _ in 0..count {
-            self.hit_duration.observe(seconds);
+            self.duration[cached as usize].observe(seconds);
         }
-    }
-
-    /// A miss was answered after `took`.
-    pub fn miss_took(&self, took: Duration) {
-        self.miss_duration.observe(took.as_secs_f64());
     }
 
     /// A message got no reply.
@@ -604,8 +617,9 @@ impl WorkerMetrics {
             counter.flush();
         }
         self.kernel_drops.borrow().flush();
-        self.hit_duration.flush();
-        self.miss_duration.flush();
+        for histogram in &self.duration {
+            histogram.flush();
+        }
     }
 }
 
@@ -688,7 +702,7 @@ mod tests {
         worker.query(Protocol::Udp, 65280);
         worker.reply(rcode::NXDOMAIN, Some(0));
         worker.reply(rcode::REFUSED, None);
-        worker.hits_took(2, Duration::from_micros(20));
+        worker.took(Cached::Hit, 2, Duration::from_micros(20));
         worker.kernel_drops(3);
         worker.flush();
         let text = metrics.render();
@@ -711,6 +725,9 @@ mod tests {
     fn labels_stand_at_their_own_index() {
         for (index, (reason, _)) in Dropped::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);
+        }
+        for (index, (cached, _)) in Cached::ALL.iter().enumerate() {
+            assert_eq!(*cached as usize, index);
         }
         for (index, (outcome, _)) in Outcome::ALL.iter().enumerate() {
             assert_eq!(*outcome as usize, index);

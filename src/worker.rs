@@ -29,6 +29,9 @@ use crate::upstream::ask::Links;
 /// How often a worker looks after what is over, flushes its counters and shows that it is alive.
 const TICK: Duration = Duration::from_millis(250);
 
+/// What is left of the end once the grace is over: enough to hand every waiting client its SERVFAIL.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// What all workers share.
 pub struct Shared {
     /// As validated.
@@ -197,6 +200,7 @@ pub fn run(
         }
         let mut ticks = tokio::time::interval(TICK);
         let mut deadline = None;
+        let mut abandoned = false;
         loop {
             tokio::select! {
                 _ = ticks.tick() => worker.tick(heartbeat),
@@ -210,7 +214,14 @@ pub fn run(
                     }
                     Some(_) => {}
                 },
-                () = until(deadline) => break,
+                () = until(deadline) => {
+                    if abandoned {
+                        break;
+                    }
+                    abandoned = true;
+                    worker.abandon();
+                    deadline = Some(Instant::now() + LAST_WORDS);
+                }
             }
         }
         worker.tick(heartbeat);

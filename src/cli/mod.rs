@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod demo;
 mod health;
 mod resolve;
 mod serve;
@@ -29,6 +30,8 @@ enum Command {
     /// Ask the running instance whether it is healthy (exit 0) or not (exit 1); for exec probes
     Health(health::HealthArgs),
     Resolve(resolve::ResolveArgs),
+    /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
+    Demo(demo::DemoArgs),
 }
 
 /// Where the configuration comes from.
@@ -56,6 +59,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => Ok(check::run(&args.flags())),
         Command::Health(args) => block_on(health::run(args)),
         Command::Resolve(args) => block_on(resolve::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("nodens: {error:#}");

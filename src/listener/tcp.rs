@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ReplyTo;
 use crate::flight::{Client, Served};
-use crate::metrics::Dropped;
+use crate::metrics::{Cached, Dropped};
 use crate::reply::Protocol;
 use crate::transport::framing::{Frames, put_frame};
 use crate::worker::{Shared, Worker};
@@ -282,6 +282,10 @@ impl Connection {
         Ok(())
     }
 
+    fn took(&self, cached: Cached, received: Instant) {
+        self.worker.metrics.took(cached, 1, received.elapsed());
+    }
+
     /// Serves the whole queries read so far, while there is room for their replies.
     fn serve_frames(self: &Rc<Self>, frames: &mut Frames) {
         while self.has_room() {
@@ -303,8 +307,9 @@ impl Connection {
             });
             match served {
                 Served::Later => self.in_flight.set(self.in_flight.get() + 1),
-                Served::Hit => self.worker.metrics.hits_took(1, received.elapsed()),
-                Served::Replied | Served::Dropped => {}
+                Served::Hit => self.took(Cached::Hit, received),
+                Served::Replied => self.took(Cached::Neither, received),
+                Served::Dropped => {}
             }
         }
     }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ReplyTo;
 use crate::flight::{Client, Served};
-use crate::metrics::Dropped;
+use crate::metrics::{Cached, Dropped};
 use crate::reply::Protocol;
 use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, ready_to_read, stop_receiving};
 use crate::worker::Worker;
@@ -135,7 +135,7 @@ impl Listener {
     /// Serves the `count` messages of a batch.
     async fn serve_batch(&self, batch: &ReceiveBatch, count: usize, replies: &mut SendBatch) {
         let received = Instant::now();
-        let mut hits = 0;
+        let (mut hits, mut others) = (0, 0);
         for index in 0..count {
             let Some(peer) = batch.peer(index) else {
                 continue;
@@ -164,16 +164,16 @@ impl Listener {
                 .serve(batch.datagram(index), client, out, reply_to)
             {
                 Served::Hit => hits += 1,
-                Served::Replied => {}
+                Served::Replied => others += 1,
                 Served::Dropped | Served::Later => replies.pop(),
             }
         }
         if !replies.is_empty() {
             send(&self.socket, replies, &self.worker).await;
         }
-        if hits > 0 {
-            self.worker.metrics.hits_took(hits, received.elapsed());
-        }
+        let took = received.elapsed();
+        self.worker.metrics.took(Cached::Hit, hits, took);
+        self.worker.metrics.took(Cached::Neither, others, took);
         if batch.full() {
             // Under a flood the upstreams' answers must get their turn.
             tokio::task::yield_now().await;

@@ -15,11 +15,12 @@ use crate::metrics::{HealthMetrics, Metrics, ServerMetrics};
 
 /// How a message travels; the health of the two is kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
 pub enum Carrier {
     /// UDP.
+    #[serde(rename = "udp")]
     Datagram,
     /// TCP or TLS.
+    #[serde(rename = "tcp")]
     Stream,
 }
 
