@@ -35,7 +35,17 @@ fn one_after_the_other(servers: &[String]) -> String {
 }
 
 fn in_front_of(server: &StandIn) -> Nodens {
-    Nodens::start(&one_after_the_other(&[server.address.to_string()]))
+    settled(&[server.address.to_string()])
+}
+
+/// Started, and all servers known to be good, so that the first of them is asked first.
+fn settled(servers: &[String]) -> Nodens {
+    let nodens = Nodens::start(&one_after_the_other(servers));
+    for server in servers {
+        let labels = [("server", server.as_str()), ("state", "good")];
+        nodens.wait_for_metric("nodens_upstream_state", &labels, 1.0);
+    }
+    nodens
 }
 
 /// A query under [`ODD_ID`] and the response code it must get.
@@ -442,7 +452,7 @@ fn responses_that_lie_are_malformed_and_the_next_server_is_asked() {
             let honest = willing();
             let label = format!("{scheme}{}", liar.address);
             let servers = [label.clone(), format!("{scheme}{}", honest.address)];
-            let nodens = Nodens::start(&one_after_the_other(&servers));
+            let nodens = settled(&servers);
             let started = Instant::now();
             let reply = Ask::new("lied.example.", rr::A).send(nodens.address(), Over::Udp);
             let context = format!("{name} over {over:?}: {reply:?}");
@@ -560,7 +570,7 @@ fn errors_of_one_server_are_not_the_clients() {
         let broken = StandIn::new(move |query, _| vec![failure(query, code)]);
         let sound = willing();
         let servers = [broken.address.to_string(), sound.address.to_string()];
-        let nodens = Nodens::start(&one_after_the_other(&servers));
+        let nodens = settled(&servers);
         let reply = Ask::new("moved.example.", rr::A).send(nodens.address(), Over::Udp);
         assert_eq!(
             (reply.rcode(), reply.count(Section::Answer)),
