@@ -145,6 +145,7 @@ impl App {
                 env!("CARGO_PKG_VERSION"),
             ),
             tcp_clients: tcp::Clients::default(),
+            hasher: ahash::RandomState::new(),
             loops: LoopNames::default(),
             upstreams,
             tls,

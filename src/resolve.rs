@@ -186,7 +186,7 @@ async fn fly(leader: Leader) {
     let shared = &worker.shared;
     let route = shared.routes.get(leader.route());
     let _in_flight = shared.upstreams.groups[route.tiers[0]].enter();
-    let asking = Rc::new(Asking::new(leader.key(), &worker.hasher));
+    let asking = Rc::new(Asking::new(leader.key(), &shared.hasher));
 
     let answer = ask(&worker.links, &shared.upstreams, &route.tiers, &asking);
     tokio::pin!(answer);

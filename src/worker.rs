@@ -50,6 +50,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Client connections over TCP, all workers together.
     pub tcp_clients: tcp::Clients,
+    /// Hashes names, to tell them apart in the servers' health: one for all workers, who report to the same health.
+    pub hasher: ahash::RandomState,
     /// Names of our own loop probes; see [`crate::upstream::probe`].
     pub loops: crate::upstream::probe::LoopNames,
 }
@@ -113,8 +115,6 @@ pub struct Worker {
     pub metrics: WorkerMetrics,
     /// For what need not be unpredictable: rotation of addresses.
     pub random: RefCell<fastrand::Rng>,
-    /// Hashes questions, to tell them apart in health.
-    pub hasher: ahash::RandomState,
     /// REFUSED replies to strangers left this second.
     refused_left: Cell<u32>,
     refused_second: Cell<Option<Instant>>,
@@ -129,7 +129,6 @@ impl Worker {
             clients: RefCell::default(),
             metrics: shared.metrics.worker(zones),
             random: RefCell::new(fastrand::Rng::new()),
-            hasher: ahash::RandomState::new(),
             refused_left: Cell::new(0),
             refused_second: Cell::new(None),
             shared,

@@ -34,7 +34,7 @@ impl Asking {
     pub fn new(key: &[u8], hasher: &ahash::RandomState) -> Self {
         Self {
             key: key.into(),
-            hash: hasher.hash_one(key),
+            hash: hasher.hash_one(Question::of(key).name),
         }
     }
 
@@ -50,7 +50,7 @@ impl Asking {
         Question::of(&self.key)
     }
 
-    /// Tells different questions apart.
+    /// Tells different names apart: A and AAAA of one name that never resolves are one reason to doubt a server, not two.
     #[must_use]
     pub fn hash(&self) -> u64 {
         self.hash
@@ -250,7 +250,7 @@ impl Pending {
     fn expired(&self, server: &Server, carrier: Carrier, now: Instant) -> bool {
         let expired = now.saturating_duration_since(self.sent) > server.try_timeout * 3 / 2;
         if expired && self.mailbox.answered.get() {
-            server.lost(carrier, now);
+            server.lost(carrier, now, self.sent);
         }
         expired
     }

@@ -26,6 +26,9 @@ use crate::wire;
 const PORTS: usize = 32;
 /// A socket older than this is replaced: a port that was found out is of no use for long.
 const MAX_AGE: Duration = Duration::from_secs(30);
+/// Sockets of a pool that wait, replaced, for late answers. Once there are as many, a socket that lost a query stays in
+/// use until one of them is done: a server that is gone loses every query, and would cost a socket each.
+const MAX_RETIRED: usize = 64;
 /// A socket that carried this many queries is replaced.
 const MAX_USES: u32 = 10_000;
 /// Datagrams read at once from one socket.
@@ -78,6 +81,7 @@ pub struct Port {
     opened: Instant,
     uses: Cell<u32>,
     retired: Cell<bool>,
+    lost: Cell<bool>,
     reader: Cell<Option<AbortHandle>>,
 }
 
@@ -87,8 +91,14 @@ impl Port {
         self.retired.set(true);
     }
 
-    fn usable(&self, now: Instant) -> bool {
+    /// A query on it was overdue: it is replaced as soon as there is room.
+    pub fn lost_one(&self) {
+        self.lost.set(true);
+    }
+
+    fn usable(&self, now: Instant, crowded: bool) -> bool {
         !self.retired.get()
+            && (crowded || !self.lost.get())
             && self.uses.get() < MAX_USES
             && now.saturating_duration_since(self.opened) < MAX_AGE
     }
@@ -144,12 +154,16 @@ impl UdpPool {
         None
     }
 
+    fn crowded(&self) -> bool {
+        self.retired.borrow().len() >= MAX_RETIRED
+    }
+
     /// An open socket, drawn at random.
     fn port(&self, now: Instant) -> io::Result<Rc<Port>> {
         let mut ports = self.ports.borrow_mut();
         let slot = &mut ports[usize::from(self.shared.random()) % PORTS];
         if let Some(port) = slot
-            && port.usable(now)
+            && port.usable(now, self.crowded())
         {
             return Ok(Rc::clone(port));
         }
@@ -170,6 +184,7 @@ impl UdpPool {
             opened: now,
             uses: Cell::new(0),
             retired: Cell::new(false),
+            lost: Cell::new(false),
             reader: Cell::new(None),
         });
         let (server, shared) = (Arc::clone(&self.server), self.shared.clone());
@@ -195,10 +210,11 @@ impl UdpPool {
 
     /// Forgets queries whose answer would come too late to matter, and closes sockets that are done.
     pub fn sweep(&self, now: Instant) {
+        let crowded = self.crowded();
         let mut ports = self.ports.borrow_mut();
         let mut retired = self.retired.borrow_mut();
         for slot in ports.iter_mut() {
-            if slot.as_ref().is_some_and(|port| !port.usable(now)) {
+            if slot.as_ref().is_some_and(|port| !port.usable(now, crowded)) {
                 retired.extend(slot.take());
             }
         }

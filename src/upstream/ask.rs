@@ -250,7 +250,7 @@ impl Lookup<'_> {
     fn overdue(&mut self, number: usize, now: Instant) {
         let attempt = &self.attempts[number];
         if let Some(port) = &attempt.port {
-            port.retire();
+            port.lost_one();
         }
         let sent = self.plan.sent(number);
         self.server(number)

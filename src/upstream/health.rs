@@ -134,6 +134,8 @@ pub struct Health {
     losses: Window,
     answers: Window,
     slow: bool,
+    /// When it was last found to be down no more. What it lost before then has been paid for.
+    came_back: Option<Instant>,
     probe: Probe,
 }
 
@@ -161,6 +163,7 @@ impl Health {
             losses: Window::default(),
             answers: Window::default(),
             slow: false,
+            came_back: None,
             probe: Probe {
                 in_flight: false,
                 next: Some(now),
@@ -233,8 +236,11 @@ impl Health {
         self.judge(config, now, None);
     }
 
-    /// A try was lost: its question was answered elsewhere, or by a later datagram.
-    pub fn lost(&mut self, config: &FailoverConfig, now: Instant) {
+    /// A try sent at `sent` was lost: its question was answered elsewhere, or by a later datagram.
+    pub fn lost(&mut self, config: &FailoverConfig, now: Instant, sent: Instant) {
+        if self.came_back.is_some_and(|back| sent < back) {
+            return;
+        }
         self.losses.push(true, LOSS_WINDOW);
         self.judge(config, now, None);
     }
@@ -392,6 +398,12 @@ impl Health {
     }
 
     fn change(&mut self, state: State, reason: Reason, now: Instant) {
+        if self.state == State::Down {
+            // Else what it lost while it was gone makes it poor, and a trickle of tries takes long to say otherwise.
+            self.losses = Window::default();
+            self.answers = Window::default();
+            self.came_back = Some(now);
+        }
         self.state = state;
         self.reason = reason;
         self.changed = now;
@@ -540,7 +552,9 @@ mod tests {
         for number in 0..80 {
             bench.answer(number, 1);
             if number % 5 == 0 {
-                bench.health.lost(&bench.config, bench.at(number));
+                bench
+                    .health
+                    .lost(&bench.config, bench.at(number), bench.at(number));
             }
         }
         assert_eq!(
@@ -616,7 +630,7 @@ mod tests {
                 let at = bench.at(now);
                 match event {
                     0 => bench.answer(now, 5),
-                    1 => bench.health.lost(&bench.config, at),
+                    1 => bench.health.lost(&bench.config, at, at),
                     2 => bench.health.overdue(at, bench.at(now - 5), u64::from(now)),
                     3 => bench.health.unreachable(&bench.config, at),
                     4 if bench.health.probe_due().is_some() => {

@@ -188,9 +188,11 @@ impl Server {
     }
 
     /// A try was lost while another answered the same question.
-    pub fn lost(&self, carrier: Carrier, now: Instant) {
+    pub fn lost(&self, carrier: Carrier, now: Instant, sent: Instant) {
         self.metrics.outcome(crate::metrics::Outcome::Lost);
-        self.update(carrier, now, |health, config| health.lost(config, now));
+        self.update(carrier, now, |health, config| {
+            health.lost(config, now, sent)
+        });
     }
 
     /// A try has had no answer for as long as it should take.
