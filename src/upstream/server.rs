@@ -191,7 +191,7 @@ impl Server {
     pub fn lost(&self, carrier: Carrier, now: Instant, sent: Instant) {
         self.metrics.outcome(crate::metrics::Outcome::Lost);
         self.update(carrier, now, |health, config| {
-            health.lost(config, now, sent)
+            health.lost(config, now, sent);
         });
     }
 
