@@ -1,4 +1,4 @@
-//! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, [`fly`] asks the upstreams
+//! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, `fly` asks the upstreams
 //! for the rest. What both need in small is in [`crate::flight`].
 
 use std::rc::Rc;

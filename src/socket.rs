@@ -156,7 +156,7 @@ impl ReceiveBatch {
 /// What the kernel says beside a datagram.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ancillary {
-    /// The address the datagram was sent to, on sockets that asked for it ([`want_destination`]).
+    /// The address the datagram was sent to, on sockets that asked for it (PKTINFO).
     pub destination: Option<IpAddr>,
     /// Datagrams this socket has dropped for want of buffer since it was opened (`SO_RXQ_OVFL`).
     pub dropped: Option<u32>,

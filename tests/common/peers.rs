@@ -1,12 +1,12 @@
 //! Name servers and tools that others wrote, from Debian's packages. A missing one fails the test that needs it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::dns::{Ask, Message, Over, exchange, rcode, rr};
-use super::{Process, TempDir, free_address};
+use super::{Process, TempDir, free_address, wait_for};
 
 /// The tools in use and the Debian packages they come in.
 const PACKAGES: [(&str, &str); 7] = [
@@ -90,7 +90,7 @@ pub(crate) fn sign(zone: &Zone) -> (Zone, PathBuf) {
 /// A running NSD: authoritative, so its answers are the zone's and nothing else.
 #[derive(Debug)]
 pub(crate) struct Nsd {
-    _process: Process,
+    process: Process,
     _dir: TempDir,
     pub(crate) address: SocketAddr,
 }
@@ -135,10 +135,18 @@ remote-control:
         let mut process = Process::spawn("nsd", &mut command, dir.path("nsd.log"));
         process.wait_until("answer from it", || answers(address, zones[0].name));
         Self {
-            _process: process,
+            process,
             _dir: dir,
             address,
         }
+    }
+
+    /// Stops it and returns when nothing of it answers any more: it consists of several processes.
+    pub(crate) fn stop(mut self) {
+        self.process.terminate();
+        wait_for("NSD's port to be free", || {
+            UdpSocket::bind(self.address).ok()
+        });
     }
 }
 

@@ -1,0 +1,19 @@
+//! Any text as a configuration: it is valid or its mistakes can be told; nothing panics or runs away.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use nodens::config::Config;
+
+fuzz_target!(|text: &str| {
+    match Config::from_yaml(text) {
+        Ok(config) => {
+            assert!(!config.listen.is_empty());
+            for route in &config.routes {
+                assert!(!route.tiers.is_empty());
+                assert!(route.tiers.iter().all(|tier| *tier < config.groups.len()));
+            }
+        }
+        Err(errors) => assert!(!errors.to_string().is_empty()),
+    }
+});

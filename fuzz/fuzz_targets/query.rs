@@ -1,0 +1,27 @@
+//! Any bytes as a client's message: reading must not panic, and what is read must survive its own key.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use nodens::query::{Query, Question, UpstreamEdns};
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(query) = Query::read(bytes) else {
+        return;
+    };
+    let key = query.key();
+    let question = Question::of(key.as_bytes());
+    assert!(question.name.eq_ignore_ascii_case(query.name));
+    assert_eq!(question.qtype, query.qtype);
+
+    // What goes upstream is a query too, and asks the same.
+    for edns in [UpstreamEdns::Sent, UpstreamEdns::Omitted] {
+        let message = question.message(edns);
+        let sent = Query::read(&message).expect("our own query is well-formed");
+        assert_eq!(sent.name, question.name);
+        assert_eq!((sent.qtype, sent.qclass), (query.qtype, query.qclass));
+        if edns == UpstreamEdns::Sent {
+            assert_eq!(sent.key().as_bytes(), key.as_bytes());
+        }
+    }
+});
