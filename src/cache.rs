@@ -12,7 +12,7 @@ use quick_cache::sync::Cache as Shards;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 use crate::config::CacheConfig;
-use crate::reply::ExtendedError;
+use crate::ede::ExtendedError;
 use crate::response::{Kind, Response};
 
 /// Bytes an entry takes beside its own heap data: its fields and reference counts (88), the table's slots with their

@@ -13,11 +13,13 @@
 //!   asked, with all clients that wait for it.
 
 pub mod admin;
+pub mod answering;
 pub mod app;
 mod authority;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod ede;
 pub mod flight;
 pub mod listener;
 pub mod local;

@@ -4,6 +4,7 @@
 //! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
 
 use crate::cache::Entry;
+use crate::ede::ExtendedError;
 use crate::query::{Edns, Query};
 use crate::response::{Response, Rotation};
 use crate::wire::{
@@ -25,26 +26,6 @@ pub enum Protocol {
     Udp,
     /// A stream: 65,535 octets (RFC 1035 §4.2.2).
     Tcp,
-}
-
-/// An extended DNS error (RFC 8914): why the reply is what it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExtendedError {
-    /// INFO-CODE.
-    pub code: u16,
-    /// EXTRA-TEXT, for the person on call.
-    pub text: String,
-}
-
-impl ExtendedError {
-    /// An error with its text.
-    #[must_use]
-    pub fn new(code: u16, text: &str) -> Self {
-        Self {
-            code,
-            text: text.to_owned(),
-        }
-    }
 }
 
 /// What of a client's query its reply repeats.

@@ -1,26 +1,21 @@
 //! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, `fly` asks the upstreams
-//! for the rest. What both need in small is in [`crate::flight`].
+//! for the rest. What both need in small is in [`crate::answering`] and [`crate::flight`].
 
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::answering::{Client, Served};
 use crate::cache::Entry;
-use crate::flight::{Client, Flight, Leader, Served, Waiter};
+use crate::ede::{self, ExtendedError};
+use crate::flight::{Flight, Leader, Waiter};
 use crate::listener::ReplyTo;
 use crate::metrics::{Cap, StaleReason};
 use crate::query::{Query, Question};
-use crate::reply::{Asked, ExtendedError};
+use crate::reply::Asked;
 use crate::transport::Asking;
 use crate::upstream::ask::ask;
 use crate::wire::{rcode, rr};
 use crate::worker::Worker;
-
-/// RFC 8914 §4.13: the failure is a remembered one (RFC 9520).
-const EDE_CACHED_ERROR: u16 = 13;
-/// RFC 8914 §4.21: no route holds the name.
-const EDE_NOT_AUTHORITATIVE: u16 = 20;
-/// RFC 8914 §4.1: none of the registered reasons.
-const EDE_OTHER: u16 = 0;
 
 impl Worker {
     /// Serves one message of a client, appending the reply to `out` if it can be given at once.
@@ -72,7 +67,7 @@ impl Worker {
             return self.refuse(&query, None, client, out);
         }
         let Some(route) = self.shared.routes.find(question.name) else {
-            let error = ExtendedError::new(EDE_NOT_AUTHORITATIVE, "no route holds this name");
+            let error = ExtendedError::new(ede::NOT_AUTHORITATIVE, "no route holds this name");
             return self.refuse(&query, Some(error), client, out);
         };
         if query.cacheable() {
@@ -146,18 +141,18 @@ impl Worker {
         if Question::of(key).cacheable()
             && let Some(failure) = self.shared.cache.failure(key, client.received)
         {
-            let error = ExtendedError::new(EDE_CACHED_ERROR, &failure.error.text);
+            let error = ExtendedError::new(ede::CACHED_ERROR, &failure.error.text);
             return Some((StaleReason::Failed, error));
         }
         if !self.has_room(route) {
             self.metrics.rejected(Cap::Group);
-            let error = ExtendedError::new(EDE_OTHER, &self.overload_text(route));
+            let error = ExtendedError::new(ede::OTHER, &self.overload_text(route));
             return Some((StaleReason::Overload, error));
         }
         if !self.client_has_room(client) {
             self.metrics.rejected(Cap::Client);
             let error =
-                ExtendedError::new(EDE_OTHER, "too many queries of this client are in flight");
+                ExtendedError::new(ede::OTHER, "too many queries of this client are in flight");
             return Some((StaleReason::Overload, error));
         }
         None

@@ -19,7 +19,7 @@ use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::ReplyTo;
-use crate::flight::{Client, Served};
+use crate::answering::{Client, Served};
 use crate::metrics::{Cached, Dropped};
 use crate::reply::Protocol;
 use crate::transport::framing::{Frames, put_frame};

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::ReplyTo;
-use crate::flight::{Client, Served};
+use crate::answering::{Client, Served};
 use crate::metrics::{Cached, Dropped};
 use crate::reply::Protocol;
 use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, ready_to_read, stop_receiving};

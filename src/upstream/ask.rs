@@ -10,8 +10,8 @@ use super::group::{self, Group};
 use super::plan::{NotMe, Plan, Step};
 use super::server::{Carrier, Server};
 use super::{Upstreams, health::State};
+use crate::ede::{self, ExtendedError};
 use crate::query::UpstreamEdns;
-use crate::reply::ExtendedError;
 use crate::response::{Kind, Response};
 use crate::transport::stream::StreamPool;
 use crate::transport::tls::Tls;
@@ -21,11 +21,6 @@ use crate::wire::rcode;
 
 /// What is left of the deadline when we give up: the client must hear from us before it is over.
 const MARGIN: Duration = Duration::from_millis(100);
-
-/// RFC 8914 §4.23: no server could be reached, or none could answer.
-const EDE_NO_REACHABLE_AUTHORITY: u16 = 22;
-/// RFC 8914 §4.24: the network itself said so.
-const EDE_NETWORK_ERROR: u16 = 23;
 
 /// One worker's transports to every server of the process.
 pub struct Links(Vec<Link>);
@@ -392,9 +387,9 @@ impl Lookup<'_> {
         };
         let groups: Vec<String> = self.groups.iter().map(&mut of_group).collect();
         let code = if unreachable {
-            EDE_NETWORK_ERROR
+            ede::NETWORK_ERROR
         } else {
-            EDE_NO_REACHABLE_AUTHORITY
+            ede::NO_REACHABLE_AUTHORITY
         };
         ExtendedError::new(code, &groups.join("; "))
     }
