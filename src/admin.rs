@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::app::StartError;
 use crate::config::Config;
+use crate::metrics::Totals;
 use crate::upstream::server::{Carrier, HealthReport};
 use crate::worker::{Heartbeat, Shared};
 
@@ -141,6 +142,8 @@ impl State {
         let groups = upstreams.groups.iter().map(|group| GroupStatus {
             name: group.name.to_string(),
             in_flight: group.in_flight(),
+            hedges_sent: group.metrics.hedges_sent.get(),
+            hedges_won: group.metrics.hedges_won.get(),
             servers: group
                 .servers
                 .iter()
@@ -179,6 +182,7 @@ impl State {
                 })
                 .collect(),
             upstreams: groups.collect(),
+            totals: self.shared.metrics.totals(),
             cache: CacheStatus {
                 entries: cache.entries(),
                 bytes: cache.bytes(),
@@ -200,6 +204,7 @@ struct Status {
     workers: usize,
     routes: Vec<RouteStatus>,
     upstreams: Vec<GroupStatus>,
+    totals: Totals,
     cache: CacheStatus,
 }
 
@@ -213,6 +218,8 @@ struct RouteStatus {
 struct GroupStatus {
     name: String,
     in_flight: usize,
+    hedges_sent: u64,
+    hedges_won: u64,
     servers: Vec<ServerStatus>,
 }
 

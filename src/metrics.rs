@@ -5,6 +5,7 @@
 //! and flush them once a second, so that the hit path touches no shared memory.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus::local::{LocalHistogram, LocalIntCounter};
@@ -392,6 +393,25 @@ impl Metrics {
         String::from_utf8(text).expect("labels are UTF-8")
     }
 
+    /// What `/status` shows of all clients together; workers' counts arrive with their next flush.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let by = |family: &IntCounterVec, labels: &[&'static str]| {
+            labels
+                .iter()
+                .map(|label| (*label, family.with_label_values(&[label]).get()))
+                .collect()
+        };
+        Totals {
+            cache_hits: self.cache_hits.get(),
+            cache_misses: self.cache_misses.get(),
+            coalesced: self.coalesced.get(),
+            prefetches: self.prefetches.get(),
+            stale: by(&self.stale, &StaleReason::ALL.map(|(_, label)| label)),
+            rejected: by(&self.rejected, &Cap::ALL.map(|(_, label)| label)),
+        }
+    }
+
     /// A worker's own counters; `routes` are the labels by index.
     #[must_use]
     pub fn worker<'a>(&self, routes: impl Iterator<Item = &'a str>) -> WorkerMetrics {
@@ -476,6 +496,23 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What `/status` shows of all clients together, since the start.
+#[derive(Debug, serde::Serialize)]
+pub struct Totals {
+    /// Queries answered from the cache.
+    pub cache_hits: u64,
+    /// Queries that had to be forwarded.
+    pub cache_misses: u64,
+    /// Queries that joined an identical one.
+    pub coalesced: u64,
+    /// Popular answers fetched anew.
+    pub prefetches: u64,
+    /// Expired answers served, by reason.
+    pub stale: BTreeMap<&'static str, u64>,
+    /// Queries not forwarded, by whose cap was reached.
+    pub rejected: BTreeMap<&'static str, u64>,
 }
 
 /// Why an expired answer was served.

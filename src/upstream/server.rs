@@ -86,6 +86,10 @@ pub struct HealthReport {
     pub srtt_milliseconds: Option<f64>,
     /// Share of the last tries that were lost.
     pub loss_percent: u32,
+    /// Probes answered since the start.
+    pub probes_answered: u64,
+    /// Probes lost since the start.
+    pub probes_lost: u64,
 }
 
 /// What a server is made from.
@@ -271,6 +275,11 @@ impl Server {
             since_seconds: now.saturating_duration_since(changed).as_secs_f64(),
             srtt_milliseconds: health.srtt().map(|srtt| srtt.as_secs_f64() * 1e3),
             loss_percent: health.loss_percent(),
+            probes_answered: self.carriers[carrier as usize]
+                .metrics
+                .probes_answered
+                .get(),
+            probes_lost: self.carriers[carrier as usize].metrics.probes_lost.get(),
         }
     }
 
