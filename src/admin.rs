@@ -427,6 +427,9 @@ fn bind_socket(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     // On Linux the file inherits the socket's own mode, so there is no moment at which others could connect.

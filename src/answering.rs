@@ -58,7 +58,7 @@ impl Worker {
         };
         let age = Ttls::Aged(entry.age(client.received));
         let code = reply::answer(entry, asked, age, extras, out);
-        self.replied(code, entry.route(), asked.name, client, "hit");
+        self.replied(code, entry.route(), asked.section, client, "hit");
     }
 
     /// Counts a reply, and logs it if replies are logged.
@@ -109,27 +109,13 @@ impl Worker {
     }
 
     /// A client outside `allow`: REFUSED, but not so often that we could be used to flood it.
-    pub(crate) fn turn_away(
-        &self,
-        query: &Query<'_>,
-        asked: &Asked<'_>,
-        client: Client,
-        out: &mut Vec<u8>,
-    ) -> Served {
+    pub(crate) fn turn_away(&self, asked: &Asked<'_>, client: Client, out: &mut Vec<u8>) -> Served {
         if !self.may_refuse(client.received) {
             self.metrics.dropped(Dropped::NotAllowed);
             return Served::Dropped;
         }
         let error = ExtendedError::new(ede::PROHIBITED, "this client is outside allow");
-        self.fail(
-            asked,
-            query.section(),
-            rcode::REFUSED,
-            &error,
-            None,
-            client,
-            out,
-        );
+        self.fail(asked, rcode::REFUSED, &error, None, client, out);
         Served::Replied
     }
 
@@ -143,27 +129,14 @@ impl Worker {
     ) -> Served {
         let asked = Asked::new(query, client.protocol);
         let error = error.unwrap_or_else(|| ExtendedError::new(ede::OTHER, "not forwarded"));
-        self.fail(
-            &asked,
-            query.section(),
-            rcode::REFUSED,
-            &error,
-            None,
-            client,
-            out,
-        );
+        self.fail(&asked, rcode::REFUSED, &error, None, client, out);
         Served::Replied
     }
 
     /// Stamps an error and its reason.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all that is known of one reply, passed on once"
-    )]
     pub(crate) fn fail(
         &self,
         asked: &Asked<'_>,
-        section: &[u8],
         code: u16,
         error: &ExtendedError,
         route: Option<u16>,
@@ -175,8 +148,8 @@ impl Worker {
             nsid: self.nsid(),
             rotate: 0,
         };
-        reply::error(asked, section, code, extras, out);
-        self.replied(code, route, section, client, "failed");
+        reply::error(asked, code, extras, out);
+        self.replied(code, route, asked.section, client, "failed");
     }
 
     /// Stamps an expired answer (RFC 8767).
@@ -207,7 +180,7 @@ impl Worker {
         };
         let ttl = crate::cache::seconds(self.shared.config.cache.stale_ttl);
         let code = reply::answer(entry, asked, Ttls::Fixed(ttl), extras, out);
-        self.replied(code, entry.route(), asked.name, client, "stale");
+        self.replied(code, entry.route(), asked.section, client, "stale");
         Served::Replied
     }
 }

@@ -49,7 +49,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The admin socket cannot be made.
-    #[error("socket {}: {source}; its directory must exist and be writable, and no other instance may use it", path.display())]
+    #[error("socket {}: {source}; its directory must be writable, and no other instance may use it", path.display())]
     Socket {
         /// The path.
         path: PathBuf,

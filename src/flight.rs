@@ -18,6 +18,7 @@ use crate::query::{Edns, Query, Question};
 use crate::reply::{self, Asked, Extras, Ttls};
 use crate::response::Response;
 use crate::upstream::ask::Failed;
+use crate::upstream::group::Group;
 use crate::wire::rcode;
 use crate::worker::Worker;
 
@@ -85,7 +86,7 @@ impl Waiter {
         Asked {
             id: self.id,
             flags: self.flags,
-            name: &self.section[..self.section.len() - 4],
+            section: &self.section,
             edns: self.edns,
             protocol: self.client.protocol,
         }
@@ -130,7 +131,7 @@ impl Waiter {
     fn fail(&self, code: u16, error: &ExtendedError, route: Option<u16>) {
         self.reply_to.send(|out| {
             let (asked, worker) = (self.asked(), &self.worker);
-            worker.fail(&asked, &self.section, code, error, route, self.client, out);
+            worker.fail(&asked, code, error, route, self.client, out);
         });
         self.took();
     }
@@ -164,6 +165,7 @@ impl Leader {
     #[must_use]
     pub fn new(worker: &Rc<Worker>, flight: Rc<Flight>, key: &[u8], route: u16) -> Self {
         worker.metrics.in_flight.inc();
+        worker.first_group(route).entered();
         Self {
             worker: Rc::clone(worker),
             flight,
@@ -239,6 +241,7 @@ impl Leader {
     fn depart(&self) -> Vec<Waiter> {
         self.landed.set(true);
         self.worker.metrics.in_flight.dec();
+        self.worker.first_group(self.route).left();
         self.worker.flights.borrow_mut().remove(&self.key);
         self.flight.waiters.take()
     }
@@ -273,9 +276,14 @@ impl Worker {
             .all(|&tier| groups[tier].suspected())
     }
 
+    /// The group a route asks first, whose cap its questions count against.
+    fn first_group(&self, route: u16) -> &Group {
+        &self.shared.upstreams.groups[self.shared.routes.get(route).tiers[0]]
+    }
+
     /// Whether the route's group takes another question.
     pub(crate) fn has_room(&self, route: u16) -> bool {
-        self.shared.upstreams.groups[self.shared.routes.get(route).tiers[0]].has_room()
+        self.first_group(route).has_room()
     }
 
     /// Whether the client may have another query in flight.
@@ -290,7 +298,7 @@ impl Worker {
 
     /// Why a route takes no more.
     pub(crate) fn overload_text(&self, route: u16) -> String {
-        let group = &self.shared.upstreams.groups[self.shared.routes.get(route).tiers[0]];
+        let group = self.first_group(route);
         format!("{}: too many queries are in flight", group.name)
     }
 

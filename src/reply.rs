@@ -35,8 +35,8 @@ pub struct Asked<'a> {
     pub id: u16,
     /// The client's header flags.
     pub flags: u16,
-    /// QNAME as the client spelt it.
-    pub name: &'a [u8],
+    /// QNAME as the client spelt it, QTYPE and QCLASS; empty if it could not be read.
+    pub section: &'a [u8],
     /// The client's OPT record.
     pub edns: Option<Edns>,
     /// How the query came.
@@ -50,10 +50,15 @@ impl<'a> Asked<'a> {
         Self {
             id: query.id,
             flags: query.flags,
-            name: query.name,
+            section: query.section(),
             edns: query.edns,
             protocol,
         }
+    }
+
+    /// QNAME as the client spelt it.
+    fn name(&self) -> &'a [u8] {
+        &self.section[..self.section.len().saturating_sub(4)]
     }
 
     /// Octets the reply may have.
@@ -113,7 +118,7 @@ pub fn answer(
         flags &= !flag::AD;
     }
     wire::put_u16(reply, 2, flags);
-    reply[HEADER_LEN..HEADER_LEN + asked.name.len()].copy_from_slice(asked.name);
+    reply[HEADER_LEN..HEADER_LEN + asked.name().len()].copy_from_slice(asked.name());
     for index in 0..response.ttl_count() {
         let at = response.ttl_at(index);
         let old = u32::from_be_bytes([reply[at], reply[at + 1], reply[at + 2], reply[at + 3]]);
@@ -140,15 +145,15 @@ pub fn answer(
 }
 
 /// Appends a reply without records: an error of ours, or an upstream's failure in our words.
-pub fn error(asked: &Asked<'_>, question: &[u8], code: u16, extras: Extras<'_>, out: &mut Vec<u8>) {
+pub fn error(asked: &Asked<'_>, code: u16, extras: Extras<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     let repeated = asked.flags & (flag::OPCODE | flag::RD | flag::CD);
     out.extend_from_slice(&asked.id.to_be_bytes());
     let flags = flag::QR | repeated | flag::RA | code & flag::RCODE;
     out.extend_from_slice(&flags.to_be_bytes());
-    let questions = u8::from(!question.is_empty());
+    let questions = u8::from(!asked.section.is_empty());
     out.extend_from_slice(&[0, questions, 0, 0, 0, 0, 0, 0]);
-    out.extend_from_slice(question);
+    out.extend_from_slice(asked.section);
     put_opt(asked, code, extras, out, start);
 }
 
@@ -159,21 +164,21 @@ pub fn reject(message: &[u8], code: u16, out: &mut Vec<u8>) {
         dnssec_ok: false,
         nsid: false,
     });
-    let asked = Asked {
-        id: wire::id(message),
-        flags: wire::flags(message),
-        name: &[],
-        edns,
-        protocol: Protocol::Udp,
-    };
     // A question that can be read is repeated, so that clients which match on it see their error.
-    let question = match wire::skip_question_name(message, HEADER_LEN) {
+    let section = match wire::skip_question_name(message, HEADER_LEN) {
         Ok(end) if Counts::read(message).is_ok_and(|counts| counts.questions == 1) => {
             message.get(HEADER_LEN..end + 4).unwrap_or(&[])
         }
         _ => &[],
     };
-    error(&asked, question, code, Extras::default(), out);
+    let asked = Asked {
+        id: wire::id(message),
+        flags: wire::flags(message),
+        section,
+        edns,
+        protocol: Protocol::Udp,
+    };
+    error(&asked, code, Extras::default(), out);
 }
 
 /// Moves the addresses round so that number `by` comes first; owners and TTLs are equal and stay.
@@ -280,6 +285,7 @@ mod tests {
     use std::time::Instant;
 
     const NAME: &[u8] = b"\x04HOST\x07example\0";
+    const QUESTION: &[u8] = b"\x04HOST\x07example\0\0\x01\0\x01";
     const EDNS: Edns = Edns {
         payload: 1232,
         dnssec_ok: false,
@@ -290,7 +296,7 @@ mod tests {
         Asked {
             id: 0x1234,
             flags: flag::RD,
-            name: NAME,
+            section: QUESTION,
             edns,
             protocol,
         }
@@ -434,7 +440,6 @@ mod tests {
             text: "vpc: 10.0.0.2 timed out".to_owned(),
         };
         let mut out = Vec::new();
-        let question = [NAME, &[0, 1, 0, 1]].concat();
         let extras = Extras {
             error: Some(&error_text),
             nsid: b"node-1",
@@ -443,7 +448,6 @@ mod tests {
         let edns = Edns { nsid: true, ..EDNS };
         error(
             &asked(Some(edns), Protocol::Udp),
-            &question,
             rcode::SERVFAIL,
             extras,
             &mut out,

@@ -17,6 +17,9 @@ use crate::upstream::ask::ask;
 use crate::wire::{rcode, rr};
 use crate::worker::Worker;
 
+/// Why the upstreams are not asked: the reason for serving an expired answer, or else a response code and its reason.
+type Obstacle = (StaleReason, u16, ExtendedError);
+
 impl Worker {
     /// Serves one message of a client, appending the reply to `out` if it can be given at once.
     pub fn serve(
@@ -33,7 +36,7 @@ impl Worker {
         self.metrics.query(client.protocol, query.qtype);
         let asked = Asked::new(&query, client.protocol);
         if !self.allows(client.address) {
-            return self.turn_away(&query, &asked, client, out);
+            return self.turn_away(&asked, client, out);
         }
 
         let key = query.key();
@@ -103,6 +106,13 @@ impl Worker {
             }
             return self.serve_stale(entry, &asked, client, StaleReason::UpstreamsDown, out);
         }
+        if !self.client_has_room(client) {
+            self.metrics.rejected(Cap::Client);
+            let text = "too many queries of this client are in flight";
+            let error = ExtendedError::new(ede::OTHER, text);
+            let obstacle = (StaleReason::Overload, rcode::SERVFAIL, error);
+            return self.say_why(obstacle, stale.as_deref(), &asked, route, client, out);
+        }
         if let Some(flight) = in_flight {
             self.metrics.coalesced();
             return match stale {
@@ -112,50 +122,44 @@ impl Worker {
                 _ => self.wait(&flight, query, client, reply_to),
             };
         }
-        if let Some((reason, error)) = self.obstacle(key, route, client) {
-            if let Some(entry) = stale {
-                return self.serve_stale(&entry, &asked, client, reason, out);
-            }
-            self.fail(
-                &asked,
-                query.section(),
-                rcode::SERVFAIL,
-                &error,
-                Some(route),
-                client,
-                out,
-            );
-            return Served::Replied;
+        if let Some(obstacle) = self.obstacle(key, route, client) {
+            return self.say_why(obstacle, stale.as_deref(), &asked, route, client, out);
         }
         let flight = self.start(key, route, stale);
         self.wait(&flight, query, client, reply_to)
     }
 
-    /// Why the upstreams are not to be asked now, if so.
-    fn obstacle(
-        &self,
-        key: &[u8],
-        route: u16,
-        client: Client,
-    ) -> Option<(StaleReason, ExtendedError)> {
+    /// Why the upstreams are not to be asked now, if so, and the code a client gets for it.
+    fn obstacle(&self, key: &[u8], route: u16, client: Client) -> Option<Obstacle> {
         if Question::of(key).cacheable()
             && let Some(failure) = self.shared.cache.failure(key, client.received)
         {
             let error = ExtendedError::new(ede::CACHED_ERROR, &failure.error.text);
-            return Some((StaleReason::Failed, error));
+            return Some((StaleReason::Failed, failure.code, error));
         }
         if !self.has_room(route) {
             self.metrics.rejected(Cap::Group);
             let error = ExtendedError::new(ede::OTHER, &self.overload_text(route));
-            return Some((StaleReason::Overload, error));
-        }
-        if !self.client_has_room(client) {
-            self.metrics.rejected(Cap::Client);
-            let error =
-                ExtendedError::new(ede::OTHER, "too many queries of this client are in flight");
-            return Some((StaleReason::Overload, error));
+            return Some((StaleReason::Overload, rcode::SERVFAIL, error));
         }
         None
+    }
+
+    /// The upstreams are not asked: an expired answer, or the reason.
+    fn say_why(
+        &self,
+        (reason, code, error): Obstacle,
+        stale: Option<&Entry>,
+        asked: &Asked<'_>,
+        route: u16,
+        client: Client,
+        out: &mut Vec<u8>,
+    ) -> Served {
+        if let Some(entry) = stale {
+            return self.serve_stale(entry, asked, client, reason, out);
+        }
+        self.fail(asked, code, &error, Some(route), client, out);
+        Served::Replied
     }
 
     /// Starts asking the upstreams; whoever waits is answered by [`fly`].
@@ -180,7 +184,6 @@ async fn fly(leader: Leader) {
     let worker = Rc::clone(leader.worker());
     let shared = &worker.shared;
     let route = shared.routes.get(leader.route());
-    let _in_flight = shared.upstreams.groups[route.tiers[0]].enter();
     let asking = Rc::new(Asking::new(leader.key(), &shared.hasher));
 
     let answer = ask(&worker.links, &shared.upstreams, &route.tiers, &asking);

@@ -37,6 +37,8 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
+use crate::socket::connect_udp;
+
 /// resolv.conf(5), `MAXNS`: glibc reads no more servers than this; a fourth is never asked.
 const MAX_SERVERS: usize = 3;
 
@@ -453,10 +455,10 @@ impl RuntimeProvider for ConnectedSockets {
         self.0.connect_tcp(server_addr, bind_addr, timeout)
     }
 
-    fn bind_udp(&self, local_addr: SocketAddr, server_addr: SocketAddr) -> Opening<Self::Udp> {
+    fn bind_udp(&self, _: SocketAddr, server_addr: SocketAddr) -> Opening<Self::Udp> {
         Box::pin(async move {
-            let socket = UdpSocket::bind(local_addr).await?;
-            socket.connect(server_addr).await?;
+            // With IP_RECVERR, as glibc's, so that "host unreachable" counts too.
+            let socket = UdpSocket::from_std(connect_udp(server_addr)?.into())?;
             Ok(ConnectedUdp(socket))
         })
     }

@@ -56,6 +56,28 @@ pub struct Shared {
     pub loops: crate::upstream::probe::LoopNames,
 }
 
+impl Shared {
+    /// The zone through which a group is reached: the root if any route of it is, written as the end of a name.
+    #[must_use]
+    pub fn zone_of(&self, group: &str) -> &str {
+        let reaches = |route: &&crate::route::Route| {
+            route
+                .tiers
+                .iter()
+                .any(|&tier| &*self.upstreams.groups[tier].name == group)
+        };
+        let zones = self
+            .routes
+            .iter()
+            .filter(reaches)
+            .map(|route| route.zone.as_str());
+        zones
+            .min_by_key(|zone| zone.len())
+            .unwrap_or(".")
+            .trim_start_matches('.')
+    }
+}
+
 /// The sockets one worker serves.
 pub struct Sockets {
     /// One for each listen address.

@@ -1,5 +1,6 @@
 //! `nodens check`: validate, and print what is in force and where each value came from.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use crate::config::{Flags, load};
@@ -16,11 +17,17 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
         loaded.settings.iter().map(of).max().unwrap_or(0).min(60)
     };
     let (path, value) = (width(|s| s.path.len()), width(|s| s.value.len()));
+    let mut out = std::io::stdout().lock();
     for setting in &loaded.settings {
-        println!(
+        let line = writeln!(
+            out,
             "{:path$}  {:value$}  {}",
             setting.path, setting.value, setting.origin
         );
+        // Whoever reads us has read enough, as `head` does.
+        if line.is_err() {
+            break;
+        }
     }
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");

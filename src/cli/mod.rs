@@ -40,15 +40,26 @@ struct ConfigArgs {
     /// Configuration file; without one, names go to /etc/resolv.conf's servers
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// Override one key (`cache.max_size=128MiB`); outranks file and environment; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_override)]
+    set: Vec<(String, String)>,
 }
 
 impl ConfigArgs {
     fn flags(&self) -> Flags {
         Flags {
             config_file: self.config.clone(),
-            ..Flags::default()
+            overrides: self.set.clone(),
         }
     }
+}
+
+fn parse_override(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("it is not of the form KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Runs the command; the exit code is 0 for success, 1 for a "no", 2 for what the user must mend first.

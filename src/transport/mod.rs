@@ -249,8 +249,10 @@ impl Pending {
     /// health hears of the loss.
     fn expired(&self, server: &Server, carrier: Carrier, now: Instant) -> bool {
         let expired = now.saturating_duration_since(self.sent) > server.try_timeout * 3 / 2;
-        if expired && self.mailbox.answered.get() {
-            server.lost(carrier, now, self.sent);
+        match (expired, self.mailbox.answered.get()) {
+            (true, true) => server.lost(carrier, now, self.sent),
+            (true, false) => server.metrics.outcome(Outcome::Unanswered),
+            (false, _) => {}
         }
         expired
     }

@@ -28,7 +28,7 @@ const PORTS: usize = 32;
 const MAX_AGE: Duration = Duration::from_secs(30);
 /// Sockets of a pool that wait, replaced, for late answers. Once there are as many, a socket that lost a query stays in
 /// use until one of them is done: a server that is gone loses every query, and would cost a socket each.
-const MAX_RETIRED: usize = 64;
+const MAX_RETIRED: usize = 32;
 /// A socket that carried this many queries is replaced.
 const MAX_USES: u32 = 10_000;
 /// Datagrams read at once from one socket.

@@ -319,7 +319,8 @@ impl Lookup<'_> {
         for (other, attempt) in self.attempts.iter().enumerate() {
             let server = self.server(other);
             let same_view = server.group == self.server(number).group;
-            if same_view && attempt.said != Said::Nothing {
+            // What did not leave this host, or was cut off, says nothing of the server.
+            if same_view && !matches!(attempt.said, Said::Nothing | Said::Broken) {
                 server.refused_alone(attempt.carrier, now);
             }
         }
@@ -352,7 +353,13 @@ impl Lookup<'_> {
                 Ok(response)
             }
             response => {
+                // Only when all say the same is it more than a failure.
                 let code = response.map_or(rcode::SERVFAIL, |response| response.rcode());
+                let agreed = self
+                    .attempts
+                    .iter()
+                    .all(|a_try| a_try.said == Said::Code(code));
+                let code = if agreed { code } else { rcode::SERVFAIL };
                 Err(Failed {
                     code,
                     error: self.explain(),

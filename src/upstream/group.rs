@@ -161,7 +161,7 @@ impl Group {
     /// Takes a hedge's token, if there is one.
     #[must_use]
     pub fn take_token(&self) -> bool {
-        if self.tokens.load(Ordering::Relaxed) < TOKEN {
+        if self.hedge_percent == 0 || self.tokens.load(Ordering::Relaxed) < TOKEN {
             return false;
         }
         self.tokens.fetch_sub(TOKEN, Ordering::Relaxed);
@@ -179,11 +179,14 @@ impl Group {
         self.in_flight() < self.max_in_flight
     }
 
-    /// Counts a question in.
-    #[must_use]
-    pub fn enter(&self) -> InFlight<'_> {
+    /// Counts a question in; [`Group::left`] counts it out.
+    pub fn entered(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self)
+    }
+
+    /// Counts a question out.
+    pub fn left(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Queries in flight now.
@@ -196,16 +199,6 @@ impl Group {
     #[must_use]
     pub fn probe_question(&self) -> (&hickory_proto::rr::Name, RecordType) {
         (&self.probe.name, self.probe.record_type)
-    }
-}
-
-/// A query in flight; dropping it counts it out.
-#[derive(Debug)]
-pub struct InFlight<'a>(&'a Group);
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

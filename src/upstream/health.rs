@@ -102,6 +102,26 @@ pub enum Reason {
     Loop,
 }
 
+impl Reason {
+    /// The reason's name in logs and /status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Answered => "answered",
+            Self::ProbeAnswered => "probe_answered",
+            Self::Overdue => "overdue",
+            Self::ProbeLost => "probe_lost",
+            Self::Unreachable => "unreachable",
+            Self::Lossy => "lossy",
+            Self::Refusing => "refusing",
+            Self::Slow => "slow",
+            Self::Recovered => "recovered",
+            Self::Loop => "loop",
+        }
+    }
+}
+
 /// The last `N` outcomes as bits: true is bad.
 #[derive(Debug, Clone, Copy, Default)]
 struct Window {
@@ -321,14 +341,13 @@ impl Health {
         self.judge(config, now, others_rtt);
     }
 
-    /// A probe got no answer in time. `jitter` in 0..=1 spreads the next one.
-    pub fn probe_lost(
-        &mut self,
-        config: &FailoverConfig,
-        now: Instant,
-        sent: Instant,
-        jitter: f64,
-    ) {
+    /// A probe got no answer.
+    pub fn probe_lost(&mut self, config: &FailoverConfig, now: Instant, lost: Lost) {
+        let Lost {
+            sent,
+            reason,
+            jitter,
+        } = lost;
         self.probe.in_flight = false;
         self.probe.answered_in_row = 0;
         // Clients' answers outrank probes: some servers do not answer the probe's question at all.
@@ -340,9 +359,10 @@ impl Health {
         if self.state == State::Down {
             self.probe.pause = (self.probe.pause * 2).min(config.probe_max);
         } else {
-            self.fall(config, now, Reason::ProbeLost);
+            self.fall(config, now, reason);
         }
-        self.probe.next = Some(now + spread(self.probe.pause, jitter));
+        // From probe to probe, so that a server that returns right after one left is found within probe_max.
+        self.probe.next = Some(now.max(sent + spread(self.probe.pause, jitter)));
     }
 
     fn heard(&mut self, now: Instant, rtt: Duration) {
@@ -411,6 +431,17 @@ impl Health {
     }
 }
 
+/// How a probe was lost.
+#[derive(Debug, Clone, Copy)]
+pub struct Lost {
+    /// When it left.
+    pub sent: Instant,
+    /// [`Reason::ProbeLost`] or [`Reason::Unreachable`].
+    pub reason: Reason,
+    /// In 0..=1; spreads the next one.
+    pub jitter: f64,
+}
+
 /// What an answer said of the server that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fine {
@@ -431,6 +462,14 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    fn lost(sent: Instant) -> Lost {
+        Lost {
+            sent,
+            reason: Reason::ProbeLost,
+            jitter: 0.5,
+        }
+    }
 
     struct Bench {
         config: FailoverConfig,
@@ -469,7 +508,7 @@ mod tests {
         fn probe_lost(&mut self, at: u32) {
             let (now, sent) = (self.at(at), self.at(at.saturating_sub(500)));
             self.health.probe_sent();
-            self.health.probe_lost(&self.config, now, sent, 0.5);
+            self.health.probe_lost(&self.config, now, lost(sent));
         }
 
         fn probe_answered(&mut self, at: u32) {
@@ -543,7 +582,7 @@ mod tests {
             pauses.push((due - bench.at(now)).as_millis());
             now += 6000;
         }
-        assert_eq!(pauses, [750, 1500, 3000, 3750, 3750, 3750]);
+        assert_eq!(pauses, [250, 1000, 2500, 3250, 3250, 3250]);
     }
 
     #[test]
@@ -639,7 +678,7 @@ mod tests {
                         sent = Some(at);
                     }
                     5 => if let Some(sent) = sent.take() {
-                        bench.health.probe_lost(&bench.config, at, sent, 0.5);
+                        bench.health.probe_lost(&bench.config, at, lost(sent));
                     },
                     6 if sent.take().is_some() => {
                         bench.health.probe_answered(&bench.config, at, MS, None);

@@ -142,11 +142,7 @@ impl Plan {
         }
         if self.tier_is_over(now) {
             if self.tier + 1 == self.tiers.len() {
-                return if self.nobody_can_answer() {
-                    Step::Exhausted
-                } else {
-                    self.retry(now)
-                };
+                return self.after_the_last_tier(now, &suspected);
             }
             self.enter_next_tier(now);
         }
@@ -275,8 +271,27 @@ impl Plan {
         self.has_unasked() || self.resend_target().is_some()
     }
 
-    /// All servers of the last tier were silent for a whole try's time: ask again from the start.
-    fn retry(&mut self, now: Instant) -> Step {
+    /// All servers of the last tier were silent for a whole try's time. Those of which something else is heard are
+    /// asked again; the others get as much time once more, should they be slow rather than gone, and no more queries.
+    fn after_the_last_tier(&mut self, now: Instant, suspected: impl Fn(usize) -> bool) -> Step {
+        if self.nobody_can_answer() {
+            return Step::Exhausted;
+        }
+        let Tier {
+            candidates,
+            try_timeout,
+            ..
+        } = &self.tiers[self.tier];
+        if candidates
+            .iter()
+            .all(|candidate| suspected(candidate.server))
+        {
+            let enough = self.tries[self.first].sent + *try_timeout * 2;
+            if now >= enough {
+                return Step::Exhausted;
+            }
+            return Step::Wait(self.wake_at(now).min(enough));
+        }
         if now >= self.next_at && self.resend_target().is_some() {
             return self.ask_next(now);
         }
@@ -542,6 +557,21 @@ mod tests {
         assert_eq!(run.until(4000, &[]), Some(Step::Exhausted));
         assert_eq!(run.log, [(0, 1), (0, 2)]);
         assert_eq!(run.now - start, 20 * MS);
+    }
+
+    #[test]
+    fn servers_found_gone_meanwhile_end_the_query_before_its_deadline() {
+        let mut run = Run::new(vec![tier(&[1, 2])]);
+        run.until(500, &[]);
+        run.suspected.extend([1, 2]);
+        assert_eq!(run.until(4000, &[]), Some(Step::Exhausted));
+        assert_eq!((run.now - run.start).as_millis(), 2000);
+        let late = run.log.iter().filter(|(at, _)| *at > 1000).count();
+        assert_eq!(
+            late, 0,
+            "no query leaves for a server that is gone: {:?}",
+            run.log
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{DnsRequest, DnsRequestOptions, Edns, Message, Query};
 use hickory_proto::rr::{Name, RecordType};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::udp::UdpClientStream;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -17,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
-use super::health::State;
+use super::health::{Lost, Reason, State};
 use super::server::{Carrier, Server};
 use crate::config::Transport;
 use crate::route::wire_name;
@@ -31,8 +32,11 @@ use crate::worker::Shared;
 const LOOP_CHECK: Duration = Duration::from_secs(30);
 /// The same for one that did.
 const LOOPED_CHECK: Duration = Duration::from_secs(5);
-/// The last labels of every loop probe's name (RFC 6761 §6.4: never delegated, so nobody else is troubled).
-const LOOP_ZONE: &[u8] = b"\x06nodens\x07invalid\0";
+/// What follows the first label of every loop probe's name: nobody delegates it (RFC 6761 §6.4), so nobody else is
+/// troubled. The zone by which the group is reached comes behind it, so that loops through that zone are found too.
+const LOOP_LABELS: &[u8] = b"\x06nodens\x07invalid";
+/// Octets of the first label, its length included.
+const LOOP_LABEL_LEN: usize = 17;
 
 /// Names asked by loop probes in flight, and whether one of them came back to our own listeners.
 #[derive(Debug, Default)]
@@ -42,7 +46,10 @@ impl LoopNames {
     /// Whether a client's name is that of a loop probe of ours; remembers that it came.
     #[must_use]
     pub fn seen(&self, name: &[u8]) -> bool {
-        if !name.ends_with(LOOP_ZONE) {
+        if !name
+            .get(LOOP_LABEL_LEN..)
+            .is_some_and(|rest| rest.starts_with(LOOP_LABELS))
+        {
             return false;
         }
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,17 +150,42 @@ async fn probe(shared: Arc<Shared>, server: Arc<Server>, carrier: Carrier) {
         Ok(Ok(())) => server.probe_answered(carrier, now, now - sent),
         Ok(Err(error)) => {
             tracing::debug!(server = %server.label, %error, "probe failed");
-            server.probe_lost(carrier, now, sent, fastrand::f64());
+            let reason = match error.kind() {
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::PermissionDenied => Reason::Unreachable,
+                _ => Reason::ProbeLost,
+            };
+            server.probe_lost(
+                carrier,
+                now,
+                Lost {
+                    sent,
+                    reason,
+                    jitter: fastrand::f64(),
+                },
+            );
         }
-        Err(_) => server.probe_lost(carrier, now, sent, fastrand::f64()),
+        Err(_) => {
+            let lost = Lost {
+                sent,
+                reason: Reason::ProbeLost,
+                jitter: fastrand::f64(),
+            };
+            server.probe_lost(carrier, now, lost);
+        }
     }
 }
 
 /// Asks for a name nobody else knows, and looks whether the question arrives at our own listeners.
 async fn check_loop(shared: Arc<Shared>, server: Arc<Server>) {
     let label = format!("{:016x}", fastrand::u64(..));
-    let name = Name::from_ascii(format!("{label}.nodens.invalid."));
-    let Ok(name) = name else { return };
+    let zone = shared.zone_of(&server.group);
+    // A zone too long for the name in front of it is left unchecked.
+    let Ok(name) = Name::from_ascii(format!("{label}.nodens.invalid.{zone}")) else {
+        return;
+    };
     let wire = wire_name(&name);
     shared.loops.expect(wire.clone());
     let tls = shared.tls[server.index].clone();
@@ -199,7 +231,10 @@ async fn ask(
                 .send(request)
                 .first_answer()
                 .await
-                .map_err(io::Error::other)?;
+                .map_err(|error| match error {
+                    NetError::Io(error) => error.kind().into(),
+                    error => io::Error::other(error),
+                })?;
             Ok(())
         }
         (Carrier::Stream, Transport::Tls(_), Some(tls)) => {

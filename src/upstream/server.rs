@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::health::{Fine, Health, Reason, State};
+use super::health::{Fine, Health, Lost, Reason, State};
 use super::plan::Candidate;
 use crate::config::{FailoverConfig, ServerConfig, Transport};
 use crate::metrics::{HealthMetrics, Metrics, ServerMetrics};
@@ -256,10 +256,10 @@ impl Server {
     }
 
     /// A probe got no answer in time.
-    pub fn probe_lost(&self, carrier: Carrier, now: Instant, sent: Instant, jitter: f64) {
+    pub fn probe_lost(&self, carrier: Carrier, now: Instant, lost: Lost) {
         self.carriers[carrier as usize].metrics.probes_lost.inc();
         self.update(carrier, now, |health, config| {
-            health.probe_lost(config, now, sent, jitter);
+            health.probe_lost(config, now, lost);
         });
     }
 
@@ -339,14 +339,14 @@ impl Server {
 
     fn tell(&self, carrier: Carrier, before: State, after: State, reason: Reason, _now: Instant) {
         let (group, server, transport) = (&*self.group, &self.label, carrier.name());
-        let (before, state) = (before.name(), after.name());
+        let (before, state, reason) = (before.name(), after.name(), reason.name());
         if after == State::Down {
             tracing::warn!(
                 group,
                 server,
                 transport,
                 before,
-                ?reason,
+                reason,
                 "upstream server is {state}"
             );
         } else {
@@ -355,7 +355,7 @@ impl Server {
                 server,
                 transport,
                 before,
-                ?reason,
+                reason,
                 "upstream server is {state}"
             );
         }

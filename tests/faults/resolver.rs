@@ -1,0 +1,344 @@
+//! The resolvers under test: nodens as cargo built it, and its peers where they are installed, each a process of its
+//! own on a loopback port, with its own configuration, in the foreground, killed with its handle.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::message;
+
+/// How long a resolver may take to answer, or refuse, its first query.
+const START: Duration = Duration::from_secs(10);
+
+/// Which resolver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Nodens,
+    Dnsdist,
+    Unbound,
+    Dnsmasq,
+}
+
+impl Kind {
+    pub(crate) const PEERS: [Self; 3] = [Self::Dnsdist, Self::Unbound, Self::Dnsmasq];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Nodens => "nodens",
+            Self::Dnsdist => "dnsdist",
+            Self::Unbound => "Unbound",
+            Self::Dnsmasq => "dnsmasq",
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Nodens => env!("CARGO_BIN_EXE_nodens"),
+            Self::Dnsdist => "dnsdist",
+            Self::Unbound => "unbound",
+            Self::Dnsmasq => "dnsmasq",
+        }
+    }
+
+    /// Name and version; none if it is not installed.
+    pub(crate) fn version(self) -> Option<String> {
+        let flag = match self {
+            Self::Unbound => "-V",
+            _ => "--version",
+        };
+        let output = Command::new(self.program()).arg(flag).output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text
+            .split_whitespace()
+            .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+        Some(format!("{} {version}", self.name()))
+    }
+}
+
+/// A group of servers and the zones that go to it; with several groups for one zone, they are its tiers.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    pub(crate) name: &'static str,
+    pub(crate) servers: Vec<SocketAddr>,
+}
+
+/// What a resolver is told.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) groups: Vec<Group>,
+    /// Zone and the groups it goes to, in order.
+    pub(crate) routes: Vec<(&'static str, Vec<&'static str>)>,
+}
+
+impl Setup {
+    /// Everything to one group.
+    pub(crate) fn one(servers: Vec<SocketAddr>) -> Self {
+        Self {
+            groups: vec![Group {
+                name: "vpc",
+                servers,
+            }],
+            routes: vec![(".", vec!["vpc"])],
+        }
+    }
+}
+
+/// A running resolver; dropping it kills it.
+pub(crate) struct Resolver {
+    pub(crate) address: SocketAddr,
+    admin: SocketAddr,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    directory: PathBuf,
+}
+
+impl Resolver {
+    /// Starts it; returns when it takes queries, which with nodens costs no query.
+    pub(crate) fn start(kind: Kind, setup: &Setup) -> Self {
+        let directory = directory();
+        let (address, admin) = (free_address(), free_address());
+        let mut command = command(kind, setup, address, admin, &directory);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", kind.program()));
+        let log = Arc::new(Mutex::new(String::new()));
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let (serving, started) = std::sync::mpsc::channel();
+        let keeps = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if line.contains("serving") {
+                    let _ = serving.send(());
+                }
+                let mut log = keeps.lock().expect("no thread panics with the lock");
+                if log.len() < 1 << 20 {
+                    let _ = writeln!(log, "{line}");
+                }
+            }
+        });
+        let resolver = Self {
+            address,
+            admin,
+            child,
+            log,
+            directory,
+        };
+        let ready = match kind {
+            Kind::Nodens => started.recv_timeout(START).is_ok(),
+            _ => resolver.answers_something(),
+        };
+        assert!(
+            ready,
+            "{} took no queries within {START:?}; its log:\n{}",
+            kind.name(),
+            resolver.log()
+        );
+        resolver
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log
+            .lock()
+            .expect("no thread panics with the lock")
+            .clone()
+    }
+
+    /// Its open files, sockets included.
+    pub(crate) fn files(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id()));
+        files.expect("the resolver runs").count()
+    }
+
+    /// Memory it holds.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the resolver runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("VmRSS is a number of kB") * 1024
+    }
+
+    /// Sum of all of nodens's metrics whose line starts so.
+    pub(crate) fn metric(&self, start: &str) -> f64 {
+        let page = self.get("/metrics");
+        page.lines()
+            .filter(|line| line.starts_with(start))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// A page of nodens's admin interface.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.admin)
+            .unwrap_or_else(|error| panic!("admin {}: {error}", self.admin));
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: nodens\r\nconnection: close\r\n\r\n"
+        )
+        .expect("the admin interface reads");
+        let mut page = String::new();
+        stream
+            .read_to_string(&mut page)
+            .expect("the admin interface answers in UTF-8");
+        assert!(page.starts_with("HTTP/1.1 200"), "{path}: {page}");
+        page
+    }
+
+    /// Peers do not say when they are ready: asks until something comes back.
+    fn answers_something(&self) -> bool {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        socket.connect(self.address).expect("loopback");
+        let pause = Duration::from_millis(50);
+        socket
+            .set_read_timeout(Some(pause))
+            .expect("a pause that is not zero");
+        let end = Instant::now() + START;
+        let (mut query, mut reply) = (Vec::new(), [0; 512]);
+        while Instant::now() < end {
+            message::query(
+                1,
+                &message::wire_name("ready.example"),
+                message::A,
+                &mut query,
+            );
+            let refused = socket.send(&query).is_err();
+            match socket.recv(&mut reply) {
+                Ok(_) => return true,
+                Err(error) if refused || error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    thread::sleep(pause);
+                }
+                Err(_) => {}
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        // It has nothing to save, and a case must not wait for its grace.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A directory for a process's files.
+fn directory() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("nodens-faults-{}-{number}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    fs::create_dir_all(&directory)
+        .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    directory
+}
+
+/// A port nobody has now, neither for UDP nor for TCP.
+fn free_address() -> SocketAddr {
+    loop {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = udp.local_addr().expect("a bound socket has an address");
+        if std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+fn command(
+    kind: Kind,
+    setup: &Setup,
+    address: SocketAddr,
+    admin: SocketAddr,
+    directory: &Path,
+) -> Command {
+    let servers = &setup.groups[0].servers;
+    let (ip, port) = (address.ip(), address.port());
+    let config = directory.join("config");
+    let mut command = Command::new(kind.program());
+    let mut text = String::new();
+    match kind {
+        Kind::Nodens => {
+            text = nodens_config(setup, address, admin);
+            command.args(["serve", "--config"]).arg(&config);
+        }
+        Kind::Dnsdist => {
+            // Ordered, a cache that keeps what expired, health checks every second: what a careful operator writes.
+            let _ = writeln!(text, "setLocal('{address}', {{reusePort=true}})");
+            let _ = writeln!(text, "addLocal('{address}', {{reusePort=true}})");
+            text.push_str(
+                "setACL('127.0.0.0/8')\nsetServerPolicy(firstAvailable)\n\
+                 cache = newPacketCache(100000, {keepStaleData=true})\n\
+                 getPool(''):setCache(cache)\nsetStaleCacheEntriesTTL(86400)\n",
+            );
+            for (order, server) in servers.iter().enumerate() {
+                let _ = writeln!(
+                    text,
+                    "newServer({{address='{server}', order={order}, checkInterval=1}})"
+                );
+            }
+            command
+                .args(["--supervised", "--disable-syslog", "-C"])
+                .arg(&config);
+        }
+        Kind::Unbound => {
+            let _ = write!(
+                text,
+                "server:\n  interface: {ip}@{port}\n  port: {port}\n  do-daemonize: no\n  username: \"\"\n  \
+                 chroot: \"\"\n  directory: \"{directory}\"\n  pidfile: \"\"\n  use-syslog: no\n  logfile: \"\"\n  \
+                 num-threads: 2\n  so-reuseport: yes\n  access-control: 127.0.0.0/8 allow\n  \
+                 do-not-query-localhost: no\n  module-config: \"iterator\"\n  num-queries-per-thread: 4096\n  \
+                 outgoing-range: 8192\n  serve-expired: yes\n  serve-expired-client-timeout: 500\n  \
+                 msg-cache-size: 64m\n  rrset-cache-size: 64m\n\
+                 remote-control:\n  control-enable: no\nforward-zone:\n  name: \".\"\n",
+                directory = directory.display()
+            );
+            for server in servers {
+                let _ = writeln!(text, "  forward-addr: {}@{}", server.ip(), server.port());
+            }
+            command.arg("-d").arg("-c").arg(&config);
+        }
+        Kind::Dnsmasq => {
+            let _ = write!(
+                text,
+                "no-resolv\nno-hosts\nno-daemon\nlog-facility=-\nlisten-address={ip}\nport={port}\n\
+                 bind-interfaces\npid-file=\ncache-size=10000\ndns-forward-max=10000\nuse-stale-cache=86400\n\
+                 user=root\n"
+            );
+            for server in servers {
+                let _ = writeln!(text, "server={}#{}", server.ip(), server.port());
+            }
+            command.arg("-k").arg("-C").arg(&config);
+        }
+    }
+    fs::write(&config, text).unwrap_or_else(|error| panic!("{}: {error}", config.display()));
+    command
+}
+
+fn nodens_config(setup: &Setup, address: SocketAddr, admin: SocketAddr) -> String {
+    let mut text = format!("listen: [\"{address}\"]\nadmin: \"{admin}\"\nworkers: 2\nupstreams:\n");
+    for group in &setup.groups {
+        let servers: Vec<String> = group.servers.iter().map(|s| format!("\"{s}\"")).collect();
+        let servers = servers.join(", ");
+        let _ = write!(text, "  {}:\n    servers: [{servers}]\n", group.name);
+    }
+    text.push_str("routes:\n");
+    for (zone, groups) in &setup.routes {
+        let _ = writeln!(text, "  \"{zone}\": [{}]", groups.join(", "));
+    }
+    if let Ok(more) = std::env::var("NODENS_FAULT_CONFIG") {
+        let _ = writeln!(text, "{more}");
+    }
+    text
+}

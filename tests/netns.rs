@@ -1,0 +1,178 @@
+//! Networks that say no: upstreams behind a router that answers for them with ICMP, in network namespaces of our own.
+//! Needs root and iproute2; `.ci/run` runs it.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use common::{Process, TempDir, get, wait_for};
+
+/// Two namespaces, a node's and a router's, joined by a veth pair; deleted with the value.
+struct Network {
+    node: String,
+    router: String,
+}
+
+impl Network {
+    fn new() -> Self {
+        let id = std::process::id();
+        let network = Self {
+            node: format!("nodens-node-{id}"),
+            router: format!("nodens-router-{id}"),
+        };
+        let (node, router) = (network.node.as_str(), network.router.as_str());
+        for command in [
+            format!("netns add {node}"),
+            format!("netns add {router}"),
+            format!("-n {node} link add uplink type veth peer name downlink netns {router}"),
+            format!("-n {node} addr add 10.99.0.2/24 dev uplink"),
+            format!("-n {router} addr add 10.99.0.1/24 dev downlink"),
+            format!("-n {node} link set lo up"),
+            format!("-n {node} link set uplink up"),
+            format!("-n {router} link set downlink up"),
+            format!("-n {node} route add default via 10.99.0.1"),
+            format!("-n {router} route add unreachable 10.99.1.0/24"),
+            format!("-n {router} route add prohibit 10.99.2.0/24"),
+        ] {
+            let output = ip(&command);
+            assert!(
+                output.status.success(),
+                "ip {command}: {}",
+                text(&output.stderr)
+            );
+        }
+        let forward = Network::run_in(
+            router,
+            Path::new("/sbin/sysctl"),
+            // Without the rate limit: the kernel answers some packets only, which is another test.
+            &["-qw", "net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0"],
+        );
+        assert!(
+            forward.status.success(),
+            "sysctl: {}",
+            text(&forward.stderr)
+        );
+        network
+    }
+
+    fn run_in(namespace: &str, program: &Path, arguments: &[&str]) -> Output {
+        let mut command = Command::new("ip");
+        command
+            .args(["netns", "exec", namespace])
+            .arg(program)
+            .args(arguments);
+        command.output().expect("ip is installed")
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for namespace in [&self.node, &self.router] {
+            ip(&format!("netns delete {namespace}"));
+        }
+    }
+}
+
+fn ip(arguments: &str) -> Output {
+    let output = Command::new("ip").args(arguments.split(' ')).output();
+    output.expect("ip is installed: apt-get install iproute2")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A nodens in the node's namespace, ready.
+fn start(network: &Network, dir: &TempDir, name: &'static str, config: &str) -> Process {
+    let socket = dir.path(&format!("{name}.sock"));
+    let config = format!("socket: {}\nadmin: null\n{config}", socket.display());
+    let file = dir.write(&format!("{name}.yaml"), &config);
+    let mut command = Command::new("ip");
+    command.args([
+        "netns",
+        "exec",
+        &network.node,
+        env!("CARGO_BIN_EXE_nodens"),
+        "serve",
+        "--config",
+    ]);
+    let mut process = Process::spawn(name, command.arg(&file), dir.path(&format!("{name}.log")));
+    process.wait_until("200 from /ready", || {
+        get(&socket, "/ready")
+            .ok()
+            .filter(|(status, _)| *status == 200)
+    });
+    process
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and procps; .ci/run runs it"]
+fn an_upstream_the_network_refuses_costs_no_query() {
+    let user = Command::new("id").arg("-u").output().expect("id runs");
+    assert_eq!(
+        text(&user.stdout).trim(),
+        "0",
+        "network namespaces need root"
+    );
+    let network = Network::new();
+    for (says, primary) in [
+        ("host unreachable", "10.99.1.1"),
+        ("admin prohibited", "10.99.2.1"),
+    ] {
+        let dir = TempDir::new();
+        // The healthy second server: another instance that knows the name by itself.
+        let second: SocketAddr = "127.0.0.1:5402".parse().expect("an address");
+        let records = "records: {registry.example.com: {A: 10.1.20.5}}";
+        let nobody = "upstreams: {nobody: {servers: [127.0.0.9]}}\nroutes: {invalid: nobody}";
+        let _second = start(
+            &network,
+            &dir,
+            "second",
+            &format!("listen: [\"{second}\"]\n{records}\n{nobody}"),
+        );
+        let upstreams = format!(
+            "upstreams: {{vpc: {{servers: [{primary}, \"{second}\"]}}}}\nroutes: {{\".\": vpc}}"
+        );
+        let first = start(
+            &network,
+            &dir,
+            "first",
+            &format!("listen: [\"127.0.0.1:5401\"]\ncache: {{max_size: 0}}\n{upstreams}"),
+        );
+
+        for number in 0..20 {
+            let started = Instant::now();
+            let output = Network::run_in(
+                &network.node,
+                Path::new(env!("CARGO_BIN_EXE_nodens")),
+                &[
+                    "resolve",
+                    "registry.example.com.",
+                    "A",
+                    "--server",
+                    "127.0.0.1:5401",
+                ],
+            );
+            let said = text(&output.stdout);
+            assert!(
+                said.contains("10.1.20.5"),
+                "{says}, query {number}: {said}\n{}",
+                first.log()
+            );
+            let took = started.elapsed();
+            assert!(
+                took < Duration::from_secs(1),
+                "{says}, query {number} took {took:?}"
+            );
+        }
+        wait_for(&format!("{says} to bring {primary} down"), || {
+            let (_, status) = get(&dir.path("first.sock"), "/status").ok()?;
+            let status: serde_json::Value = serde_json::from_str(&status).ok()?;
+            let health = &status["upstreams"][0]["servers"][0]["health"][0];
+            (health["state"] == "down" && health["reason"] == "unreachable").then_some(())
+        });
+    }
+}
