@@ -85,6 +85,7 @@ enum Said {
     Malformed,
     Unreachable,
     Broken,
+    NoStream,
 }
 
 impl Said {
@@ -100,6 +101,7 @@ impl Said {
             Self::Malformed => "answered garbage",
             Self::Unreachable => "unreachable",
             Self::Broken => "could not be asked",
+            Self::NoStream => "truncated, and cannot be asked over TCP",
         }
     }
 }
@@ -244,12 +246,15 @@ impl Lookup<'_> {
 
     fn overdue(&mut self, number: usize, now: Instant) {
         let attempt = &self.attempts[number];
-        if let Some(port) = &attempt.port {
+        let server = self.server(number);
+        let sent = self.plan.sent(number);
+        server.overdue(attempt.carrier, now, sent, self.asking.hash());
+        // Another port may be another endpoint behind kube-proxy. A server that is gone is gone on every port.
+        if let Some(port) = &attempt.port
+            && !server.state_of(attempt.carrier).suspected()
+        {
             port.lost_one();
         }
-        let sent = self.plan.sent(number);
-        self.server(number)
-            .overdue(attempt.carrier, now, sent, self.asking.hash());
     }
 
     /// What a delivery means: the final answer, or one more reason to ask on.
@@ -271,6 +276,12 @@ impl Lookup<'_> {
         if response.truncated() && carrier == Carrier::Datagram {
             // RFC 7766 §5: the same question to the same server over TCP. Should TCP fail, a cut answer beats none.
             self.keep(response);
+            let no_tcp = self.server(number).state_of(Carrier::Stream).suspected();
+            if no_tcp && self.plan.has_unasked() {
+                self.attempts[number].said = Said::NoStream;
+                self.plan.failed(number, NotMe::Answered);
+                return None;
+            }
             self.plan.goes_on(number, now);
             self.send(number, Carrier::Stream, edns, now);
             return None;

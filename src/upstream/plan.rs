@@ -262,7 +262,9 @@ impl Plan {
                 .all(|a_try| a_try.status == Status::Over)
     }
 
-    fn has_unasked(&self) -> bool {
+    /// Whether this tier has a server that was not asked yet.
+    #[must_use]
+    pub fn has_unasked(&self) -> bool {
         self.asked < self.tiers[self.tier].candidates.len()
     }
 
