@@ -150,8 +150,12 @@ pub struct FailoverConfig {
     pub probe_max: Duration,
     /// Probe answers that bring a server back.
     pub recover_probes: u32,
-    /// A server that lost more than this share of its last 100 tries is poor.
+    /// A server that lost more than this share of its last tries is poor.
     pub poor_loss_percent: u32,
+    /// How many of its last tries that is judged by.
+    pub poor_loss_window: u32,
+    /// A server most of whose last answers were no answers, while another server's were fine, is poor: how many of them.
+    pub poor_answer_window: u32,
     /// A server slower than another by at least this much ...
     pub poor_slower_by: Duration,
     /// ... and by this factor is poor.
@@ -288,6 +292,8 @@ impl Default for FailoverConfig {
             probe_max: Duration::from_secs(5),
             recover_probes: 2,
             poor_loss_percent: 5,
+            poor_loss_window: 100,
+            poor_answer_window: 20,
             poor_slower_by: Duration::from_millis(150),
             poor_slower_factor: 5,
         }

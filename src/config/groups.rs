@@ -283,6 +283,16 @@ fn read_failover(group: &Section<'_>) -> FailoverConfig {
             defaults.poor_loss_percent,
             &limits::POOR_LOSS,
         ),
+        poor_loss_window: section.read_in(
+            "poor_loss_window",
+            defaults.poor_loss_window,
+            &limits::POOR_LOSS_WINDOW,
+        ),
+        poor_answer_window: section.read_in(
+            "poor_answer_window",
+            defaults.poor_answer_window,
+            &limits::POOR_ANSWER_WINDOW,
+        ),
         poor_slower_by: section.read_in(
             "poor_slower_by",
             defaults.poor_slower_by,

@@ -46,6 +46,10 @@ pub(super) const PROBE_PAUSE: Range<Duration> = millis(50, 60_000);
 pub(super) const RECOVER_PROBES: Range<u32> = Range { min: 1, max: 10 };
 /// 100 turns the judgement off, since nothing loses more; 0 would condemn a server for one packet.
 pub(super) const POOR_LOSS: Range<u32> = Range { min: 1, max: 100 };
+/// Under 20 tries a single loss is already 5 %; outcomes are kept as the bits of one 128-bit number.
+pub(super) const POOR_LOSS_WINDOW: Range<u32> = Range { min: 20, max: 120 };
+/// Under 4 answers "most of them" means nothing; kept in the same way.
+pub(super) const POOR_ANSWER_WINDOW: Range<u32> = Range { min: 4, max: 120 };
 /// Below 1 ms servers trade places by noise.
 pub(super) const POOR_SLOWER_BY: Range<Duration> = millis(1, 10_000);
 /// 1 leaves the judgement to `poor_slower_by` alone.

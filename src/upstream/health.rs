@@ -7,12 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::config::FailoverConfig;
 
-/// Tries over which loss is judged.
-const LOSS_WINDOW: u32 = 100;
 /// Tries that must be known before a loss rate means anything: one loss in a handful is no 5 %.
 const LOSS_MIN_TRIES: u32 = 20;
-/// Answers over which refusals are judged.
-const ANSWER_WINDOW: u32 = 20;
 /// Answers that must be known before "most of them" means anything.
 const ANSWER_MIN: u32 = 4;
 /// A poor server is probed this often, to notice that it got better.
@@ -239,9 +235,9 @@ impl Health {
         others_rtt: Option<Duration>,
     ) {
         self.heard(now, rtt);
-        self.losses.push(false, LOSS_WINDOW);
+        self.losses.push(false, config.poor_loss_window);
         if fine == Fine::Yes {
-            self.answers.push(false, ANSWER_WINDOW);
+            self.answers.push(false, config.poor_answer_window);
         }
         if matches!(self.state, State::Unknown | State::Silent | State::Down) {
             self.change(State::Good, Reason::Answered, now);
@@ -252,7 +248,7 @@ impl Health {
 
     /// It refused or failed a question that another server of the group answered.
     pub fn refused_alone(&mut self, config: &FailoverConfig, now: Instant) {
-        self.answers.push(true, ANSWER_WINDOW);
+        self.answers.push(true, config.poor_answer_window);
         self.judge(config, now, None);
     }
 
@@ -261,7 +257,7 @@ impl Health {
         if self.came_back.is_some_and(|back| sent < back) {
             return;
         }
-        self.losses.push(true, LOSS_WINDOW);
+        self.losses.push(true, config.poor_loss_window);
         self.judge(config, now, None);
     }
 
@@ -324,7 +320,7 @@ impl Health {
         self.heard(now, rtt);
         self.probe.answered_in_row += 1;
         if self.state == State::Poor {
-            self.losses.push(false, LOSS_WINDOW);
+            self.losses.push(false, config.poor_loss_window);
         }
         match self.state {
             State::Down if self.probe.answered_in_row < config.recover_probes => {
