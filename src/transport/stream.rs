@@ -1,7 +1,8 @@
 //! TCP and TLS exchanges with one server: a few connections, pipelined, reused, replies matched by ID and question
 //! (RFC 7766 §6.2, RFC 7858 §3).
 //!
-//! A server may close an idle connection just as a query leaves on it; such a query goes out once more on a new one.
+//! A server may close an idle connection just as a query leaves on it; such a query goes out once more on a new one. So
+//! do the queries of a connection that has gone silent: its peer, or a NAT on the way, may have forgotten it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -54,6 +55,9 @@ struct Connection {
     established: Cell<bool>,
     answered: Cell<bool>,
     last_used: Cell<Instant>,
+    last_heard: Cell<Instant>,
+    /// Nothing comes over it any more.
+    dead: Notify,
 }
 
 struct Waiting {
@@ -93,7 +97,17 @@ impl StreamPool {
         for connection in &*self.inner.connections.borrow() {
             let mut pending = connection.pending.borrow_mut();
             let server = &self.inner.server;
-            pending.retain(|_, waiting| !waiting.pending.expired(server, Carrier::Stream, now));
+            let heard = connection.last_heard.get();
+            let mut silent = false;
+            pending.retain(|_, waiting| {
+                let expired = waiting.pending.expired(server, Carrier::Stream, now);
+                silent |= expired && waiting.pending.sent > heard;
+                !expired
+            });
+            if silent && connection.answered.get() {
+                connection.closing.set(true);
+                connection.dead.notify_one();
+            }
             let idle = now.saturating_duration_since(connection.last_used.get()) > IDLE;
             if pending.is_empty() && idle {
                 connection.closing.set(true);
@@ -144,6 +158,8 @@ impl Inner {
             established: Cell::new(false),
             answered: Cell::new(false),
             last_used: Cell::new(now),
+            last_heard: Cell::new(now),
+            dead: Notify::new(),
         });
         connections.push(Rc::clone(&connection));
         let (pool, runs) = (Rc::downgrade(self), Rc::clone(&connection));
@@ -210,6 +226,7 @@ impl Connection {
         tokio::select! {
             ended = read => ended,
             ended = write => ended,
+            () = self.dead.notified() => Ok(()),
         }
     }
 
@@ -226,6 +243,7 @@ impl Connection {
                     drop(pending);
                     self.answered.set(true);
                     self.last_used.set(now);
+                    self.last_heard.set(now);
                     waiting
                         .pending
                         .answered(server, Carrier::Stream, message, now);
