@@ -1,4 +1,4 @@
-//! The cases of issue 3, each a fault put on upstream servers while a load runs, and the limits they are held to.
+//! The cases: each a fault put on upstream servers while a load runs, and the limits they are held to.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
