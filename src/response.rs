@@ -225,6 +225,17 @@ impl<'a> Survey<'a> {
             ..counts
         }
         .write(&mut bytes);
+        if self
+            .kept
+            .last()
+            .is_some_and(|last| self.opt.is_some_and(|opt| last.start > opt.start))
+        {
+            // Names may lead through RDATA that was not understood: what came of it must still hold together.
+            let moved = Records::new(&bytes, question_end, Counts::read(&bytes)?);
+            if moved.filter(Result::is_ok).count() != self.kept.len() {
+                return Err(Malformed);
+            }
+        }
         bytes.reserve_exact(self.kept.len() * 2);
         for record in &self.kept {
             let shift = match self.opt {
@@ -324,39 +335,51 @@ pub fn sane_ttl(ttl: u32) -> u32 {
 /// A record that stood behind OPT moved forward by OPT's length; so must the pointers in it that lead behind OPT.
 fn shift_pointers(bytes: &mut [u8], record: Record, opt: Record) -> Result<(), Malformed> {
     let shift = opt.end - opt.start;
-    let rdata = record.rdata_at() - shift;
-    shift_name(bytes, record.start - shift, opt)?;
-    match record.rtype {
-        rr::NS | rr::CNAME | rr::PTR | rr::DNAME => shift_name(bytes, rdata, opt)?,
-        rr::MX => shift_name(bytes, rdata + 2, opt)?,
-        rr::SRV => shift_name(bytes, rdata + 6, opt)?,
-        _ => {}
+    let (start, rdata, end) = (
+        record.start - shift,
+        record.rdata_at() - shift,
+        record.end - shift,
+    );
+    if let Some((at, _)) = final_pointer(bytes, start) {
+        shift_pointer(bytes, at, opt)?;
     }
-    Ok(())
+    let name = match record.rtype {
+        rr::NS | rr::CNAME | rr::PTR | rr::DNAME => rdata,
+        rr::MX => rdata + 2,
+        rr::SRV => rdata + 6,
+        _ => return Ok(()),
+    };
+    // RDATA that is not what its type says passes as it is.
+    match final_pointer(bytes, name) {
+        Some((at, after)) if after == end => shift_pointer(bytes, at, opt),
+        _ => Ok(()),
+    }
 }
 
-fn shift_name(bytes: &mut [u8], mut at: usize, opt: Record) -> Result<(), Malformed> {
+/// Offset of the pointer that ends a name, and the offset behind it; none for a name without one.
+fn final_pointer(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
     loop {
-        let length = *bytes.get(at).ok_or(Malformed)?;
-        match length {
-            0 => return Ok(()),
-            1..=63 => at += usize::from(length) + 1,
-            _ => {
-                let target = usize::from(wire::u16_at(bytes, at).ok_or(Malformed)? & 0x3fff);
-                if target >= opt.end {
-                    let moved = target - (opt.end - opt.start);
-                    wire::put_u16(
-                        bytes,
-                        at,
-                        0xc000 | u16::try_from(moved).map_err(|_| Malformed)?,
-                    );
-                } else if target >= opt.start {
-                    return Err(Malformed);
-                }
-                return Ok(());
-            }
+        match *bytes.get(at)? {
+            0 | 64..=0xbf => return None,
+            length @ 1..=63 => at += usize::from(length) + 1,
+            0xc0..=0xff => return Some((at, at + 2)),
         }
     }
+}
+
+fn shift_pointer(bytes: &mut [u8], at: usize, opt: Record) -> Result<(), Malformed> {
+    let target = usize::from(wire::u16_at(bytes, at).ok_or(Malformed)? & 0x3fff);
+    if target >= opt.end {
+        let moved = target - (opt.end - opt.start);
+        wire::put_u16(
+            bytes,
+            at,
+            0xc000 | u16::try_from(moved).map_err(|_| Malformed)?,
+        );
+    } else if target >= opt.start {
+        return Err(Malformed);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -509,6 +532,36 @@ mod tests {
                 Some(60)
             );
         }
+    }
+
+    #[test]
+    fn odd_rdata_behind_opt_passes_as_it_is() {
+        // Question "a.", OPT, a CNAME whose RDATA is no name but runs on, and an A record behind it.
+        let mut message = vec![0, 7, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 3];
+        message.extend_from_slice(b"\x01a\0\0\x01\0\x01");
+        message.extend_from_slice(b"\0\0\x29\x04\xd0\0\0\0\0\0\0");
+        let odd = message.len();
+        message.extend_from_slice(b"\x01b\0\0\x05\0\x01\0\0\0\x3c\0\x02\x03x");
+        message.extend_from_slice(b"\xc0\xff\0\x01\0\x01\0\0\0\x3c\0\x04\x01\x02\x03\x04");
+        // The last record's owner leads to "b.".
+        let owner = message.len() - 16;
+        wire::put_u16(
+            &mut message,
+            owner,
+            0xc000 | u16::try_from(odd).expect("small"),
+        );
+        let response = Response::read(&message).expect("well-formed");
+        let kept = response.message();
+        assert_eq!(
+            kept[odd - 11..odd + 2],
+            message[odd..odd + 13],
+            "owner and fixed fields"
+        );
+        assert_eq!(&kept[odd + 2..odd + 4], b"\x03x", "odd RDATA");
+        assert_eq!(
+            Response::read(kept).expect("still well-formed").ttl_count(),
+            2
+        );
     }
 
     #[test]
