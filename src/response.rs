@@ -232,7 +232,7 @@ impl<'a> Survey<'a> {
         {
             // Names may lead through RDATA that was not understood: what came of it must still hold together.
             let moved = Records::new(&bytes, question_end, Counts::read(&bytes)?);
-            if moved.filter(Result::is_ok).count() != self.kept.len() {
+            if moved.flatten().count() != self.kept.len() {
                 return Err(Malformed);
             }
         }

@@ -223,35 +223,36 @@ pub fn skip_question_name(message: &[u8], start: usize) -> Result<usize, Malform
 pub fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
     let mut at = start;
     let mut end = None;
-    let mut lowest = start;
+    // What a pointer leads to is a prior occurrence of a name: it ends before the pointer. So each jump goes further
+    // back than every one before it, and the walk ends.
+    let mut limit = message.len();
     let mut length = 0;
     loop {
-        let byte = usize::from(*message.get(at).ok_or(Malformed)?);
+        if at >= limit {
+            return Err(Malformed);
+        }
+        let byte = usize::from(message[at]);
         match byte {
             0 => break,
             1..=63 => {
                 length += byte + 1;
                 at += byte + 1;
-                if length >= MAX_NAME_LEN {
-                    return Err(Malformed);
-                }
             }
             0xc0..=0xff => {
                 let target = usize::from(u16_at(message, at).ok_or(Malformed)? & 0x3fff);
-                end.get_or_insert(at + 2);
-                // Each jump goes further back than every one before it, so the walk ends.
-                if target >= lowest || target < HEADER_LEN {
+                if at + 2 > limit || target >= at.min(start) || target < HEADER_LEN {
                     return Err(Malformed);
                 }
-                lowest = target;
+                end.get_or_insert(at + 2);
+                limit = at;
                 at = target;
                 // A pointer to a pointer adds no label; counting it keeps chains of them short.
                 length += 1;
-                if length >= MAX_NAME_LEN {
-                    return Err(Malformed);
-                }
             }
             _ => return Err(Malformed),
+        }
+        if length >= MAX_NAME_LEN {
+            return Err(Malformed);
         }
     }
     Ok(end.unwrap_or(at + 1))
@@ -447,6 +448,12 @@ mod tests {
             ),
             ("label loop", b"\x01a\xc0\x0c".to_vec(), 12, None),
             ("cut-off pointer", vec![0, 0xc0], 13, None),
+            (
+                "to a name that runs past the pointer",
+                b"\x05a\xc0\x0cbc\0".to_vec(),
+                14,
+                None,
+            ),
         ] {
             assert_eq!(skip_name(&message(&body), start).ok(), want, "{name}");
         }
