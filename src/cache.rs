@@ -109,6 +109,12 @@ impl Entry {
         &self.response
     }
 
+    /// QNAME, lower-cased, in wire format.
+    fn name(&self) -> &[u8] {
+        let question = self.response.question();
+        &question[..question.len() - 4]
+    }
+
     /// Index of the route that answered.
     #[must_use]
     pub fn route(&self) -> Option<u16> {
@@ -246,7 +252,7 @@ impl Lifecycle<u64, Arc<Entry>> for CountEvictions {
 /// The cache.
 #[derive(Debug)]
 pub struct Cache {
-    shards: Option<Shards<u64, Arc<Entry>, ByBytes, AlreadyHashed, CountEvictions>>,
+    shards: Shards<u64, Arc<Entry>, ByBytes, AlreadyHashed, CountEvictions>,
     /// Seeded at start, so that nobody can aim collisions at a name.
     hasher: ahash::RandomState,
     evictions: Arc<AtomicU64>,
@@ -260,24 +266,21 @@ impl Cache {
     #[must_use]
     pub fn new(config: &CacheConfig) -> Self {
         let evictions = Arc::new(AtomicU64::new(0));
-        let shards = (config.max_size > 0).then(|| {
-            let most = usize::try_from(config.max_size / MIN_SHARD_SIZE).unwrap_or(usize::MAX);
-            // quick_cache rounds up to a power of two; round down, so that shards do not get too small.
-            let shards = 1 << most.clamp(1, 64).ilog2();
-            let options = OptionsBuilder::new()
-                .shards(shards)
-                .weight_capacity(config.max_size)
-                .ghost_allocation(GHOSTS)
-                .estimated_items_capacity(
-                    usize::try_from(config.max_size / TYPICAL_ENTRY).unwrap_or(usize::MAX),
-                )
-                .build()
-                .expect("both capacities are set");
-            let count = CountEvictions(Arc::clone(&evictions));
-            Shards::with_options(options, ByBytes, AlreadyHashed, count)
-        });
+        let most = usize::try_from(config.max_size / MIN_SHARD_SIZE).unwrap_or(usize::MAX);
+        // quick_cache rounds up to a power of two; round down, so that shards do not get too small.
+        let shards = 1 << most.clamp(1, 64).ilog2();
+        let options = OptionsBuilder::new()
+            .shards(shards)
+            .weight_capacity(config.max_size)
+            .ghost_allocation(GHOSTS)
+            .estimated_items_capacity(
+                usize::try_from(config.max_size / TYPICAL_ENTRY).unwrap_or(usize::MAX),
+            )
+            .build()
+            .expect("both capacities are set");
+        let count = CountEvictions(Arc::clone(&evictions));
         Self {
-            shards,
+            shards: Shards::with_options(options, ByBytes, AlreadyHashed, count),
             hasher: ahash::RandomState::new(),
             evictions,
             failures: quick_cache::sync::Cache::new(MAX_FAILURES),
@@ -289,17 +292,17 @@ impl Cache {
     #[inline]
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
-        let entry = self.shards.as_ref()?.get(&self.hash(key))?;
+        let entry = self.shards.get(&self.hash(key))?;
         entry.answers(key).then_some(entry)
     }
 
     /// Keeps an answer in place of an older one to the same question, if it may be kept.
     pub fn insert(&self, key: &[u8], entry: &Arc<Entry>) {
-        if let Some(shards) = &self.shards
-            && entry.storable()
-        {
+        if entry.storable() {
             let hash = self.hash(key);
-            shards.insert_with_lifecycle(hash, Arc::clone(entry), &mut Replacing(Some(hash)));
+            let mut replacing = Replacing(Some(hash));
+            self.shards
+                .insert_with_lifecycle(hash, Arc::clone(entry), &mut replacing);
         }
         if !self.failures.is_empty() {
             self.failures.remove(key);
@@ -333,16 +336,33 @@ impl Cache {
         self.failures.insert(key.into(), failure);
     }
 
+    /// Forgets every entry for which `keep` is false; it is told the QNAME, lower-cased and in wire format, and the
+    /// entry. Hits of other shards go on meanwhile.
+    pub fn retain(&self, keep: impl Fn(&[u8], &Entry) -> bool) {
+        self.shards.retain(|_, entry| keep(entry.name(), entry));
+    }
+
+    /// Forgets all failures, so that each question may be tried at once.
+    pub fn forget_failures(&self) {
+        self.failures.clear();
+    }
+
+    /// Changes the bound of the entries' weight in bytes; what is over it goes. 0 keeps nothing. The number of shards
+    /// stays that of the size at the start: a cache made much smaller does not hold the largest messages.
+    pub fn resize(&self, max_size: u64) {
+        self.shards.set_capacity(max_size);
+    }
+
     /// Number of entries.
     #[must_use]
     pub fn entries(&self) -> usize {
-        self.shards.as_ref().map_or(0, Shards::len)
+        self.shards.len()
     }
 
     /// Bytes they weigh.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.shards.as_ref().map_or(0, Shards::weight)
+        self.shards.weight()
     }
 
     /// Entries that made room for others since the start.
@@ -475,6 +495,63 @@ pub(crate) mod tests {
             before,
             "an answer that replaces its older self"
         );
+    }
+
+    #[test]
+    fn what_is_not_retained_is_gone() {
+        let cache = Cache::new(&CacheConfig::default());
+        let now = Instant::now();
+        let gone = store(&cache, response("a.cluster.local.", 60, &[1]), now);
+        let kept = store(&cache, response("A.example.", 60, &[1]), now);
+        cache.retain(|name, entry| {
+            assert_eq!(entry.route(), Some(0));
+            name != b"\x01a\x07cluster\x05local\0"
+        });
+        assert!(cache.get(&gone).is_none());
+        assert!(cache.get(&kept).is_some());
+        assert_eq!((cache.entries(), cache.evictions()), (1, 0));
+    }
+
+    #[test]
+    fn failures_can_be_forgotten() {
+        let cache = Cache::new(&CacheConfig::default());
+        let now = Instant::now();
+        let error = ExtendedError::new(22, "vpc: 10.0.0.2 timed out");
+        cache.remember_failure(b"key", 2, &error, now);
+        assert!(cache.failure(b"key", now).is_some());
+        cache.forget_failures();
+        assert!(cache.failure(b"key", now).is_none());
+    }
+
+    #[test]
+    fn a_new_size_holds_from_then_on() {
+        let mib = 1 << 20;
+        let cache = Cache::new(&CacheConfig {
+            max_size: 2 * mib,
+            ..CacheConfig::default()
+        });
+        let now = Instant::now();
+        let fill = || {
+            for number in 0..20_000 {
+                let name = format!("host-{number}.example.");
+                store(&cache, response(&name, 300, &[1]), now);
+            }
+            cache.bytes()
+        };
+        assert!((mib..=2 * mib).contains(&fill()), "{} bytes", cache.bytes());
+        cache.resize(mib / 2);
+        assert!(
+            (1..=mib / 2).contains(&cache.bytes()),
+            "{} bytes after it was made smaller",
+            cache.bytes()
+        );
+        assert!(fill() <= mib / 2, "{} bytes", cache.bytes());
+        cache.resize(4 * mib);
+        assert!(fill() > 2 * mib, "{} bytes", cache.bytes());
+        cache.resize(0);
+        assert_eq!((cache.entries(), fill()), (0, 0));
+        cache.resize(mib);
+        assert!(fill() > mib / 2, "{} bytes after none", cache.bytes());
     }
 
     #[test]
