@@ -7,12 +7,13 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::State as Shares;
 use axum::http::{StatusCode, header};
@@ -25,11 +26,16 @@ use tokio::task::JoinSet;
 use crate::app::StartError;
 use crate::config::Config;
 use crate::metrics::Totals;
+use crate::reload::{ReloadStatus, Reloads};
+use crate::setup::Setup;
 use crate::upstream::server::{Carrier, HealthReport};
 use crate::worker::{Heartbeat, Shared};
 
 /// A worker whose loop has not run for this long is stuck.
 const STUCK: Duration = Duration::from_secs(5);
+
+/// How often we look whether an earlier instance has let go of an address.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Whether we have started, and whether we are about to stop.
 #[derive(Debug)]
@@ -81,7 +87,8 @@ pub struct State {
     shared: Arc<Shared>,
     heartbeats: Vec<Arc<Heartbeat>>,
     readiness: Arc<Readiness>,
-    listen: Vec<SocketAddr>,
+    listen: Arc<ArcSwap<Vec<SocketAddr>>>,
+    reloads: Arc<Reloads>,
     admin: Option<SocketAddr>,
     started: Instant,
 }
@@ -93,27 +100,24 @@ impl State {
         shared: &Arc<Shared>,
         heartbeats: Vec<Arc<Heartbeat>>,
         readiness: Arc<Readiness>,
-        listen: &[SocketAddr],
+        listen: Arc<ArcSwap<Vec<SocketAddr>>>,
+        reloads: Arc<Reloads>,
         admin: Option<SocketAddr>,
     ) -> Self {
-        let (shared, listen, started) = (Arc::clone(shared), listen.to_vec(), Instant::now());
+        let (shared, started) = (Arc::clone(shared), Instant::now());
         Self {
             shared,
             heartbeats,
             readiness,
             listen,
+            reloads,
             admin,
             started,
         }
     }
 
     fn metrics(&self) -> String {
-        let Shared {
-            metrics,
-            cache,
-            upstreams,
-            ..
-        } = &*self.shared;
+        let Shared { metrics, cache, .. } = &*self.shared;
         metrics
             .cache_entries
             .set(i64::try_from(cache.entries()).unwrap_or(i64::MAX));
@@ -124,7 +128,7 @@ impl State {
             .evictions()
             .saturating_sub(metrics.cache_evictions.get());
         metrics.cache_evictions.inc_by(evictions);
-        for server in &upstreams.servers {
+        for server in &self.shared.current.load().upstreams.servers {
             server.show();
         }
         metrics.render()
@@ -132,13 +136,13 @@ impl State {
 
     fn status(&self) -> Status {
         let now = Instant::now();
-        let Shared {
+        let (cache, setup) = (&self.shared.cache, self.shared.current.load());
+        let Setup {
             upstreams,
-            cache,
             routes,
             config,
             ..
-        } = &*self.shared;
+        } = &**setup;
         let groups = upstreams.groups.iter().map(|group| GroupStatus {
             name: group.name.to_string(),
             in_flight: group.in_flight(),
@@ -167,9 +171,10 @@ impl State {
             node: config.node_name.clone(),
             ready: self.readiness.pending().is_none(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            listen: self.listen.clone(),
+            listen: self.listen.load().to_vec(),
             admin: self.admin,
             workers: self.heartbeats.len(),
+            configuration: self.reloads.status(),
             routes: routes
                 .iter()
                 .map(|route| RouteStatus {
@@ -202,6 +207,7 @@ struct Status {
     listen: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
     workers: usize,
+    configuration: ReloadStatus,
     routes: Vec<RouteStatus>,
     upstreams: Vec<GroupStatus>,
     totals: Totals,
@@ -301,21 +307,92 @@ fn whole(state: &Arc<State>) -> Router {
         .merge(public(state))
 }
 
-/// Listening sockets of the admin interface, not served yet.
-#[derive(Default)]
-pub struct Bound {
-    admin: Option<std::net::TcpListener>,
-    metrics: Option<std::net::TcpListener>,
-    socket: Option<(std::os::unix::net::UnixListener, SocketFile)>,
+/// The ways into the admin interface, not served yet.
+pub struct Bound(Vec<Door>);
+
+/// A way in.
+struct Door {
+    place: Place,
+    shows: Shows,
+    /// None: an earlier instance has the place until it ends.
+    listener: Option<Listener>,
 }
 
-/// A Unix socket's file; dropping it removes it.
-struct SocketFile(PathBuf);
+#[derive(Clone)]
+enum Place {
+    Address(&'static str, SocketAddr),
+    File(PathBuf),
+}
+
+enum Listener {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+#[derive(Clone, Copy)]
+enum Shows {
+    Everything,
+    Public,
+}
+
+/// A Unix socket's file; dropping it removes it, unless another instance has put its own in its place.
+struct SocketFile {
+    path: PathBuf,
+    inode: Option<u64>,
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> Self {
+        let inode = inode(&path);
+        Self { path, inode }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            tracing::debug!(path = %self.0.display(), %error, "the socket's file stays");
+        if inode(&self.path) != self.inode {
+            return;
+        }
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "the socket's file stays");
+        }
+    }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some(metadata.ino())
+}
+
+impl Place {
+    fn bind(&self) -> io::Result<Listener> {
+        match self {
+            Self::Address(_, address) => bind_tcp(*address).map(Listener::Tcp),
+            Self::File(path) => {
+                let listener = bind_socket(path)?;
+                Ok(Listener::Unix(listener, SocketFile::new(path.clone())))
+            }
+        }
+    }
+
+    fn error(self, source: io::Error) -> StartError {
+        match self {
+            Self::Address(key, address) => StartError::Admin {
+                key,
+                address,
+                source,
+            },
+            Self::File(path) => StartError::Socket { path, source },
+        }
+    }
+
+    /// Waits until an earlier instance lets go of it.
+    async fn take_over(&self) -> Listener {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Ok(listener) = self.bind() {
+                return listener;
+            }
         }
     }
 }
@@ -323,54 +400,51 @@ impl Drop for SocketFile {
 /// A served admin interface. Dropping it stops it and removes the Unix socket.
 pub struct Admin {
     _servers: JoinSet<()>,
-    _file: Option<SocketFile>,
 }
 
 impl Bound {
-    /// Binds what the configuration names; what cannot be had is added to `errors`.
+    /// Binds what the configuration names; what cannot be had is added to `errors`. With `handover`, what an earlier
+    /// instance has is waited for.
     pub fn bind(config: &Config, errors: &mut Vec<StartError>) -> Self {
-        let mut tcp = |key, address: Option<SocketAddr>| {
-            let address = address?;
-            match bind_tcp(address) {
+        let admin = |address| (Place::Address("admin", address), Shows::Everything);
+        let metrics = |address| (Place::Address("metrics.listen", address), Shows::Public);
+        let socket = |path| (Place::File(path), Shows::Everything);
+        let wanted = [
+            config.admin.map(admin),
+            config.metrics_listen.map(metrics),
+            config.socket.clone().map(socket),
+        ];
+        let mut doors = Vec::new();
+        for (place, shows) in wanted.into_iter().flatten() {
+            let listener = match place.bind() {
                 Ok(listener) => Some(listener),
-                Err(source) => {
-                    errors.push(StartError::Admin {
-                        key,
-                        address,
-                        source,
-                    });
-                    None
+                Err(error) if config.handover && error.kind() == io::ErrorKind::AddrInUse => None,
+                Err(error) => {
+                    errors.push(place.error(error));
+                    continue;
                 }
-            }
-        };
-        let admin = tcp("admin", config.admin);
-        let metrics = tcp("metrics.listen", config.metrics_listen);
-        let socket = config
-            .socket
-            .as_ref()
-            .and_then(|path| match bind_socket(path) {
-                Ok(listener) => Some((listener, SocketFile(path.clone()))),
-                Err(source) => {
-                    errors.push(StartError::Socket {
-                        path: path.clone(),
-                        source,
-                    });
-                    None
-                }
+            };
+            doors.push(Door {
+                place,
+                shows,
+                listener,
             });
-        Self {
-            admin,
-            metrics,
-            socket,
         }
+        Self(doors)
     }
 
-    /// Address of the admin interface over TCP.
+    /// Address of the admin interface over TCP, be it ours already or not.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        self.admin
-            .as_ref()
-            .and_then(|listener| listener.local_addr().ok())
+        self.0
+            .iter()
+            .find_map(|door| match (&door.place, &door.listener) {
+                (Place::Address("admin", _), Some(Listener::Tcp(listener))) => {
+                    listener.local_addr().ok()
+                }
+                (Place::Address("admin", address), _) => Some(*address),
+                _ => None,
+            })
     }
 
     /// Serves on the current runtime.
@@ -378,23 +452,35 @@ impl Bound {
     pub fn serve(self, state: State) -> Admin {
         let state = Arc::new(state);
         let mut servers = JoinSet::new();
-        let over_tcp = [(self.admin, whole(&state)), (self.metrics, public(&state))];
-        for (listener, router) in over_tcp {
-            if let Some(Ok(listener)) = listener.map(tokio::net::TcpListener::from_std) {
-                servers.spawn(async move { drop(axum::serve(listener, router).await) });
-            }
+        for door in self.0 {
+            let router = match door.shows {
+                Shows::Everything => whole(&state),
+                Shows::Public => public(&state),
+            };
+            servers.spawn(door.serve(router));
         }
-        let mut file = None;
-        if let Some((listener, at)) = self.socket {
-            file = Some(at);
-            if let Ok(listener) = tokio::net::UnixListener::from_std(listener) {
-                let router = whole(&state);
-                servers.spawn(async move { drop(axum::serve(listener, router).await) });
-            }
-        }
-        Admin {
-            _servers: servers,
-            _file: file,
+        Admin { _servers: servers }
+    }
+}
+
+impl Door {
+    async fn serve(self, router: Router) {
+        let listener = match self.listener {
+            Some(listener) => listener,
+            None => self.place.take_over().await,
+        };
+        let ended = match listener {
+            Listener::Tcp(listener) => match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => axum::serve(listener, router).await,
+                Err(error) => Err(error),
+            },
+            Listener::Unix(listener, _file) => match tokio::net::UnixListener::from_std(listener) {
+                Ok(listener) => axum::serve(listener, router).await,
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(error) = ended {
+            tracing::error!(%error, "the admin interface ended");
         }
     }
 }

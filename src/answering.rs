@@ -40,7 +40,7 @@ pub struct Client {
 
 impl Worker {
     pub(crate) fn nsid(&self) -> &[u8] {
-        self.shared.config.node_name.as_bytes()
+        self.setup.config.node_name.as_bytes()
     }
 
     /// Stamps a fresh answer from the cache.
@@ -48,7 +48,7 @@ impl Worker {
     pub(crate) fn hit(&self, entry: &Entry, asked: &Asked<'_>, client: Client, out: &mut Vec<u8>) {
         self.metrics.hit();
         let rotate = match entry.response().rotation() {
-            Some(_) if self.shared.config.cache.rotate => self.random.borrow_mut().u32(..),
+            Some(_) if self.setup.config.cache.rotate => self.random.borrow_mut().u32(..),
             _ => 0,
         };
         let extras = Extras {
@@ -72,7 +72,7 @@ impl Worker {
         how: &str,
     ) {
         self.metrics.reply(code, route.into());
-        match self.shared.config.log.queries {
+        match self.setup.config.log.queries {
             QueryLog::Off => {}
             QueryLog::Errors if matches!(code, rcode::NOERROR | rcode::NXDOMAIN) => {}
             QueryLog::Errors | QueryLog::All => log_query(code, name, client, how),
@@ -178,7 +178,7 @@ impl Worker {
             nsid: self.nsid(),
             rotate: 0,
         };
-        let ttl = crate::cache::seconds(self.shared.config.cache.stale_ttl);
+        let ttl = crate::cache::seconds(self.setup.config.cache.stale_ttl);
         let code = reply::answer(entry, asked, Ttls::Fixed(ttl), extras, out);
         self.replied(code, entry.route(), asked.section, client, "stale");
         Served::Replied

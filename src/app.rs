@@ -1,31 +1,34 @@
-//! From a configuration to running parts, and back: what is started in which order, and how it stops.
+//! From a configuration to running parts, and back: what is started in which order, how it changes, and how it stops.
 //!
-//! The one module that knows every other. Binding happens before anything starts, so that a mistake starts nothing.
+//! The one module that knows every other. Binding happens before anything starts, so that a mistake starts nothing, and
+//! before anything changes, so that a mistake changes nothing.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin, Readiness};
 use crate::cache::Cache;
-use crate::config::{Config, Transport};
+use crate::config::Config;
 use crate::listener::tcp;
-use crate::local::LocalZone;
+use crate::listening::{Bound, Listening};
 use crate::metrics::Metrics;
-use crate::route::Routes;
-use crate::socket::{self, UdpOptions};
-use crate::transport::tls::{Tls, read_roots};
-use crate::upstream::probe::LoopNames;
-use crate::upstream::{Upstreams, probe};
-use crate::worker::{self, Heartbeat, Shared, Sockets};
+use crate::reload::Reloads;
+use crate::setup::{Setup, SetupError};
+use crate::upstream::probe::{self, LoopNames};
+use crate::worker::{self, Command, Heartbeat, Shared, Sockets};
 
-/// How often a free port is looked for when `listen` says 0: TCP may have what UDP just got.
-const PORT_ATTEMPTS: usize = 20;
+/// A worker that does not take a new setup within this is stuck; `/health` tells of it.
+const TAKING: Duration = Duration::from_secs(5);
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -56,24 +59,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
-    /// A group's roots cannot be used.
-    #[error("upstreams.{group}.tls_ca {}: {source}; it must be a readable file of PEM certificates", path.display())]
-    TlsCa {
-        /// The group.
-        group: Arc<str>,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A TLS server's name cannot be used.
-    #[error("server {server}: {source}")]
-    Tls {
-        /// The server.
-        server: String,
-        /// Why.
-        source: io::Error,
-    },
+    /// The configuration cannot be put in force.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// A worker's thread cannot be started.
     #[error("worker thread: {0}")]
     Thread(#[source] io::Error),
@@ -82,7 +70,8 @@ pub enum StartError {
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another program listens there (see `ss -lunp` and `ss -ltnp`): stop it or choose another address"
+            "another program listens there (see `ss -lunp` and `ss -ltnp`): stop it or choose another address; an instance \
+             of nodens may share it if both have handover: true"
         }
         io::ErrorKind::AddrNotAvailable => {
             "this host has no such address: add it to an interface or choose another"
@@ -94,24 +83,34 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// All reasons why nothing was started.
+/// All reasons why nothing was started, or changed.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct StartErrors(pub Vec<StartError>);
 
 /// A running instance. Dropping it stops the workers without waiting for them.
 pub struct App {
-    /// Addresses served, with the ports that were taken.
-    pub listen: Vec<SocketAddr>,
     /// Address of the admin interface.
     pub admin: Option<SocketAddr>,
     /// What all parts share.
     pub shared: Arc<Shared>,
+    /// What became of changes of the configuration.
+    pub reloads: Arc<Reloads>,
+    listening: Vec<Listening>,
+    /// The addresses served, for /status.
+    listen: Arc<ArcSwap<Vec<SocketAddr>>>,
     readiness: Arc<Readiness>,
     stop: CancellationToken,
-    workers: Vec<JoinHandle<io::Result<()>>>,
+    workers: Vec<Thread>,
+    setups: watch::Sender<Arc<Setup>>,
     _admin: Admin,
-    _tasks: tokio::task::JoinSet<()>,
+    tasks: JoinSet<()>,
+}
+
+/// A worker's thread.
+struct Thread {
+    commands: mpsc::UnboundedSender<Command>,
+    handle: JoinHandle<io::Result<()>>,
 }
 
 impl App {
@@ -125,71 +124,194 @@ impl App {
     )]
     pub async fn start(config: Config) -> Result<Self, StartErrors> {
         let mut errors = Vec::new();
-        let bound = bind_all(&config, &mut errors);
+        let bound = bind_all(&config, &config.listen, &mut errors);
         let admin = admin::Bound::bind(&config, &mut errors);
         let metrics = Metrics::new();
-        let upstreams = Upstreams::new(&config, &metrics, Instant::now());
-        let tls = tls_of(&config, &upstreams, &mut errors);
-        if !errors.is_empty() {
-            return Err(StartErrors(errors));
-        }
-
-        let listen: Vec<SocketAddr> = bound.iter().map(|(address, _)| *address).collect();
-        let workers = config.workers.get();
+        let cache = Cache::new(&config.cache);
+        let setup = match Setup::new(config, None, &metrics, Instant::now()) {
+            Ok(setup) if errors.is_empty() => Arc::new(setup),
+            Ok(_) => return Err(StartErrors(errors)),
+            Err(more) => {
+                errors.extend(more.into_iter().map(StartError::from));
+                return Err(StartErrors(errors));
+            }
+        };
         let shared = Arc::new(Shared {
-            routes: Routes::new(&config),
-            cache: Cache::new(&config.cache),
-            local: LocalZone::new(
-                &config.records,
-                &config.node_name,
-                env!("CARGO_PKG_VERSION"),
-            ),
+            current: ArcSwap::new(Arc::clone(&setup)),
+            cache,
+            metrics,
             tcp_clients: tcp::Clients::default(),
             hasher: ahash::RandomState::new(),
-            loops: LoopNames::default(),
-            upstreams,
-            tls,
-            metrics,
-            config,
+            loops: Arc::new(LoopNames::default()),
         });
+        let workers = setup.config.workers.get();
+        let (listening, sockets) = split(bound, workers)?;
         let stop = CancellationToken::new();
         let heartbeats: Vec<_> = (0..workers).map(|_| Arc::new(Heartbeat::new())).collect();
-        let threads = start_workers(&shared, bound, &heartbeats, &stop)
+        let threads = start_workers(&shared, sockets, &heartbeats, &stop)
             .map_err(|error| StartErrors(vec![StartError::Thread(error)]))?;
 
         let readiness = Arc::new(Readiness::new());
         let admin_address = admin.address();
+        let reloads = Arc::new(Reloads::default());
+        reloads.taken(&shared.metrics, Vec::new());
+        let listen = Arc::new(ArcSwap::from_pointee(addresses(&listening)));
         let state = admin::State::new(
             &shared,
             heartbeats,
             Arc::clone(&readiness),
-            &listen,
+            Arc::clone(&listen),
+            Arc::clone(&reloads),
             admin_address,
         );
         let admin = admin.serve(state);
-        let mut tasks = tokio::task::JoinSet::new();
+        let mut tasks = JoinSet::new();
         let ready = Arc::clone(&readiness);
-        tasks.spawn(probe::run(Arc::clone(&shared), move || ready.set_ready()));
+        let (setups, receiver) = watch::channel(setup);
+        let loops = Arc::clone(&shared.loops);
+        tasks.spawn(probe::run(receiver, loops, move || ready.set_ready()));
+        take_over(&listening, &mut tasks);
         Ok(Self {
-            listen,
             admin: admin_address,
             shared,
+            reloads,
+            listening,
+            listen,
             readiness,
             stop,
             workers: threads,
+            setups,
             _admin: admin,
-            _tasks: tasks,
+            tasks,
         })
+    }
+
+    /// Addresses served, with the ports that were taken.
+    #[must_use]
+    pub fn listen(&self) -> Vec<SocketAddr> {
+        addresses(&self.listening)
+    }
+
+    /// Puts another configuration in force without losing a query: upstreams and routes change, as do addresses, limits
+    /// and the cache's size; servers and sockets that stay keep what is known of them. Returns the keys whose change
+    /// needs a restart; they stay as they are.
+    ///
+    /// # Errors
+    /// All reasons at once; nothing has changed then.
+    pub async fn reload(&mut self, mut config: Config) -> Result<Vec<&'static str>, StartErrors> {
+        let old = self.shared.current.load_full();
+        let fixed = config.keep_fixed(&old.config);
+        let (added, kept) = self.compare(&config.listen);
+        let mut errors = Vec::new();
+        let bound = bind_all(&config, &added, &mut errors);
+        let setup = Setup::new(config, Some(&old), &self.shared.metrics, Instant::now());
+        let setup = match setup {
+            Ok(setup) if errors.is_empty() => Arc::new(setup),
+            Ok(_) => return Err(StartErrors(errors)),
+            Err(more) => {
+                errors.extend(more.into_iter().map(StartError::from));
+                return Err(StartErrors(errors));
+            }
+        };
+        let (new, sockets) = split(bound, self.workers.len())?;
+
+        // From here on nothing can fail. What is late asks `current` whether it still counts, so that comes first.
+        self.shared.current.store(Arc::clone(&setup));
+        self.setups.send_replace(Arc::clone(&setup));
+        self.have_all_work_under(&setup).await;
+        self.forget_what_changed(&setup, &old).await;
+        for (worker, sockets) in self.workers.iter().zip(sockets) {
+            for sockets in sockets {
+                // A worker that ended has said so.
+                let _ = worker.commands.send(Command::Listen(sockets));
+            }
+        }
+        take_over(&new, &mut self.tasks);
+        let all = std::mem::take(&mut self.listening);
+        for (listening, keep) in all.into_iter().zip(kept) {
+            if keep {
+                self.listening.push(listening);
+            } else {
+                self.tasks.spawn(listening.end());
+            }
+        }
+        self.listening.extend(new);
+        self.listen.store(Arc::new(self.listen()));
+        Ok(fixed)
+    }
+
+    /// The wanted addresses that are not served yet, and which of those served are still wanted.
+    fn compare(&self, wanted: &[SocketAddr]) -> (Vec<SocketAddr>, Vec<bool>) {
+        let mut kept = vec![false; self.listening.len()];
+        let mut added = Vec::new();
+        for &address in wanted {
+            let there =
+                |(at, listening): &(usize, &Listening)| !kept[*at] && listening.wanted == address;
+            let found = self.listening.iter().enumerate().find(there);
+            match found.map(|(at, _)| at) {
+                Some(at) => kept[at] = true,
+                None => added.push(address),
+            }
+        }
+        (added, kept)
+    }
+
+    async fn have_all_work_under(&self, setup: &Arc<Setup>) {
+        let mut taken = Vec::new();
+        for worker in &self.workers {
+            let (done, is_done) = oneshot::channel();
+            let _ = worker.commands.send(Command::Work(Arc::clone(setup), done));
+            taken.push(is_done);
+        }
+        for is_done in taken {
+            if timeout(TAKING, is_done).await.is_err() {
+                tracing::error!("a worker does not take the new configuration; /health will tell");
+            }
+        }
+    }
+
+    /// Has the cache and the metrics forget what the new setup does not vouch for.
+    async fn forget_what_changed(&self, setup: &Arc<Setup>, old: &Arc<Setup>) {
+        let cache = &self.shared.cache;
+        if setup.config.cache.max_size != old.config.cache.max_size {
+            cache.resize(setup.config.cache.max_size);
+        }
+        // Whoever failed may be somebody else now; asking again is cheap.
+        cache.forget_failures();
+        if !setup.keeps_all(old) {
+            let (shared, new, old) = (Arc::clone(&self.shared), Arc::clone(setup), Arc::clone(old));
+            let forget = move || {
+                shared.cache.retain(|name, entry| {
+                    entry
+                        .route()
+                        .is_some_and(|route| new.keeps(name, route, &old))
+                });
+            };
+            if tokio::task::spawn_blocking(forget).await.is_err() {
+                tracing::error!("the cache may hold answers of routes that changed");
+            }
+        }
+        let there = |gone: &crate::upstream::server::Server| {
+            let mut servers = setup.upstreams.servers.iter();
+            servers.any(|server| server.group == gone.group && server.label == gone.label)
+        };
+        for server in &old.upstreams.servers {
+            if !there(server) {
+                self.shared.metrics.forget(&server.group, &server.label);
+            }
+        }
     }
 
     /// Stops accepting, waits until what is in flight is answered or `shutdown_grace` is over.
     pub async fn stop(mut self) {
         self.readiness.shut_down();
         self.stop.cancel();
+        let mut ends: JoinSet<()> = self.listening.drain(..).map(Listening::end).collect();
+        while ends.join_next().await.is_some() {}
         let workers = std::mem::take(&mut self.workers);
         let join = move || {
             for worker in workers {
-                match worker.join() {
+                match worker.handle.join() {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::error!(%error, "a worker ended with an error"),
                     Err(_) => tracing::error!("a worker panicked"),
@@ -208,129 +330,64 @@ impl Drop for App {
     }
 }
 
-/// For each listen address, the address really bound and one socket pair a worker.
-type Bound = Vec<(SocketAddr, Vec<(socket2::Socket, socket2::Socket)>)>;
+fn addresses(listening: &[Listening]) -> Vec<SocketAddr> {
+    listening.iter().map(|one| one.address).collect()
+}
 
-fn bind_all(config: &Config, errors: &mut Vec<StartError>) -> Bound {
+fn bind_all(config: &Config, addresses: &[SocketAddr], errors: &mut Vec<StartError>) -> Vec<Bound> {
     let mut bound = Vec::new();
-    for &address in &config.listen {
-        match bind(config, address) {
-            Ok(pair) => bound.push(pair),
+    for &address in addresses {
+        match Bound::bind(config, address) {
+            Ok(one) => bound.push(one),
             Err(source) => errors.push(StartError::Listen { address, source }),
         }
     }
     bound
 }
 
-fn bind(
-    config: &Config,
-    wanted: SocketAddr,
-) -> io::Result<(SocketAddr, Vec<(socket2::Socket, socket2::Socket)>)> {
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let options = UdpOptions {
-        receive_buffer: size(config.udp.receive_buffer),
-        send_buffer: size(config.udp.send_buffer),
-    };
-    let mut attempts = if wanted.port() == 0 { PORT_ATTEMPTS } else { 1 };
-    let (address, udp, tcp) = loop {
-        attempts -= 1;
-        if wanted.port() != 0 && !config.handover {
-            socket::check_free(wanted)?;
+/// The addresses, and what each worker serves of them.
+fn split(
+    bound: Vec<Bound>,
+    workers: usize,
+) -> Result<(Vec<Listening>, Vec<Vec<Sockets>>), StartErrors> {
+    let mut all = Vec::new();
+    let mut by_worker: Vec<Vec<Sockets>> = (0..workers).map(|_| Vec::new()).collect();
+    for one in bound {
+        let address = one.address();
+        let (listening, sockets) = one
+            .split()
+            .map_err(|source| StartErrors(vec![StartError::Listen { address, source }]))?;
+        all.push(listening);
+        for (worker, sockets) in by_worker.iter_mut().zip(sockets) {
+            worker.push(sockets);
         }
-        let (udp, granted) = socket::listen_udp(wanted, options)?;
-        if granted < options.receive_buffer {
-            tracing::warn!(
-                address = %wanted,
-                wanted = options.receive_buffer,
-                granted,
-                "the kernel grants a smaller receive buffer than udp.receive_buffer; raise the sysctl net.core.rmem_max"
-            );
-        }
-        let bound = udp
-            .local_addr()?
-            .as_socket()
-            .ok_or(io::ErrorKind::AddrNotAvailable)?;
-        let address = SocketAddr::new(wanted.ip(), bound.port());
-        match socket::listen_tcp(address) {
-            Ok(tcp) => break (address, udp, tcp),
-            Err(error) if attempts == 0 => return Err(error),
-            Err(_) => {}
-        }
-    };
-    let mut pairs = vec![(udp, tcp)];
-    for _ in 1..config.workers.get() {
-        pairs.push((
-            socket::listen_udp(address, options)?.0,
-            socket::listen_tcp(address)?,
-        ));
     }
-    Ok((address, pairs))
+    Ok((all, by_worker))
 }
 
-fn tls_of(
-    config: &Config,
-    upstreams: &Upstreams,
-    errors: &mut Vec<StartError>,
-) -> Vec<Option<Tls>> {
-    let mut all = Vec::new();
-    for (group, servers) in config.groups.iter().zip(&upstreams.groups) {
-        let roots = match &group.tls_ca {
-            None => Vec::new(),
-            Some(path) => read_roots(path).unwrap_or_else(|source| {
-                let (group, path) = (Arc::clone(&group.name), path.clone());
-                errors.push(StartError::TlsCa {
-                    group,
-                    path,
-                    source,
-                });
-                Vec::new()
-            }),
-        };
-        for server in &servers.servers {
-            all.push(match &server.config.transport {
-                Transport::Udp | Transport::Tcp => None,
-                Transport::Tls(name) => match Tls::new(name, &roots) {
-                    Ok(tls) => Some(tls),
-                    Err(source) => {
-                        let server = server.label.clone();
-                        errors.push(StartError::Tls { server, source });
-                        None
-                    }
-                },
-            });
-        }
+/// Waits for earlier instances to go, where there are any.
+fn take_over(listening: &[Listening], tasks: &mut JoinSet<()>) {
+    for one in listening.iter().filter(|one| one.shared()) {
+        tracing::info!(address = %one.address, "shared with an earlier instance");
+        tasks.spawn(one.take_over());
     }
-    all
 }
 
 fn start_workers(
     shared: &Arc<Shared>,
-    bound: Bound,
+    sockets: Vec<Vec<Sockets>>,
     heartbeats: &[Arc<Heartbeat>],
     stop: &CancellationToken,
-) -> io::Result<Vec<JoinHandle<io::Result<()>>>> {
-    let mut sockets: Vec<Sockets> = heartbeats
-        .iter()
-        .map(|_| Sockets {
-            udp: vec![],
-            tcp: vec![],
-        })
-        .collect();
-    for (_, pairs) in bound {
-        for (worker, (udp, tcp)) in sockets.iter_mut().zip(pairs) {
-            worker.udp.push(udp);
-            worker.tcp.push(tcp);
-        }
-    }
+) -> io::Result<Vec<Thread>> {
     let mut threads = Vec::new();
     for (index, (sockets, heartbeat)) in sockets.into_iter().zip(heartbeats).enumerate() {
         let (shared, heartbeat, stop) = (Arc::clone(shared), Arc::clone(heartbeat), stop.clone());
-        let run = move || worker::run(shared, sockets, &heartbeat, stop);
-        threads.push(
-            std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(run)?,
-        );
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let run = move || worker::run(&shared, sockets, receiver, &heartbeat, stop);
+        let handle = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(run)?;
+        threads.push(Thread { commands, handle });
     }
     Ok(threads)
 }

@@ -56,7 +56,7 @@ pub struct Entry {
 }
 
 /// Upper bounds that a route sets for its answers.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Seconds a positive answer is kept.
     pub max_ttl: u32,
@@ -258,7 +258,6 @@ pub struct Cache {
     evictions: Arc<AtomicU64>,
     /// Kept apart, so that a failure never takes an answer's place.
     failures: quick_cache::sync::Cache<Box<[u8]>, Failure>,
-    failure_pauses: (Duration, Duration),
 }
 
 impl Cache {
@@ -284,7 +283,6 @@ impl Cache {
             hasher: ahash::RandomState::new(),
             evictions,
             failures: quick_cache::sync::Cache::new(MAX_FAILURES),
-            failure_pauses: (config.failure_min, config.failure_max),
         }
     }
 
@@ -320,9 +318,16 @@ impl Cache {
         self.failures.get(key).filter(|failure| now < failure.until)
     }
 
-    /// Remembers that a question failed, for twice as long as the last time if it failed again as soon as it could.
-    pub fn remember_failure(&self, key: &[u8], code: u16, error: &ExtendedError, now: Instant) {
-        let (min, max) = self.failure_pauses;
+    /// Remembers that a question failed, for the shorter of the two pauses; for twice as long as the last time, up to the
+    /// longer, if it failed again as soon as it could.
+    pub fn remember_failure(
+        &self,
+        key: &[u8],
+        code: u16,
+        error: &ExtendedError,
+        (min, max): (Duration, Duration),
+        now: Instant,
+    ) {
         let pause = match self.failures.get(key) {
             Some(last) if now < last.until + max * 2 => (last.pause * 2).min(max),
             _ => min,
@@ -389,6 +394,9 @@ pub(crate) mod tests {
         max_ttl: 86_400,
         max_negative_ttl: 3_600,
     };
+
+    /// The default `cache.failure_min` and `cache.failure_max`.
+    const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
     /// A response to `name A` with the given addresses' last octets, or NXDOMAIN for none.
     pub(crate) fn response(name: &str, ttl: u32, addresses: &[u8]) -> Response {
@@ -517,7 +525,7 @@ pub(crate) mod tests {
         let cache = Cache::new(&CacheConfig::default());
         let now = Instant::now();
         let error = ExtendedError::new(22, "vpc: 10.0.0.2 timed out");
-        cache.remember_failure(b"key", 2, &error, now);
+        cache.remember_failure(b"key", 2, &error, PAUSES, now);
         assert!(cache.failure(b"key", now).is_some());
         cache.forget_failures();
         assert!(cache.failure(b"key", now).is_none());
@@ -588,7 +596,7 @@ pub(crate) mod tests {
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..4 {
-            cache.remember_failure(&key, 2, &error, at(now));
+            cache.remember_failure(&key, 2, &error, PAUSES, at(now));
             let begin = now;
             while cache.failure(&key, at(now)).is_some() {
                 now += 500;
@@ -596,7 +604,7 @@ pub(crate) mod tests {
             pauses.push(now - begin);
         }
         assert_eq!(pauses, [1000, 2000, 4000, 5000]);
-        cache.remember_failure(&key, 2, &error, at(now));
+        cache.remember_failure(&key, 2, &error, PAUSES, at(now));
         store(&cache, answer, at(now));
         assert!(cache.failure(&key, at(now)).is_none());
     }

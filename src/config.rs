@@ -76,6 +76,8 @@ pub struct GroupConfig {
     pub name: Arc<str>,
     /// Servers, in the order of preference that `policy: ordered` follows. Never empty, no duplicates.
     pub servers: Vec<ServerConfig>,
+    /// The resolv.conf files that some of them come from.
+    pub resolv_confs: Vec<PathBuf>,
     /// In which order servers are tried.
     pub policy: Policy,
     /// When a single try counts as lost.
@@ -279,6 +281,43 @@ pub enum QueryLog {
     Errors,
     /// All.
     All,
+}
+
+impl Config {
+    /// Files it was read from, beside the configuration file itself.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.groups
+            .iter()
+            .flat_map(|group| group.resolv_confs.iter().chain(&group.tls_ca))
+    }
+
+    /// Takes over from `running` what cannot change while we run; returns the keys of what would have been different.
+    pub fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
+        let mut changed = Vec::new();
+        let mut keep = |key, same: bool| {
+            if !same {
+                changed.push(key);
+            }
+        };
+        keep("admin", self.admin == running.admin);
+        keep(
+            "metrics.listen",
+            self.metrics_listen == running.metrics_listen,
+        );
+        keep("socket", self.socket == running.socket);
+        keep("workers", self.workers == running.workers);
+        keep("handover", self.handover == running.handover);
+        keep("log.format", self.log.format == running.log.format);
+        keep("log.level", self.log.level == running.log.level);
+        self.admin = running.admin;
+        self.metrics_listen = running.metrics_listen;
+        self.socket.clone_from(&running.socket);
+        self.workers = running.workers;
+        self.handover = running.handover;
+        self.log.format = running.log.format;
+        self.log.level.clone_from(&running.log.level);
+        changed
+    }
 }
 
 impl Default for FailoverConfig {

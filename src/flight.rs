@@ -214,10 +214,11 @@ impl Leader {
         let cache = &self.worker.shared.cache;
         let now = Instant::now();
         let waiters = self.depart();
+        let keep = Question::of(&self.key).cacheable() && self.still_counts();
         match result {
             Ok(response) => {
                 let entry = Arc::new(Entry::new(&self.key, response, now, self.route, bounds));
-                if Question::of(&self.key).cacheable() {
+                if keep {
                     cache.insert(&self.key, &entry);
                 }
                 for waiter in waiters {
@@ -225,8 +226,10 @@ impl Leader {
                 }
             }
             Err(Failed { code, error }) => {
-                if Question::of(&self.key).cacheable() {
-                    cache.remember_failure(&self.key, code, &error, now);
+                if keep {
+                    let config = &self.worker.setup.config.cache;
+                    let pauses = (config.failure_min, config.failure_max);
+                    cache.remember_failure(&self.key, code, &error, pauses, now);
                 }
                 for waiter in waiters {
                     match &self.flight.stale {
@@ -236,6 +239,14 @@ impl Leader {
                 }
             }
         }
+    }
+
+    /// Whether what came may be cached: the setup in force would find it by the same route. The cache holds answers of
+    /// the setup in force only, and a reload may have passed this flight by.
+    fn still_counts(&self) -> bool {
+        let (current, setup) = (self.worker.shared.current.load(), &self.worker.setup);
+        let name = Question::of(&self.key).name;
+        Arc::ptr_eq(&current, setup) || current.keeps(name, self.route, setup)
     }
 
     fn depart(&self) -> Vec<Waiter> {
@@ -262,13 +273,13 @@ impl Drop for Leader {
 impl Worker {
     /// Whether an expired answer is young enough to fall back on.
     pub(crate) fn may_serve_stale(&self, entry: &Entry, now: Instant) -> bool {
-        entry.expired_for(now) < self.shared.config.cache.stale_max_age
+        entry.expired_for(now) < self.setup.config.cache.stale_max_age
     }
 
     /// Whether every server of a route is gone or suspected to be.
     pub(crate) fn suspects(&self, route: u16) -> bool {
-        let groups = &self.shared.upstreams.groups;
-        self.shared
+        let groups = &self.setup.upstreams.groups;
+        self.setup
             .routes
             .get(route)
             .tiers
@@ -278,7 +289,7 @@ impl Worker {
 
     /// The group a route asks first, whose cap its questions count against.
     fn first_group(&self, route: u16) -> &Group {
-        &self.shared.upstreams.groups[self.shared.routes.get(route).tiers[0]]
+        &self.setup.upstreams.groups[self.setup.routes.get(route).tiers[0]]
     }
 
     /// Whether the route's group takes another question.
@@ -289,7 +300,7 @@ impl Worker {
     /// Whether the client may have another query in flight.
     pub(crate) fn client_has_room(&self, client: Client) -> bool {
         let ip: IpAddr = client.address.ip();
-        let most = self.shared.config.limits.client_in_flight;
+        let most = self.setup.config.limits.client_in_flight;
         self.clients
             .borrow()
             .get(&ip)
@@ -331,7 +342,7 @@ impl Worker {
         let message = message.to_vec();
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let response = Response::read(&worker.shared.local.answer(&message).await);
+            let response = Response::read(&worker.setup.local.answer(&message).await);
             match response {
                 Ok(response) => {
                     let bounds = Bounds {
@@ -352,10 +363,13 @@ impl Worker {
     /// Fetches a popular answer anew shortly before it expires, so that no client waits for it.
     #[inline]
     pub(crate) fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Arc<Entry>, now: Instant) {
-        if !entry.prefetch_due(now, &self.shared.config.cache) {
+        if !entry.prefetch_due(now, &self.setup.config.cache) {
             return;
         }
-        let Some(route) = entry.route() else { return };
+        // Not the entry's own: that may be of a setup this worker has not heard of.
+        let Some(route) = self.setup.routes.find(Question::of(key).name) else {
+            return;
+        };
         let quiet = self.flights.borrow().len() < MAX_PREFETCHES;
         if quiet && !self.flights.borrow().contains_key(key) {
             self.metrics.prefetches.inc();

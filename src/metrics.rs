@@ -213,6 +213,12 @@ pub struct Metrics {
     pub cache_bytes: IntGauge,
     /// Entries that made room for others.
     pub cache_evictions: IntCounter,
+    /// Whether the configuration files are in force as they are.
+    pub reload_success: IntGauge,
+    /// When a configuration was last put in force, in seconds since 1970.
+    pub reload_timestamp: IntGauge,
+    /// Keys whose change waits for a restart.
+    pub restart_needed: IntGauge,
 }
 
 /// Registers families; a name that is taken twice is a bug of ours.
@@ -378,6 +384,18 @@ impl Metrics {
                 "nodens_cache_bytes",
                 "Bytes of the cache's entries, keys and overhead now; cache.max_size bounds it.",
             ),
+            reload_success: register.gauge(
+                "nodens_config_reload_success",
+                "1 if the configuration files are in force as they are now, 0 if they hold a mistake and the earlier configuration stays.",
+            ),
+            reload_timestamp: register.gauge(
+                "nodens_config_last_success_timestamp_seconds",
+                "When a configuration was last put in force, in seconds since 1970.",
+            ),
+            restart_needed: register.gauge(
+                "nodens_config_restart_needed",
+                "Keys that were changed in the configuration and take a restart; /status names them.",
+            ),
             cache_evictions: register.counter(
                 "nodens_cache_evictions_total",
                 "Answers that made room for others. Many of them beside few hits: the cache is too small.",
@@ -473,6 +491,20 @@ impl Metrics {
             duration: self.upstream_duration.with_label_values(&[group, server]),
             mismatched: Mismatch::ALL
                 .map(|(_, label)| self.mismatched.with_label_values(&[group, server, label])),
+        }
+    }
+
+    /// A server is gone: its gauges would tell of it for ever. Its counters stay, as counters do.
+    pub fn forget(&self, group: &str, server: &str) {
+        use crate::upstream::{health::State, server::Carrier};
+        for transport in Carrier::ALL.map(Carrier::name) {
+            // What was never shown is not there to be removed.
+            for state in State::ALL.map(State::name) {
+                let _ = self
+                    .state
+                    .remove_label_values(&[group, server, transport, state]);
+            }
+            let _ = self.srtt.remove_label_values(&[group, server, transport]);
         }
     }
 

@@ -56,7 +56,7 @@ impl Worker {
 
         let question = Question::of(key);
         if self
-            .shared
+            .setup
             .local
             .owns(question.name, query.qtype, query.qclass)
         {
@@ -69,7 +69,7 @@ impl Worker {
         if self.shared.loops.seen(question.name) {
             return self.refuse(&query, None, client, out);
         }
-        let Some(route) = self.shared.routes.find(question.name) else {
+        let Some(route) = self.setup.routes.find(question.name) else {
             let error = ExtendedError::new(ede::NOT_AUTHORITATIVE, "no route holds this name");
             return self.refuse(&query, Some(error), client, out);
         };
@@ -182,17 +182,17 @@ impl Worker {
 /// Asks the upstreams one question and answers all that wait for it.
 async fn fly(leader: Leader) {
     let worker = Rc::clone(leader.worker());
-    let shared = &worker.shared;
-    let route = shared.routes.get(leader.route());
-    let asking = Rc::new(Asking::new(leader.key(), &shared.hasher));
+    let setup = &worker.setup;
+    let route = setup.routes.get(leader.route());
+    let asking = Rc::new(Asking::new(leader.key(), &worker.shared.hasher));
 
-    let answer = ask(&worker.links, &shared.upstreams, &route.tiers, &asking);
+    let answer = ask(&worker.links, &setup.upstreams, &route.tiers, &asking);
     tokio::pin!(answer);
     let result = if leader.has_stale() {
         // RFC 8767 §5: the client response timer.
         tokio::select! {
             result = &mut answer => result,
-            () = tokio::time::sleep(shared.config.cache.stale_after) => {
+            () = tokio::time::sleep(setup.config.cache.stale_after) => {
                 leader.serve_stale(StaleReason::Slow);
                 answer.await
             }

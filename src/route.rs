@@ -1,6 +1,7 @@
 //! Zone → upstream groups: the longest zone wins, on label boundaries, case-insensitively. Immutable once built.
 //!
-//! A name has few labels, so a lookup costs one hash probe a label however many routes there are.
+//! A name has few labels, so a lookup costs one hash probe a label however many routes there are. A zone keeps its index
+//! for the life of the process, whatever reloads bring, because cached answers and metrics remember routes by it.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,7 @@ use hickory_proto::rr::Name;
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
 use crate::cache::{Bounds, seconds};
-use crate::config::Config;
+use crate::config::{Config, RouteConfig};
 
 /// Names under one zone.
 #[derive(Debug, Clone)]
@@ -19,37 +20,102 @@ pub struct Route {
     pub tiers: Vec<usize>,
     /// How long its answers may be kept.
     pub bounds: Bounds,
+    /// Another number whenever a reload changed what answers may be expected of it.
+    revision: u64,
 }
 
 /// All routes.
 #[derive(Debug, Clone)]
 pub struct Routes {
-    routes: Vec<Route>,
+    /// By index; a zone that is gone leaves its place empty.
+    by_index: Vec<Option<Route>>,
     by_zone: HashMap<Box<[u8]>, u16, ahash::RandomState>,
+    /// Every zone there ever was, as text.
+    zones: Vec<String>,
+    /// The last revision given out.
+    revision: u64,
 }
 
+/// More zones than can be told apart were configured since the process started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "routes: more than 65,536 different zones since the start; restart to use this configuration"
+)]
+pub struct TooManyZones;
+
 impl Routes {
-    /// The configured routes.
+    /// The configured routes, none of them known before.
+    ///
+    /// # Panics
+    /// Never: the configuration bounds their number.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        let mut by_zone = HashMap::default();
-        let mut routes = Vec::new();
+        Self::replacing(config, None).expect("the configuration bounds their number")
+    }
+
+    /// The configured routes, in place of those of an earlier configuration.
+    ///
+    /// # Errors
+    /// [`TooManyZones`].
+    pub fn replacing(
+        config: &Config,
+        previous: Option<(&Self, &Config)>,
+    ) -> Result<Self, TooManyZones> {
+        let mut routes = Self {
+            by_index: Vec::new(),
+            by_zone: HashMap::default(),
+            zones: previous.map_or_else(Vec::new, |(old, _)| old.zones.clone()),
+            revision: previous.map_or(0, |(old, _)| old.revision),
+        };
+        let mut indices: HashMap<String, usize> = routes.zones.iter().cloned().zip(0..).collect();
+        routes.by_index.resize(routes.zones.len(), None);
         for route in &config.routes {
-            let index = u16::try_from(routes.len()).expect("the configuration bounds their number");
-            by_zone.insert(wire_name(&route.zone).into_boxed_slice(), index);
-            let max_negative = route
-                .max_negative_ttl
-                .unwrap_or(config.cache.max_negative_ttl);
-            routes.push(Route {
-                zone: route.zone.to_lowercase().to_ascii(),
-                tiers: route.tiers.clone(),
-                bounds: Bounds {
-                    max_ttl: seconds(config.cache.max_ttl),
-                    max_negative_ttl: seconds(max_negative.min(config.cache.max_negative_ttl)),
-                },
+            let zone = route.zone.to_lowercase().to_ascii();
+            let index = *indices.entry(zone.clone()).or_insert_with(|| {
+                routes.zones.push(zone.clone());
+                routes.by_index.push(None);
+                routes.zones.len() - 1
             });
+            let number = u16::try_from(index).map_err(|_| TooManyZones)?;
+            let key = wire_name(&route.zone).into_boxed_slice();
+            routes.by_zone.insert(key, number);
+            let mut new = Route {
+                zone,
+                tiers: route.tiers.clone(),
+                bounds: bounds(config, route),
+                revision: 0,
+            };
+            let old = previous.and_then(|(old, of)| Some((old.by_index.get(index)?.as_ref()?, of)));
+            new.revision = match old {
+                Some((old, of)) if old.promises_the_same(of, &new, config) => old.revision,
+                _ => {
+                    routes.revision += 1;
+                    routes.revision
+                }
+            };
+            routes.by_index[index] = Some(new);
         }
-        Self { routes, by_zone }
+        Ok(routes)
+    }
+
+    /// Whether every zone is there as in `other`, so that no name changed its route and no route what it promises.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        let revisions = |routes: &Self| -> Vec<Option<u64>> {
+            let all = routes.by_index.iter();
+            all.map(|route| route.as_ref().map(|route| route.revision))
+                .collect()
+        };
+        revisions(self) == revisions(other)
+    }
+
+    /// Whether an answer that came for `name` by way of `other`'s route `index` would be found the same way here.
+    #[must_use]
+    pub fn keeps(&self, name: &[u8], index: u16, other: &Self) -> bool {
+        let revision = |routes: &Self| routes.existing(index).map(|route| route.revision);
+        revision(self).is_some()
+            && revision(self) == revision(other)
+            && self.find(name) == Some(index)
     }
 
     /// The route of a lower-cased wire name; none if no zone holds it.
@@ -71,12 +137,48 @@ impl Routes {
     /// On an index from elsewhere.
     #[must_use]
     pub fn get(&self, index: u16) -> &Route {
-        &self.routes[usize::from(index)]
+        self.existing(index)
+            .expect("an index that these routes gave")
     }
 
-    /// All, in configured order.
+    fn existing(&self, index: u16) -> Option<&Route> {
+        self.by_index.get(usize::from(index))?.as_ref()
+    }
+
+    /// All there are now.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.routes.iter()
+        self.by_index.iter().flatten()
+    }
+
+    /// Every zone there ever was, by index.
+    pub fn zones(&self) -> impl Iterator<Item = &str> {
+        self.zones.iter().map(String::as_str)
+    }
+}
+
+impl Route {
+    /// Whether answers of this route, of the configuration `of`, may stand for answers of `new`: the bounds are the same,
+    /// and the groups are the same by name, each with at least one server it had before. (All servers of a group share
+    /// one view of names, so one that stays vouches for those that come.)
+    fn promises_the_same(&self, of: &Config, new: &Self, config: &Config) -> bool {
+        let same_view = |(&old, &new): (&usize, &usize)| {
+            let (old, new) = (&of.groups[old], &config.groups[new]);
+            let stays = |server| new.servers.contains(server);
+            old.name == new.name && old.servers.iter().any(stays)
+        };
+        self.bounds == new.bounds
+            && self.tiers.len() == new.tiers.len()
+            && self.tiers.iter().zip(&new.tiers).all(same_view)
+    }
+}
+
+fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
+    let max_negative = route
+        .max_negative_ttl
+        .unwrap_or(config.cache.max_negative_ttl);
+    Bounds {
+        max_ttl: seconds(config.cache.max_ttl),
+        max_negative_ttl: seconds(max_negative.min(config.cache.max_negative_ttl)),
     }
 }
 
@@ -144,6 +246,54 @@ routes:
         let routes = routes("upstreams: {c: {servers: [127.0.0.1:1]}}\nroutes: {cluster.local: c}");
         assert_eq!(routes.find(&wire("example.com.")), None);
         assert_eq!(routes.find(&wire(".")), None);
+    }
+
+    #[test]
+    fn a_reload_keeps_the_answers_of_routes_that_promise_the_same() {
+        let config = |text: &str| Config::from_yaml(text).expect("valid");
+        let before = config(
+            r#"
+upstreams:
+  a: {servers: [127.0.0.1:1, 127.0.0.1:2]}
+  b: {servers: [127.0.0.1:3]}
+routes: {same.: a, more.: a, moved.: a, bounds.: b, gone.: b, ".": a}
+"#,
+        );
+        let after = config(
+            r#"
+upstreams:
+  b: {servers: [127.0.0.1:3]}
+  a: {servers: [127.0.0.1:2, 127.0.0.1:4]}
+  c: {servers: [127.0.0.1:1]}
+routes: {new.: a, same.: a, part.more.: a, more.: a, moved.: c, bounds.: {group: b, max_negative_ttl: 5s}, ".": a}
+"#,
+        );
+        let old = Routes::new(&before);
+        let new = Routes::replacing(&after, Some((&old, &before))).expect("few zones");
+        let kept = |name: &str| {
+            let name = wire(name);
+            new.keeps(&name, old.find(&name).expect("a route"), &old)
+        };
+        for (name, want) in [
+            ("x.same.", true),
+            ("x.more.", true),
+            ("x.part.more.", false),
+            ("x.moved.", false),
+            ("x.bounds.", false),
+            ("x.gone.", false),
+            ("x.new.", false),
+            ("x.elsewhere.", true),
+        ] {
+            assert_eq!(kept(name), want, "{name}");
+        }
+        assert!(!new.same_as(&old));
+        let again = Routes::replacing(&after, Some((&new, &after))).expect("few zones");
+        assert!(again.same_as(&new));
+        // There and back again: what was cached in between is of another view.
+        let back = Routes::replacing(&before, Some((&again, &after))).expect("few zones");
+        let moved = wire("x.moved.");
+        assert!(!back.keeps(&moved, new.find(&moved).expect("a route"), &new));
+        assert!(!back.keeps(&moved, old.find(&moved).expect("a route"), &old));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{self as unix, UnixDatagram};
 use std::ptr;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -403,16 +405,14 @@ fn write_storage(
 
 fn set_option(fd: RawFd, level: i32, name: i32) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: the option value is a live int of the stated length.
-    let result = unsafe {
-        libc::setsockopt(
-            fd,
-            level,
-            name,
-            ptr::from_ref(&on).cast(),
-            len_of::<libc::c_int>(),
-        )
-    };
+    set_value(fd, level, name, &on)
+}
+
+fn set_value<T>(fd: RawFd, level: i32, name: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the length are those of a value that lives through the call, which only reads it. The
+    // options used here take an `int` or a `sock_fprog`, whose instructions live as long as the caller's value.
+    let result =
+        unsafe { libc::setsockopt(fd, level, name, ptr::from_ref(value).cast(), len_of::<T>()) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
@@ -570,6 +570,63 @@ pub fn stop_receiving(socket: &tokio::net::UdpSocket) -> io::Result<()> {
         _ => {}
     }
     socket2::SockRef::from(socket).connect(&own.into())
+}
+
+/// Has the kernel give new connections to one listener of those that share an address: to that at `index`, counted in
+/// the order in which they began to listen. If there is none at `index`, the kernel chooses as if nobody had asked.
+///
+/// A listener that is closed leaves its place to the last one.
+///
+/// # Errors
+/// Those of `setsockopt(2)` with `SO_ATTACH_REUSEPORT_CBPF`.
+pub fn steer(listener: &Socket, index: u32) -> io::Result<()> {
+    // A classic BPF program of one instruction: return this number.
+    let mut instruction = libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: index,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut instruction,
+    };
+    let name = libc::SO_ATTACH_REUSEPORT_CBPF;
+    set_value(listener.as_raw_fd(), libc::SOL_SOCKET, name, &program)
+}
+
+/// Undoes [`steer`] for all listeners of the address, whoever did it.
+///
+/// # Errors
+/// Those of `setsockopt(2)` with `SO_DETACH_REUSEPORT_BPF`; that there is nothing to undo is none.
+pub fn stop_steering(listener: &Socket) -> io::Result<()> {
+    match set_option(
+        listener.as_raw_fd(),
+        libc::SOL_SOCKET,
+        SO_DETACH_REUSEPORT_BPF,
+    ) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
+/// From `asm-generic/socket.h`; the libc crate does not have it everywhere.
+const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
+
+/// The sign that an instance serves an address, by which others of this network namespace know it: an abstract Unix
+/// socket, which the kernel removes with the process, however that ends.
+#[derive(Debug)]
+pub struct Claim(#[expect(dead_code, reason = "held, never used")] UnixDatagram);
+
+impl Claim {
+    /// Claims an address for this process.
+    ///
+    /// # Errors
+    /// `AddrInUse` if another instance has it; else those of `bind(2)`.
+    pub fn take(address: SocketAddr) -> io::Result<Self> {
+        let name = unix::SocketAddr::from_abstract_name(format!("nodens/{address}"))?;
+        UnixDatagram::bind_addr(&name).map(Self)
+    }
 }
 
 /// Waits until a socket has something to read or an error to report; returns which, for `try_io`. A pending ICMP error

@@ -1,30 +1,33 @@
 //! A worker: one thread, its runtime, its sockets, its share of the queries. No query crosses to another thread.
 //!
-//! Owns what is per thread: upstream sockets, the questions in flight, local counters. What is per process (routes, the
-//! cache, server health) it shares by reference.
+//! Owns what is per thread: upstream sockets, the questions in flight, local counters. What is per process (the cache,
+//! metrics, the setup and its servers' health) it shares by reference.
+//!
+//! A [`Worker`] works under one setup for all its life. A reload puts another one on its [`Seat`]; what was in flight
+//! ends under the setup it began with.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use socket2::Socket;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
-use crate::config::Config;
 use crate::flight::Flight;
-use crate::listener::{tcp, udp};
-use crate::local::LocalZone;
+use crate::listener::{Ending, tcp, udp};
 use crate::metrics::{Metrics, WorkerMetrics};
-use crate::route::Routes;
-use crate::transport::tls::Tls;
-use crate::upstream::Upstreams;
+use crate::setup::Setup;
 use crate::upstream::ask::Links;
+use crate::upstream::probe::LoopNames;
 
 /// How often a worker looks after what is over, flushes its counters and shows that it is alive.
 const TICK: Duration = Duration::from_millis(250);
@@ -32,20 +35,12 @@ const TICK: Duration = Duration::from_millis(250);
 /// What is left of the end once the grace is over: enough to hand every waiting client its SERVFAIL.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
-/// What all workers share.
+/// What all workers share, whatever the configuration.
 pub struct Shared {
-    /// As validated.
-    pub config: Config,
-    /// Zone → groups.
-    pub routes: Routes,
-    /// Groups, servers and their health.
-    pub upstreams: Upstreams,
-    /// What TLS servers need, by server index.
-    pub tls: Vec<Option<Tls>>,
+    /// The setup in force. Workers have their own reference; what is late asks here whether it still counts.
+    pub current: ArcSwap<Setup>,
     /// The answer cache.
     pub cache: Cache,
-    /// Names answered here.
-    pub local: LocalZone,
     /// All metrics.
     pub metrics: Metrics,
     /// Client connections over TCP, all workers together.
@@ -53,37 +48,25 @@ pub struct Shared {
     /// Hashes names, to tell them apart in the servers' health: one for all workers, who report to the same health.
     pub hasher: ahash::RandomState,
     /// Names of our own loop probes; see [`crate::upstream::probe`].
-    pub loops: crate::upstream::probe::LoopNames,
+    pub loops: Arc<LoopNames>,
 }
 
-impl Shared {
-    /// The zone through which a group is reached: the root if any route of it is, written as the end of a name.
-    #[must_use]
-    pub fn zone_of(&self, group: &str) -> &str {
-        let reaches = |route: &&crate::route::Route| {
-            route
-                .tiers
-                .iter()
-                .any(|&tier| &*self.upstreams.groups[tier].name == group)
-        };
-        let zones = self
-            .routes
-            .iter()
-            .filter(reaches)
-            .map(|route| route.zone.as_str());
-        zones
-            .min_by_key(|zone| zone.len())
-            .unwrap_or(".")
-            .trim_start_matches('.')
-    }
-}
-
-/// The sockets one worker serves.
+/// One worker's sockets for one listen address.
 pub struct Sockets {
-    /// One for each listen address.
-    pub udp: Vec<Socket>,
-    /// One for each listen address.
-    pub tcp: Vec<Socket>,
+    /// Its UDP socket.
+    pub udp: Socket,
+    /// Its listening TCP socket.
+    pub tcp: Socket,
+    /// When to stop.
+    pub ending: Ending,
+}
+
+/// What a worker is told.
+pub enum Command {
+    /// Serve these too.
+    Listen(Sockets),
+    /// Work under this setup from now on, and say when that is so.
+    Work(Arc<Setup>, oneshot::Sender<()>),
 }
 
 /// Milliseconds since the process started at which a worker's loop last ran; /health reads it.
@@ -123,16 +106,18 @@ impl Default for Heartbeat {
     }
 }
 
-/// One worker's state; lives on its thread.
+/// One worker's state under one setup; lives on its thread.
 pub struct Worker {
     /// What all workers share.
     pub shared: Arc<Shared>,
+    /// What it works by.
+    pub setup: Arc<Setup>,
     /// Own transports to every server.
     pub links: Links,
     /// Questions in flight, by key.
     pub flights: RefCell<HashMap<Box<[u8]>, Rc<Flight>, ahash::RandomState>>,
-    /// Queries in flight by client address.
-    pub clients: RefCell<HashMap<IpAddr, usize, ahash::RandomState>>,
+    /// Queries in flight by client address, under this setup and earlier ones.
+    pub clients: Rc<RefCell<HashMap<IpAddr, usize, ahash::RandomState>>>,
     /// Own counters.
     pub metrics: WorkerMetrics,
     /// For what need not be unpredictable: rotation of addresses.
@@ -143,17 +128,18 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>) -> Self {
-        let zones = shared.routes.iter().map(|route| route.zone.as_str());
+    /// Takes over the sockets of `previous` where the servers are the same.
+    fn new(shared: &Arc<Shared>, setup: &Arc<Setup>, previous: Option<&Self>) -> Self {
         Self {
-            links: Links::new(&shared.upstreams, &shared.tls),
+            links: Links::new(&setup.upstreams, previous.map(|old| &old.links)),
             flights: RefCell::default(),
-            clients: RefCell::default(),
-            metrics: shared.metrics.worker(zones),
+            clients: previous.map_or_else(Rc::default, |old| Rc::clone(&old.clients)),
+            metrics: shared.metrics.worker(setup.routes.zones()),
             random: RefCell::new(fastrand::Rng::new()),
             refused_left: Cell::new(0),
             refused_second: Cell::new(None),
-            shared,
+            shared: Arc::clone(shared),
+            setup: Arc::clone(setup),
         }
     }
 
@@ -162,7 +148,7 @@ impl Worker {
     #[must_use]
     pub fn allows(&self, client: SocketAddr) -> bool {
         let ip = client.ip();
-        self.shared
+        self.setup
             .config
             .allow
             .iter()
@@ -178,27 +164,94 @@ impl Worker {
         if fresh {
             self.refused_second.set(Some(now));
             self.refused_left
-                .set(self.shared.config.udp.refused_per_second);
+                .set(self.setup.config.udp.refused_per_second);
         }
         let left = self.refused_left.get();
         self.refused_left.set(left.saturating_sub(1));
         left > 0
     }
 
-    fn tick(&self, heartbeat: &Heartbeat) {
-        heartbeat.beat();
+    fn tick(&self) {
         self.links.sweep(Instant::now());
         self.metrics.flush();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.metrics.flush();
+    }
+}
+
+/// Where a thread's listeners find the worker of the setup in force.
+pub struct Seat {
+    worker: RefCell<Rc<Worker>>,
+    /// Earlier ones that still have something in flight.
+    earlier: RefCell<Vec<Weak<Worker>>>,
+}
+
+impl Seat {
+    fn new(worker: Worker) -> Self {
+        Self {
+            worker: RefCell::new(Rc::new(worker)),
+            earlier: RefCell::default(),
+        }
+    }
+
+    /// The worker of the setup in force.
+    #[inline]
+    #[must_use]
+    pub fn worker(&self) -> Rc<Worker> {
+        Rc::clone(&self.worker.borrow())
+    }
+
+    fn replace(&self, setup: &Arc<Setup>) {
+        let old = self.worker();
+        let new = Worker::new(&old.shared, setup, Some(&old));
+        self.worker.replace(Rc::new(new));
+        self.earlier.borrow_mut().push(Rc::downgrade(&old));
+    }
+
+    /// All that still have something to do.
+    fn all(&self) -> Vec<Rc<Worker>> {
+        let mut earlier = self.earlier.borrow_mut();
+        earlier.retain(|worker| worker.strong_count() > 0);
+        let mut all: Vec<_> = earlier.iter().filter_map(Weak::upgrade).collect();
+        all.push(self.worker());
+        all
+    }
+
+    fn tick(&self, heartbeat: &Heartbeat) {
+        heartbeat.beat();
+        for worker in self.all() {
+            worker.tick();
+        }
+    }
+}
+
+/// A worker's listeners, as tasks of its thread.
+#[derive(Default)]
+struct Listeners(JoinSet<()>);
+
+impl Listeners {
+    fn add(&mut self, seat: &Rc<Seat>, sockets: Sockets) -> std::io::Result<()> {
+        let Sockets { udp, tcp, ending } = sockets;
+        let udp = udp::Listener::new(seat, udp)?;
+        self.0.spawn_local(udp.run(ending.stop.clone()));
+        let tcp = tcp::Listener::new(seat, tcp)?;
+        self.0.spawn_local(tcp.run(ending));
+        Ok(())
     }
 }
 
 /// Runs a worker until `stop`, then until its queries in flight are answered or `shutdown_grace` is over.
 ///
 /// # Errors
-/// If its runtime or sockets cannot be set up.
+/// If its runtime or first sockets cannot be set up.
 pub fn run(
-    shared: Arc<Shared>,
-    sockets: Sockets,
+    shared: &Arc<Shared>,
+    sockets: Vec<Sockets>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
     heartbeat: &Heartbeat,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
@@ -208,44 +261,57 @@ pub fn run(
         .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        let grace = shared.config.shutdown_grace;
-        let worker = Rc::new(Worker::new(shared));
-        let mut listeners = tokio::task::JoinSet::new();
-        for socket in sockets.udp {
-            let listener = udp::Listener::new(&worker, socket)?;
-            listeners.spawn_local(listener.run(stop.clone()));
-        }
-        for socket in sockets.tcp {
-            let listener = tcp::Listener::new(&worker, socket)?;
-            listeners.spawn_local(listener.run(stop.clone()));
+        let setup = shared.current.load_full();
+        let seat = Rc::new(Seat::new(Worker::new(shared, &setup, None)));
+        drop(setup);
+        let mut listeners = Listeners::default();
+        for sockets in sockets {
+            listeners.add(&seat, sockets)?;
         }
         let mut ticks = tokio::time::interval(TICK);
         let mut deadline = None;
         let mut abandoned = false;
         loop {
             tokio::select! {
-                _ = ticks.tick() => worker.tick(heartbeat),
-                () = stop.cancelled(), if deadline.is_none() => deadline = Some(Instant::now() + grace),
-                ended = listeners.join_next() => match ended {
-                    None => break,
-                    Some(Err(panic)) if panic.is_panic() => {
+                _ = ticks.tick() => seat.tick(heartbeat),
+                Some(command) = commands.recv() => match command {
+                    Command::Work(setup, done) => {
+                        seat.replace(&setup);
+                        // Whoever waits for it may have been given up meanwhile.
+                        let _ = done.send(());
+                    }
+                    Command::Listen(sockets) => {
+                        if let Err(error) = listeners.add(&seat, sockets) {
+                            tracing::error!(%error, "a new listen address cannot be served by this worker");
+                        }
+                    }
+                },
+                () = stop.cancelled(), if deadline.is_none() => {
+                    deadline = Some(Instant::now() + seat.worker().setup.config.shutdown_grace);
+                }
+                ended = listeners.0.join_next(), if !listeners.0.is_empty() => {
+                    if let Some(Err(panic)) = ended && panic.is_panic() {
                         // Listeners hold no state that a restart of the process would not rebuild better.
                         tracing::error!("a listener of this worker failed; /health will tell");
                         return Err(std::io::Error::other("listener panicked"));
                     }
-                    Some(_) => {}
-                },
+                }
                 () = until(deadline) => {
                     if abandoned {
                         break;
                     }
                     abandoned = true;
-                    worker.abandon();
+                    for worker in seat.all() {
+                        worker.abandon();
+                    }
                     deadline = Some(Instant::now() + LAST_WORDS);
                 }
             }
+            if deadline.is_some() && listeners.0.is_empty() {
+                break;
+            }
         }
-        worker.tick(heartbeat);
+        seat.tick(heartbeat);
         Ok(())
     })
 }

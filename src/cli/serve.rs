@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
 use crate::app::App;
 use crate::config::{Flags, LogConfig, LogFormat, load};
+use crate::reload;
 use crate::socket::raise_file_limit;
 
 pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
@@ -29,19 +31,20 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     super::runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        let app = match App::start(loaded.config).await {
+        let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+        let mut app = match App::start(loaded.config).await {
             Ok(app) => app,
             Err(errors) => {
                 eprintln!("{errors}");
                 return Ok(ExitCode::from(2));
             }
         };
-        let listen: Vec<String> = app.listen.iter().map(ToString::to_string).collect();
+        let listen: Vec<String> = app.listen().iter().map(ToString::to_string).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = listen.join(" "),
             admin = app.admin.map(|address| address.to_string()),
-            workers = app.shared.config.workers,
+            workers = app.shared.current.load().config.workers,
             "serving"
         );
         let signal = async || {
@@ -51,7 +54,12 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             }
         };
         let mut signal = signal;
-        let name = signal().await;
+        let asked = Notify::new();
+        let name = tokio::select! {
+            name = signal() => name,
+            () = reload::run(&mut app, flags, &asked) => "the end of reloading",
+            () = async { while hangup.recv().await.is_some() { asked.notify_one() } } => "the end of signals",
+        };
         tracing::info!(signal = name, "stopping: answering what is in flight");
         tokio::select! {
             () = app.stop() => tracing::info!("stopped"),

@@ -48,10 +48,13 @@ pub(super) fn read(
     let group = |(name, path, value): (&str, KeyPath, &Value)| {
         let section = report.table(&path, value, "a table such as {servers: [10.0.0.2]}");
         check_name(report, &path, value, name);
-        let found = read_servers(&section, report);
+        let (found, resolv_confs) = read_servers(&section, report);
         check_loops(report, &found, listen);
         let servers = found.into_iter().map(|found| found.server).collect();
-        let group = read_options(&section, name, servers);
+        let group = GroupConfig {
+            resolv_confs,
+            ..read_options(&section, name, servers)
+        };
         section.finish();
         group
     };
@@ -105,13 +108,17 @@ fn default_group(
     let servers: Vec<_> = found.into_iter().map(|found| found.server).collect();
     let shown = format!("{} ({})", show_list(&servers), resolv_conf.display());
     report.setting(Origin::Default, &path, shown);
-    read_options(&section, DEFAULT_GROUP, servers)
+    GroupConfig {
+        resolv_confs: vec![resolv_conf.to_owned()],
+        ..read_options(&section, DEFAULT_GROUP, servers)
+    }
 }
 
 fn group_defaults() -> GroupConfig {
     GroupConfig {
         name: Arc::from(""),
         servers: Vec::new(),
+        resolv_confs: Vec::new(),
         policy: Policy::Ordered,
         try_timeout: Duration::from_secs(1),
         deadline: Duration::from_secs(4),
@@ -190,7 +197,8 @@ impl Servers {
     }
 }
 
-fn read_servers(section: &Section<'_>, report: &Report<'_>) -> Vec<Found> {
+/// The servers of a group, and the resolv.conf files that some come from.
+fn read_servers(section: &Section<'_>, report: &Report<'_>) -> (Vec<Found>, Vec<PathBuf>) {
     let mut servers = Servers::default();
     let value = section
         .value("servers")
@@ -214,14 +222,14 @@ fn read_servers(section: &Section<'_>, report: &Report<'_>) -> Vec<Found> {
     }
     let mut shown = show_list(found.iter().map(|found| &found.server));
     if !files.is_empty() {
-        let files: Vec<_> = files
+        let names: Vec<_> = files
             .iter()
             .map(|file| file.display().to_string())
             .collect();
-        shown = format!("{shown} ({})", files.join(", "));
+        shown = format!("{shown} ({})", names.join(", "));
     }
     section.setting("servers", shown);
-    found
+    (found, files)
 }
 
 fn warn_left_out(report: &Report<'_>, file: &Path, conf: &servers::ResolvConf) {
@@ -249,6 +257,7 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
     GroupConfig {
         name: Arc::from(name),
         servers,
+        resolv_confs: Vec::new(),
         policy,
         try_timeout,
         deadline,

@@ -6,27 +6,35 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::ReplyTo;
+use super::{Ending, ReplyTo};
 use crate::answering::{Client, Served};
+use crate::config::TcpConfig;
 use crate::metrics::{Cached, Dropped};
 use crate::reply::Protocol;
 use crate::transport::framing::{Frames, put_frame};
-use crate::worker::{Shared, Worker};
+use crate::worker::{Seat, Shared, Worker};
 
 /// EMFILE and its like pass when a connection ends; asking again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a connection may be without its first query when we are about to stop: clients that open one have it ready.
+const FIRST_QUERY: Duration = Duration::from_secs(1);
+
+/// How long we wait for a client's FIN after ours. Clients that are still there answer at once.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Connections of all workers, in all and by client address.
 #[derive(Debug, Default)]
@@ -52,8 +60,7 @@ struct Place {
 }
 
 impl Place {
-    fn take(shared: &Arc<Shared>, client: IpAddr) -> Result<Self, Full> {
-        let config = &shared.config.tcp;
+    fn take(shared: &Arc<Shared>, config: &TcpConfig, client: IpAddr) -> Result<Self, Full> {
         let mut counts = shared
             .tcp_clients
             .0
@@ -96,7 +103,7 @@ impl Drop for Place {
 
 /// One worker's listening socket for one address.
 pub struct Listener {
-    worker: Rc<Worker>,
+    seat: Rc<Seat>,
     socket: TcpListener,
     open: RefCell<Vec<Weak<Connection>>>,
 }
@@ -106,33 +113,46 @@ impl Listener {
     ///
     /// # Errors
     /// If the runtime cannot watch it.
-    pub fn new(worker: &Rc<Worker>, socket: Socket) -> io::Result<Self> {
+    pub fn new(seat: &Rc<Seat>, socket: Socket) -> io::Result<Self> {
         let socket = TcpListener::from_std(socket.into())?;
         Ok(Self {
-            worker: Rc::clone(worker),
+            seat: Rc::clone(seat),
             socket,
             open: RefCell::default(),
         })
     }
 
-    /// Serves until `stop`; then lets connections answer what they have read.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Serves until told to stop; then lets connections end, and accepts on until told to close.
+    pub async fn run(self, ending: Ending) {
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
-                () = stop.cancelled() => break,
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                biased;
+                () = ending.close.cancelled() => break,
                 accepted = self.socket.accept() => match accepted {
-                    Ok((stream, peer)) => self.admit(stream, peer, &stop, &mut tasks),
+                    Ok((stream, peer)) => self.admit(stream, peer, &ending.stop, &mut tasks),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept a TCP connection");
                         sleep(ACCEPT_PAUSE).await;
                     }
                 },
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             }
         }
+        // What waits in the kernel's queue would be reset.
+        while let Some((stream, peer)) = self.accept_waiting() {
+            self.admit(stream, peer, &ending.stop, &mut tasks);
+        }
         drop(self.socket);
+        ending.closed.cancel();
         while tasks.join_next().await.is_some() {}
+    }
+
+    /// A connection that waits in the kernel's queue. The runtime may not have heard of it yet.
+    fn accept_waiting(&self) -> Option<(TcpStream, SocketAddr)> {
+        let (socket, peer) = SockRef::from(&self.socket).accept().ok()?;
+        socket.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(socket.into()).ok()?, peer.as_socket()?))
     }
 
     fn admit(
@@ -142,20 +162,22 @@ impl Listener {
         stop: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) {
-        let shared = &self.worker.shared;
-        let place = Place::take(shared, peer.ip()).or_else(|full| {
+        let worker = self.seat.worker();
+        let (shared, config) = (&worker.shared, &worker.setup.config.tcp);
+        let place = Place::take(shared, config, peer.ip()).or_else(|full| {
             self.evict((full == Full::Client).then(|| peer.ip()));
-            Place::take(shared, peer.ip())
+            Place::take(shared, config, peer.ip())
         });
         // Without a place the connection is dropped, which closes it.
         let Ok(place) = place else { return };
         let connection = Rc::new(Connection {
-            worker: Rc::clone(&self.worker),
+            seat: Rc::clone(&self.seat),
             peer,
             outbox: RefCell::default(),
             in_flight: Cell::new(0),
             wake: Notify::new(),
             closed: Cell::new(false),
+            served: Cell::new(false),
             active: Cell::new(Instant::now()),
             place: RefCell::new(Some(place)),
         });
@@ -181,7 +203,7 @@ impl Listener {
                 connection.idle() && client.is_none_or(|client| connection.peer.ip() == client)
             });
         if let Some(longest) = idle.min_by_key(|connection| connection.active.get()) {
-            self.worker.metrics.tcp_evicted.inc();
+            self.seat.worker().metrics.tcp_evicted.inc();
             longest.end();
         }
     }
@@ -189,7 +211,7 @@ impl Listener {
 
 /// A client's connection.
 pub struct Connection {
-    worker: Rc<Worker>,
+    seat: Rc<Seat>,
     peer: SocketAddr,
     /// Frames not yet sent.
     outbox: RefCell<Vec<u8>>,
@@ -198,6 +220,8 @@ pub struct Connection {
     /// A reply is ready, or the connection is to end.
     wake: Notify,
     closed: Cell<bool>,
+    /// Whether a query was read.
+    served: Cell<bool>,
     /// When a whole query was last read, or reply bytes last sent.
     active: Cell<Instant>,
     place: RefCell<Option<Place>>,
@@ -208,7 +232,8 @@ impl Connection {
     pub fn push(&self, write: impl FnOnce(&mut Vec<u8>)) {
         self.in_flight.set(self.in_flight.get().saturating_sub(1));
         if self.closed.get() {
-            self.worker.metrics.dropped(Dropped::ClientGone);
+            let worker = self.seat.worker();
+            worker.metrics.dropped(Dropped::ClientGone);
             return;
         }
         put_frame(&mut self.outbox.borrow_mut(), write);
@@ -227,35 +252,41 @@ impl Connection {
     }
 
     /// Whether another query may be read now.
-    fn has_room(&self) -> bool {
-        let config = &self.worker.shared.config.tcp;
+    fn has_room(&self, config: &TcpConfig) -> bool {
         self.in_flight.get() < config.max_queries_per_connection
             && (self.outbox.borrow().len() as u64) < config.max_unsent
     }
 
     async fn run(self: &Rc<Self>, stream: TcpStream, stop: CancellationToken) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let timeout = self.worker.shared.config.tcp.idle_timeout;
         let mut frames = Frames::new();
         let mut sending = Vec::new();
         let mut sent = 0;
         let mut reading = true;
+        let mut stopping = None;
         while !self.closed.get() {
-            reading &= !stop.is_cancelled();
-            self.serve_frames(&mut frames);
+            let worker = self.seat.worker();
+            let config = &worker.setup.config.tcp;
+            self.serve_frames(&worker, &mut frames);
             if sent == sending.len() {
                 sending.clear();
                 sent = 0;
                 std::mem::swap(&mut sending, &mut self.outbox.borrow_mut());
             }
             let unsent = sent < sending.len();
-            if !reading && !unsent && self.in_flight.get() == 0 {
-                return Ok(());
+            let done = !unsent && self.in_flight.get() == 0;
+            if done && (!reading || self.may_part(stopping) && !frames.partial() && empty(&stream))
+            {
+                return part(&stream).await;
             }
             // Waiting for an upstream is not the client's idleness; a query half sent or a reply not taken is.
+            let patience = match stopping {
+                Some(_) => FIRST_QUERY.min(config.idle_timeout),
+                None => config.idle_timeout,
+            };
             let waits_for_us = self.in_flight.get() > 0 && !unsent;
             tokio::select! {
-                ready = stream.readable(), if reading && self.has_room() => {
+                ready = stream.readable(), if reading && self.has_room(config) => {
                     ready?;
                     match frames.fill_with(|buffer| stream.try_read_buf(buffer)) {
                         Ok(0) => reading = false,
@@ -275,25 +306,35 @@ impl Connection {
                     }
                 }
                 () = self.wake.notified() => {}
-                () = stop.cancelled(), if reading => {}
-                () = sleep_until((self.active.get() + timeout).into()), if !waits_for_us => return Ok(()),
+                () = stop.cancelled(), if stopping.is_none() => stopping = Some(Instant::now()),
+                () = sleep_until((self.active.get() + patience).into()), if !waits_for_us => {
+                    // Who does not take its replies does not get more of our time.
+                    return if unsent { Ok(()) } else { part(&stream).await };
+                }
             }
         }
         Ok(())
     }
 
+    /// Whether we may end it: one that was opened only just now has a query on its way.
+    fn may_part(&self, stopping: Option<Instant>) -> bool {
+        stopping.is_some_and(|since| self.served.get() || since.elapsed() >= FIRST_QUERY)
+    }
+
     fn took(&self, cached: Cached, received: Instant) {
-        self.worker.metrics.took(cached, 1, received.elapsed());
+        let worker = self.seat.worker();
+        worker.metrics.took(cached, 1, received.elapsed());
     }
 
     /// Serves the whole queries read so far, while there is room for their replies.
-    fn serve_frames(self: &Rc<Self>, frames: &mut Frames) {
-        while self.has_room() {
+    fn serve_frames(self: &Rc<Self>, worker: &Rc<Worker>, frames: &mut Frames) {
+        while self.has_room(&worker.setup.config.tcp) {
             let Some(message) = frames.next_message() else {
                 return;
             };
             let received = Instant::now();
             self.active.set(received);
+            self.served.set(true);
             let client = Client {
                 address: self.peer,
                 protocol: Protocol::Tcp,
@@ -301,9 +342,7 @@ impl Connection {
             };
             let mut served = Served::Dropped;
             put_frame(&mut self.outbox.borrow_mut(), |out| {
-                served = self
-                    .worker
-                    .serve(message, client, out, || ReplyTo::Tcp(Rc::clone(self)));
+                served = worker.serve(message, client, out, || ReplyTo::Tcp(Rc::clone(self)));
             });
             match served {
                 Served::Later => self.in_flight.set(self.in_flight.get() + 1),
@@ -313,4 +352,28 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether nothing has arrived that was not read. The runtime may not have heard of it yet.
+fn empty(stream: &TcpStream) -> bool {
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    !matches!(peeked, Ok(count) if count > 0)
+}
+
+/// Sends our FIN and waits for the client's, for a while. Closing with anything unread would be a reset, which could
+/// cost the client replies that it has not read yet; a query that crosses our FIN is its to repeat (RFC 7766 §6.2.4).
+async fn part(stream: &TcpStream) -> io::Result<()> {
+    SockRef::from(stream).shutdown(Shutdown::Write)?;
+    let mut unwanted = [0; 512];
+    let until_end = async {
+        loop {
+            stream.readable().await?;
+            match stream.try_read(&mut unwanted) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+    };
+    timeout(LINGER, until_end).await.unwrap_or(Ok(()))
 }

@@ -6,12 +6,13 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::ReplyTo;
@@ -19,7 +20,7 @@ use crate::answering::{Client, Served};
 use crate::metrics::{Cached, Dropped};
 use crate::reply::Protocol;
 use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, ready_to_read, stop_receiving};
-use crate::worker::Worker;
+use crate::worker::{Seat, Worker};
 
 /// Longest query read; longer ones are cut off and so malformed. Queries are far shorter.
 const QUERY_LEN: usize = 2048;
@@ -27,12 +28,15 @@ const QUERY_LEN: usize = 2048;
 /// Batches read after the end: far more than a receive buffer holds, should new datagrams keep coming.
 const MAX_DRAIN: usize = 1024;
 
+/// Far longer than the kernel takes from choosing a socket for a datagram to queueing it there.
+const SETTLE: Duration = Duration::from_millis(10);
+
 /// Replies that became ready outside the receive loop.
 pub struct Outbox {
     socket: Rc<UdpSocket>,
     replies: RefCell<SendBatch>,
     filled: Notify,
-    worker: Rc<Worker>,
+    seat: Rc<Seat>,
 }
 
 impl Outbox {
@@ -52,7 +56,7 @@ impl Outbox {
         loop {
             self.filled.notified().await;
             std::mem::swap(&mut batch, &mut self.replies.borrow_mut());
-            send(&self.socket, &mut batch, &self.worker).await;
+            send(&self.socket, &mut batch, &self.seat.worker()).await;
         }
     }
 
@@ -63,7 +67,7 @@ impl Outbox {
 
 /// One worker's socket for one listen address.
 pub struct Listener {
-    worker: Rc<Worker>,
+    seat: Rc<Seat>,
     socket: Rc<UdpSocket>,
     outbox: Rc<Outbox>,
     kernel_drops: Cell<u32>,
@@ -74,16 +78,16 @@ impl Listener {
     ///
     /// # Errors
     /// If the runtime cannot watch it.
-    pub fn new(worker: &Rc<Worker>, socket: Socket) -> io::Result<Self> {
+    pub fn new(seat: &Rc<Seat>, socket: Socket) -> io::Result<Self> {
         let socket = Rc::new(UdpSocket::from_std(socket.into())?);
         let outbox = Rc::new(Outbox {
             socket: Rc::clone(&socket),
             replies: RefCell::default(),
             filled: Notify::new(),
-            worker: Rc::clone(worker),
+            seat: Rc::clone(seat),
         });
         Ok(Self {
-            worker: Rc::clone(worker),
+            seat: Rc::clone(seat),
             socket,
             outbox,
             kernel_drops: Cell::new(0),
@@ -118,22 +122,27 @@ impl Listener {
         if let Err(error) = stop_receiving(&self.socket) {
             tracing::debug!(%error, "cannot turn new queries away; those that wait are answered");
         }
-        let mut batches = 0;
-        while batches < MAX_DRAIN
-            && let Ok(count) = batch.receive(&*self.socket)
-        {
-            batches += 1;
-            self.serve_batch(&batch, count, &mut replies).await;
+        // A datagram for which the kernel chose this socket just before may still be on its way into it.
+        for pause in [SETTLE, SETTLE, Duration::ZERO] {
+            let mut batches = 0;
+            while batches < MAX_DRAIN
+                && let Ok(count) = batch.receive(&*self.socket)
+            {
+                batches += 1;
+                self.serve_batch(&batch, count, &mut replies).await;
+            }
+            sleep(pause).await;
         }
         // Misses still in flight hold the outbox; the last of them lets go of it.
         while Rc::strong_count(&self.outbox) > 2 || !self.outbox.is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
         sender.abort();
     }
 
     /// Serves the `count` messages of a batch.
     async fn serve_batch(&self, batch: &ReceiveBatch, count: usize, replies: &mut SendBatch) {
+        let worker = self.seat.worker();
         let received = Instant::now();
         let (mut hits, mut others) = (0, 0);
         for index in 0..count {
@@ -143,9 +152,7 @@ impl Listener {
             let ancillary = batch.ancillary(index);
             if let Some(dropped) = ancillary.dropped {
                 let before = self.kernel_drops.replace(dropped);
-                self.worker
-                    .metrics
-                    .kernel_drops(dropped.wrapping_sub(before));
+                worker.metrics.kernel_drops(dropped.wrapping_sub(before));
             }
             let source = ancillary.destination;
             let client = Client {
@@ -159,21 +166,18 @@ impl Listener {
                 source,
             };
             let out = replies.push(peer, source);
-            match self
-                .worker
-                .serve(batch.datagram(index), client, out, reply_to)
-            {
+            match worker.serve(batch.datagram(index), client, out, reply_to) {
                 Served::Hit => hits += 1,
                 Served::Replied => others += 1,
                 Served::Dropped | Served::Later => replies.pop(),
             }
         }
         if !replies.is_empty() {
-            send(&self.socket, replies, &self.worker).await;
+            send(&self.socket, replies, &worker).await;
         }
         let took = received.elapsed();
-        self.worker.metrics.took(Cached::Hit, hits, took);
-        self.worker.metrics.took(Cached::Neither, others, took);
+        worker.metrics.took(Cached::Hit, hits, took);
+        worker.metrics.took(Cached::Neither, others, took);
         if batch.full() {
             // Under a flood the upstreams' answers must get their turn.
             tokio::task::yield_now().await;

@@ -18,7 +18,6 @@ use tokio::time::timeout;
 
 use super::Pending;
 use super::framing::{Frames, put_frame};
-use super::tls::Tls;
 use super::udp::Shared;
 use crate::metrics::Mismatch;
 use crate::upstream::server::{Carrier, Server};
@@ -43,7 +42,6 @@ pub struct StreamPool {
 struct Inner {
     server: Arc<Server>,
     shared: Shared,
-    tls: Option<Tls>,
     connections: RefCell<Vec<Rc<Connection>>>,
 }
 
@@ -69,13 +67,12 @@ struct Waiting {
 impl StreamPool {
     /// A pool without connections; the first query opens one.
     #[must_use]
-    pub fn new(server: Arc<Server>, shared: Shared, tls: Option<Tls>) -> Self {
+    pub fn new(server: Arc<Server>, shared: Shared) -> Self {
         let connections = RefCell::default();
         Self {
             inner: Rc::new(Inner {
                 server,
                 shared,
-                tls,
                 connections,
             }),
         }
@@ -113,6 +110,15 @@ impl StreamPool {
                 connection.closing.set(true);
                 connection.wake.notify_one();
             }
+        }
+    }
+}
+
+impl Drop for StreamPool {
+    fn drop(&mut self) {
+        for connection in &*self.inner.connections.borrow() {
+            connection.closing.set(true);
+            connection.dead.notify_one();
         }
     }
 }
@@ -163,9 +169,9 @@ impl Inner {
         });
         connections.push(Rc::clone(&connection));
         let (pool, runs) = (Rc::downgrade(self), Rc::clone(&connection));
-        let (server, tls) = (Arc::clone(&self.server), self.tls.clone());
+        let server = Arc::clone(&self.server);
         tokio::task::spawn_local(async move {
-            if let Err(error) = runs.run(&server, tls).await {
+            if let Err(error) = runs.run(&server).await {
                 tracing::debug!(server = %server.label, %error, "upstream connection ended");
             }
             runs.finish(&server, &pool);
@@ -175,14 +181,14 @@ impl Inner {
 }
 
 impl Connection {
-    async fn run(&self, server: &Server, tls: Option<Tls>) -> io::Result<()> {
+    async fn run(&self, server: &Server) -> io::Result<()> {
         let connect = async {
             let stream = TcpStream::connect(server.config.address).await?;
             stream.set_nodelay(true)?;
             io::Result::Ok(stream)
         };
         let stream = timeout(CONNECT, connect).await??;
-        match tls {
+        match server.tls.clone() {
             None => self.exchange(server, stream).await,
             Some(tls) => {
                 let handshake = tls.connector.connect(tls.name, stream);

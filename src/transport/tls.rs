@@ -37,7 +37,21 @@ pub fn read_roots(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     Ok(certificates)
 }
 
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Tls {
+    /// Whether both are clones of one: the same roots, session cache and name.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        self.name == other.name && Arc::ptr_eq(self.connector.config(), other.connector.config())
+    }
+
     /// For a server of this name; `extra_roots` are trusted beside the web's.
     ///
     /// # Errors

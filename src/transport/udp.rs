@@ -234,6 +234,23 @@ impl UdpPool {
     }
 }
 
+impl Drop for UdpPool {
+    fn drop(&mut self) {
+        // Readers hold their sockets, and would wait on them for ever.
+        for port in self
+            .ports
+            .get_mut()
+            .iter()
+            .flatten()
+            .chain(&*self.retired.get_mut())
+        {
+            if let Some(reader) = port.reader.take() {
+                reader.abort();
+            }
+        }
+    }
+}
+
 /// Whether it is this host that is out of something, and not the server that is gone.
 fn is_ours(error: &io::Error) -> bool {
     let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
@@ -14,7 +15,6 @@ use crate::ede::{self, ExtendedError};
 use crate::query::UpstreamEdns;
 use crate::response::{Kind, Response};
 use crate::transport::stream::StreamPool;
-use crate::transport::tls::Tls;
 use crate::transport::udp::{Port, Shared, UdpPool};
 use crate::transport::{Asking, Delivery, Mailbox, Pending, TryError};
 use crate::wire::rcode;
@@ -22,29 +22,41 @@ use crate::wire::rcode;
 /// What is left of the deadline when we give up: the client must hear from us before it is over.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// One worker's transports to every server of the process.
-pub struct Links(Vec<Link>);
+/// One worker's transports to every server of a configuration.
+pub struct Links {
+    links: Vec<Rc<Link>>,
+    shared: Shared,
+}
 
 struct Link {
+    server: Arc<Server>,
     udp: UdpPool,
     stream: StreamPool,
 }
 
 impl Links {
-    /// Nothing is opened before the first query. `tls` gives what a TLS server needs, by the server's index.
+    /// Nothing is opened before the first query; sockets to servers that `previous` has too stay.
     #[must_use]
-    pub fn new(upstreams: &Upstreams, tls: &[Option<Tls>]) -> Self {
-        let shared = Shared::new();
-        let links = upstreams.servers.iter().zip(tls).map(|(server, tls)| Link {
-            udp: UdpPool::new(server.clone(), shared.clone()),
-            stream: StreamPool::new(server.clone(), shared.clone(), tls.clone()),
-        });
-        Self(links.collect())
+    pub fn new(upstreams: &Upstreams, previous: Option<&Self>) -> Self {
+        let shared = previous.map_or_else(Shared::new, |old| old.shared.clone());
+        let link = |server: &Arc<Server>| {
+            let same = |link: &&Rc<Link>| Arc::ptr_eq(&link.server, server);
+            let known = previous.and_then(|old| old.links.iter().find(same).cloned());
+            known.unwrap_or_else(|| {
+                Rc::new(Link {
+                    server: Arc::clone(server),
+                    udp: UdpPool::new(Arc::clone(server), shared.clone()),
+                    stream: StreamPool::new(Arc::clone(server), shared.clone()),
+                })
+            })
+        };
+        let links = upstreams.servers.iter().map(link).collect();
+        Self { links, shared }
     }
 
     /// Forgets what is over; called every now and then.
     pub fn sweep(&self, now: Instant) {
-        for link in &self.0 {
+        for link in &self.links {
             link.udp.sweep(now);
             link.stream.sweep(now);
         }
@@ -58,9 +70,9 @@ impl Links {
         now: Instant,
     ) -> Option<Rc<Port>> {
         match carrier {
-            Carrier::Datagram => self.0[server].udp.send(pending, now),
+            Carrier::Datagram => self.links[server].udp.send(pending, now),
             Carrier::Stream => {
-                self.0[server].stream.send(pending, now);
+                self.links[server].stream.send(pending, now);
                 None
             }
         }
@@ -385,7 +397,7 @@ impl Lookup<'_> {
         let mut of_server = |server: &Server| {
             let last = (0..self.attempts.len())
                 .rev()
-                .find(|&number| self.plan.server(number) == server.index)
+                .find(|&number| std::ptr::eq(self.server(number), server))
                 .map(|number| self.attempts[number].said);
             unreachable &= last == Some(Said::Unreachable);
             let did = match (last, server.state()) {

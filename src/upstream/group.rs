@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use hickory_proto::rr::RecordType;
-use tokio::sync::Notify;
-
 use super::health::State;
 use super::plan::{Candidate, Plan, Tier};
-use super::server::{Make, Server};
+use super::server::Server;
 use crate::config::{GroupConfig, Policy, Probe};
 use crate::metrics::{GroupMetrics, Metrics};
+use hickory_proto::rr::RecordType;
 
 /// Hedges that may be sent at once after a quiet time, so that the first queries a failure meets need not wait.
 const HEDGE_BURST: i64 = 50;
@@ -27,6 +25,8 @@ pub struct Group {
     pub name: Arc<str>,
     /// Its servers, in configured order.
     pub servers: Vec<Arc<Server>>,
+    /// Where they start among all servers.
+    first: usize,
     /// When a single try counts as lost.
     pub try_timeout: Duration,
     /// A query's whole budget.
@@ -45,34 +45,19 @@ pub struct Group {
 }
 
 impl Group {
-    /// The group's servers, numbered from `first`.
-    pub(super) fn make_servers(
+    /// The group of these servers, the first of whom is at `first` among all.
+    pub(super) fn new(
         config: &GroupConfig,
         first: usize,
-        probe_wanted: &Arc<Notify>,
+        servers: Vec<Arc<Server>>,
         metrics: &Metrics,
-        now: Instant,
-    ) -> Vec<Arc<Server>> {
-        let srtt: Arc<[AtomicU32]> = config.servers.iter().map(|_| AtomicU32::new(0)).collect();
-        let make = |(place, server)| {
-            Arc::new(Server::new(Make {
-                index: first + place,
-                config: server,
-                group: &config.name,
-                try_timeout: config.try_timeout,
-                failover: &config.failover,
-                group_srtt: (Arc::clone(&srtt), place),
-                probe_wanted,
-                metrics,
-                now,
-            }))
-        };
-        config.servers.iter().enumerate().map(make).collect()
-    }
-
-    pub(super) fn new(config: &GroupConfig, servers: Vec<Arc<Server>>, metrics: &Metrics) -> Self {
+    ) -> Self {
+        for server in &servers {
+            server.meet(&servers);
+        }
         Self {
             name: Arc::clone(&config.name),
+            first,
             servers,
             try_timeout: config.try_timeout,
             deadline: config.deadline,
@@ -110,32 +95,35 @@ impl Group {
             Policy::RoundRobin => turn as usize % count,
             Policy::Ordered | Policy::Fastest => 0,
         };
-        let mut order: Vec<(State, &Server)> = (0..count)
-            .map(|offset| &*self.servers[(start + offset) % count])
-            .map(|server| (server.state(), server))
-            .filter(|(state, server)| *state != State::Down && !server.looped())
+        let mut order: Vec<(State, &Server, usize)> = (0..count)
+            .map(|offset| (start + offset) % count)
+            .map(|place| (self.servers[place].state(), &*self.servers[place], place))
+            .filter(|(state, server, _)| *state != State::Down && !server.looped())
             .collect();
-        order.sort_by_key(|(state, server)| {
+        order.sort_by_key(|(state, server, _)| {
             let rtt = match self.policy {
                 Policy::Fastest => server.srtt().unwrap_or(Duration::MAX),
                 Policy::Ordered | Policy::RoundRobin => Duration::ZERO,
             };
             (*state, rtt)
         });
-        let (best, _) = *order.first()?;
+        let (best, ..) = *order.first()?;
         let mut at_once = match best {
             State::Unknown => self.start_fanout,
             _ => 1,
         };
         if best == State::Good
             && turn % TRICKLE == TRICKLE - 1
-            && let Some(poor) = order.iter().position(|(state, _)| *state == State::Poor)
+            && let Some(poor) = order.iter().position(|(state, ..)| *state == State::Poor)
         {
             let poor = order.remove(poor);
             order.insert(1, poor);
             at_once = 2;
         }
-        let candidates = order.iter().map(|(_, server)| server.candidate()).collect();
+        let candidates = order
+            .iter()
+            .map(|(_, server, place)| server.candidate(self.first + place))
+            .collect();
         Some(Tier {
             candidates,
             at_once,
@@ -146,8 +134,9 @@ impl Group {
     fn last_resort(&self) -> impl Iterator<Item = Candidate> {
         self.servers
             .iter()
-            .filter(|server| !server.looped())
-            .map(|server| server.candidate())
+            .enumerate()
+            .filter(|(_, server)| !server.looped())
+            .map(|(place, server)| server.candidate(self.first + place))
     }
 
     /// Pays a query's share of hedging in.

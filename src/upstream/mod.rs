@@ -15,13 +15,38 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::Notify;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use crate::config::Config;
+use crate::config::{GroupConfig, Transport};
 use crate::metrics::Metrics;
+use crate::transport::tls::{Tls, read_roots};
 use group::Group;
-use server::Server;
+use server::{Make, Server};
 
-/// All groups and servers of the process.
+/// Why a group cannot be used. Nothing but its TLS can be found wrong before it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// A group's roots cannot be used.
+    #[error("upstreams.{group}.tls_ca {}: {source}; it must be a readable file of PEM certificates", path.display())]
+    TlsCa {
+        /// The group.
+        group: Arc<str>,
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A TLS server's name cannot be used.
+    #[error("server {server}: {source}")]
+    Tls {
+        /// The server.
+        server: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// All groups and servers of a configuration.
 #[derive(Debug)]
 pub struct Upstreams {
     /// Groups, as the configuration orders them; routes refer to them by index.
@@ -30,28 +55,108 @@ pub struct Upstreams {
     pub servers: Vec<Arc<Server>>,
     /// Notified when a probe is due earlier than it was.
     pub probe_wanted: Arc<Notify>,
+    /// The further roots each group trusts.
+    roots: Vec<Vec<CertificateDer<'static>>>,
 }
 
 impl Upstreams {
-    /// The configured groups; nothing is known of any server yet.
-    #[must_use]
-    pub fn new(config: &Config, metrics: &Metrics, now: Instant) -> Self {
-        let probe_wanted = Arc::new(Notify::new());
-        let mut servers = Vec::new();
-        let groups = config
-            .groups
-            .iter()
-            .map(|group| {
-                let members =
-                    Group::make_servers(group, servers.len(), &probe_wanted, metrics, now);
-                servers.extend(members.iter().cloned());
-                Group::new(group, members, metrics)
-            })
-            .collect();
-        Self {
-            groups,
-            servers,
+    /// The configured groups. A server that `previous` has in the same words is the same one, with what is known of
+    /// it; nothing is known of the others yet.
+    ///
+    /// # Errors
+    /// All there are.
+    pub fn new(
+        config: &[GroupConfig],
+        previous: Option<&Self>,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> Result<Self, Vec<UpstreamError>> {
+        let probe_wanted = previous.map_or_else(Arc::default, |old| Arc::clone(&old.probe_wanted));
+        let mut errors = Vec::new();
+        let mut upstreams = Self {
+            groups: Vec::new(),
+            servers: Vec::new(),
             probe_wanted,
+            roots: Vec::new(),
+        };
+        for group in config {
+            let roots = roots_of(group, &mut errors);
+            let old = previous.and_then(|old| old.group(&group.name));
+            let mut servers: Vec<Arc<Server>> = Vec::new();
+            for server in &group.servers {
+                let tls = tls_of(server, &roots, old, &mut errors);
+                let make = Make {
+                    config: server,
+                    tls,
+                    group: &group.name,
+                    try_timeout: group.try_timeout,
+                    failover: &group.failover,
+                    probe_wanted: &upstreams.probe_wanted,
+                    metrics,
+                    now,
+                };
+                let same = |known: &&Arc<Server>| known.is(&make);
+                let known = old.and_then(|(group, _)| group.servers.iter().find(same).cloned());
+                servers.push(known.unwrap_or_else(|| Arc::new(Server::new(make))));
+            }
+            let first = upstreams.servers.len();
+            upstreams.servers.extend(servers.iter().cloned());
+            upstreams
+                .groups
+                .push(Group::new(group, first, servers, metrics));
+            upstreams.roots.push(roots);
+        }
+        if errors.is_empty() {
+            Ok(upstreams)
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// A group and the roots it trusts, by its name.
+    fn group(&self, name: &str) -> Option<(&Group, &[CertificateDer<'static>])> {
+        let index = self.groups.iter().position(|group| &*group.name == name)?;
+        Some((&self.groups[index], &self.roots[index]))
+    }
+}
+
+fn roots_of(group: &GroupConfig, errors: &mut Vec<UpstreamError>) -> Vec<CertificateDer<'static>> {
+    let Some(path) = &group.tls_ca else {
+        return Vec::new();
+    };
+    read_roots(path).unwrap_or_else(|source| {
+        let (group, path) = (Arc::clone(&group.name), path.clone());
+        errors.push(UpstreamError::TlsCa {
+            group,
+            path,
+            source,
+        });
+        Vec::new()
+    })
+}
+
+/// What a TLS server needs: what it has already, if the roots are the same, so that its sessions go on.
+fn tls_of(
+    server: &crate::config::ServerConfig,
+    roots: &[CertificateDer<'static>],
+    old: Option<(&Group, &[CertificateDer<'static>])>,
+    errors: &mut Vec<UpstreamError>,
+) -> Option<Tls> {
+    let Transport::Tls(name) = &server.transport else {
+        return None;
+    };
+    if let Some((group, old_roots)) = old
+        && old_roots == roots
+        && let Some(known) = group.servers.iter().find(|known| known.config == *server)
+    {
+        return known.tls.clone();
+    }
+    match Tls::new(name, roots) {
+        Ok(tls) => Some(tls),
+        Err(source) => {
+            let server = server.to_string();
+            errors.push(UpstreamError::Tls { server, source });
+            None
         }
     }
 }

@@ -15,6 +15,7 @@ use hickory_resolver::net::udp::UdpClientStream;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
@@ -22,11 +23,10 @@ use super::health::{Lost, Reason, State};
 use super::server::{Carrier, Server};
 use crate::config::Transport;
 use crate::route::wire_name;
+use crate::setup::Setup;
 use crate::stub::ConnectedSockets;
 use crate::transport::framing::{Frames, put_frame};
-use crate::transport::tls::Tls;
 use crate::wire::{self, flag};
-use crate::worker::Shared;
 
 /// How often each server is asked whether it leads back to us.
 const LOOP_CHECK: Duration = Duration::from_secs(30);
@@ -79,26 +79,32 @@ impl LoopNames {
     }
 }
 
-/// Sends probes whenever they are due, for ever. `started` is called once the first have left.
-pub async fn run(shared: Arc<Shared>, started: impl FnOnce()) {
+/// Sends probes whenever they are due, for as long as setups may come. `started` is called once the first have left.
+pub async fn run(
+    mut setups: watch::Receiver<Arc<Setup>>,
+    loops: Arc<LoopNames>,
+    started: impl FnOnce(),
+) {
     let mut started = Some(started);
     let mut probes = JoinSet::new();
-    let mut loop_checks: Vec<Instant> = vec![Instant::now(); shared.upstreams.servers.len()];
+    let mut setup = setups.borrow_and_update().clone();
+    // Of the servers there are, by their addresses in memory, which stay as long as they are used.
+    let mut loop_checks: HashMap<usize, Instant> = HashMap::new();
     loop {
         let now = Instant::now();
         let mut next = now + LOOPED_CHECK;
-        for server in &shared.upstreams.servers {
+        for server in &setup.upstreams.servers {
             for carrier in carriers(server) {
                 match server.probe_due(carrier) {
                     Some(due) if due <= now => {
                         server.probe_sent(carrier);
-                        probes.spawn(probe(Arc::clone(&shared), Arc::clone(server), carrier));
+                        probes.spawn(probe(Arc::clone(&setup), Arc::clone(server), carrier));
                     }
                     Some(due) => next = next.min(due),
                     None => {}
                 }
             }
-            let due = &mut loop_checks[server.index];
+            let due = loop_checks.entry(address(server)).or_insert(now);
             if *due <= now {
                 *due = now
                     + if server.looped() {
@@ -106,7 +112,8 @@ pub async fn run(shared: Arc<Shared>, started: impl FnOnce()) {
                     } else {
                         LOOP_CHECK
                     };
-                probes.spawn(check_loop(Arc::clone(&shared), Arc::clone(server)));
+                let (setup, loops) = (Arc::clone(&setup), Arc::clone(&loops));
+                probes.spawn(check_loop(setup, loops, Arc::clone(server)));
             }
             next = next.min(*due);
         }
@@ -115,10 +122,22 @@ pub async fn run(shared: Arc<Shared>, started: impl FnOnce()) {
         }
         tokio::select! {
             () = sleep_until(next.into()) => {}
-            () = shared.upstreams.probe_wanted.notified() => {}
+            () = setup.upstreams.probe_wanted.notified() => {}
             Some(_) = probes.join_next(), if !probes.is_empty() => {}
+            changed = setups.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                setup = setups.borrow_and_update().clone();
+                let there: Vec<_> = setup.upstreams.servers.iter().map(address).collect();
+                loop_checks.retain(|server, _| there.contains(server));
+            }
         }
     }
+}
+
+fn address(server: &Arc<Server>) -> usize {
+    Arc::as_ptr(server).addr()
 }
 
 /// The transports that are probed: the one queries take, and TCP beside UDP once it has failed there.
@@ -133,8 +152,8 @@ fn carriers(server: &Server) -> impl Iterator<Item = Carrier> {
 }
 
 /// One health probe; whatever comes back, the server is alive.
-async fn probe(shared: Arc<Shared>, server: Arc<Server>, carrier: Carrier) {
-    let group = shared
+async fn probe(setup: Arc<Setup>, server: Arc<Server>, carrier: Carrier) {
+    let group = setup
         .upstreams
         .groups
         .iter()
@@ -142,9 +161,8 @@ async fn probe(shared: Arc<Shared>, server: Arc<Server>, carrier: Carrier) {
     let Some(group) = group else { return };
     let (name, record_type) = group.probe_question();
     let sent = Instant::now();
-    let tls = shared.tls[server.index].clone();
     let question = Query::query(name.clone(), record_type);
-    let answer = timeout(server.try_timeout, ask(&server, carrier, tls, question)).await;
+    let answer = timeout(server.try_timeout, ask(&server, carrier, question)).await;
     let now = Instant::now();
     match answer {
         Ok(Ok(())) => server.probe_answered(carrier, now, now - sent),
@@ -179,24 +197,19 @@ async fn probe(shared: Arc<Shared>, server: Arc<Server>, carrier: Carrier) {
 }
 
 /// Asks for a name nobody else knows, and looks whether the question arrives at our own listeners.
-async fn check_loop(shared: Arc<Shared>, server: Arc<Server>) {
+async fn check_loop(setup: Arc<Setup>, loops: Arc<LoopNames>, server: Arc<Server>) {
     let label = format!("{:016x}", fastrand::u64(..));
-    let zone = shared.zone_of(&server.group);
+    let zone = setup.zone_of(&server.group);
     // A zone too long for the name in front of it is left unchecked.
     let Ok(name) = Name::from_ascii(format!("{label}.nodens.invalid.{zone}")) else {
         return;
     };
     let wire = wire_name(&name);
-    shared.loops.expect(wire.clone());
-    let tls = shared.tls[server.index].clone();
+    loops.expect(wire.clone());
     let question = Query::query(name, RecordType::TXT);
     // Lost or answered, what matters is whether we saw it.
-    let _ = timeout(
-        server.try_timeout,
-        ask(&server, server.carrier(), tls, question),
-    )
-    .await;
-    let came_back = shared.loops.take(&wire);
+    let _ = timeout(server.try_timeout, ask(&server, server.carrier(), question)).await;
+    let came_back = loops.take(&wire);
     if came_back && !server.looped() {
         tracing::error!(
             group = &*server.group,
@@ -208,12 +221,7 @@ async fn check_loop(shared: Arc<Shared>, server: Arc<Server>) {
     server.set_looped(came_back, Instant::now());
 }
 
-async fn ask(
-    server: &Server,
-    carrier: Carrier,
-    tls: Option<Tls>,
-    question: Query,
-) -> io::Result<()> {
+async fn ask(server: &Server, carrier: Carrier, question: Query) -> io::Result<()> {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message.add_query(question);
@@ -221,7 +229,7 @@ async fn ask(
     edns.set_max_payload(1232);
     message.set_edns(edns);
     let address = server.config.address;
-    match (carrier, &server.config.transport, tls) {
+    match (carrier, &server.config.transport, server.tls.clone()) {
         (Carrier::Datagram, _, _) => {
             let exchange = UdpClientStream::builder(address, ConnectedSockets::default())
                 .with_timeout(Some(server.try_timeout))

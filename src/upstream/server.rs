@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::health::{Fine, Health, Lost, Reason, State};
 use super::plan::Candidate;
 use crate::config::{FailoverConfig, ServerConfig, Transport};
 use crate::metrics::{HealthMetrics, Metrics, ServerMetrics};
+use crate::transport::tls::Tls;
 
 /// How a message travels; the health of the two is kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -38,13 +40,16 @@ impl Carrier {
     }
 }
 
-/// A server.
+/// A smoothed round-trip time in microseconds, 0 for none yet.
+type Srtt = Arc<AtomicU32>;
+
+/// A server. It outlives the configurations that name it in the same words.
 #[derive(Debug)]
 pub struct Server {
-    /// Position in the process's list of servers.
-    pub index: usize,
     /// Where and how.
     pub config: ServerConfig,
+    /// What its TLS connections need, if it is spoken to over TLS.
+    pub tls: Option<Tls>,
     /// The group's name.
     pub group: Arc<str>,
     /// As the configuration writes it: the label of metrics, and the name in extended errors.
@@ -55,8 +60,9 @@ pub struct Server {
     pub metrics: ServerMetrics,
     failover: FailoverConfig,
     carriers: [Belief; 2],
-    /// Smoothed round-trip times of the whole group in microseconds, 0 for none, and this server's place among them.
-    group_srtt: (Arc<[AtomicU32]>, usize),
+    srtt: Srtt,
+    /// Those of the group's other servers, by which it is judged slow.
+    other_srtts: ArcSwap<Vec<Srtt>>,
     /// Wakes whoever sends probes.
     probe_wanted: Arc<Notify>,
     /// Whether its answers come from ourselves.
@@ -94,12 +100,11 @@ pub struct HealthReport {
 
 /// What a server is made from.
 pub(super) struct Make<'a> {
-    pub(super) index: usize,
     pub(super) config: &'a ServerConfig,
+    pub(super) tls: Option<Tls>,
     pub(super) group: &'a Arc<str>,
     pub(super) try_timeout: Duration,
     pub(super) failover: &'a FailoverConfig,
-    pub(super) group_srtt: (Arc<[AtomicU32]>, usize),
     pub(super) probe_wanted: &'a Arc<Notify>,
     pub(super) metrics: &'a Metrics,
     pub(super) now: Instant,
@@ -115,18 +120,42 @@ impl Server {
             metrics: make.metrics.health(make.group, &label, carrier.name()),
         };
         Self {
-            index: make.index,
             config: make.config.clone(),
+            tls: make.tls,
             group: Arc::clone(make.group),
             try_timeout: make.try_timeout,
             metrics: make.metrics.server(make.group, &label),
             failover: make.failover.clone(),
             carriers: Carrier::ALL.map(belief),
-            group_srtt: make.group_srtt,
+            srtt: Arc::default(),
+            other_srtts: ArcSwap::default(),
             probe_wanted: Arc::clone(make.probe_wanted),
             looped: AtomicBool::new(false),
             label,
         }
+    }
+
+    /// Whether `make` would give the same server, so that what is known of this one holds.
+    pub(super) fn is(&self, make: &Make<'_>) -> bool {
+        let same_tls = match (&self.tls, &make.tls) {
+            (None, None) => true,
+            (Some(own), Some(other)) => own.same(other),
+            _ => false,
+        };
+        self.config == *make.config
+            && self.group == *make.group
+            && self.try_timeout == make.try_timeout
+            && self.failover == *make.failover
+            && same_tls
+    }
+
+    /// Tells it who else is in its group now.
+    pub(super) fn meet(&self, group: &[Arc<Self>]) {
+        let others = group
+            .iter()
+            .map(|server| &server.srtt)
+            .filter(|srtt| !Arc::ptr_eq(srtt, &self.srtt));
+        self.other_srtts.store(Arc::new(others.cloned().collect()));
     }
 
     /// The transport its queries take at first.
@@ -157,21 +186,17 @@ impl Server {
     /// Smoothed round-trip time; none if it was never timed.
     #[must_use]
     pub fn srtt(&self) -> Option<Duration> {
-        let (all, own) = &self.group_srtt;
-        match all[*own].load(Ordering::Relaxed) {
-            0 => None,
-            micros => Some(Duration::from_micros(u64::from(micros))),
-        }
+        known(&self.srtt)
     }
 
-    /// This server as a query's plan sees it.
+    /// This server as a query's plan sees it; `index` is its position among all servers.
     #[must_use]
-    pub fn candidate(&self) -> Candidate {
+    pub fn candidate(&self, index: usize) -> Candidate {
         let micros = self.carriers[self.carrier() as usize]
             .hedge_micros
             .load(Ordering::Relaxed);
         Candidate {
-            server: self.index,
+            server: index,
             hedge_delay: Duration::from_micros(u64::from(micros)),
         }
     }
@@ -314,8 +339,7 @@ impl Server {
         if carrier == self.carrier()
             && let Some(srtt) = srtt
         {
-            let (all, own) = &self.group_srtt;
-            all[*own].store(micros(srtt).max(1), Ordering::Relaxed);
+            self.srtt.store(micros(srtt).max(1), Ordering::Relaxed);
         }
         if probe_after.is_some() && probe_after != probe_before {
             self.probe_wanted.notify_one();
@@ -362,15 +386,14 @@ impl Server {
     }
 
     fn best_other_srtt(&self) -> Option<Duration> {
-        let (all, own) = &self.group_srtt;
-        all.iter()
-            .enumerate()
-            .filter(|(index, _)| index != own)
-            .filter_map(|(_, micros)| match micros.load(Ordering::Relaxed) {
-                0 => None,
-                micros => Some(Duration::from_micros(u64::from(micros))),
-            })
-            .min()
+        self.other_srtts.load().iter().filter_map(known).min()
+    }
+}
+
+fn known(srtt: &Srtt) -> Option<Duration> {
+    match srtt.load(Ordering::Relaxed) {
+        0 => None,
+        micros => Some(Duration::from_micros(u64::from(micros))),
     }
 }
 

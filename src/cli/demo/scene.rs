@@ -86,7 +86,7 @@ impl Scene {
         let yaml = configuration(&servers);
         let config = Config::from_yaml(&yaml).context("the demo's configuration")?;
         let app = App::start(config).await.context("the proxy")?;
-        let listen = app.listen.first().copied();
+        let listen = app.listen().first().copied();
         Ok(Self {
             listen: listen.context("the proxy listens nowhere")?,
             app,
@@ -144,7 +144,8 @@ impl Scene {
     /// What the proxy believes of each server now, over the transport its queries take.
     pub(super) fn health(&self) -> Vec<Health> {
         let now = std::time::Instant::now();
-        let servers = self.app.shared.upstreams.servers.iter();
+        let setup = self.app.shared.current.load();
+        let servers = setup.upstreams.servers.iter();
         servers
             .map(|server| Health {
                 group: server.group.to_string(),

@@ -1,0 +1,212 @@
+//! An address that is served: its sockets, and how they are handed to a successor without losing a client.
+//!
+//! Two instances may share an address (`handover`): the kernel spreads clients over the sockets of both. The one that
+//! ends has to see to it that nothing is left in a socket of its own when that closes:
+//! - UDP: [`crate::socket::stop_receiving`] turns new datagrams to the other; what was queued is answered.
+//! - TCP: closing a listener resets the connections in its queue, so new ones are steered to the other's listener first
+//!   ([`crate::socket::steer`]), and what waits is accepted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use socket2::Socket;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::listener::Ending;
+use crate::socket::{self, Claim, UdpOptions};
+use crate::worker::Sockets;
+
+/// How often a free port is looked for when `listen` says 0: TCP may have what UDP just got.
+const PORT_ATTEMPTS: usize = 20;
+
+/// Handshakes with a listener that is steered away from are over after this: each takes one round trip, on the node a
+/// fraction of a millisecond. Without the pause a connection that completes late would be reset.
+const HANDSHAKES: Duration = Duration::from_millis(50);
+
+/// A worker that has not closed its listener after this is stuck, and must not hold up the others.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// How often we look whether an earlier instance is gone.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// An address that is served. Dropping it leaves the sockets to the workers.
+#[derive(Debug)]
+pub struct Listening {
+    /// As configured.
+    pub wanted: SocketAddr,
+    /// With the port that was taken.
+    pub address: SocketAddr,
+    /// None while an earlier instance serves it too.
+    claim: Arc<Mutex<Option<Claim>>>,
+    /// The workers' listening TCP sockets, in the order in which they began to listen.
+    tcp: Vec<Socket>,
+    endings: Vec<Ending>,
+    /// Whether there may be a successor.
+    handover: bool,
+}
+
+/// Sockets that are bound and not served yet: one pair a worker.
+#[derive(Debug)]
+pub struct Bound {
+    wanted: SocketAddr,
+    address: SocketAddr,
+    claim: Option<Claim>,
+    pairs: Vec<(Socket, Socket)>,
+    handover: bool,
+}
+
+impl Bound {
+    /// Binds an address, without taking clients' queries from anybody yet but those who share the port.
+    ///
+    /// # Errors
+    /// `AddrInUse` if another instance or program is there, unless `handover` allows the former; else those of the
+    /// kernel.
+    pub fn bind(config: &Config, wanted: SocketAddr) -> io::Result<Self> {
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let options = UdpOptions {
+            receive_buffer: size(config.udp.receive_buffer),
+            send_buffer: size(config.udp.send_buffer),
+        };
+        let mut attempts = if wanted.port() == 0 { PORT_ATTEMPTS } else { 1 };
+        let (address, udp, tcp) = loop {
+            attempts -= 1;
+            if wanted.port() != 0 && !config.handover {
+                socket::check_free(wanted)?;
+            }
+            let (udp, granted) = socket::listen_udp(wanted, options)?;
+            if granted < options.receive_buffer {
+                tracing::warn!(
+                    address = %wanted,
+                    wanted = options.receive_buffer,
+                    granted,
+                    "the kernel grants a smaller receive buffer than udp.receive_buffer; raise the sysctl net.core.rmem_max"
+                );
+            }
+            let bound = udp
+                .local_addr()?
+                .as_socket()
+                .ok_or(io::ErrorKind::AddrNotAvailable)?;
+            let address = SocketAddr::new(wanted.ip(), bound.port());
+            match socket::listen_tcp(address) {
+                Ok(tcp) => break (address, udp, tcp),
+                Err(error) if attempts == 0 => return Err(error),
+                Err(_) => {}
+            }
+        };
+        let claim = match Claim::take(address) {
+            Ok(claim) => Some(claim),
+            Err(error) if config.handover && error.kind() == io::ErrorKind::AddrInUse => None,
+            Err(error) => return Err(error),
+        };
+        let mut pairs = vec![(udp, tcp)];
+        for _ in 1..config.workers.get() {
+            let udp = socket::listen_udp(address, options)?.0;
+            pairs.push((udp, socket::listen_tcp(address)?));
+        }
+        Ok(Self {
+            wanted,
+            address,
+            claim,
+            pairs,
+            handover: config.handover,
+        })
+    }
+
+    /// The address, with the port that was taken.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Splits it into what each worker serves, and the whole.
+    ///
+    /// # Errors
+    /// If there are no file descriptors left.
+    pub fn split(self) -> io::Result<(Listening, Vec<Sockets>)> {
+        let stop = CancellationToken::new();
+        let (mut tcp, mut endings, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
+        for (udp, listener) in self.pairs {
+            let ending = Ending {
+                stop: stop.clone(),
+                ..Ending::default()
+            };
+            tcp.push(listener.try_clone()?);
+            endings.push(ending.clone());
+            sockets.push(Sockets {
+                udp,
+                tcp: listener,
+                ending,
+            });
+        }
+        let listening = Listening {
+            wanted: self.wanted,
+            address: self.address,
+            claim: Arc::new(Mutex::new(self.claim)),
+            tcp,
+            endings,
+            handover: self.handover,
+        };
+        Ok((listening, sockets))
+    }
+}
+
+impl Listening {
+    /// Whether an earlier instance serves the address too.
+    #[must_use]
+    pub fn shared(&self) -> bool {
+        self.claim
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+    }
+
+    /// Waits until no earlier instance serves the address, and makes it ours alone: an instance that ends leaves its
+    /// steering behind.
+    pub fn take_over(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (claim, address) = (Arc::clone(&self.claim), self.address);
+        let listener = self.tcp.first().and_then(|tcp| tcp.try_clone().ok());
+        async move {
+            let taken = loop {
+                match Claim::take(address) {
+                    Ok(taken) => break taken,
+                    Err(_) => sleep(LOOK).await,
+                }
+            };
+            if let Some(listener) = listener
+                && let Err(error) = socket::stop_steering(&listener)
+            {
+                tracing::warn!(%address, %error, "new TCP connections may go to one worker only");
+            }
+            *claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
+            tracing::info!(%address, "the earlier instance is gone");
+        }
+    }
+
+    /// Ends it: queries that came are answered, and a successor on the same address gets all others.
+    pub async fn end(mut self) {
+        for ending in &self.endings {
+            ending.stop.cancel();
+        }
+        // While an earlier instance is there too, the order of the listeners is not known.
+        let steers = self.handover && !self.shared();
+        // We began to listen before any successor: ours are the first, and the one behind them is the successor's. The
+        // last is closed first, so that this stays so. Without a successor nothing is steered.
+        while let (Some(ending), Some(tcp)) = (self.endings.pop(), self.tcp.pop()) {
+            if steers {
+                let behind = u32::try_from(self.tcp.len() + 1).unwrap_or(u32::MAX);
+                if let Err(error) = socket::steer(&tcp, behind) {
+                    tracing::debug!(%error, "new connections cannot be steered to a successor");
+                }
+                sleep(HANDSHAKES).await;
+            }
+            ending.close.cancel();
+            if timeout(CLOSING, ending.closed.cancelled()).await.is_err() {
+                tracing::warn!(address = %self.address, "a worker does not close its listener");
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A changed configuration, put in force while we run.
+//!
+//! Owns the question whether the files changed. They are read, not watched: a `ConfigMap` arrives by a swap of symlinks
+//! that no watch on the file itself sees, and a read of a few kilobytes a second costs nothing. A file that is being
+//! written is not taken until it stays as it is for a second. SIGHUP takes everything at once, changed or not.
+//!
+//! Limits: files that cannot be read count as changed, which the configuration's own errors then tell.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::app::App;
+use crate::config::{Config, Flags, load};
+use crate::metrics::Metrics;
+
+/// How often the files are read.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What became of the last change, for /status.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ReloadStatus {
+    /// Configurations put in force since the start, the first included.
+    pub taken: u64,
+    /// Every mistake in the files as they are now; none if they are in force.
+    pub mistakes: Vec<String>,
+    /// Keys that were changed and take a restart.
+    pub restart_needed: Vec<&'static str>,
+}
+
+/// What became of changes so far.
+#[derive(Debug, Default)]
+pub struct Reloads(Mutex<ReloadStatus>);
+
+impl Reloads {
+    /// As of now.
+    #[must_use]
+    pub fn status(&self) -> ReloadStatus {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ReloadStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A configuration is in force, but for these keys.
+    pub fn taken(&self, metrics: &Metrics, restart_needed: Vec<&'static str>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = now.map_or(0, |now| now.as_secs());
+        let (timestamp, waiting) = (i64::try_from(seconds), i64::try_from(restart_needed.len()));
+        metrics.reload_timestamp.set(timestamp.unwrap_or(i64::MAX));
+        metrics.restart_needed.set(waiting.unwrap_or(i64::MAX));
+        metrics.reload_success.set(1);
+        let mut status = self.lock();
+        status.taken += 1;
+        status.mistakes.clear();
+        status.restart_needed = restart_needed;
+    }
+
+    /// The files hold mistakes; what was in force stays.
+    fn refused(&self, metrics: &Metrics, mistakes: Vec<String>) {
+        for mistake in &mistakes {
+            tracing::error!("the changed configuration is not used: {mistake}");
+        }
+        metrics.reload_success.set(0);
+        self.lock().mistakes = mistakes;
+    }
+}
+
+/// Each file and what it held; none if it could not be read.
+type Contents = BTreeMap<PathBuf, Option<Vec<u8>>>;
+
+fn read<'a>(file: Option<&'a Path>, config: &'a Config) -> Contents {
+    let all = file.into_iter().chain(config.files().map(PathBuf::as_path));
+    all.map(|file| (file.to_owned(), fs::read(file).ok()))
+        .collect()
+}
+
+/// Whether files changed, and stay as they are.
+#[derive(Default)]
+struct Changes {
+    taken: Contents,
+    seen: Contents,
+}
+
+impl Changes {
+    /// These contents are dealt with.
+    fn take(&mut self, contents: Contents) {
+        self.seen.clone_from(&contents);
+        self.taken = contents;
+    }
+
+    /// Whether these contents are new and were the same the last time. A file that was not looked at before is new to us
+    /// only: it was named by a configuration that was read together with it.
+    fn settled(&mut self, contents: Contents) -> bool {
+        let same = contents == self.seen;
+        self.seen = contents;
+        for (file, content) in &self.seen {
+            if !self.taken.contains_key(file) {
+                self.taken.insert(file.clone(), content.clone());
+            }
+        }
+        let differs = |(file, content)| self.taken.get(file) != Some(content);
+        same && self.seen.iter().any(differs)
+    }
+}
+
+/// Puts changed configurations in force, for ever; `asked` has it done at once.
+pub async fn run(app: &mut App, flags: &Flags, asked: &Notify) {
+    let file = flags.config_file.as_deref();
+    let mut changes = Changes::default();
+    changes.take(read(file, &app.shared.current.load().config));
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let at_once = tokio::select! {
+            _ = looks.tick() => false,
+            () = asked.notified() => true,
+        };
+        let contents = read(file, &app.shared.current.load().config);
+        if at_once || changes.settled(contents.clone()) {
+            // Read before the configuration is: should a file change in between, the next look sees it.
+            changes.take(contents);
+            reload(app, flags).await;
+        }
+    }
+}
+
+/// Puts the configuration as it is now in force, or says why not.
+pub async fn reload(app: &mut App, flags: &Flags) {
+    let loaded = match load(flags) {
+        Ok(loaded) => loaded,
+        Err(errors) => {
+            let mistakes = errors.iter().map(ToString::to_string).collect();
+            return app.reloads.refused(&app.shared.metrics, mistakes);
+        }
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match app.reload(loaded.config).await {
+        Ok(fixed) => {
+            for key in &fixed {
+                tracing::warn!(
+                    key,
+                    "this key changed, and takes a restart; it stays as it is"
+                );
+            }
+            let (config, listen) = (&app.shared.current.load().config, app.listen());
+            let listen: Vec<String> = listen.iter().map(ToString::to_string).collect();
+            tracing::info!(
+                listen = listen.join(" "),
+                routes = config.routes.len(),
+                groups = config.groups.len(),
+                "the changed configuration is in force"
+            );
+            app.reloads.taken(&app.shared.metrics, fixed);
+        }
+        Err(errors) => {
+            let mistakes = errors.0.iter().map(ToString::to_string).collect();
+            app.reloads.refused(&app.shared.metrics, mistakes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(files: &[(&str, &str)]) -> Contents {
+        let one =
+            |(file, text): &(&str, &str)| (PathBuf::from(file), Some(text.as_bytes().to_vec()));
+        files.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_change_counts_once_it_has_settled() {
+        let mut changes = Changes::default();
+        changes.take(contents(&[("a", "1")]));
+        assert!(!changes.settled(contents(&[("a", "1")])), "as it was");
+        assert!(!changes.settled(contents(&[("a", "2")])), "being written");
+        assert!(!changes.settled(contents(&[("a", "23")])), "still written");
+        assert!(changes.settled(contents(&[("a", "23")])), "whole");
+        changes.take(contents(&[("a", "23")]));
+        assert!(!changes.settled(contents(&[("a", "23")])), "dealt with");
+    }
+
+    #[test]
+    fn a_change_that_is_taken_back_is_none() {
+        let mut changes = Changes::default();
+        changes.take(contents(&[("a", "1")]));
+        assert!(!changes.settled(contents(&[("a", "2")])));
+        assert!(!changes.settled(contents(&[("a", "1")])));
+        assert!(!changes.settled(contents(&[("a", "1")])));
+    }
+
+    #[test]
+    fn a_file_that_is_named_anew_is_no_change_but_what_comes_into_it_is() {
+        let mut changes = Changes::default();
+        changes.take(contents(&[("a", "1")]));
+        let both = contents(&[("a", "1"), ("resolv.conf", "x")]);
+        assert!(!changes.settled(both.clone()));
+        assert!(!changes.settled(both));
+        let later = contents(&[("a", "1"), ("resolv.conf", "y")]);
+        assert!(!changes.settled(later.clone()));
+        assert!(changes.settled(later));
+    }
+
+    #[test]
+    fn a_file_that_vanishes_is_a_change() {
+        let mut changes = Changes::default();
+        changes.take(contents(&[("a", "1")]));
+        let gone: Contents = [(PathBuf::from("a"), None)].into();
+        assert!(!changes.settled(gone.clone()));
+        assert!(changes.settled(gone));
+    }
+}

@@ -1,0 +1,92 @@
+//! One configuration and what is made from it. A reload makes another one and puts it in this one's place, as a whole.
+//!
+//! Owns no sockets and no threads. What must outlive a reload (the cache, metrics, clients' connections) is in
+//! [`crate::worker::Shared`]; servers that the new configuration names in the same words are taken over with their health.
+
+use std::time::Instant;
+
+use crate::config::Config;
+use crate::local::LocalZone;
+use crate::metrics::Metrics;
+use crate::route::{Routes, TooManyZones};
+use crate::upstream::{UpstreamError, Upstreams};
+use crate::wire::rr;
+
+/// A configuration in force, and what it is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// As validated.
+    pub config: Config,
+    /// Zone → groups.
+    pub routes: Routes,
+    /// Groups, servers and their health.
+    pub upstreams: Upstreams,
+    /// Names answered here.
+    pub local: LocalZone,
+}
+
+/// Why a valid configuration cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// A group cannot be used.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// Its routes cannot be told apart from earlier ones.
+    #[error(transparent)]
+    Zones(#[from] TooManyZones),
+}
+
+impl Setup {
+    /// What `config` describes, taking over what `previous` has in the same words.
+    ///
+    /// # Errors
+    /// All there are.
+    pub fn new(
+        config: Config,
+        previous: Option<&Self>,
+        metrics: &Metrics,
+        now: Instant,
+    ) -> Result<Self, Vec<SetupError>> {
+        let known = previous.map(|old| (&old.routes, &old.config));
+        let routes = Routes::replacing(&config, known).map_err(|error| vec![error.into()])?;
+        let known = previous.map(|old| &old.upstreams);
+        let upstreams = Upstreams::new(&config.groups, known, metrics, now)
+            .map_err(|errors| errors.into_iter().map(SetupError::from).collect::<Vec<_>>())?;
+        let version = env!("CARGO_PKG_VERSION");
+        let local = LocalZone::new(&config.records, &config.node_name, version);
+        Ok(Self {
+            config,
+            routes,
+            upstreams,
+            local,
+        })
+    }
+
+    /// Whether an answer for a lower-cased wire name, cached by way of `other`'s route `index`, may be served under this
+    /// configuration.
+    #[must_use]
+    pub fn keeps(&self, name: &[u8], index: u16, other: &Self) -> bool {
+        self.routes.keeps(name, index, &other.routes) && !self.local.owns(name, 0, rr::IN)
+    }
+
+    /// Whether it keeps everything cached under `other`.
+    #[must_use]
+    pub fn keeps_all(&self, other: &Self) -> bool {
+        self.routes.same_as(&other.routes) && self.config.records == other.config.records
+    }
+
+    /// The zone through which a group is reached: the root if any route of it is, written as the end of a name.
+    #[must_use]
+    pub fn zone_of(&self, group: &str) -> &str {
+        let reaches = |route: &&crate::route::Route| {
+            let mut tiers = route.tiers.iter();
+            tiers.any(|&tier| &*self.upstreams.groups[tier].name == group)
+        };
+        let routes = self.routes.iter().filter(reaches);
+        routes
+            .map(|route| route.zone.as_str())
+            .min_by_key(|zone| zone.len())
+            .unwrap_or(".")
+            .trim_start_matches('.')
+    }
+}
