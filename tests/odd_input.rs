@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::dns::{
@@ -12,7 +12,7 @@ use common::dns::{
     wire_name,
 };
 use common::stand_in::StandIn;
-use common::{Nodens, TempDir, free_address, serve_and_fail};
+use common::{Nodens, TempDir, free_address, free_sockets, serve_and_fail};
 
 const BOTH: [Over; 2] = [Over::Udp, Over::Tcp];
 
@@ -718,9 +718,10 @@ fn refuse_to_start(name: &str, config: &str, taken: &[(&str, String)]) -> TempDi
 
 #[test]
 fn a_listen_address_in_use_ends_it_with_2() {
-    let (free, by_udp, by_tcp) = (free_address(), free_address(), free_address());
-    let _udp = UdpSocket::bind(by_udp).expect("a free address");
-    let _tcp = TcpListener::bind(by_tcp).expect("a free address");
+    let free = free_address();
+    let ((udp, _), (_, tcp)) = (free_sockets(), free_sockets());
+    let by_udp = udp.local_addr().expect("it is bound");
+    let by_tcp = tcp.local_addr().expect("it is bound");
     for (name, listen, taken) in [
         ("held over UDP", vec![by_udp], vec![by_udp]),
         ("held over TCP", vec![by_tcp], vec![by_tcp]),

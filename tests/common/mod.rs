@@ -48,16 +48,21 @@ fn next_number() -> u32 {
 }
 
 /// An address in 127.0.0.0/8 with a port that is free over UDP and TCP. Each call gives another IP address, apart from
-/// those that other test processes get, so nobody can take the port before the caller does.
+/// those that other test processes get, so hardly anybody can take the port before the caller does.
 pub(crate) fn free_address() -> SocketAddr {
+    let (socket, _listener) = free_sockets();
+    socket.local_addr().expect("it is bound")
+}
+
+/// Sockets bound to such an address.
+pub(crate) fn free_sockets() -> (UdpSocket, TcpListener) {
     let [_, high, low, _] = std::process::id().to_be_bytes();
     let number = u8::try_from(next_number() % 254 + 1).expect("at most 254");
     let ip = IpAddr::V4(Ipv4Addr::new(127, 64 | high & 0x3f, low, number));
     wait_for("a port that is free over UDP and TCP", || {
         let listener = TcpListener::bind((ip, 0)).ok()?;
-        let address = listener.local_addr().ok()?;
-        UdpSocket::bind(address).ok()?;
-        Some(address)
+        let socket = UdpSocket::bind(listener.local_addr().ok()?).ok()?;
+        Some((socket, listener))
     })
 }
 
@@ -154,14 +159,19 @@ impl Process {
         kilobytes * 1024
     }
 
-    /// Sends SIGTERM and returns how the process ended.
-    pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let kill = format!("kill -TERM {}", self.child.id());
+    /// Sends a signal, by its name without SIG.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
         let sent = Command::new("sh")
             .args(["-c", &kill])
             .status()
             .expect("sh runs");
         assert!(sent.success(), "{kill}: {sent}");
+    }
+
+    /// Sends SIGTERM and returns how the process ended.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.signal("TERM");
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self
@@ -253,11 +263,14 @@ impl Nodens {
 
     /// Starts it on the given addresses and waits until it is ready.
     pub(crate) fn start_on(listen: &[&str], yaml: &str) -> Self {
+        Self::start_at(listen, "127.0.0.1:0", yaml)
+    }
+
+    /// The same with an admin address of one's own.
+    pub(crate) fn start_at(listen: &[&str], admin: &str, yaml: &str) -> Self {
         let dir = TempDir::new();
         let socket = dir.path("nodens.sock");
-        let mut config = format!("listen: {listen:?}\nadmin: \"127.0.0.1:0\"\n");
-        writeln!(config, "socket: {}\n{yaml}", socket.display()).expect("a String grows");
-        let config = dir.write("nodens.yaml", &config);
+        let config = dir.write("nodens.yaml", &configuration(listen, admin, &socket, yaml));
         let mut command = nodens();
         command.args(["serve", "--config"]).arg(&config);
         let mut process = Process::spawn("nodens", &mut command, dir.path("nodens.log"));
@@ -284,6 +297,25 @@ impl Nodens {
             listen,
             admin,
         }
+    }
+
+    /// Replaces its configuration's file by one with these addresses, as a whole.
+    pub(crate) fn rewrite(&self, listen: &[&str], yaml: &str) {
+        let text = configuration(listen, "127.0.0.1:0", &self.path("nodens.sock"), yaml);
+        let new = self.dir.write("new.yaml", &text);
+        fs::rename(&new, self.path("nodens.yaml")).expect("files of one directory");
+    }
+
+    /// Has it read its configuration now.
+    pub(crate) fn hang_up(&self) {
+        self.process.signal("HUP");
+    }
+
+    /// What /status says.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let (status, body) = self.get("/status");
+        assert_eq!(status, 200, "/status: {body}");
+        serde_json::from_str(&body).expect("/status is JSON")
     }
 
     /// The first address it serves.
@@ -348,6 +380,11 @@ impl Nodens {
     pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
         (self.process.terminate(), self.log())
     }
+}
+
+fn configuration(listen: &[&str], admin: &str, socket: &Path, yaml: &str) -> String {
+    let socket = socket.display();
+    format!("listen: {listen:?}\nadmin: \"{admin}\"\nsocket: {socket}\n{yaml}\n")
 }
 
 fn address(value: &serde_json::Value) -> Option<SocketAddr> {

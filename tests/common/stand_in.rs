@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use super::dns::{Over, failure, question_end, rcode, read_frame, send_frame, tcp_to, wire_name};
-use super::free_address;
+use super::free_sockets;
 
 /// Given a query and how it came: the messages to send back, in this order.
 type Answer = dyn Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync;
@@ -31,9 +31,8 @@ impl StandIn {
     where
         F: Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync + 'static,
     {
-        let address = free_address();
-        let socket = UdpSocket::bind(address).expect("the address is free");
-        let listener = TcpListener::bind(address).expect("the address is free");
+        let (socket, listener) = free_sockets();
+        let address = socket.local_addr().expect("it is bound");
         let state = Arc::new(State {
             answer: Box::new(answer),
             asked: Mutex::default(),
