@@ -22,8 +22,10 @@ use crate::config::Config;
 use crate::listener::tcp;
 use crate::listening::{Bound, Listening};
 use crate::metrics::Metrics;
+use crate::node::{Node, NodeError, Successor};
 use crate::reload::Reloads;
 use crate::setup::{Setup, SetupError};
+use crate::socket;
 use crate::upstream::probe::{self, LoopNames};
 use crate::worker::{self, Command, Heartbeat, Shared, Sockets};
 
@@ -59,6 +61,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The node cannot be set up.
+    #[error(transparent)]
+    Node(#[from] NodeError),
     /// The configuration cannot be put in force.
     #[error(transparent)]
     Setup(#[from] SetupError),
@@ -103,6 +108,7 @@ pub struct App {
     stop: CancellationToken,
     workers: Vec<Thread>,
     setups: watch::Sender<Arc<Setup>>,
+    node: Option<Arc<Node>>,
     _admin: Admin,
     tasks: JoinSet<()>,
 }
@@ -114,7 +120,7 @@ struct Thread {
 }
 
 impl App {
-    /// Binds everything, then starts everything, on the current runtime and on one thread a worker.
+    /// Sets up the node, binds everything, then starts everything, on the current runtime and on one thread a worker.
     ///
     /// # Errors
     /// All reasons at once; nothing is left running.
@@ -123,6 +129,19 @@ impl App {
         reason = "it spawns, so it must be called on a runtime"
     )]
     pub async fn start(config: Config) -> Result<Self, StartErrors> {
+        let node = config.node.as_ref().map(Node::ensure_interface);
+        let node = node
+            .transpose()
+            .map_err(|error| StartErrors(vec![error.into()]))?;
+        let node = node.map(Arc::new);
+        let started = Self::start_on(node.clone(), config);
+        if let (Err(_), Some(node)) = (&started, node) {
+            node.give_up();
+        }
+        started
+    }
+
+    fn start_on(node: Option<Arc<Node>>, config: Config) -> Result<Self, StartErrors> {
         let mut errors = Vec::new();
         let bound = bind_all(&config, &config.listen, &mut errors);
         let admin = admin::Bound::bind(&config, &mut errors);
@@ -151,6 +170,16 @@ impl App {
         let threads = start_workers(&shared, sockets, &heartbeats, &stop)
             .map_err(|error| StartErrors(vec![StartError::Thread(error)]))?;
 
+        let mut tasks = JoinSet::new();
+        if let Some(node) = &node {
+            node.ensure_notrack(&addresses(&listening))
+                .map_err(|error| {
+                    stop.cancel();
+                    StartErrors(vec![error.into()])
+                })?;
+            tasks.spawn(Arc::clone(node).watch(shared.metrics.node()));
+        }
+
         let readiness = Arc::new(Readiness::new());
         let admin_address = admin.address();
         let reloads = Arc::new(Reloads::default());
@@ -165,7 +194,6 @@ impl App {
             admin_address,
         );
         let admin = admin.serve(state);
-        let mut tasks = JoinSet::new();
         let ready = Arc::clone(&readiness);
         let (setups, receiver) = watch::channel(setup);
         let loops = Arc::clone(&shared.loops);
@@ -181,6 +209,7 @@ impl App {
             stop,
             workers: threads,
             setups,
+            node,
             _admin: admin,
             tasks,
         })
@@ -237,6 +266,11 @@ impl App {
         }
         self.listening.extend(new);
         self.listen.store(Arc::new(self.listen()));
+        if let Some(node) = &self.node
+            && let Err(error) = node.ensure_notrack(&self.listen())
+        {
+            tracing::error!(%error, "the node's rules are for the addresses listened on before");
+        }
         Ok(fixed)
     }
 
@@ -306,6 +340,7 @@ impl App {
     pub async fn stop(mut self) {
         self.readiness.shut_down();
         self.stop.cancel();
+        let listen = self.listen();
         let mut ends: JoinSet<()> = self.listening.drain(..).map(Listening::end).collect();
         while ends.join_next().await.is_some() {}
         let workers = std::mem::take(&mut self.workers);
@@ -321,12 +356,27 @@ impl App {
         if tokio::task::spawn_blocking(join).await.is_err() {
             tracing::error!("the workers could not be waited for");
         }
+        if let Some(node) = &self.node {
+            node.leave(successor(&listen));
+        }
     }
 }
 
 impl Drop for App {
     fn drop(&mut self) {
         self.stop.cancel();
+    }
+}
+
+/// Our own sockets are closed: whoever listens there now is another instance.
+fn successor(listen: &[SocketAddr]) -> Successor {
+    let taken = |address: &SocketAddr| {
+        socket::check_free(*address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    if listen.iter().any(taken) {
+        Successor::Serves
+    } else {
+        Successor::None
     }
 }
 

@@ -8,6 +8,7 @@ mod groups;
 mod layers;
 mod leaf;
 mod limits;
+mod node;
 mod path;
 mod read;
 mod routes;
@@ -67,6 +68,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Logs.
     pub log: LogConfig,
+    /// What to set up on the node; `None` for nothing.
+    pub node: Option<NodeConfig>,
 }
 
 /// A set of servers that share one view of names, so that any of them may answer any query of the group.
@@ -261,6 +264,48 @@ pub struct LogConfig {
     pub queries: QueryLog,
 }
 
+/// Addresses of our own on the node, and the interface that carries them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// What pods ask. Never empty, no duplicates, each covered by [`Config::listen`].
+    pub addresses: Vec<IpAddr>,
+    /// Where the addresses are.
+    pub interface: InterfaceConfig,
+    /// Whether DNS to and from the addresses stays out of connection tracking.
+    pub notrack: bool,
+    /// What happens to all of it when nodens ends.
+    pub on_exit: OnExit,
+}
+
+/// An interface on the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceConfig {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub kind: InterfaceKind,
+}
+
+/// Whose an interface is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InterfaceKind {
+    /// Ours alone: made by us, and deleted whole.
+    Dummy,
+    /// The host's loopback interface, for kernels without dummy interfaces; only the addresses are ours.
+    Loopback,
+}
+
+/// What happens to interface, addresses and rules when nodens ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExit {
+    /// They stay, so that clients are refused at once while nobody listens.
+    Keep,
+    /// They go, so that whoever else has the address gets its traffic back.
+    Remove,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -307,6 +352,7 @@ impl Config {
         keep("socket", self.socket == running.socket);
         keep("workers", self.workers == running.workers);
         keep("handover", self.handover == running.handover);
+        keep("node", self.node == running.node);
         keep("log.format", self.log.format == running.log.format);
         keep("log.level", self.log.level == running.log.level);
         self.admin = running.admin;
@@ -314,6 +360,7 @@ impl Config {
         self.socket.clone_from(&running.socket);
         self.workers = running.workers;
         self.handover = running.handover;
+        self.node.clone_from(&running.node);
         self.log.format = running.log.format;
         self.log.level.clone_from(&running.log.level);
         changed

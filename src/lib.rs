@@ -25,6 +25,7 @@ pub mod listener;
 pub mod listening;
 pub mod local;
 pub mod metrics;
+pub mod node;
 pub mod query;
 pub mod reload;
 pub mod reply;

@@ -219,6 +219,8 @@ pub struct Metrics {
     pub reload_timestamp: IntGauge,
     /// Keys whose change waits for a restart.
     pub restart_needed: IntGauge,
+    node_setup_success: IntGauge,
+    node_repairs: IntCounterVec,
 }
 
 /// Registers families; a name that is taken twice is a bug of ours.
@@ -400,7 +402,32 @@ impl Metrics {
                 "nodens_cache_evictions_total",
                 "Answers that made room for others. Many of them beside few hits: the cache is too small.",
             ),
+            node_setup_success: {
+                let success = register.gauge(
+                    "nodens_node_setup_success",
+                    "1 while the interface, addresses and rules of `node:` are in place, or none are wanted; 0 while they are not.",
+                );
+                success.set(1);
+                success
+            },
+            node_repairs: register.counters(
+                "nodens_node_repairs_total",
+                "What of `node:` somebody else removed and was put back: interface, address or rules.",
+                &["object"],
+            ),
             registry,
+        }
+    }
+
+    /// The state of the node, and what was put back on it.
+    #[must_use]
+    pub fn node(&self) -> NodeMetrics {
+        let repairs = |object| self.node_repairs.with_label_values(&[object]);
+        NodeMetrics {
+            setup_success: self.node_setup_success.clone(),
+            interface_repairs: repairs("interface"),
+            address_repairs: repairs("address"),
+            rules_repairs: repairs("rules"),
         }
     }
 
@@ -531,6 +558,19 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// The state of the node, as `node:` wants it.
+#[derive(Debug)]
+pub struct NodeMetrics {
+    /// 1 while interface, addresses and rules are in place.
+    pub setup_success: IntGauge,
+    /// How often the interface was put back, or up.
+    pub interface_repairs: IntCounter,
+    /// How often an address was put back.
+    pub address_repairs: IntCounter,
+    /// How often the rules were put back.
+    pub rules_repairs: IntCounter,
 }
 
 /// What `/status` shows of all clients together, since the start.

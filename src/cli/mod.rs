@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod health;
+mod node;
 mod resolve;
 mod serve;
 
@@ -30,6 +31,7 @@ enum Command {
     /// Ask the running instance whether it is healthy (exit 0) or not (exit 1); for exec probes
     Health(health::HealthArgs),
     Resolve(resolve::ResolveArgs),
+    Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
     Demo(demo::DemoArgs),
 }
@@ -70,6 +72,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => Ok(check::run(&args.flags())),
         Command::Health(args) => block_on(health::run(args)),
         Command::Resolve(args) => block_on(resolve::run(args)),
+        Command::Node(args) => node::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),
     };
     result.unwrap_or_else(|error| {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use hickory_proto::ProtoError;
@@ -392,11 +393,20 @@ pub enum Problem {
         /// Why.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// `node:` with content.
+    /// An address of the node at which nobody would answer.
+    #[error("{address} is not in `listen`, so nobody would answer there; add \"{}\" to listen", SocketAddr::new(*address, 53))]
+    NotListening {
+        /// The address.
+        address: IpAddr,
+    },
+    /// An interface's name that cannot be one.
     #[error(
-        "setting up the node is not available in this version; write `node: null` or remove the key"
+        "{value} is not a name for an interface; write 1 to 15 letters, digits, -, _ or ., such as nodens"
     )]
-    NodeSetup,
+    InterfaceName {
+        /// As typed.
+        value: String,
+    },
 }
 
 /// Something that must be there and is not.
@@ -420,6 +430,9 @@ pub enum Missing {
     /// A record without data.
     #[error("the name has no records; write for example {{A: [10.0.0.1]}}")]
     Records,
+    /// `node: {notrack: true}`.
+    #[error("has no address; write what pods ask, for example [169.254.20.53], or `node: null`")]
+    NodeAddresses,
     /// An empty list below `A:` and the like.
     #[error("has no value; write one or remove the key")]
     Value,

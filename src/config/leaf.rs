@@ -9,7 +9,7 @@ use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::error::Problem;
-use super::{LogFormat, Policy, Probe, QueryLog};
+use super::{InterfaceKind, LogFormat, OnExit, Policy, Probe, QueryLog};
 
 /// A value that stands for itself.
 pub(super) trait Leaf: Sized {
@@ -317,6 +317,14 @@ word! {
     LogFormat: "text or json", |format| match format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
+    };
+    InterfaceKind: "dummy or loopback", |kind| match kind {
+        InterfaceKind::Dummy => "dummy",
+        InterfaceKind::Loopback => "loopback",
+    };
+    OnExit: "keep or remove", |on_exit| match on_exit {
+        OnExit::Keep => "keep",
+        OnExit::Remove => "remove",
     };
 }
 

@@ -10,6 +10,11 @@ pub(super) const MAX_LISTEN: usize = 64;
 pub(super) const MAX_NETWORKS: usize = 1_024;
 /// Each server costs sockets per worker and a probe; health comparisons are pairwise.
 pub(super) const MAX_SERVERS: usize = 64;
+/// One for each family, and a second of each while clients move; every address costs six rules that each packet of the
+/// node passes.
+pub(super) const MAX_NODE_ADDRESSES: usize = 8;
+/// `IFNAMSIZ` is 16, the last byte for NUL.
+pub(super) const MAX_INTERFACE_NAME: usize = 15;
 /// `sockaddr_un.sun_path` has 108 bytes, the last for NUL.
 pub(super) const MAX_SOCKET_PATH: usize = 107;
 /// RFC 1035 §3.3: a string has one length octet. The node's name is one in `id.server`.

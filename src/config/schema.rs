@@ -19,7 +19,7 @@ use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, Setting, list_items};
 use super::{CacheConfig, Config, LimitsConfig, LogConfig, TcpConfig, UdpConfig};
-use super::{groups, limits, routes, yaml};
+use super::{groups, limits, node, routes, yaml};
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
@@ -175,7 +175,6 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let cache = read_cache(&top);
     warn_useless_caps(report, &routes, &cache);
     let config = Config {
-        listen,
         allow,
         admin,
         metrics_listen,
@@ -192,14 +191,9 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         udp: read_udp(&top),
         limits: read_limits(&top),
         log: read_log(&top),
+        node: node::read(&top, report, &listen),
+        listen,
     };
-    if top
-        .value("node")
-        .is_some_and(|value| value.to_empty().is_none())
-    {
-        top.error("node", Problem::NodeSetup);
-    }
-    top.setting("node", "null".to_owned());
     top.finish();
     config
 }

@@ -1,0 +1,498 @@
+//! What nodens sets up on the node for itself: the interface with the addresses that pods ask, and the rules that keep
+//! their DNS out of connection tracking.
+//!
+//! Owns one interface (or only addresses, on the loopback interface) and one nftables table, and touches nothing else
+//! of the node. Everything goes to the kernel over netlink, from this process. Each step looks first and does what is
+//! missing, so that whatever a killed predecessor left is taken over and nothing is ever there twice.
+//!
+//! Limits: two instances that share a node during an upgrade must agree on addresses and ports; else each puts its own
+//! rules back until the old one is gone. An instance that is killed removes nothing.
+
+mod interface;
+mod netlink;
+mod notrack;
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::config::{InterfaceKind, NodeConfig, OnExit};
+use crate::metrics::NodeMetrics;
+
+/// How often the node is looked at. A flushed ruleset or a deleted interface costs DNS for no longer than that; a look
+/// costs a few system calls.
+const RECHECK: Duration = Duration::from_secs(10);
+
+/// What can be there or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// The dummy interface.
+    Interface(String),
+    /// The interface's being up.
+    InterfaceUp(String),
+    /// An address, on an interface.
+    Address(IpAddr, String),
+    /// The nftables table with its rules.
+    Table,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Interface(name) => write!(f, "interface {name}"),
+            Self::InterfaceUp(name) => write!(f, "interface {name} (it was down)"),
+            Self::Address(address, name) => write!(f, "address {address} on {name}"),
+            Self::Table => write!(f, "nftables table inet {}", notrack::TABLE),
+        }
+    }
+}
+
+/// Why the node is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The kernel does not let us.
+    #[error(
+        "node: {object}: this needs CAP_NET_ADMIN: grant it (Kubernetes: securityContext: {{capabilities: {{add: [NET_ADMIN]}}}} for a container of UID 0; systemd: AmbientCapabilities=CAP_NET_ADMIN), or write `node: null` and set up the node yourself"
+    )]
+    Capability {
+        /// What was to be done, to what.
+        object: String,
+    },
+    /// The kernel makes no dummy interfaces.
+    #[error(
+        "node.interface {name}: this kernel has no dummy interfaces: load the module (`modprobe dummy`), or write node.interface: {{kind: loopback}}"
+    )]
+    NoDummy {
+        /// The interface.
+        name: String,
+    },
+    /// The name belongs to an interface of another kind.
+    #[error(
+        "node.interface {name}: there is {found} of this name, which is not ours to use: choose another node.interface.name"
+    )]
+    NotDummy {
+        /// The interface.
+        name: String,
+        /// What it is.
+        found: String,
+    },
+    /// The interface is none of loopback.
+    #[error(
+        "node.interface {name}: it is {found}, not the loopback interface: write node.interface: {{kind: loopback}} without a name"
+    )]
+    NotLoopback {
+        /// The interface.
+        name: String,
+        /// What it is.
+        found: String,
+    },
+    /// There is no such loopback interface.
+    #[error(
+        "node.interface {name}: there is no such interface: write node.interface: {{kind: loopback}} without a name"
+    )]
+    NoLoopback {
+        /// The interface.
+        name: String,
+    },
+    /// Somebody else has the address.
+    #[error(
+        "node.addresses {address}: {interface} has it already, as {address}/{prefix_len}: remove it there (`ip address del {address}/{prefix_len} dev {interface}`), choose another address{hint}"
+    )]
+    AddressTaken {
+        /// The address.
+        address: IpAddr,
+        /// How much of it is the network.
+        prefix_len: u8,
+        /// Who has it.
+        interface: String,
+        /// A further way out, if there is one.
+        hint: &'static str,
+    },
+    /// The kernel has IPv6 switched off for the interface.
+    #[error(
+        "node.addresses {address}: IPv6 is switched off on {interface}: set the sysctl net.ipv6.conf.{interface}.disable_ipv6 to 0, or remove the address"
+    )]
+    NoIpv6 {
+        /// The address.
+        address: IpAddr,
+        /// The interface.
+        interface: String,
+    },
+    /// Anything else about an address.
+    #[error("node.addresses {address} on {interface}: {source}")]
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// The interface.
+        interface: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Anything else about the interface.
+    #[error("node.interface {name}: cannot {action} it: {source}")]
+    Interface {
+        /// What was to be done.
+        action: &'static str,
+        /// The interface.
+        name: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The kernel lacks what the rules need.
+    #[error(
+        "node.notrack: this kernel lacks what the rules need: load the modules nf_tables and nft_ct, or write node.notrack: false"
+    )]
+    NoNotrack,
+    /// Anything else about the table.
+    #[error("node.notrack: nftables table inet {}: {source}", notrack::TABLE)]
+    Table {
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+impl NodeError {
+    fn link(action: &'static str, name: &str, source: io::Error) -> Self {
+        let name = name.to_owned();
+        match source.raw_os_error() {
+            Some(libc::EPERM) => Self::Capability {
+                object: format!("cannot {action} interface {name}"),
+            },
+            _ => Self::Interface {
+                action,
+                name,
+                source,
+            },
+        }
+    }
+
+    fn create(name: &str, source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => Self::NoDummy {
+                name: name.to_owned(),
+            },
+            _ => Self::link("create", name, source),
+        }
+    }
+
+    fn address(address: IpAddr, interface: &str, source: io::Error) -> Self {
+        let interface = interface.to_owned();
+        match source.raw_os_error() {
+            Some(libc::EPERM) => Self::Capability {
+                object: format!("cannot change address {address} on {interface}"),
+            },
+            Some(libc::EACCES | libc::EOPNOTSUPP | libc::EAFNOSUPPORT) if address.is_ipv6() => {
+                Self::NoIpv6 { address, interface }
+            }
+            _ => Self::Address {
+                address,
+                interface,
+                source,
+            },
+        }
+    }
+
+    fn table(source: io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::EPERM) => Self::Capability {
+                object: format!("cannot use nftables table inet {}", notrack::TABLE),
+            },
+            // The batch itself, a chain type or `notrack` is not there; EPROTONOSUPPORT: no netfilter at all.
+            Some(libc::EOPNOTSUPP | libc::ENOENT | libc::EPROTONOSUPPORT) => Self::NoNotrack,
+            _ => Self::Table { source },
+        }
+    }
+}
+
+/// Whether somebody else serves our addresses when we end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Successor {
+    /// Another instance does: what is set up is its by now.
+    Serves,
+    /// Nobody does.
+    None,
+}
+
+/// The node as this instance wants it. Dropping it changes nothing on the node.
+#[derive(Debug)]
+pub struct Node {
+    config: NodeConfig,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What the rules are for; `None` until there are any.
+    endpoints: Option<Vec<SocketAddr>>,
+    /// What this instance found missing at its start and made.
+    made: Vec<Object>,
+    /// It is no longer ours to look after.
+    left: bool,
+}
+
+impl Node {
+    /// Makes sure that interface and addresses are there, before anybody binds to them.
+    ///
+    /// # Errors
+    /// Some of it may have been done, unless `on_exit` is `remove`.
+    pub fn ensure_interface(config: &NodeConfig) -> Result<Self, NodeError> {
+        if config.notrack {
+            // Asks for the capability, so that its lack is known before anything is changed.
+            notrack::exists().map_err(NodeError::table)?;
+        }
+        let made = interface::ensure(config)?;
+        tracing::info!(
+            interface = config.interface.name,
+            made = list(&made),
+            "the node's addresses are in place"
+        );
+        let state = Mutex::new(State {
+            made,
+            ..State::default()
+        });
+        Ok(Self {
+            config: config.clone(),
+            state,
+        })
+    }
+
+    /// Makes sure that the rules for what is listened on are in place, and no others of ours. To be called once
+    /// listeners answer, and again when they change.
+    ///
+    /// # Errors
+    /// The rules are then as they were.
+    pub fn ensure_notrack(&self, listen: &[SocketAddr]) -> Result<(), NodeError> {
+        let mut state = self.state();
+        let found = if self.config.notrack {
+            let endpoints = notrack::endpoints(&self.config.addresses, listen);
+            let found = notrack::exists().map_err(NodeError::table)?;
+            if !notrack::is_in_place(&endpoints).map_err(NodeError::table)? {
+                notrack::replace(&endpoints).map_err(NodeError::table)?;
+            }
+            state.endpoints = Some(endpoints);
+            found
+        } else {
+            // A predecessor's, of the time when it was wanted.
+            self.remove_stale_table();
+            true
+        };
+        if !found {
+            state.made.push(Object::Table);
+        }
+        Ok(())
+    }
+
+    /// Without rules wanted, not being allowed to look for some is no reason not to start.
+    fn remove_stale_table(&self) {
+        match notrack::remove() {
+            Ok(true) => tracing::info!("removed the rules that an earlier instance left"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "earlier instances' rules cannot be looked for"),
+        }
+    }
+
+    /// Puts back what somebody removed, and returns what that was.
+    ///
+    /// # Errors
+    /// What could not be put back.
+    pub fn check(&self) -> Result<Vec<Object>, NodeError> {
+        // Held throughout: nothing may be put back once it was removed for good.
+        let state = self.state();
+        if state.left {
+            return Ok(Vec::new());
+        }
+        let mut repaired = interface::ensure(&self.config)?;
+        if let Some(endpoints) = &state.endpoints
+            && !notrack::is_in_place(endpoints).map_err(NodeError::table)?
+        {
+            notrack::replace(endpoints).map_err(NodeError::table)?;
+            repaired.push(Object::Table);
+        }
+        Ok(repaired)
+    }
+
+    /// Checks from time to time, for ever, and says in log and metrics what it finds.
+    pub async fn watch(self: Arc<Self>, metrics: NodeMetrics) {
+        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The same trouble every ten seconds is one line in the log.
+        let mut trouble = String::new();
+        loop {
+            ticks.tick().await;
+            let node = Arc::clone(&self);
+            // The kernel may hold its lock on the network's configuration for seconds.
+            let Ok(result) = tokio::task::spawn_blocking(move || node.check()).await else {
+                continue;
+            };
+            metrics.setup_success.set(i64::from(result.is_ok()));
+            match result {
+                Ok(repaired) => {
+                    for object in &repaired {
+                        match object {
+                            Object::Interface(_) | Object::InterfaceUp(_) => {
+                                metrics.interface_repairs.inc();
+                            }
+                            Object::Address(..) => metrics.address_repairs.inc(),
+                            Object::Table => metrics.rules_repairs.inc(),
+                        }
+                        tracing::warn!(%object, "put back what somebody removed from the node");
+                    }
+                    trouble.clear();
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    if text != trouble {
+                        tracing::error!(%error, "the node is not as it should be");
+                        trouble = text;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends looking after the node: `on_exit: remove` takes everything away, unless a successor needs it.
+    pub fn leave(&self, successor: Successor) {
+        self.state().left = true;
+        match (self.config.on_exit, successor) {
+            (OnExit::Keep, _) => tracing::info!("on_exit: keep: the node stays set up"),
+            (OnExit::Remove, Successor::Serves) => {
+                tracing::info!("the node stays set up for the instance that took over");
+            }
+            (OnExit::Remove, Successor::None) => match remove(&self.config) {
+                Ok(removed) => tracing::info!(removed = list(&removed), "on_exit: remove"),
+                Err(error) => tracing::error!(%error, "on_exit: remove: something is left"),
+            },
+        }
+    }
+
+    /// The start failed elsewhere: with `on_exit: remove`, takes away what this instance made and found in nobody
+    /// else's hands, so that whoever else has the addresses keeps its traffic.
+    pub fn give_up(&self) {
+        let mut state = self.state();
+        state.left = true;
+        if self.config.on_exit == OnExit::Keep {
+            return;
+        }
+        let name = &self.config.interface.name;
+        for object in std::mem::take(&mut state.made).into_iter().rev() {
+            let undone = match &object {
+                Object::Table => notrack::remove().map(drop).map_err(NodeError::table),
+                Object::Address(address, _) => {
+                    interface::remove_addresses(name, &[*address]).map(drop)
+                }
+                Object::Interface(_) => interface::remove(&self.config).map(drop),
+                Object::InterfaceUp(_) => Ok(()),
+            };
+            if let Err(error) = undone {
+                tracing::error!(%error, "on_exit: remove: something is left");
+            }
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // What it holds is whole at any time.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes away everything that is ours on the node: the table, and the interface or the addresses on it. Returns what
+/// was there.
+///
+/// # Errors
+/// What could not be removed; the rest is removed all the same.
+pub fn remove(config: &NodeConfig) -> Result<Vec<Object>, NodeError> {
+    let table = notrack::remove().map_err(NodeError::table);
+    let mut removed = interface::remove(config)?;
+    match table {
+        Ok(true) => removed.push(Object::Table),
+        // A kernel without nftables has no table of ours.
+        Ok(false) | Err(NodeError::NoNotrack) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(removed)
+}
+
+/// What a node that nodens left would have, if its configuration is gone: the interface by its default name.
+#[must_use]
+pub fn defaults() -> NodeConfig {
+    NodeConfig {
+        addresses: Vec::new(),
+        interface: crate::config::InterfaceConfig {
+            name: "nodens".to_owned(),
+            kind: InterfaceKind::Dummy,
+        },
+        notrack: true,
+        on_exit: OnExit::Keep,
+    }
+}
+
+/// For the log: one after the other.
+fn list(objects: &[Object]) -> String {
+    let texts: Vec<_> = objects.iter().map(ToString::to_string).collect();
+    if texts.is_empty() {
+        "nothing".to_owned()
+    } else {
+        texts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errno(number: i32) -> io::Error {
+        io::Error::from_raw_os_error(number)
+    }
+
+    #[test]
+    fn errors_name_their_object_and_the_remedy() {
+        let v4: IpAddr = "169.254.20.53".parse().expect("an address");
+        let v6: IpAddr = "fd00::53".parse().expect("an address");
+        let cases = [
+            (
+                NodeError::create("dns0", errno(libc::EPERM)),
+                "create interface dns0: this needs CAP_NET_ADMIN",
+            ),
+            (
+                NodeError::create("dns0", errno(libc::EOPNOTSUPP)),
+                "node.interface dns0: this kernel has no dummy interfaces",
+            ),
+            (
+                NodeError::create("dns0", errno(libc::ENOMEM)),
+                "node.interface dns0: cannot create it: ",
+            ),
+            (
+                NodeError::address(v4, "lo", errno(libc::EPERM)),
+                "address 169.254.20.53 on lo: this needs CAP_NET_ADMIN",
+            ),
+            (
+                NodeError::address(v6, "lo", errno(libc::EACCES)),
+                "node.addresses fd00::53: IPv6 is switched off on lo",
+            ),
+            (
+                NodeError::address(v4, "lo", errno(libc::EACCES)),
+                "node.addresses 169.254.20.53 on lo: Permission denied",
+            ),
+            (
+                NodeError::table(errno(libc::EPERM)),
+                "nftables table inet nodens: this needs CAP_NET_ADMIN",
+            ),
+            (
+                NodeError::table(errno(libc::ENOENT)),
+                "write node.notrack: false",
+            ),
+            (
+                NodeError::table(errno(libc::EBUSY)),
+                "node.notrack: nftables table inet nodens: ",
+            ),
+        ];
+        for (error, part) in cases {
+            let text = error.to_string();
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}

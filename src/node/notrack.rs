@@ -1,0 +1,479 @@
+//! The nftables rules that keep DNS to and from our addresses out of connection tracking, over nfnetlink.
+//!
+//! Owns the table `inet nodens` and nothing else; it is put there as a whole, in one transaction, and so neither grows
+//! nor is ever half there. What it spares the node: an entry for every query, tables that fill up, and the race in
+//! which the second of two queries from one socket (A and AAAA) is dropped.
+//!
+//! Three rules for each address, port and protocol, before connection tracking looks (priority raw): what arrives for
+//! us, what this host itself sends to us, and what we send back.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable as _,
+    NetlinkMessage,
+};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook,
+    InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
+    RuleAttribute, RuleMessage, TableAttribute, TableFlags, TableMessage,
+};
+use netlink_packet_netfilter::none::ControlMessage;
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::netlink::exchange;
+
+/// Our table, of the family `inet`.
+pub(super) const TABLE: &str = "nodens";
+
+/// `NF_IP_PRI_RAW`: before connection tracking, which hooks in at -200.
+const PRIORITY_RAW: i32 = -300;
+/// `NFNL_SUBSYS_NFTABLES`, which a batch names.
+const SUBSYSTEM: u16 = 10;
+/// `NF_ACCEPT`, the policy of a chain.
+const ACCEPT: u32 = 1;
+/// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER`.
+const NETWORK: u32 = 1;
+const TRANSPORT: u32 = 2;
+/// Protocol numbers (IANA).
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// A list of what rules do, as the kernel has it.
+type RuleBody = Vec<ListAttribute<ExpressionAttribute>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chain {
+    Prerouting,
+    Output,
+}
+
+impl Chain {
+    const ALL: [Self; 2] = [Self::Prerouting, Self::Output];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Output => "output",
+        }
+    }
+
+    fn hook(self) -> InetHookNumber {
+        match self {
+            Self::Prerouting => InetHookNumber::PreRouting,
+            Self::Output => InetHookNumber::LocalOut,
+        }
+    }
+}
+
+/// Which end of a packet we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Source,
+    Destination,
+}
+
+/// Addresses with the ports at which they are served, from what is listened on.
+pub(super) fn endpoints(addresses: &[IpAddr], listen: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut endpoints = BTreeSet::new();
+    for &address in addresses {
+        for listen in listen {
+            let any = listen.ip().is_unspecified() && listen.is_ipv4() == address.is_ipv4();
+            if any || listen.ip() == address {
+                endpoints.insert(SocketAddr::new(address, listen.port()));
+            }
+        }
+    }
+    endpoints.into_iter().collect()
+}
+
+/// Puts the whole table there, in place of whatever has its name.
+///
+/// # Errors
+/// The kernel's `errno`; the table is then as it was.
+pub(super) fn replace(endpoints: &[SocketAddr]) -> io::Result<()> {
+    let mut messages = vec![
+        // Deleting what is not there would fail the transaction.
+        new(NfTablesMessage::NewTable(table())),
+        plain(NfTablesMessage::DeleteTable(table())),
+        new(NfTablesMessage::NewTable(table())),
+    ];
+    messages.extend(Chain::ALL.map(|chain| new(NfTablesMessage::NewChain(chain_message(chain)))));
+    for (chain, body) in rules(endpoints) {
+        let attributes = vec![
+            RuleAttribute::Table(TABLE.to_owned()),
+            RuleAttribute::Chain(chain.name().to_owned()),
+            RuleAttribute::Expressions(body),
+        ];
+        messages.push(new(NfTablesMessage::NewRule(RuleMessage { attributes })));
+    }
+    transaction(messages)
+}
+
+/// Deletes the table; whether there was one.
+///
+/// # Errors
+/// The kernel's `errno`.
+pub(super) fn remove() -> io::Result<bool> {
+    match transaction(vec![plain(NfTablesMessage::DeleteTable(table()))]) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether there is a table of our name.
+///
+/// # Errors
+/// The kernel's `errno`, such as `EPERM` without `CAP_NET_ADMIN`.
+pub(super) fn exists() -> io::Result<bool> {
+    let request = NfTablesMessage::GetTable(table());
+    Ok(!ask(request, NLM_F_ACK)?.is_empty())
+}
+
+/// Whether the table does what it should for these endpoints, no more and no less.
+///
+/// # Errors
+/// The kernel's `errno`.
+pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
+    let tables = ask(NfTablesMessage::GetTable(table()), NLM_F_ACK)?;
+    let dormant = |attribute: &TableAttribute| matches!(attribute, TableAttribute::Flags(flags) if flags.contains(TableFlags::Dormant));
+    match &tables[..] {
+        [NfTablesMessage::NewTable(table)] if !table.attributes.iter().any(dormant) => {}
+        _ => return Ok(false),
+    }
+    let mut bodies = Vec::new();
+    for chain in Chain::ALL {
+        let attributes = vec![
+            ChainAttribute::Table(TABLE.to_owned()),
+            ChainAttribute::Name(chain.name().to_owned()),
+        ];
+        let chains = ask(
+            NfTablesMessage::GetChain(ChainMessage { attributes }),
+            NLM_F_ACK,
+        )?;
+        match &chains[..] {
+            [NfTablesMessage::NewChain(found)] if is_hooked(found, chain) => {}
+            _ => return Ok(false),
+        }
+        let attributes = vec![
+            RuleAttribute::Table(TABLE.to_owned()),
+            RuleAttribute::Chain(chain.name().to_owned()),
+        ];
+        let found = ask(
+            NfTablesMessage::GetRule(RuleMessage { attributes }),
+            NLM_F_DUMP,
+        )?;
+        bodies.extend(found.into_iter().filter_map(|rule| body(rule, chain)));
+    }
+    Ok(are(&bodies, &rules(endpoints)))
+}
+
+fn body(message: NfTablesMessage, chain: Chain) -> Option<(Chain, RuleBody)> {
+    let NfTablesMessage::NewRule(rule) = message else {
+        return None;
+    };
+    let bodies = rule
+        .attributes
+        .into_iter()
+        .filter_map(|attribute| match attribute {
+            RuleAttribute::Expressions(body) => Some(body),
+            _ => None,
+        });
+    Some((chain, bodies.flatten().collect()))
+}
+
+fn is_hooked(found: &ChainMessage, chain: Chain) -> bool {
+    hook(chain).iter().all(|wanted| {
+        found.attributes.iter().any(|attribute| match attribute {
+            ChainAttribute::Hook(found) => found.contains(wanted),
+            _ => false,
+        })
+    })
+}
+
+fn are(found: &[(Chain, RuleBody)], wanted: &[(Chain, RuleBody)]) -> bool {
+    let mut wanted: Vec<_> = wanted.iter().collect();
+    // The kernel lists one chain after the other.
+    wanted.sort_by_key(|(chain, _)| *chain as u8);
+    found.len() == wanted.len()
+        && found.iter().zip(wanted).all(|(found, wanted)| {
+            found.0 == wanted.0
+                && found.1.len() == wanted.1.len()
+                && found.1.iter().zip(&wanted.1).all(does)
+        })
+}
+
+/// Whether an expression does what is wanted. Kernels may list more about it, and in another order.
+fn does(
+    (found, wanted): (
+        &ListAttribute<ExpressionAttribute>,
+        &ListAttribute<ExpressionAttribute>,
+    ),
+) -> bool {
+    let (ListAttribute::Element(found), ListAttribute::Element(wanted)) = (found, wanted) else {
+        return false;
+    };
+    wanted.iter().all(|wanted| match wanted {
+        // `notrack` has nothing to say beyond its name, and the kernel lists no data for it.
+        ExpressionAttribute::Data(Expressions::Other { .. }) => true,
+        ExpressionAttribute::Data(wanted) => found.iter().any(|found| match found {
+            ExpressionAttribute::Data(found) => holds(found, wanted),
+            _ => false,
+        }),
+        wanted => found.contains(wanted),
+    })
+}
+
+fn holds(found: &Expressions, wanted: &Expressions) -> bool {
+    fn all<T: PartialEq>(found: &[T], wanted: &[T]) -> bool {
+        wanted.iter().all(|wanted| found.contains(wanted))
+    }
+    match (found, wanted) {
+        (Expressions::Meta(found), Expressions::Meta(wanted)) => all(found, wanted),
+        (Expressions::Payload(found), Expressions::Payload(wanted)) => all(found, wanted),
+        (Expressions::Cmp(found), Expressions::Cmp(wanted)) => all(found, wanted),
+        (found, wanted) => found == wanted,
+    }
+}
+
+fn rules(endpoints: &[SocketAddr]) -> Vec<(Chain, RuleBody)> {
+    let mut rules = Vec::new();
+    for &endpoint in endpoints {
+        for protocol in [UDP, TCP] {
+            for (chain, end) in [
+                (Chain::Prerouting, End::Destination),
+                (Chain::Output, End::Destination),
+                (Chain::Output, End::Source),
+            ] {
+                rules.push((chain, notrack(endpoint, protocol, end)));
+            }
+        }
+    }
+    rules
+}
+
+/// `ip daddr 169.254.20.53 udp dport 53 notrack`, and its kin.
+fn notrack(endpoint: SocketAddr, protocol: u8, end: End) -> RuleBody {
+    // Offsets of the addresses: RFC 791 §3.1, RFC 8200 §3.
+    let (family, source, destination, address) = match endpoint.ip() {
+        IpAddr::V4(ip) => (libc::NFPROTO_IPV4, 12, 16, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::NFPROTO_IPV6, 8, 24, ip.octets().to_vec()),
+    };
+    let family = u8::try_from(family).expect("2 and 10");
+    // Offsets of the ports, in UDP and TCP alike: RFC 768, RFC 9293 §3.1.
+    let (address_offset, port_offset) = match end {
+        End::Source => (source, 0),
+        End::Destination => (destination, 2),
+    };
+    let mut body = Vec::new();
+    body.extend(meta_is(MetaKey::Nfproto, family));
+    body.extend(payload_is(NETWORK, address_offset, address));
+    body.extend(meta_is(MetaKey::L4Proto, protocol));
+    let port = endpoint.port().to_be_bytes().to_vec();
+    body.extend(payload_is(TRANSPORT, port_offset, port));
+    let notrack = Expressions::Other {
+        expression_type: "notrack".to_owned(),
+        attributes: Vec::new(),
+    };
+    body.push(notrack.into());
+    body
+}
+
+fn meta_is(key: MetaKey, value: u8) -> [ListAttribute<ExpressionAttribute>; 2] {
+    let meta = vec![Meta::Key(key), Meta::DestinationRegister(Register::Reg1)];
+    [Expressions::Meta(meta).into(), equal(vec![value])]
+}
+
+fn payload_is(base: u32, offset: u32, value: Vec<u8>) -> [ListAttribute<ExpressionAttribute>; 2] {
+    let payload = vec![
+        Payload::DestinationRegister(Register::Reg1),
+        Payload::Base(base),
+        Payload::Offset(offset),
+        Payload::Len(u32::try_from(value.len()).expect("16 at most")),
+    ];
+    [Expressions::Payload(payload).into(), equal(value)]
+}
+
+fn equal(value: Vec<u8>) -> ListAttribute<ExpressionAttribute> {
+    let cmp = vec![
+        Cmp::SourceRegister(Register::Reg1),
+        Cmp::Op(Operator::Equal),
+        Cmp::Data(DataAttribute::Value(value)),
+    ];
+    Expressions::Cmp(cmp).into()
+}
+
+fn table() -> TableMessage {
+    TableMessage {
+        attributes: vec![TableAttribute::Name(TABLE.to_owned())],
+    }
+}
+
+fn hook(chain: Chain) -> Vec<Hook> {
+    vec![
+        Hook::Number(chain.hook().into()),
+        Hook::Priority(PRIORITY_RAW.cast_unsigned()),
+    ]
+}
+
+fn chain_message(chain: Chain) -> ChainMessage {
+    ChainMessage {
+        attributes: vec![
+            ChainAttribute::Table(TABLE.to_owned()),
+            ChainAttribute::Name(chain.name().to_owned()),
+            ChainAttribute::Hook(hook(chain)),
+            ChainAttribute::Policy(ACCEPT),
+            ChainAttribute::Type("filter".to_owned()),
+        ],
+    }
+}
+
+/// A message that changes or asks for something there is.
+fn plain(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
+    let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
+    let mut message = NetlinkMessage::from(NetfilterMessage::new(header, message));
+    message.header.flags = NLM_F_REQUEST;
+    message
+}
+
+/// A message that makes something, behind what is there.
+fn new(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
+    let mut message = plain(message);
+    message.header.flags |= NLM_F_CREATE | NLM_F_APPEND;
+    message
+}
+
+/// All of it or nothing.
+fn transaction(mut messages: Vec<NetlinkMessage<NetfilterMessage>>) -> io::Result<()> {
+    let mark = |control: ControlMessage| {
+        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM);
+        let mut message = NetlinkMessage::from(NetfilterMessage::new(header, control));
+        message.header.flags = NLM_F_REQUEST;
+        message
+    };
+    // Errors come without being asked for. An acknowledgement of each would overrun the socket's buffer, so the last
+    // stands for all.
+    if let Some(last) = messages.last_mut() {
+        last.header.flags |= NLM_F_ACK;
+    }
+    messages.insert(0, mark(ControlMessage::BatchBegin));
+    messages.push(mark(ControlMessage::BatchEnd));
+    exchange(NETLINK_NETFILTER, messages).map(drop)
+}
+
+/// What there is; empty if there is nothing of the name.
+fn ask(request: NfTablesMessage, flags: u16) -> io::Result<Vec<NfTablesMessage>> {
+    let mut message = plain(request);
+    message.header.flags |= flags;
+    let received = match exchange(NETLINK_NETFILTER, vec![message]) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        received => received?,
+    };
+    let mut found = Vec::new();
+    for message in received {
+        let message = NetfilterMessage::deserialize(&message.header, &message.payload)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        if let NetfilterMessageInner::NfTables(message) = message.inner {
+            found.push(message);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        let parse = |text: &&str| text.parse().expect("an address and port");
+        texts.iter().map(parse).collect()
+    }
+
+    #[test]
+    fn only_our_own_addresses_at_the_ports_they_are_served_on() {
+        let ours = ["169.254.20.53", "fd00::53"].map(|text| text.parse().expect("an address"));
+        let listen = [
+            "127.0.0.1:5300",
+            "169.254.20.53:53",
+            "10.0.0.7:53",
+            "[::]:5353",
+        ];
+        assert_eq!(
+            endpoints(&ours, &addresses(&listen)),
+            addresses(&["169.254.20.53:53", "[fd00::53]:5353"])
+        );
+        // Both name the same port: one rule is enough.
+        assert_eq!(
+            endpoints(&ours, &addresses(&["0.0.0.0:53", "169.254.20.53:53"])),
+            addresses(&["169.254.20.53:53"])
+        );
+    }
+
+    #[test]
+    fn six_rules_an_endpoint() {
+        let rules = rules(&addresses(&["169.254.20.53:53", "[fd00::53]:53"]));
+        assert_eq!(rules.len(), 12);
+        let prerouting = rules
+            .iter()
+            .filter(|(chain, _)| *chain == Chain::Prerouting);
+        assert_eq!(prerouting.count(), 4);
+    }
+
+    #[test]
+    fn rules_are_those_wanted_or_not() {
+        let sort = |mut rules: Vec<(Chain, RuleBody)>| {
+            rules.sort_by_key(|(chain, _)| *chain as u8);
+            rules
+        };
+        let one = rules(&addresses(&["169.254.20.53:53"]));
+        let other = rules(&addresses(&["169.254.20.54:53"]));
+        let listed = sort(one.clone());
+        assert!(are(&listed, &one));
+        assert!(!are(&listed, &other), "another address");
+        assert!(!are(&listed[1..], &one), "one is missing");
+        assert!(
+            !are(&[&listed[..], &listed[..1]].concat(), &one),
+            "one is twice"
+        );
+        assert!(!are(&[], &one), "none");
+
+        // As a kernel might list it: in another order, with more to it, and nothing of notrack but its name.
+        let mut relisted = listed.clone();
+        for (_, body) in &mut relisted {
+            for expression in body {
+                let ListAttribute::Element(attributes) = expression else {
+                    panic!("a list of expressions");
+                };
+                attributes.retain(|attribute| {
+                    !matches!(
+                        attribute,
+                        ExpressionAttribute::Data(Expressions::Other { .. })
+                    )
+                });
+                for attribute in attributes {
+                    if let ExpressionAttribute::Data(Expressions::Meta(meta)) = attribute {
+                        meta.reverse();
+                        meta.push(Meta::Unspecified);
+                    }
+                }
+            }
+        }
+        assert!(are(&relisted, &one));
+
+        // A rule that drops our queries instead.
+        let mut dropping = listed;
+        let last = dropping[0].1.last_mut().expect("notrack");
+        let drop = Expressions::Other {
+            expression_type: "reject".to_owned(),
+            attributes: Vec::new(),
+        };
+        *last = drop.into();
+        assert!(!are(&dropping, &one));
+    }
+}
