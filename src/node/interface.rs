@@ -25,7 +25,7 @@ use super::netlink::{Received, attributes, exchange};
 use super::{NodeError, Object};
 use crate::config::{InterfaceConfig, InterfaceKind, NodeConfig};
 
-/// Attributes of links and addresses (linux/if_link.h, linux/if_addr.h).
+/// Attributes of links and addresses (`linux/if_link.h`, `linux/if_addr.h`).
 const IFLA_IFNAME: u16 = 3;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
@@ -34,7 +34,7 @@ const IFA_LOCAL: u16 = 2;
 /// Lengths of `struct ifinfomsg` and `struct ifaddrmsg`, which stand before the attributes.
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
-/// Flags of a link (linux/if.h).
+/// Flags of a link (`linux/if.h`).
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 
@@ -66,7 +66,7 @@ enum Step {
 }
 
 /// Why what is there cannot be made what is wanted.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Obstacle {
     NoLoopback,
     OtherKind,
@@ -215,10 +215,10 @@ fn explain(wanted: &InterfaceConfig, link: Option<&Link>, obstacle: Obstacle) ->
             NodeError::AddressTaken {
                 address: held.address,
                 prefix_len: held.prefix_len,
-                hint: if loopback && wanted.kind == InterfaceKind::Dummy && is_single(&held) {
-                    ", or write node.interface: {kind: loopback}"
+                instead: if loopback && wanted.kind == InterfaceKind::Dummy && is_single(&held) {
+                    "write node.interface: {kind: loopback}"
                 } else {
-                    ""
+                    "choose another address"
                 },
                 interface,
             }

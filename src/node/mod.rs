@@ -100,7 +100,7 @@ pub enum NodeError {
     },
     /// Somebody else has the address.
     #[error(
-        "node.addresses {address}: {interface} has it already, as {address}/{prefix_len}: remove it there (`ip address del {address}/{prefix_len} dev {interface}`), choose another address{hint}"
+        "node.addresses {address}: {interface} has it already, as {address}/{prefix_len}: remove it there (`ip address del {address}/{prefix_len} dev {interface}`), or {instead}"
     )]
     AddressTaken {
         /// The address.
@@ -109,8 +109,8 @@ pub enum NodeError {
         prefix_len: u8,
         /// Who has it.
         interface: String,
-        /// A further way out, if there is one.
-        hint: &'static str,
+        /// The other way out.
+        instead: &'static str,
     },
     /// The kernel has IPv6 switched off for the interface.
     #[error(
@@ -228,7 +228,7 @@ pub struct Node {
 struct State {
     /// What the rules are for; `None` until there are any.
     endpoints: Option<Vec<SocketAddr>>,
-    /// What this instance found missing at its start and made.
+    /// Interface and addresses that were not there before this instance.
     made: Vec<Object>,
     /// It is no longer ours to look after.
     left: bool,
@@ -266,28 +266,23 @@ impl Node {
     /// # Errors
     /// The rules are then as they were.
     pub fn ensure_notrack(&self, listen: &[SocketAddr]) -> Result<(), NodeError> {
-        let mut state = self.state();
-        let found = if self.config.notrack {
-            let endpoints = notrack::endpoints(&self.config.addresses, listen);
-            let found = notrack::exists().map_err(NodeError::table)?;
-            if !notrack::is_in_place(&endpoints).map_err(NodeError::table)? {
-                notrack::replace(&endpoints).map_err(NodeError::table)?;
-            }
-            state.endpoints = Some(endpoints);
-            found
-        } else {
-            // A predecessor's, of the time when it was wanted.
-            self.remove_stale_table();
-            true
-        };
-        if !found {
-            state.made.push(Object::Table);
+        if !self.config.notrack {
+            Self::remove_stale_table();
+            return Ok(());
         }
+        // Held throughout, so that a check does not put back the rules of before.
+        let mut state = self.state();
+        let endpoints = notrack::endpoints(&self.config.addresses, listen);
+        if !notrack::is_in_place(&endpoints).map_err(NodeError::table)? {
+            notrack::replace(&endpoints).map_err(NodeError::table)?;
+        }
+        state.endpoints = Some(endpoints);
         Ok(())
     }
 
-    /// Without rules wanted, not being allowed to look for some is no reason not to start.
-    fn remove_stale_table(&self) {
+    /// A predecessor may have left rules when they were still wanted. Not being allowed to look for them is no reason
+    /// not to start.
+    fn remove_stale_table() {
         match notrack::remove() {
             Ok(true) => tracing::info!("removed the rules that an earlier instance left"),
             Ok(false) => {}
@@ -325,7 +320,10 @@ impl Node {
             ticks.tick().await;
             let node = Arc::clone(&self);
             // The kernel may hold its lock on the network's configuration for seconds.
-            let Ok(result) = tokio::task::spawn_blocking(move || node.check()).await else {
+            let check = tokio::task::spawn_blocking(move || node.check());
+            let Ok(result) = check.await else {
+                // It panicked, and said so.
+                metrics.setup_success.set(0);
                 continue;
             };
             metrics.setup_success.set(i64::from(result.is_ok()));
@@ -380,12 +378,11 @@ impl Node {
         let name = &self.config.interface.name;
         for object in std::mem::take(&mut state.made).into_iter().rev() {
             let undone = match &object {
-                Object::Table => notrack::remove().map(drop).map_err(NodeError::table),
                 Object::Address(address, _) => {
                     interface::remove_addresses(name, &[*address]).map(drop)
                 }
                 Object::Interface(_) => interface::remove(&self.config).map(drop),
-                Object::InterfaceUp(_) => Ok(()),
+                Object::InterfaceUp(_) | Object::Table => Ok(()),
             };
             if let Err(error) = undone {
                 tracing::error!(%error, "on_exit: remove: something is left");

@@ -9,6 +9,7 @@
 )]
 
 pub(crate) mod dns;
+pub(crate) mod namespace;
 pub(crate) mod peers;
 pub(crate) mod stand_in;
 

@@ -1,0 +1,543 @@
+//! `node:` in real network namespaces: a node, two pods, a container behind a pod's NAT, and servers that only the node
+//! can reach. Needs root, iproute2, nftables, conntrack, dig, procps and setpriv; `.ci/run` runs it.
+
+mod common;
+
+use std::process::Output;
+
+use common::namespace::{Instance, Namespace, assert_root, both};
+use common::{TempDir, wait_for};
+
+const V4: &str = "169.254.20.53";
+const V6: &str = "fd00::53";
+/// Two addresses, one port, UDP and TCP: to us as it arrives, to us from the host, and from us.
+const RULES: usize = 2 * 2 * 3;
+
+/// Names, and who knows them: kube-dns, and the VPC's DNS.
+const NAMES: [(&str, &str); 2] = [
+    ("kubernetes.default.svc.cluster.local", "10.96.0.1"),
+    ("registry.example.com", "10.1.20.5"),
+];
+
+/// A node with pods and servers, and nothing of ours on it yet.
+struct Network {
+    node: Namespace,
+    pods: [Namespace; 2],
+    /// What Docker-in-Docker makes inside the first pod: a network of its own behind that pod's address.
+    container: Namespace,
+    dir: TempDir,
+    /// Last, so that its namespace goes after the servers in it.
+    _servers: [Instance; 2],
+    _vpc: Namespace,
+}
+
+impl Network {
+    fn new() -> Self {
+        assert_root();
+        let node = Namespace::new("node");
+        let pods = [connect_pod(&node, 1), connect_pod(&node, 2)];
+        let container = connect_container(&pods[0]);
+        let vpc = connect_vpc(&node);
+        // Connection tracking runs only where some rule asks for it, as kube-proxy's do on every node.
+        let tracking = "table inet tracking {
+            chain input { type filter hook input priority 0; ct state established accept; }
+            chain output { type filter hook output priority 0; ct state established accept; }
+        }";
+        node.run("nft", &[tracking]);
+        let dir = TempDir::new();
+        let server = |name, address: &str, (known, data): (&str, &str)| {
+            let nobody = "upstreams: {nobody: {servers: [127.0.0.9]}}\nroutes: {invalid: nobody}";
+            let records = format!("records: {{{known}: {{A: {data}}}}}");
+            let yaml = format!("listen: [\"{address}:53\"]\nworkers: 1\n{records}\n{nobody}");
+            Instance::start(&vpc, &dir, name, &yaml)
+        };
+        let servers = [
+            server("kube-dns", "10.96.0.10", NAMES[0]),
+            server("vpc-dns", "10.1.0.251", NAMES[1]),
+        ];
+        Self {
+            node,
+            pods,
+            container,
+            dir,
+            _servers: servers,
+            _vpc: vpc,
+        }
+    }
+
+    /// The instance under test.
+    fn start(&self, name: &'static str, more: &str) -> Instance {
+        Instance::start(&self.node, &self.dir, name, &config(more))
+    }
+
+    /// Runs `nodens serve`, which is to end by itself.
+    fn serve(&self, more: &str) -> Output {
+        let config = format!("admin: null\n{}", config(more));
+        let file = self.dir.write("failing.yaml", &config);
+        let mut command = self.node.command("timeout");
+        command.args(["20", env!("CARGO_BIN_EXE_nodens"), "serve", "--config"]);
+        command.arg(file).output().expect("ip is installed")
+    }
+
+    /// Runs `nodens node remove` with the configuration of the instance of this name.
+    fn remove(&self, name: &str) -> String {
+        let file = self.dir.path(&format!("{name}.yaml"));
+        let file = file.to_str().expect("UTF-8");
+        let nodens = env!("CARGO_BIN_EXE_nodens");
+        self.node.run(nodens, &["node", "remove", "--config", file])
+    }
+
+    /// Rules of ours on the node.
+    fn rules(&self) -> usize {
+        let listed = self.node.run("nft", &["list", "ruleset"]);
+        listed.matches("notrack").count()
+    }
+
+    /// How often our addresses are on the node: IPv4 and IPv6.
+    fn addresses(&self) -> (usize, usize) {
+        let listed = self.node.ip("-oneline address show");
+        let count = |address: String| listed.matches(&address).count();
+        (count(format!(" {V4}/32 ")), count(format!(" {V6}/128 ")))
+    }
+
+    /// Tracked connections from or to this address.
+    fn tracked(&self, address: &str) -> Vec<String> {
+        let family = if address.contains(':') {
+            "ipv6"
+        } else {
+            "ipv4"
+        };
+        let listed = self.node.run("conntrack", &["-L", "-f", family]);
+        let of = |line: &&str| line.contains(&format!("dst={address} "));
+        listed.lines().filter(of).map(str::to_owned).collect()
+    }
+
+    /// Asks for every name from everywhere, over UDP and TCP, and over IPv6 where there is any.
+    fn assert_everybody_resolves(&self) {
+        let [first, second] = &self.pods;
+        let clients = [
+            ("the first pod", first, &[V4, V6][..]),
+            ("the second pod", second, &[V4, V6]),
+            ("a container behind the first pod", &self.container, &[V4]),
+            ("the node itself", &self.node, &[V4, V6]),
+        ];
+        for (who, client, addresses) in clients {
+            for address in addresses {
+                for (name, data) in NAMES {
+                    for over in ["+notcp", "+tcp"] {
+                        let output = dig(client, address, name, over);
+                        let said = both(&output);
+                        assert_eq!(said.trim(), data, "{name} {over} at {address} from {who}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The configuration under test; `more` is the rest of `node:` and what follows it.
+fn config(more: &str) -> String {
+    format!(
+        "listen: [\"{V4}:53\", \"[{V6}]:53\"]
+upstreams:
+  cluster: {{servers: [10.96.0.10]}}
+  # The first is a black hole.
+  vpc: {{servers: [10.1.0.252, 10.1.0.251]}}
+routes: {{cluster.local: cluster, \".\": vpc}}
+node:
+  addresses: [{V4}, \"{V6}\"]
+{more}"
+    )
+}
+
+const LOOPBACK: &str = "  interface: {kind: loopback}\n";
+
+fn connect_pod(node: &Namespace, number: u32) -> Namespace {
+    let pod = Namespace::new(&format!("pod{number}"));
+    let host_end = format!("pod{number}");
+    node.connect(&host_end, &pod, "eth0");
+    for (prefix, length) in [
+        (format!("10.244.{number}."), 24),
+        (format!("fd01:{number}::"), 64),
+    ] {
+        let flags = if length == 64 { " nodad" } else { "" };
+        node.ip(&format!(
+            "address add {prefix}1/{length} dev {host_end}{flags}"
+        ));
+        pod.ip(&format!("address add {prefix}2/{length} dev eth0{flags}"));
+        pod.ip(&format!("route add default via {prefix}1"));
+    }
+    pod
+}
+
+fn connect_container(pod: &Namespace) -> Namespace {
+    let container = Namespace::new("container");
+    pod.connect("docker0", &container, "eth0");
+    pod.ip("address add 172.17.0.1/16 dev docker0");
+    container.ip("address add 172.17.0.2/16 dev eth0");
+    container.ip("route add default via 172.17.0.1");
+    pod.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
+    let masquerade = "table ip nat {
+        chain postrouting { type nat hook postrouting priority 100; oifname eth0 masquerade; }
+    }";
+    pod.run("nft", &[masquerade]);
+    container
+}
+
+/// Where the servers are. The node does not forward, so pods have no way to it.
+fn connect_vpc(node: &Namespace) -> Namespace {
+    let vpc = Namespace::new("vpc");
+    node.connect("uplink", &vpc, "eth0");
+    node.ip("address add 10.1.0.10/24 dev uplink");
+    node.ip("route add 10.96.0.0/16 via 10.1.0.251");
+    vpc.ip("address add 10.1.0.251/24 dev eth0");
+    vpc.ip("address add 10.1.0.252/24 dev eth0");
+    vpc.ip("address add 10.96.0.10/32 dev lo");
+    let black_hole = "table ip black_hole {
+        chain input { type filter hook input priority 0; ip daddr 10.1.0.252 drop; }
+    }";
+    vpc.run("nft", &[black_hole]);
+    vpc
+}
+
+fn dig(client: &Namespace, address: &str, name: &str, over: &str) -> Output {
+    let at = format!("@{address}");
+    let mut command = client.command("dig");
+    command.args([&at, name, "A", "+short", "+tries=1", "+time=3", over]);
+    command.output().expect("ip is installed")
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables, conntrack and dig; .ci/run runs it"]
+fn everybody_on_the_node_resolves_and_conntrack_does_not_notice() {
+    let network = Network::new();
+    let nodens = network.start("nodens", LOOPBACK);
+    network.assert_everybody_resolves();
+    // What makes the proxy necessary.
+    let direct = dig(&network.pods[0], "10.1.0.251", NAMES[1].0, "+notcp");
+    assert!(
+        !direct.status.success(),
+        "pods must not reach the VPC: {}",
+        both(&direct)
+    );
+
+    for address in [V4, V6] {
+        assert_eq!(network.tracked(address), Vec::<String>::new(), "{address}");
+    }
+    assert!(
+        !network.tracked("10.1.0.251").is_empty(),
+        "conntrack does not run, so it proves nothing"
+    );
+    assert_eq!((network.rules(), network.addresses()), (RULES, (1, 1)));
+    assert_eq!(nodens.metric("nodens_node_setup_success "), 1);
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables, conntrack and dig; .ci/run runs it"]
+fn without_notrack_conntrack_fills() {
+    let network = Network::new();
+    let with = network.start("with", LOOPBACK);
+    drop(with);
+    // The rules of the predecessor go, too.
+    let _nodens = network.start("without", &format!("{LOOPBACK}  notrack: false\n"));
+    assert_eq!((network.rules(), network.addresses()), (0, (1, 1)));
+    network.assert_everybody_resolves();
+    for address in [V4, V6] {
+        assert!(!network.tracked(address).is_empty(), "{address}");
+    }
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn what_a_killed_instance_left_is_taken_over() {
+    let network = Network::new();
+    let first = network.start("first", LOOPBACK);
+    let before = network.node.run("nft", &["list", "ruleset"]);
+    // SIGKILL.
+    drop(first);
+    assert_eq!(network.node.run("nft", &["list", "ruleset"]), before);
+    assert_eq!(network.addresses(), (1, 1));
+    // With the address there and nobody listening, clients hear at once that nobody does.
+    let refused = both(&dig(&network.pods[0], V4, NAMES[1].0, "+notcp"));
+    assert!(refused.contains("connection refused"), "{refused}");
+
+    let _second = network.start("second", LOOPBACK);
+    assert_eq!(network.node.run("nft", &["list", "ruleset"]), before);
+    assert_eq!((network.rules(), network.addresses()), (RULES, (1, 1)));
+    network.assert_everybody_resolves();
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and nftables; .ci/run runs it"]
+fn on_exit_keeps_or_removes() {
+    let network = Network::new();
+    for (name, on_exit, left) in [
+        ("keep", "  on_exit: keep\n", (RULES, (1, 1))),
+        ("remove", "  on_exit: remove\n", (0, (0, 0))),
+    ] {
+        let mut nodens = network.start(name, &format!("{LOOPBACK}{on_exit}"));
+        assert_eq!((network.rules(), network.addresses()), (RULES, (1, 1)));
+        let status = nodens.process.terminate();
+        assert!(status.success(), "{name}: {status}");
+        let log = nodens.process.log();
+        assert_eq!(
+            (network.rules(), network.addresses()),
+            left,
+            "{name}: {log}"
+        );
+    }
+    // Nobody else's rules went with ours.
+    let listed = network.node.run("nft", &["list", "ruleset"]);
+    assert!(listed.contains("table inet tracking") && !listed.contains("table inet nodens"));
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn on_exit_removes_nothing_from_under_a_successor() {
+    let network = Network::new();
+    let more = format!("{LOOPBACK}  on_exit: remove\nhandover: true\n");
+    let mut first = network.start("first", &more);
+    let mut second = network.start("second", &more);
+    assert!(first.process.terminate().success());
+    assert_eq!(
+        (network.rules(), network.addresses()),
+        (RULES, (1, 1)),
+        "{}",
+        first.process.log()
+    );
+    network.assert_everybody_resolves();
+    assert!(second.process.terminate().success());
+    assert_eq!(
+        (network.rules(), network.addresses()),
+        (0, (0, 0)),
+        "{}",
+        second.process.log()
+    );
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn a_second_instance_without_handover_is_refused_and_harms_nobody() {
+    let network = Network::new();
+    let more = format!("{LOOPBACK}  on_exit: remove\n");
+    let _first = network.start("first", &more);
+    let second = network.serve(&more);
+    let said = both(&second);
+    assert_eq!(second.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains(&format!("listen {V4}:53: Address already in use")),
+        "{said}"
+    );
+    assert_eq!((network.rules(), network.addresses()), (RULES, (1, 1)));
+    network.assert_everybody_resolves();
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and nftables; .ci/run runs it"]
+fn a_failed_start_takes_away_what_it_made_if_on_exit_says_remove() {
+    let network = Network::new();
+    // Not an address of this node, so listening fails after the interface was set up.
+    let elsewhere = "metrics: {listen: \"192.0.2.1:9154\"}\n";
+    for (on_exit, left) in [("keep", (1, 1)), ("remove", (0, 0))] {
+        network.remove_addresses();
+        let failed = network.serve(&format!("{LOOPBACK}  on_exit: {on_exit}\n{elsewhere}"));
+        let said = both(&failed);
+        assert_eq!(failed.status.code(), Some(2), "{on_exit}: {said}");
+        assert!(
+            said.contains("metrics.listen 192.0.2.1:9154"),
+            "{on_exit}: {said}"
+        );
+        assert_eq!(network.addresses(), left, "{on_exit}: {said}");
+    }
+    // What was there before belongs to somebody else.
+    network.node.ip(&format!("address add {V4}/32 dev lo"));
+    let failed = network.serve(&format!("{LOOPBACK}  on_exit: remove\n{elsewhere}"));
+    assert_eq!(
+        (failed.status.code(), network.addresses()),
+        (Some(2), (1, 0))
+    );
+}
+
+impl Network {
+    fn remove_addresses(&self) {
+        for address in [format!("{V4}/32"), format!("{V6}/128")] {
+            let delete = ["-n", "lo", "address", "delete", &address, "dev", "lo"];
+            // Fails where there is none.
+            let _ = self.node.command("ip").args(&delete[2..]).output();
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and nftables; .ci/run runs it"]
+fn an_address_of_another_interface_is_refused_with_the_remedy() {
+    let network = Network::new();
+    network.node.ip(&format!("address add {V4}/24 dev uplink"));
+    let failed = network.serve(LOOPBACK);
+    let said = both(&failed);
+    assert_eq!(failed.status.code(), Some(2), "{said}");
+    let expected = format!(
+        "node.addresses {V4}: uplink has it already, as {V4}/24: remove it there (`ip address del {V4}/24 dev uplink`), or choose another address\n"
+    );
+    assert!(said.contains(&expected), "{said}");
+    assert_eq!(
+        (network.rules(), network.addresses()),
+        (0, (0, 0)),
+        "{said}"
+    );
+    // The remedy works.
+    network.node.ip(&format!("address del {V4}/24 dev uplink"));
+    let _nodens = network.start("nodens", LOOPBACK);
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and setpriv; .ci/run runs it"]
+fn without_the_capability_the_error_names_it() {
+    let network = Network::new();
+    for notrack in ["true", "false"] {
+        let more = format!("{LOOPBACK}  notrack: {notrack}\n");
+        let file = network
+            .dir
+            .write("failing.yaml", &format!("admin: null\n{}", config(&more)));
+        let mut command = network.node.command("setpriv");
+        command.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]);
+        command.args([
+            "timeout",
+            "20",
+            env!("CARGO_BIN_EXE_nodens"),
+            "serve",
+            "--config",
+        ]);
+        let failed = command.arg(file).output().expect("ip is installed");
+        let said = both(&failed);
+        assert_eq!(failed.status.code(), Some(2), "notrack: {notrack}: {said}");
+        for part in [
+            "this needs CAP_NET_ADMIN",
+            "add: [NET_ADMIN]",
+            "AmbientCapabilities=CAP_NET_ADMIN",
+        ] {
+            assert!(
+                said.contains(part),
+                "notrack: {notrack}: no {part} in: {said}"
+            );
+        }
+        assert_eq!(
+            (network.rules(), network.addresses()),
+            (0, (0, 0)),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn a_dummy_interface_works_or_the_error_names_the_remedy() {
+    let network = Network::new();
+    let probe = Namespace::new("probe");
+    let mut command = probe.command("ip");
+    let possible = command.args(["link", "add", "probe", "type", "dummy"]);
+    let possible = possible.output().expect("ip is installed").status.success();
+    if !possible {
+        println!("NOT TESTED here: a dummy interface that works; this kernel has none");
+        let failed = network.serve("");
+        let said = both(&failed);
+        assert_eq!(failed.status.code(), Some(2), "{said}");
+        let expected = "node.interface nodens: this kernel has no dummy interfaces: load the module (`modprobe dummy`), or write node.interface: {kind: loopback}";
+        assert!(said.contains(expected), "{said}");
+        assert_eq!(
+            (network.rules(), network.addresses()),
+            (0, (0, 0)),
+            "{said}"
+        );
+        return;
+    }
+    let more = "  on_exit: remove\n";
+    let killed = network.start("killed", more);
+    drop(killed);
+    let mut nodens = network.start("nodens", more);
+    let link = network.node.ip("-details link show nodens");
+    assert!(link.contains("dummy") && link.contains("UP"), "{link}");
+    assert_eq!((network.rules(), network.addresses()), (RULES, (1, 1)));
+    network.assert_everybody_resolves();
+
+    network.node.ip("link delete nodens");
+    wait_for("the interface to be put back", || {
+        (nodens.metric("nodens_node_repairs_total{object=\"interface\"} ") > 0).then_some(())
+    });
+    network.assert_everybody_resolves();
+    assert!(nodens.process.terminate().success());
+    assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
+    let links = network.node.ip("-oneline link show");
+    assert!(!links.contains("nodens"), "{links}");
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn what_somebody_removes_is_put_back_and_what_cannot_be_is_told() {
+    let network = Network::new();
+    let nodens = network.start("nodens", LOOPBACK);
+    let before = network
+        .node
+        .run("nft", &["list", "table", "inet", "nodens"]);
+    // One rule, which is less obvious than a whole table.
+    let listed = network
+        .node
+        .run("nft", &["-a", "list", "chain", "inet", "nodens", "output"]);
+    let handle = listed
+        .lines()
+        .find_map(|line| line.split_once("notrack # handle "));
+    let (_, handle) = handle.expect("a rule with its handle");
+    let delete = [
+        "delete", "rule", "inet", "nodens", "output", "handle", handle,
+    ];
+    network.node.run("nft", &delete);
+    network.node.ip(&format!("address del {V4}/32 dev lo"));
+    wait_for("rules and address to be put back", || {
+        ((network.rules(), network.addresses()) == (RULES, (1, 1))).then_some(())
+    });
+    assert_eq!(
+        network
+            .node
+            .run("nft", &["list", "table", "inet", "nodens"]),
+        before
+    );
+    wait_for("both to be counted", || {
+        let repairs = |object: &str| {
+            nodens.metric(&format!(
+                "nodens_node_repairs_total{{object=\"{object}\"}} "
+            ))
+        };
+        (repairs("address") > 0 && repairs("rules") > 0).then_some(())
+    });
+    network.assert_everybody_resolves();
+
+    network.node.ip(&format!("address add {V4}/24 dev uplink"));
+    wait_for("the trouble to be told", || {
+        (nodens.metric("nodens_node_setup_success ") == 0).then_some(())
+    });
+    let log = nodens.process.log();
+    assert!(log.contains("uplink has it already"), "{log}");
+    network.node.ip(&format!("address del {V4}/24 dev uplink"));
+    wait_for("the trouble to be over", || {
+        (nodens.metric("nodens_node_setup_success ") == 1).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and nftables; .ci/run runs it"]
+fn node_remove_takes_away_what_is_ours_and_says_what() {
+    let network = Network::new();
+    let nodens = network.start("nodens", LOOPBACK);
+    drop(nodens);
+    let said = network.remove("nodens");
+    let expected = format!(
+        "removed address {V4} on lo\nremoved address {V6} on lo\nremoved nftables table inet nodens\n"
+    );
+    assert_eq!(said, expected);
+    assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
+    assert_eq!(network.remove("nodens"), "nothing to remove\n");
+    let lo = network.node.ip("-oneline address show dev lo");
+    assert!(lo.contains("127.0.0.1/8") && lo.contains("::1/128"), "{lo}");
+    let listed = network.node.run("nft", &["list", "ruleset"]);
+    assert!(listed.contains("table inet tracking"), "{listed}");
+}
