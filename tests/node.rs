@@ -211,6 +211,20 @@ fn dig(client: &Namespace, address: &str, name: &str, over: &str) -> Output {
 #[ignore = "needs root, iproute2, nftables, conntrack and dig; .ci/run runs it"]
 fn everybody_on_the_node_resolves_and_conntrack_does_not_notice() {
     let network = Network::new();
+    // The host end of a pod's veth pair often has no address. What the node sends there must not come from ours.
+    let peer = Namespace::new("peer");
+    network.node.connect("bare", &peer, "eth0");
+    let destinations = ["10.9.9.9", "fd00::99"];
+    for to in destinations {
+        network.node.ip(&format!("route add {to} dev bare"));
+    }
+    let sources = || destinations.map(|to| network.node.ip(&format!("route get {to}")));
+    let before = sources();
+    assert!(
+        before.iter().all(|route| route.contains(" src ")),
+        "{before:?}"
+    );
+
     let nodens = network.start("nodens", LOOPBACK);
     network.assert_everybody_resolves();
     // What makes the proxy necessary.
@@ -230,6 +244,7 @@ fn everybody_on_the_node_resolves_and_conntrack_does_not_notice() {
     );
     assert_eq!((network.rules(), network.addresses()), (RULES, (1, 1)));
     assert_eq!(nodens.metric("nodens_node_setup_success "), 1);
+    assert_eq!(sources(), before);
 }
 
 #[test]

@@ -33,14 +33,14 @@ pub(super) fn read(
     report: &Report<'_>,
     listen: &[SocketAddr],
 ) -> Option<NodeConfig> {
-    if top
-        .value("node")
-        .is_none_or(|value| value.to_empty().is_some())
-    {
+    let value = top.value("node").filter(|value| value.to_empty().is_none());
+    let Some(value) = value else {
         top.setting("node", "null".to_owned());
         return None;
-    }
+    };
+    // Says so if it is no table; what is missing in it is then beside the point.
     let section = top.section("node");
+    value.as_dict()?;
     let addresses = read_addresses(&section, report, listen);
     let interface = read_interface(&section);
     let node = NodeConfig {
@@ -85,7 +85,10 @@ fn read_addresses(
     }
     let count = items.len();
     if count == 0 {
-        section.error("addresses", Problem::Missing(Missing::NodeAddresses));
+        // Nobody set the key where it is missing: the table's own line is where to look.
+        let origin = value.map_or_else(|| section.own_origin(), |_| section.origin("addresses"));
+        let problem = Problem::Missing(Missing::NodeAddresses);
+        report.error(origin, &section.path("addresses"), problem);
     } else if count > limits::MAX_NODE_ADDRESSES {
         let limit = limits::MAX_NODE_ADDRESSES;
         section.error("addresses", Problem::TooMany { count, limit });

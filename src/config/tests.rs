@@ -188,7 +188,7 @@ fn without_a_file_the_hosts_resolv_conf_is_forwarded_to() {
 
 #[test]
 fn the_node_is_left_alone_unless_told_otherwise() {
-    for text in ["{}", "node:", "node: null", "node: ~"] {
+    for text in ["", "node:", "node: null", "node: ~"] {
         assert_eq!(good(&format!("{VPC}{text}\n")).node, None, "{text}");
     }
 }
