@@ -13,7 +13,6 @@ pub(crate) mod namespace;
 pub(crate) mod peers;
 pub(crate) mod stand_in;
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
