@@ -27,7 +27,7 @@ use crate::reload::Reloads;
 use crate::setup::{Setup, SetupError};
 use crate::socket;
 use crate::upstream::probe::{self, LoopNames};
-use crate::worker::{self, Command, Heartbeat, Shared, Sockets};
+use crate::worker::{self, Command, Heartbeat, Shared};
 
 /// A worker that does not take a new setup within this is stuck; `/health` tells of it.
 const TAKING: Duration = Duration::from_secs(5);
@@ -143,18 +143,10 @@ impl App {
 
     fn start_on(node: Option<Arc<Node>>, config: Config) -> Result<Self, StartErrors> {
         let mut errors = Vec::new();
-        let bound = bind_all(&config, &config.listen, &mut errors);
         let admin = admin::Bound::bind(&config, &mut errors);
         let metrics = Metrics::new();
         let cache = Cache::new(&config.cache);
-        let setup = match Setup::new(config, None, &metrics, Instant::now()) {
-            Ok(setup) if errors.is_empty() => Arc::new(setup),
-            Ok(_) => return Err(StartErrors(errors)),
-            Err(more) => {
-                errors.extend(more.into_iter().map(StartError::from));
-                return Err(StartErrors(errors));
-            }
-        };
+        let (setup, bound) = prepare(config, None, None, &metrics, errors)?;
         let shared = Arc::new(Shared {
             current: ArcSwap::new(Arc::clone(&setup)),
             cache,
@@ -164,11 +156,11 @@ impl App {
             loops: Arc::new(LoopNames::default()),
         });
         let workers = setup.config.workers.get();
-        let (listening, sockets) = split(bound, workers)?;
         let stop = CancellationToken::new();
         let heartbeats: Vec<_> = (0..workers).map(|_| Arc::new(Heartbeat::new())).collect();
-        let threads = start_workers(&shared, sockets, &heartbeats, &stop)
+        let threads = start_workers(&shared, &heartbeats, &stop)
             .map_err(|error| StartErrors(vec![StartError::Thread(error)]))?;
+        let listening = serve(bound, &threads)?;
 
         let mut tasks = JoinSet::new();
         if let Some(node) = &node {
@@ -231,30 +223,15 @@ impl App {
         let old = self.shared.current.load_full();
         let fixed = config.keep_fixed(&old.config);
         let (added, kept) = self.compare(&config.listen);
-        let mut errors = Vec::new();
-        let bound = bind_all(&config, &added, &mut errors);
-        let setup = Setup::new(config, Some(&old), &self.shared.metrics, Instant::now());
-        let setup = match setup {
-            Ok(setup) if errors.is_empty() => Arc::new(setup),
-            Ok(_) => return Err(StartErrors(errors)),
-            Err(more) => {
-                errors.extend(more.into_iter().map(StartError::from));
-                return Err(StartErrors(errors));
-            }
-        };
-        let (new, sockets) = split(bound, self.workers.len())?;
+        let metrics = &self.shared.metrics;
+        let (setup, bound) = prepare(config, Some(&old), Some(&added), metrics, Vec::new())?;
+        let new = serve(bound, &self.workers)?;
 
         // From here on nothing can fail. What is late asks `current` whether it still counts, so that comes first.
         self.shared.current.store(Arc::clone(&setup));
         self.setups.send_replace(Arc::clone(&setup));
         self.have_all_work_under(&setup).await;
         self.forget_what_changed(&setup, &old).await;
-        for (worker, sockets) in self.workers.iter().zip(sockets) {
-            for sockets in sockets {
-                // A worker that ended has said so.
-                let _ = worker.commands.send(Command::Listen(sockets));
-            }
-        }
         take_over(&new, &mut self.tasks);
         let all = std::mem::take(&mut self.listening);
         for (listening, keep) in all.into_iter().zip(kept) {
@@ -343,10 +320,14 @@ impl App {
         let listen = self.listen();
         let mut ends: JoinSet<()> = self.listening.drain(..).map(Listening::end).collect();
         while ends.join_next().await.is_some() {}
-        let workers = std::mem::take(&mut self.workers);
+        // With the last of those who can give it commands a worker ends.
+        let workers: Vec<_> = std::mem::take(&mut self.workers)
+            .into_iter()
+            .map(|worker| worker.handle)
+            .collect();
         let join = move || {
             for worker in workers {
-                match worker.handle.join() {
+                match worker.join() {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::error!(%error, "a worker ended with an error"),
                     Err(_) => tracing::error!("a worker panicked"),
@@ -384,35 +365,52 @@ fn addresses(listening: &[Listening]) -> Vec<SocketAddr> {
     listening.iter().map(|one| one.address).collect()
 }
 
-fn bind_all(config: &Config, addresses: &[SocketAddr], errors: &mut Vec<StartError>) -> Vec<Bound> {
+/// What a configuration needs before it can be put in force: its setup, and sockets for `listen` (by default all of the
+/// configuration's). Sockets come last: clients may use them from the moment they are bound.
+fn prepare(
+    config: Config,
+    previous: Option<&Setup>,
+    listen: Option<&[SocketAddr]>,
+    metrics: &Metrics,
+    mut errors: Vec<StartError>,
+) -> Result<(Arc<Setup>, Vec<Bound>), StartErrors> {
+    let addresses = listen.unwrap_or(&config.listen).to_vec();
+    let (handover, binding) = (config.handover, config.clone());
+    let setup = match Setup::new(config, previous, metrics, Instant::now()) {
+        Ok(setup) => Some(Arc::new(setup)),
+        Err(more) => {
+            errors.extend(more.into_iter().map(StartError::from));
+            None
+        }
+    };
     let mut bound = Vec::new();
-    for &address in addresses {
-        match Bound::bind(config, address) {
-            Ok(one) => bound.push(one),
-            Err(source) => errors.push(StartError::Listen { address, source }),
+    // Who shares the port must not lose clients to somebody who will not start; else all mistakes are told at once.
+    if errors.is_empty() || !handover {
+        for address in addresses {
+            match Bound::bind(&binding, address) {
+                Ok(one) => bound.push(one),
+                Err(source) => errors.push(StartError::Listen { address, source }),
+            }
         }
     }
-    bound
+    match setup {
+        Some(setup) if errors.is_empty() => Ok((setup, bound)),
+        _ => Err(StartErrors(errors)),
+    }
 }
 
-/// The addresses, and what each worker serves of them.
-fn split(
-    bound: Vec<Bound>,
-    workers: usize,
-) -> Result<(Vec<Listening>, Vec<Vec<Sockets>>), StartErrors> {
-    let mut all = Vec::new();
-    let mut by_worker: Vec<Vec<Sockets>> = (0..workers).map(|_| Vec::new()).collect();
-    for one in bound {
-        let address = one.address();
-        let (listening, sockets) = one
-            .split()
-            .map_err(|source| StartErrors(vec![StartError::Listen { address, source }]))?;
-        all.push(listening);
-        for (worker, sockets) in by_worker.iter_mut().zip(sockets) {
-            worker.push(sockets);
-        }
-    }
-    Ok((all, by_worker))
+/// Has the workers serve what is bound.
+fn serve(bound: Vec<Bound>, workers: &[Thread]) -> Result<Vec<Listening>, StartErrors> {
+    let commands: Vec<_> = workers
+        .iter()
+        .map(|worker| worker.commands.clone())
+        .collect();
+    let one = |bound: Bound| {
+        let address = bound.address();
+        let error = |source| StartErrors(vec![StartError::Listen { address, source }]);
+        bound.serve(&commands).map_err(error)
+    };
+    bound.into_iter().map(one).collect()
 }
 
 /// Waits for earlier instances to go, where there are any.
@@ -425,15 +423,14 @@ fn take_over(listening: &[Listening], tasks: &mut JoinSet<()>) {
 
 fn start_workers(
     shared: &Arc<Shared>,
-    sockets: Vec<Vec<Sockets>>,
     heartbeats: &[Arc<Heartbeat>],
     stop: &CancellationToken,
 ) -> io::Result<Vec<Thread>> {
     let mut threads = Vec::new();
-    for (index, (sockets, heartbeat)) in sockets.into_iter().zip(heartbeats).enumerate() {
+    for (index, heartbeat) in heartbeats.iter().enumerate() {
         let (shared, heartbeat, stop) = (Arc::clone(shared), Arc::clone(heartbeat), stop.clone());
         let (commands, receiver) = mpsc::unbounded_channel();
-        let run = move || worker::run(&shared, sockets, receiver, &heartbeat, stop);
+        let run = move || worker::run(&shared, receiver, &heartbeat, stop);
         let handle = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(run)?;

@@ -4,21 +4,24 @@
 //! ends has to see to it that nothing is left in a socket of its own when that closes:
 //! - UDP: [`crate::socket::stop_receiving`] turns new datagrams to the other; what was queued is answered.
 //! - TCP: closing a listener resets the connections in its queue, so new ones are steered to the other's listener first
-//!   ([`crate::socket::steer`]), and what waits is accepted.
+//!   ([`crate::socket::steer`]), and what waits is accepted. Each instance has one listener, ours the earlier.
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::Socket;
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::listener::Ending;
+use crate::listener::tcp::accept;
 use crate::socket::{self, Claim, UdpOptions};
-use crate::worker::Sockets;
+use crate::worker::{Command, Datagrams};
 
 /// How often a free port is looked for when `listen` says 0: TCP may have what UDP just got.
 const PORT_ATTEMPTS: usize = 20;
@@ -27,13 +30,13 @@ const PORT_ATTEMPTS: usize = 20;
 /// fraction of a millisecond. Without the pause a connection that completes late would be reset.
 const HANDSHAKES: Duration = Duration::from_millis(50);
 
-/// A worker that has not closed its listener after this is stuck, and must not hold up the others.
-const CLOSING: Duration = Duration::from_secs(1);
-
 /// How often we look whether an earlier instance is gone.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// An address that is served. Dropping it leaves the sockets to the workers.
+/// Where a successor's TCP listener is among all: behind ours, which began to listen earlier.
+const SUCCESSOR: u32 = 1;
+
+/// An address that is served. Dropping it has connections accepted no longer, and leaves the UDP sockets to the workers.
 #[derive(Debug)]
 pub struct Listening {
     /// As configured.
@@ -42,20 +45,23 @@ pub struct Listening {
     pub address: SocketAddr,
     /// None while an earlier instance serves it too.
     claim: Arc<Mutex<Option<Claim>>>,
-    /// The workers' listening TCP sockets, in the order in which they began to listen.
-    tcp: Vec<Socket>,
-    endings: Vec<Ending>,
+    /// The listening TCP socket.
+    tcp: Socket,
+    accepting: JoinSet<io::Result<()>>,
+    stop: CancellationToken,
+    close: CancellationToken,
     /// Whether there may be a successor.
     handover: bool,
 }
 
-/// Sockets that are bound and not served yet: one pair a worker.
+/// Sockets that are bound and not served yet: a UDP socket for each worker, and one TCP listener.
 #[derive(Debug)]
 pub struct Bound {
     wanted: SocketAddr,
     address: SocketAddr,
     claim: Option<Claim>,
-    pairs: Vec<(Socket, Socket)>,
+    udp: Vec<Socket>,
+    tcp: Socket,
     handover: bool,
 }
 
@@ -102,16 +108,16 @@ impl Bound {
             Err(error) if config.handover && error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(error),
         };
-        let mut pairs = vec![(udp, tcp)];
+        let mut udp = vec![udp];
         for _ in 1..config.workers.get() {
-            let udp = socket::listen_udp(address, options)?.0;
-            pairs.push((udp, socket::listen_tcp(address)?));
+            udp.push(socket::listen_udp(address, options)?.0);
         }
         Ok(Self {
             wanted,
             address,
             claim,
-            pairs,
+            udp,
+            tcp,
             handover: config.handover,
         })
     }
@@ -122,35 +128,35 @@ impl Bound {
         self.address
     }
 
-    /// Splits it into what each worker serves, and the whole.
+    /// Has the workers serve it.
     ///
     /// # Errors
     /// If there are no file descriptors left.
-    pub fn split(self) -> io::Result<(Listening, Vec<Sockets>)> {
-        let stop = CancellationToken::new();
-        let (mut tcp, mut endings, mut sockets) = (Vec::new(), Vec::new(), Vec::new());
-        for (udp, listener) in self.pairs {
-            let ending = Ending {
-                stop: stop.clone(),
-                ..Ending::default()
-            };
-            tcp.push(listener.try_clone()?);
-            endings.push(ending.clone());
-            sockets.push(Sockets {
-                udp,
-                tcp: listener,
-                ending,
-            });
+    pub fn serve(self, workers: &[mpsc::UnboundedSender<Command>]) -> io::Result<Listening> {
+        let (stop, close) = (CancellationToken::new(), CancellationToken::new());
+        let tcp = self.tcp.try_clone()?;
+        for (worker, socket) in workers.iter().zip(self.udp) {
+            let stop = stop.clone();
+            // A worker that ended has said so.
+            let _ = worker.send(Command::Listen(Datagrams { socket, stop }));
         }
-        let listening = Listening {
+        let (workers, turn) = (workers.to_vec(), AtomicUsize::new(0));
+        let hand_out = move |accepted| {
+            let turn = turn.fetch_add(1, Ordering::Relaxed);
+            let _ = workers[turn % workers.len()].send(Command::Connection(accepted));
+        };
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(self.tcp, stop.clone(), close.clone(), hand_out));
+        Ok(Listening {
             wanted: self.wanted,
             address: self.address,
             claim: Arc::new(Mutex::new(self.claim)),
             tcp,
-            endings,
+            accepting,
+            stop,
+            close,
             handover: self.handover,
-        };
-        Ok((listening, sockets))
+        })
     }
 }
 
@@ -168,7 +174,7 @@ impl Listening {
     /// steering behind.
     pub fn take_over(&self) -> impl Future<Output = ()> + Send + 'static {
         let (claim, address) = (Arc::clone(&self.claim), self.address);
-        let listener = self.tcp.first().and_then(|tcp| tcp.try_clone().ok());
+        let listener = self.tcp.try_clone().ok();
         async move {
             let taken = loop {
                 match Claim::take(address) {
@@ -179,7 +185,7 @@ impl Listening {
             if let Some(listener) = listener
                 && let Err(error) = socket::stop_steering(&listener)
             {
-                tracing::warn!(%address, %error, "new TCP connections may go to one worker only");
+                tracing::warn!(%address, %error, "a successor may get TCP connections before it is ready");
             }
             *claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
             tracing::info!(%address, "the earlier instance is gone");
@@ -188,25 +194,16 @@ impl Listening {
 
     /// Ends it: queries that came are answered, and a successor on the same address gets all others.
     pub async fn end(mut self) {
-        for ending in &self.endings {
-            ending.stop.cancel();
-        }
-        // While an earlier instance is there too, the order of the listeners is not known.
-        let steers = self.handover && !self.shared();
-        // We began to listen before any successor: ours are the first, and the one behind them is the successor's. The
-        // last is closed first, so that this stays so. Without a successor nothing is steered.
-        while let (Some(ending), Some(tcp)) = (self.endings.pop(), self.tcp.pop()) {
-            if steers {
-                let behind = u32::try_from(self.tcp.len() + 1).unwrap_or(u32::MAX);
-                if let Err(error) = socket::steer(&tcp, behind) {
-                    tracing::debug!(%error, "new connections cannot be steered to a successor");
-                }
-                sleep(HANDSHAKES).await;
+        self.stop.cancel();
+        // While an earlier instance is there too, the order of the listeners is not known. Without a successor there is
+        // nobody to steer to, and the kernel does as before.
+        if self.handover && !self.shared() {
+            if let Err(error) = socket::steer(&self.tcp, SUCCESSOR) {
+                tracing::debug!(%error, "new connections cannot be steered to a successor");
             }
-            ending.close.cancel();
-            if timeout(CLOSING, ending.closed.cancelled()).await.is_err() {
-                tracing::warn!(address = %self.address, "a worker does not close its listener");
-            }
+            sleep(HANDSHAKES).await;
         }
+        self.close.cancel();
+        while self.accepting.join_next().await.is_some() {}
     }
 }

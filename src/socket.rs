@@ -675,6 +675,45 @@ mod tests {
         send_buffer: 1 << 18,
     };
 
+    /// How many of 64 connections arrive at each listener.
+    fn arrivals(listeners: &[Socket]) -> Vec<usize> {
+        let address = listeners[0].local_addr().expect("bound");
+        let address = address.as_socket().expect("IP");
+        let clients: Vec<_> = (0..64)
+            .map(|_| std::net::TcpStream::connect(address).expect("connects"))
+            .collect();
+        let arrived = |listener: &Socket| std::iter::from_fn(|| listener.accept().ok()).count();
+        let counts: Vec<_> = listeners.iter().map(arrived).collect();
+        assert_eq!(counts.iter().sum::<usize>(), clients.len());
+        counts
+    }
+
+    #[test]
+    fn connections_are_steered_by_the_order_of_listening_and_a_gap_is_filled_by_the_last() {
+        let first = listen_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("binds");
+        let address = first.local_addr().expect("bound");
+        let address = address.as_socket().expect("IP");
+        let mut listeners = vec![first];
+        listeners.extend((1..4).map(|_| listen_tcp(address).expect("shares the port")));
+        assert!(
+            arrivals(&listeners).iter().all(|&count| count > 0),
+            "nobody has steered yet"
+        );
+        steer(&listeners[0], 2).expect("allowed");
+        assert_eq!(arrivals(&listeners), [0, 0, 64, 0]);
+        // The last one takes the place of the one that closes.
+        drop(listeners.remove(1));
+        steer(&listeners[0], 1).expect("allowed");
+        assert_eq!(arrivals(&listeners), [0, 0, 64]);
+        // There is nobody at 3: as if nobody steered.
+        steer(&listeners[0], 3).expect("allowed");
+        assert!(arrivals(&listeners).iter().all(|&count| count > 0));
+        steer(&listeners[0], 1).expect("allowed");
+        stop_steering(&listeners[2]).expect("allowed");
+        assert!(arrivals(&listeners).iter().all(|&count| count > 0));
+        stop_steering(&listeners[2]).expect("nothing to undo is no error");
+    }
+
     fn echo_once(server: &str, client: &str, ask: impl Fn(u16) -> SocketAddr) {
         let (socket, _) = listen_udp(server.parse().expect("an address"), OPTIONS).expect("binds");
         let port = socket

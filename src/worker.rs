@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::flight::Flight;
-use crate::listener::{Ending, tcp, udp};
+use crate::listener::{tcp, udp};
 use crate::metrics::{Metrics, WorkerMetrics};
 use crate::setup::Setup;
 use crate::upstream::ask::Links;
@@ -51,20 +51,20 @@ pub struct Shared {
     pub loops: Arc<LoopNames>,
 }
 
-/// One worker's sockets for one listen address.
-pub struct Sockets {
-    /// Its UDP socket.
-    pub udp: Socket,
-    /// Its listening TCP socket.
-    pub tcp: Socket,
-    /// When to stop.
-    pub ending: Ending,
+/// One worker's UDP socket for one listen address.
+pub struct Datagrams {
+    /// The socket.
+    pub socket: Socket,
+    /// When to take no more.
+    pub stop: CancellationToken,
 }
 
-/// What a worker is told.
+/// What a worker is told. It serves until nobody can tell it anything more.
 pub enum Command {
-    /// Serve these too.
-    Listen(Sockets),
+    /// Serve this address too.
+    Listen(Datagrams),
+    /// Serve this connection.
+    Connection(tcp::Accepted),
     /// Work under this setup from now on, and say when that is so.
     Work(Arc<Setup>, oneshot::Sender<()>),
 }
@@ -229,28 +229,13 @@ impl Seat {
     }
 }
 
-/// A worker's listeners, as tasks of its thread.
-#[derive(Default)]
-struct Listeners(JoinSet<()>);
-
-impl Listeners {
-    fn add(&mut self, seat: &Rc<Seat>, sockets: Sockets) -> std::io::Result<()> {
-        let Sockets { udp, tcp, ending } = sockets;
-        let udp = udp::Listener::new(seat, udp)?;
-        self.0.spawn_local(udp.run(ending.stop.clone()));
-        let tcp = tcp::Listener::new(seat, tcp)?;
-        self.0.spawn_local(tcp.run(ending));
-        Ok(())
-    }
-}
-
-/// Runs a worker until `stop`, then until its queries in flight are answered or `shutdown_grace` is over.
+/// Runs a worker until it is stopped by `stop` and nobody can give it commands any more, and then until its queries in
+/// flight are answered. From `stop` on that may take `shutdown_grace`.
 ///
 /// # Errors
-/// If its runtime or first sockets cannot be set up.
+/// If its runtime cannot be set up, or a socket cannot be watched.
 pub fn run(
     shared: &Arc<Shared>,
-    sockets: Vec<Sockets>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     heartbeat: &Heartbeat,
     stop: CancellationToken,
@@ -261,36 +246,38 @@ pub fn run(
         .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        let setup = shared.current.load_full();
-        let seat = Rc::new(Seat::new(Worker::new(shared, &setup, None)));
-        drop(setup);
-        let mut listeners = Listeners::default();
-        for sockets in sockets {
-            listeners.add(&seat, sockets)?;
-        }
+        let seat = Rc::new(Seat::new(Worker::new(
+            shared,
+            &shared.current.load_full(),
+            None,
+        )));
+        let mut listeners = JoinSet::new();
+        let mut connections = tcp::Connections::new(&seat);
         let mut ticks = tokio::time::interval(TICK);
+        let mut told_all = false;
         let mut deadline = None;
         let mut abandoned = false;
-        loop {
+        while !(told_all && listeners.is_empty() && connections.is_empty()) {
             tokio::select! {
                 _ = ticks.tick() => seat.tick(heartbeat),
-                Some(command) = commands.recv() => match command {
-                    Command::Work(setup, done) => {
+                command = commands.recv(), if !told_all => match command {
+                    Some(Command::Connection(accepted)) => connections.admit(accepted),
+                    Some(Command::Listen(Datagrams { socket, stop })) => {
+                        listeners.spawn_local(udp::Listener::new(&seat, socket)?.run(stop));
+                    }
+                    Some(Command::Work(setup, done)) => {
                         seat.replace(&setup);
                         // Whoever waits for it may have been given up meanwhile.
                         let _ = done.send(());
                     }
-                    Command::Listen(sockets) => {
-                        if let Err(error) = listeners.add(&seat, sockets) {
-                            tracing::error!(%error, "a new listen address cannot be served by this worker");
-                        }
-                    }
+                    None => told_all = true,
                 },
                 () = stop.cancelled(), if deadline.is_none() => {
                     deadline = Some(Instant::now() + seat.worker().setup.config.shutdown_grace);
                 }
-                ended = listeners.0.join_next(), if !listeners.0.is_empty() => {
-                    if let Some(Err(panic)) = ended && panic.is_panic() {
+                () = connections.ended() => {}
+                Some(ended) = listeners.join_next() => {
+                    if let Err(panic) = ended && panic.is_panic() {
                         // Listeners hold no state that a restart of the process would not rebuild better.
                         tracing::error!("a listener of this worker failed; /health will tell");
                         return Err(std::io::Error::other("listener panicked"));
@@ -306,9 +293,6 @@ pub fn run(
                     }
                     deadline = Some(Instant::now() + LAST_WORDS);
                 }
-            }
-            if deadline.is_some() && listeners.0.is_empty() {
-                break;
             }
         }
         seat.tick(heartbeat);

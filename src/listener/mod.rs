@@ -6,20 +6,6 @@ pub mod udp;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use tokio_util::sync::CancellationToken;
-
-/// How the listeners of one address and worker end: first all of them are told to stop, and then, one after the other,
-/// to close their TCP sockets, because the kernel resets connections that wait in a listener that is closed.
-#[derive(Debug, Clone, Default)]
-pub struct Ending {
-    /// Take no further datagrams, and have connections end.
-    pub stop: CancellationToken,
-    /// Accept what waits, and close.
-    pub close: CancellationToken,
-    /// The TCP socket is closed.
-    pub closed: CancellationToken,
-}
-
 /// Where a reply that is ready later goes.
 pub enum ReplyTo {
     /// A datagram to this client, from the address it asked.

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ending, ReplyTo};
+use super::ReplyTo;
 use crate::answering::{Client, Served};
 use crate::config::TcpConfig;
 use crate::metrics::{Cached, Dropped};
@@ -101,67 +101,96 @@ impl Drop for Place {
     }
 }
 
-/// One worker's listening socket for one address.
-pub struct Listener {
-    seat: Rc<Seat>,
-    socket: TcpListener,
-    open: RefCell<Vec<Weak<Connection>>>,
+/// A connection that was accepted, on its way to the worker that will serve it.
+pub struct Accepted {
+    /// The connection.
+    pub stream: std::net::TcpStream,
+    /// The client.
+    pub peer: SocketAddr,
+    /// When the address it came to is served no longer.
+    pub stop: CancellationToken,
 }
 
-impl Listener {
-    /// Serves a listening socket.
-    ///
-    /// # Errors
-    /// If the runtime cannot watch it.
-    pub fn new(seat: &Rc<Seat>, socket: Socket) -> io::Result<Self> {
-        let socket = TcpListener::from_std(socket.into())?;
-        Ok(Self {
+/// Accepts connections and gives them to `hand_out` until told to close; then accepts what waits in the kernel's queue,
+/// which would be reset, and closes. `stop` is what connections end by.
+///
+/// One listener for an address, whatever the number of workers: the kernel spreads connections over listeners without
+/// knowing who is busy, and listeners that close pass nothing on.
+///
+/// # Errors
+/// If the runtime cannot watch the socket.
+pub async fn accept(
+    listener: Socket,
+    stop: CancellationToken,
+    close: CancellationToken,
+    hand_out: impl Fn(Accepted),
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener.into())?;
+    loop {
+        tokio::select! {
+            biased;
+            () = close.cancelled() => break,
+            ready = listener.accept() => match ready.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+                Ok((stream, peer)) => hand_out(Accepted { stream, peer, stop: stop.clone() }),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a TCP connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    // Past the runtime, which may not have heard of the last ones yet.
+    while let Ok((socket, peer)) = SockRef::from(&listener).accept() {
+        let ready = socket.set_nonblocking(true).is_ok();
+        if let (true, Some(peer)) = (ready, peer.as_socket()) {
+            let (stream, stop) = (socket.into(), stop.clone());
+            hand_out(Accepted { stream, peer, stop });
+        }
+    }
+    Ok(())
+}
+
+/// A worker's connections.
+pub struct Connections {
+    seat: Rc<Seat>,
+    open: Vec<Weak<Connection>>,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    /// None yet.
+    #[must_use]
+    pub fn new(seat: &Rc<Seat>) -> Self {
+        Self {
             seat: Rc::clone(seat),
-            socket,
-            open: RefCell::default(),
-        })
+            open: Vec::new(),
+            tasks: JoinSet::new(),
+        }
     }
 
-    /// Serves until told to stop; then lets connections end, and accepts on until told to close.
-    pub async fn run(self, ending: Ending) {
-        let mut tasks = JoinSet::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = ending.close.cancelled() => break,
-                accepted = self.socket.accept() => match accepted {
-                    Ok((stream, peer)) => self.admit(stream, peer, &ending.stop, &mut tasks),
-                    Err(error) => {
-                        tracing::warn!(%error, "cannot accept a TCP connection");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+    /// Whether none is open.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// Waits for one to end; for ever if there is none.
+    pub async fn ended(&mut self) {
+        if self.tasks.join_next().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Serves a connection, if there is a place for it.
+    pub fn admit(&mut self, accepted: Accepted) {
+        let Accepted { stream, peer, stop } = accepted;
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot serve a TCP connection");
+                return;
             }
-        }
-        // What waits in the kernel's queue would be reset.
-        while let Some((stream, peer)) = self.accept_waiting() {
-            self.admit(stream, peer, &ending.stop, &mut tasks);
-        }
-        drop(self.socket);
-        ending.closed.cancel();
-        while tasks.join_next().await.is_some() {}
-    }
-
-    /// A connection that waits in the kernel's queue. The runtime may not have heard of it yet.
-    fn accept_waiting(&self) -> Option<(TcpStream, SocketAddr)> {
-        let (socket, peer) = SockRef::from(&self.socket).accept().ok()?;
-        socket.set_nonblocking(true).ok()?;
-        Some((TcpStream::from_std(socket.into()).ok()?, peer.as_socket()?))
-    }
-
-    fn admit(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        stop: &CancellationToken,
-        tasks: &mut JoinSet<()>,
-    ) {
+        };
         let worker = self.seat.worker();
         let (shared, config) = (&worker.shared, &worker.setup.config.tcp);
         let place = Place::take(shared, config, peer.ip()).or_else(|full| {
@@ -181,11 +210,9 @@ impl Listener {
             active: Cell::new(Instant::now()),
             place: RefCell::new(Some(place)),
         });
-        let mut connections = self.open.borrow_mut();
-        connections.retain(|connection| connection.strong_count() > 0);
-        connections.push(Rc::downgrade(&connection));
-        let stop = stop.clone();
-        tasks.spawn_local(async move {
+        self.open.retain(|connection| connection.strong_count() > 0);
+        self.open.push(Rc::downgrade(&connection));
+        self.tasks.spawn_local(async move {
             if let Err(error) = connection.run(stream, stop).await {
                 tracing::debug!(client = %connection.peer, %error, "a client's connection ended");
             }
@@ -195,8 +222,8 @@ impl Listener {
 
     /// Closes the longest idle connection, of one client if given, so that its place is free.
     fn evict(&self, client: Option<IpAddr>) {
-        let connections = self.open.borrow();
-        let idle = connections
+        let idle = self
+            .open
             .iter()
             .filter_map(Weak::upgrade)
             .filter(|connection| {
