@@ -85,8 +85,9 @@ impl Client {
     }
 
     fn send(&mut self, random: &mut u64, seen: &Seen) {
-        let message = Ask::new(&name(random), rr::A).message();
-        let id = u16::from_be_bytes([message[0], message[1]]);
+        let mut message = Ask::new(&name(random), rr::A).message();
+        let id = u16::try_from(self.uses).expect("few uses");
+        message[..2].copy_from_slice(&id.to_be_bytes());
         self.socket
             .send(&message)
             .unwrap_or_else(|error| panic!("a query was turned away: {error}"));
