@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -118,18 +118,23 @@ impl State {
 
     fn metrics(&self) -> String {
         let Shared { metrics, cache, .. } = &*self.shared;
+        let setup = self.shared.current.load();
         metrics
             .cache_entries
             .set(i64::try_from(cache.entries()).unwrap_or(i64::MAX));
         metrics
             .cache_bytes
             .set(i64::try_from(cache.bytes()).unwrap_or(i64::MAX));
+        metrics
+            .cache_max_bytes
+            .set(i64::try_from(setup.config.cache.max_size).unwrap_or(i64::MAX));
         let evictions = cache
             .evictions()
             .saturating_sub(metrics.cache_evictions.get());
         metrics.cache_evictions.inc_by(evictions);
-        for server in &self.shared.current.load().upstreams.servers {
-            server.show();
+        let clocks = (Instant::now(), SystemTime::now());
+        for server in &setup.upstreams.servers {
+            server.show(clocks);
         }
         metrics.render()
     }

@@ -6,7 +6,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{
@@ -14,6 +15,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::upstream::health::{Reason, State};
 use crate::wire::{rcode, rr};
 
 /// Seconds. Hits take microseconds, misses milliseconds; what takes longer than a client's patience is all the same.
@@ -199,6 +201,8 @@ pub struct Metrics {
     rejected: IntCounterVec,
     state: IntGaugeVec,
     state_changes: IntCounterVec,
+    state_changed: IntGaugeVec,
+    state_reason: IntGaugeVec,
     srtt: IntGaugeVec,
     prefetches: IntCounter,
     /// Queries waiting for an upstream's answer now.
@@ -211,6 +215,8 @@ pub struct Metrics {
     pub cache_entries: IntGauge,
     /// Bytes they weigh.
     pub cache_bytes: IntGauge,
+    /// Bytes they may weigh.
+    pub cache_max_bytes: IntGauge,
     /// Entries that made room for others.
     pub cache_evictions: IntCounter,
     /// Whether the configuration files are in force as they are.
@@ -360,6 +366,16 @@ impl Metrics {
                 "How often an upstream server changed its state, by the new state.",
                 &["group", "server", "transport", "state"],
             ),
+            state_changed: register.gauges(
+                "nodens_upstream_state_changed_timestamp_seconds",
+                "Since when an upstream server is in its state, as Unix time.",
+                &["group", "server", "transport"],
+            ),
+            state_reason: register.gauges(
+                "nodens_upstream_state_reason",
+                "Always 1; why an upstream server is in its state is in the label. Other reasons have no series.",
+                &["group", "server", "transport", "reason"],
+            ),
             srtt: register.gauges(
                 "nodens_upstream_srtt_microseconds",
                 "Smoothed round-trip time of an upstream server (RFC 6298).",
@@ -397,6 +413,10 @@ impl Metrics {
             restart_needed: register.gauge(
                 "nodens_config_restart_needed",
                 "Keys that were changed in the configuration and take a restart; /status names them.",
+            ),
+            cache_max_bytes: register.gauge(
+                "nodens_cache_max_bytes",
+                "What nodens_cache_bytes may grow to: cache.max_size.",
             ),
             cache_evictions: register.counter(
                 "nodens_cache_evictions_total",
@@ -523,7 +543,7 @@ impl Metrics {
 
     /// A server is gone: its gauges would tell of it for ever. Its counters stay, as counters do.
     pub fn forget(&self, group: &str, server: &str) {
-        use crate::upstream::{health::State, server::Carrier};
+        use crate::upstream::server::Carrier;
         for transport in Carrier::ALL.map(Carrier::name) {
             // What was never shown is not there to be removed.
             for state in State::ALL.map(State::name) {
@@ -531,18 +551,29 @@ impl Metrics {
                     .state
                     .remove_label_values(&[group, server, transport, state]);
             }
-            let _ = self.srtt.remove_label_values(&[group, server, transport]);
+            let labels = [group, server, transport];
+            let _ = self.srtt.remove_label_values(&labels);
+            let _ = self.state_changed.remove_label_values(&labels);
+            for reason in Reason::ALL.map(Reason::name) {
+                let labels = [group, server, transport, reason];
+                let _ = self.state_reason.remove_label_values(&labels);
+            }
         }
     }
 
     /// The counters of a server's health over one transport.
     #[must_use]
     pub fn health(&self, group: &str, server: &str, transport: &str) -> HealthMetrics {
-        use crate::upstream::health::State;
         let labels = |state: State| [group, server, transport, state.name()];
         HealthMetrics {
             state: State::ALL.map(|state| self.state.with_label_values(&labels(state))),
             changes: State::ALL.map(|state| self.state_changes.with_label_values(&labels(state))),
+            since: self
+                .state_changed
+                .with_label_values(&[group, server, transport]),
+            reasons: self.state_reason.clone(),
+            labels: [group, server, transport].map(str::to_owned),
+            shown: Mutex::new(None),
             srtt: self.srtt.with_label_values(&[group, server, transport]),
             probes_answered: self
                 .probes
@@ -776,6 +807,13 @@ impl ServerMetrics {
 pub struct HealthMetrics {
     state: [IntGauge; 5],
     changes: [IntCounter; 5],
+    since: IntGauge,
+    /// Of all servers: a reason that holds no more has its series removed.
+    reasons: IntGaugeVec,
+    /// Group, server and transport.
+    labels: [String; 3],
+    /// The reason and the time of the change that were shown last.
+    shown: Mutex<Option<(Reason, Instant)>>,
     srtt: IntGauge,
     /// Probes answered.
     pub probes_answered: IntCounter,
@@ -784,8 +822,14 @@ pub struct HealthMetrics {
 }
 
 impl HealthMetrics {
-    /// Shows the state the server is in.
-    pub fn show(&self, state: crate::upstream::health::State, srtt: Option<Duration>) {
+    /// Shows the state the server is in, why, and since when. `now` and `wall` are the same moment on two clocks.
+    pub fn show(
+        &self,
+        state: State,
+        (reason, changed): (Reason, Instant),
+        srtt: Option<Duration>,
+        (now, wall): (Instant, SystemTime),
+    ) {
         for (index, gauge) in self.state.iter().enumerate() {
             gauge.set(i64::from(index == state as usize));
         }
@@ -793,10 +837,27 @@ impl HealthMetrics {
             self.srtt
                 .set(i64::try_from(srtt.as_micros()).unwrap_or(i64::MAX));
         }
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        // Once for each change: two clocks read again and again would let the time wander by a second.
+        if *shown == Some((reason, changed)) {
+            return;
+        }
+        let [group, server, transport] = self.labels.each_ref().map(String::as_str);
+        let labels = |reason: Reason| [group, server, transport, reason.name()];
+        if let Some((old, _)) = shown.replace((reason, changed)) {
+            // It is gone only if somebody else removed it, which is what we want too.
+            let _ = self.reasons.remove_label_values(&labels(old));
+        }
+        self.reasons.with_label_values(&labels(reason)).set(1);
+        let since = wall
+            .checked_sub(now.saturating_duration_since(changed))
+            .and_then(|since| since.duration_since(UNIX_EPOCH).ok())
+            .map_or(0, |since| since.as_secs());
+        self.since.set(i64::try_from(since).unwrap_or(i64::MAX));
     }
 
     /// Counts a change of state.
-    pub fn changed(&self, state: crate::upstream::health::State) {
+    pub fn changed(&self, state: State) {
         self.changes[state as usize].inc();
     }
 }
@@ -834,6 +895,46 @@ mod tests {
     }
 
     #[test]
+    fn a_server_shows_since_when_and_only_why_it_is_in_its_state_now() {
+        let metrics = Metrics::new();
+        let health = metrics.health("vpc", "10.0.0.2", "udp");
+        let start = Instant::now();
+        let at = |seconds| {
+            let past = Duration::from_secs(seconds);
+            (start + past, UNIX_EPOCH + Duration::from_secs(5000) + past)
+        };
+        let lines = || -> Vec<String> {
+            let text = metrics.render();
+            let of_change = |line: &&str| {
+                line.starts_with("nodens_upstream_state_changed")
+                    || line.starts_with("nodens_upstream_state_reason")
+            };
+            text.lines().filter(of_change).map(str::to_owned).collect()
+        };
+        let name = r#"group="vpc",FIELDserver="10.0.0.2",transport="udp""#;
+        let want = |since: u64, reason: &str| {
+            let plain = name.replace("FIELD", "");
+            let with_reason = name.replace("FIELD", &format!("reason=\"{reason}\","));
+            vec![
+                format!("nodens_upstream_state_changed_timestamp_seconds{{{plain}}} {since}"),
+                format!("nodens_upstream_state_reason{{{with_reason}}} 1"),
+            ]
+        };
+
+        health.show(State::Unknown, (Reason::Started, at(0).0), None, at(7));
+        assert_eq!(lines(), want(5000, "started"));
+        health.show(State::Down, (Reason::ProbeLost, at(9).0), None, at(10));
+        assert_eq!(lines(), want(5009, "probe_lost"));
+        // The clock on the wall was set back meanwhile.
+        let later = (at(60).0, UNIX_EPOCH);
+        health.show(State::Down, (Reason::ProbeLost, at(9).0), None, later);
+        assert_eq!(lines(), want(5009, "probe_lost"));
+        // It came back and fell again for the same reason.
+        health.show(State::Down, (Reason::ProbeLost, at(70).0), None, at(80));
+        assert_eq!(lines(), want(5070, "probe_lost"));
+    }
+
+    #[test]
     fn labels_stand_at_their_own_index() {
         for (index, (reason, _)) in Dropped::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);
@@ -850,7 +951,7 @@ mod tests {
         for (index, (reason, _)) in StaleReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, index);
         }
-        for (index, state) in crate::upstream::health::State::ALL.iter().enumerate() {
+        for (index, state) in State::ALL.iter().enumerate() {
             assert_eq!(*state as usize, index);
         }
         assert_eq!((Protocol::Udp as usize, Protocol::Tcp as usize), (0, 1));

@@ -323,9 +323,13 @@ fn what_is_known_of_servers_that_stay_is_kept_and_those_that_go_are_forgotten() 
     };
     assert!(state(&gone).abs() < 0.5);
     let (_, text) = nodens.get("/metrics");
-    let shown = text
-        .lines()
-        .filter(|line| line.starts_with("nodens_upstream_state{") && line.contains(&gone));
+    let shown = text.lines().filter(|line| {
+        ["state", "srtt"]
+            .iter()
+            .any(|of| line.starts_with(&format!("nodens_upstream_{of}")))
+            && !line.contains("_total")
+            && line.contains(&gone)
+    });
     assert_eq!(shown.count(), 0);
 }
 

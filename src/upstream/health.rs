@@ -99,6 +99,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Started,
+        Self::Answered,
+        Self::ProbeAnswered,
+        Self::Overdue,
+        Self::ProbeLost,
+        Self::Unreachable,
+        Self::Lossy,
+        Self::Refusing,
+        Self::Slow,
+        Self::Recovered,
+        Self::Loop,
+    ];
+
     /// The reason's name in logs and /status.
     #[must_use]
     pub fn name(self) -> &'static str {

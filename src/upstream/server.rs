@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -350,14 +350,15 @@ impl Server {
         }
     }
 
-    /// Brings the gauges up to date; done once a second rather than with every answer.
-    pub fn show(&self) {
+    /// Brings the gauges up to date; done with each scrape rather than with every answer.
+    pub fn show(&self, clocks: (Instant, SystemTime)) {
         for carrier in Carrier::ALL {
-            let (state, srtt) = {
+            let (state, change, srtt) = {
                 let health = self.lock(carrier);
-                (health.state(), health.srtt())
+                (health.state(), health.last_change(), health.srtt())
             };
-            self.carriers[carrier as usize].metrics.show(state, srtt);
+            let metrics = &self.carriers[carrier as usize].metrics;
+            metrics.show(state, change, srtt, clocks);
         }
     }
 
