@@ -1,0 +1,87 @@
+{{- /* What no schema can say: values that contradict one another. Each message begins with the key to change. */ -}}
+{{- define "nodens.validate" -}}
+{{- $config := include "nodens.config" . | fromYaml -}}
+{{- if $config.Error -}}{{- fail (printf "config: %s" $config.Error) -}}{{- end -}}
+{{- $clusterDNS := (include "nodens.clusterDNS" . | fromJson).ips | default list -}}
+
+{{- if eq .Values.mode "linkLocal" -}}
+  {{- if not (or .Values.localAddress .Values.localAddressIPv6) -}}
+    {{- fail "localAddress: mode linkLocal needs it, or localAddressIPv6, or both" -}}
+  {{- end -}}
+  {{- if .Values.service.clusterIP -}}
+    {{- fail "service.clusterIP: there is a Service in mode service only; unset it, or set mode" -}}
+  {{- end -}}
+  {{- if has .Values.localAddress $clusterDNS -}}
+    {{- fail (printf "localAddress: %s is kube-dns's own address (clusterDNS); to take it over, set mode to nodeLocal" .Values.localAddress) -}}
+  {{- end -}}
+{{- else if .Values.localAddressIPv6 -}}
+  {{- fail (printf "localAddressIPv6: mode %s does not use it; unset it, or set mode to linkLocal" .Values.mode) -}}
+{{- end -}}
+{{- if hasPrefix "127." .Values.localAddress -}}
+  {{- fail (printf "localAddress: %s is every pod's own loopback, not the node's; choose one of 169.254.0.0/16, such as 169.254.20.53" .Values.localAddress) -}}
+{{- end -}}
+{{- if eq .Values.localAddress "169.254.169.254" -}}
+  {{- fail "localAddress: 169.254.169.254 is the cloud's metadata service; choose another, such as 169.254.20.53" -}}
+{{- end -}}
+
+{{- $own := (include "nodens.podAddresses" . | fromJson).ips | default list -}}
+{{- range $key, $servers := dict "vpcDNS" .Values.vpcDNS "publicDNS" .Values.publicDNS -}}
+  {{- range $servers -}}
+    {{- if has . $own -}}
+      {{- fail (printf "%s: %s is the address that pods ask nodens at, so it would ask itself; name the servers behind it" $key .) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+
+{{- if eq .Values.mode "nodeLocal" -}}
+  {{- $proxy := dig "data" "config.conf" "" (lookup "v1" "ConfigMap" "kube-system" "kube-proxy" | default dict) -}}
+  {{- if regexMatch "(?m)^mode: *[\"']?ipvs" $proxy -}}
+    {{- fail "mode: nodeLocal does not work with kube-proxy in IPVS mode, which keeps kube-dns's address on an interface of its own; use linkLocal" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and .Values.nodeLocal.upstreamClusterIP (has .Values.nodeLocal.upstreamClusterIP $clusterDNS) -}}
+  {{- fail (printf "nodeLocal.upstreamClusterIP: %s is clusterDNS itself, which leads to nodens; choose a free address of the Service network" .Values.nodeLocal.upstreamClusterIP) -}}
+{{- end -}}
+
+{{- if .Values.ciliumLocalRedirectPolicy.enabled -}}
+  {{- if ne .Values.mode "service" -}}
+    {{- fail (printf "ciliumLocalRedirectPolicy.enabled: it redirects to the node's IP, where nodens listens in mode service only, not %s" .Values.mode) -}}
+  {{- end -}}
+  {{- if eq .Values.ciliumLocalRedirectPolicy.frontend "kubeDNS" -}}
+    {{- if ne .Release.Namespace "kube-system" -}}
+      {{- fail (printf "ciliumLocalRedirectPolicy.frontend: kubeDNS needs the release in kube-system, not %s: Cilium wants policy, Service and pods in one namespace" .Release.Namespace) -}}
+    {{- end -}}
+  {{- else if not .Values.localAddress -}}
+    {{- fail "localAddress: ciliumLocalRedirectPolicy.frontend address needs it" -}}
+  {{- end -}}
+{{- end -}}
+
+{{- if .Values.networkPolicy.enabled -}}
+  {{- if not .Values.jobNamespaces -}}
+    {{- fail "jobNamespaces: networkPolicy.enabled needs the namespaces whose pods may ask" -}}
+  {{- end -}}
+  {{- if and (eq .Values.mode "service") (not .Values.networkPolicy.nodeCIDRs) -}}
+    {{- fail "networkPolicy.nodeCIDRs: mode service needs the nodes' networks, such as [10.0.0.0/16]: that is where queries go once the Service's address is translated" -}}
+  {{- end -}}
+{{- end -}}
+{{- if and .Values.serviceMonitor.enabled (not .Values.metrics.enabled) -}}
+  {{- fail "serviceMonitor.enabled: there is nothing to scrape while metrics.enabled is false" -}}
+{{- end -}}
+
+{{- if not (hasPrefix "/" (toString $config.socket)) -}}
+  {{- fail (printf "config.socket: the probes ask there, so it must be an absolute path such as /run/nodens/nodens.sock, not %v" $config.socket) -}}
+{{- end -}}
+{{- $grace := include "nodens.milliseconds" (dict "key" "config.shutdown_grace" "value" $config.shutdown_grace) | int64 -}}
+{{- if le (mul 1000 (int64 .Values.terminationGracePeriodSeconds)) $grace -}}
+  {{- fail (printf "terminationGracePeriodSeconds: %d must be above config.shutdown_grace (%s): the kubelet would kill nodens while it still answers" (int64 .Values.terminationGracePeriodSeconds) (toString $config.shutdown_grace)) -}}
+{{- end -}}
+
+{{- $limit := dig "limits" "memory" "" .Values.resources -}}
+{{- if $limit -}}
+  {{- $cache := include "nodens.bytes" (dict "key" "config.cache.max_size" "value" $config.cache.max_size) | int64 -}}
+  {{- $needed := add (div (mul $cache 115) 100) 67108864 -}}
+  {{- if lt (include "nodens.bytes" (dict "key" "resources.limits.memory" "value" $limit) | int64) $needed -}}
+    {{- fail (printf "resources.limits.memory: %s is too little for config.cache.max_size %s, which needs %dMi: the cache and 15 %% of it, and 64Mi for everything else" (toString $limit) (toString $config.cache.max_size) (div (add $needed 1048575) 1048576)) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
