@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::app::App;
 use crate::config::{Flags, LogConfig, LogFormat, load};
 use crate::reload;
-use crate::socket::raise_file_limit;
+use crate::socket::{raise_file_limit, refuse_huge_pages};
 
 pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let loaded = match load(flags) {
@@ -23,6 +23,9 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     start_logging(&loaded.config.log)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
+    }
+    if let Err(error) = refuse_huge_pages() {
+        tracing::debug!(%error, "transparent huge pages stay as they are");
     }
     match raise_file_limit() {
         Ok(limit) => tracing::debug!(limit, "open files"),
