@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache as Shards;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
+use triomphe::ThinArc;
 
 use crate::config::CacheConfig;
 use crate::ede::ExtendedError;
-use crate::response::{Kind, Response};
+use crate::response::{Facts, Kind, Response, View};
 
 /// Bytes an entry takes beside its own heap data: its fields and reference counts (88), the table's slots with their
 /// slack (about 65), an eighth of a ghost, and what the allocator loses to rounding and churn. Measured as resident
@@ -36,10 +37,13 @@ const TYPICAL_ENTRY: u64 = 300;
 /// No shard is smaller than this, so that every DNS message fits one (64 KiB and its key).
 const MIN_SHARD_SIZE: u64 = 1 << 20;
 
-/// A stored answer.
+/// An answer with all that is known of it, in one block of memory; clones share it.
+#[derive(Debug, Clone)]
+pub struct Entry(ThinArc<Head, u8>);
+
+/// What stands before the message. Every byte of it counts as often as there are answers.
 #[derive(Debug)]
-pub struct Entry {
-    response: Response,
+struct Head {
     stored: Instant,
     /// Seconds it is fresh.
     lifetime: u32,
@@ -47,7 +51,8 @@ pub struct Entry {
     ttl_cap: u32,
     /// The route that answered, for metrics; none for what is answered here.
     route: Option<u16>,
-    /// What its key says beside the question: the response holds the rest.
+    facts: Facts,
+    /// What its key says beside the question: the message holds the rest.
     bits: u8,
     /// Hits so far, up to the number that makes it popular.
     hits: AtomicU8,
@@ -69,118 +74,131 @@ impl Entry {
     #[must_use]
     pub fn new(
         key: &[u8],
-        response: Response,
+        response: &Response,
         stored: Instant,
         route: u16,
+        bounds: Bounds,
+    ) -> Self {
+        Self::build(key, response, stored, Some(route), bounds)
+    }
+
+    /// An answer given here, never stored.
+    #[must_use]
+    pub fn local(response: &Response, now: Instant, bounds: Bounds) -> Self {
+        Self::build(&[], response, now, None, bounds)
+    }
+
+    fn build(
+        key: &[u8],
+        response: &Response,
+        stored: Instant,
+        route: Option<u16>,
         bounds: Bounds,
     ) -> Self {
         let bound = match response.kind() {
             Kind::Negative => bounds.max_negative_ttl,
             _ => bounds.max_ttl,
         };
-        let lifetime = response.ttl().unwrap_or(0).min(bound);
-        // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
-        let ttl_cap = bound;
-        Self {
-            response,
+        let (facts, bytes) = response.parts();
+        let head = Head {
             stored,
-            lifetime,
-            ttl_cap,
-            route: Some(route),
+            lifetime: response.ttl().unwrap_or(0).min(bound),
+            // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
+            ttl_cap: bound,
+            route,
+            facts,
             bits: key.last().copied().unwrap_or(0),
             hits: AtomicU8::new(0),
             prefetched: AtomicBool::new(false),
-        }
+        };
+        Self(ThinArc::from_header_and_slice(head, bytes))
     }
 
-    /// An answer given here, never stored.
-    #[must_use]
-    pub fn local(response: Response, now: Instant, bounds: Bounds) -> Self {
-        Self {
-            route: None,
-            ..Self::new(&[], response, now, 0, bounds)
-        }
+    #[inline]
+    fn head(&self) -> &Head {
+        &self.0.header.header
     }
 
     /// The answer.
     #[inline]
     #[must_use]
-    pub fn response(&self) -> &Response {
-        &self.response
+    pub fn response(&self) -> View<'_> {
+        View::of(&self.head().facts, &self.0.slice)
     }
 
     /// QNAME, lower-cased, in wire format.
     fn name(&self) -> &[u8] {
-        let question = self.response.question();
+        let question = self.response().question();
         &question[..question.len() - 4]
     }
 
     /// Index of the route that answered.
     #[must_use]
     pub fn route(&self) -> Option<u16> {
-        self.route
+        self.head().route
     }
 
     /// No TTL it serves is above this, in seconds.
     #[must_use]
     pub fn ttl_cap(&self) -> u32 {
-        self.ttl_cap
+        self.head().ttl_cap
     }
 
     /// Whole seconds since it arrived.
     #[inline]
     #[must_use]
     pub fn age(&self, now: Instant) -> u32 {
-        u32::try_from(now.saturating_duration_since(self.stored).as_secs()).unwrap_or(u32::MAX)
+        u32::try_from(now.saturating_duration_since(self.head().stored).as_secs())
+            .unwrap_or(u32::MAX)
     }
 
     /// Whether it may be served as it is.
     #[inline]
     #[must_use]
     pub fn fresh(&self, now: Instant) -> bool {
-        self.age(now) < self.lifetime
+        self.age(now) < self.head().lifetime
     }
 
     /// How long ago it ceased to be fresh; zero while it is.
     #[must_use]
     pub fn expired_for(&self, now: Instant) -> Duration {
-        let age = now.saturating_duration_since(self.stored);
-        age.saturating_sub(Duration::from_secs(u64::from(self.lifetime)))
+        let age = now.saturating_duration_since(self.head().stored);
+        age.saturating_sub(Duration::from_secs(u64::from(self.head().lifetime)))
     }
 
     /// Counts a hit; true once, when it is popular and about to expire.
     #[inline]
     pub fn prefetch_due(&self, now: Instant, config: &CacheConfig) -> bool {
-        if config.prefetch_hits == 0 || self.lifetime < MIN_PREFETCH_LIFETIME {
+        if config.prefetch_hits == 0 || self.head().lifetime < MIN_PREFETCH_LIFETIME {
             return false;
         }
-        let hits = self.hits.load(Ordering::Relaxed);
+        let hits = self.head().hits.load(Ordering::Relaxed);
         if hits < config.prefetch_hits {
-            self.hits.store(hits + 1, Ordering::Relaxed);
+            self.head().hits.store(hits + 1, Ordering::Relaxed);
             return false;
         }
         // Ages are whole seconds: the last one always counts.
-        let left = self.lifetime.saturating_sub(self.age(now));
-        let threshold = u64::from(self.lifetime) * u64::from(config.prefetch_percent) / 100;
-        u64::from(left) <= threshold.max(1) && !self.prefetched.swap(true, Ordering::Relaxed)
+        let left = self.head().lifetime.saturating_sub(self.age(now));
+        let threshold = u64::from(self.head().lifetime) * u64::from(config.prefetch_percent) / 100;
+        u64::from(left) <= threshold.max(1) && !self.head().prefetched.swap(true, Ordering::Relaxed)
     }
 
     /// Whether it belongs in the cache at all: RFC 1035 §3.2.1 (TTL 0), RFC 2308 §5 (no SOA), and never a cut one.
     #[must_use]
     pub fn storable(&self) -> bool {
-        self.lifetime > 0 && !self.response.truncated()
+        self.head().lifetime > 0 && !self.response().truncated()
     }
 
     /// Whether it is the answer to the question of this key, and not one whose hash is the same.
     #[inline]
     fn answers(&self, key: &[u8]) -> bool {
         key.split_last().is_some_and(|(bits, question)| {
-            *bits == self.bits && question == self.response.question()
+            *bits == self.head().bits && question == self.response().question()
         })
     }
 
     fn weight(&self) -> u64 {
-        OVERHEAD + self.response.heap_size() as u64
+        OVERHEAD + self.0.slice.len() as u64
     }
 }
 
@@ -226,8 +244,8 @@ impl Hasher for Identity {
 #[derive(Debug, Clone)]
 struct ByBytes;
 
-impl Weighter<u64, Arc<Entry>> for ByBytes {
-    fn weight(&self, _: &u64, entry: &Arc<Entry>) -> u64 {
+impl Weighter<u64, Entry> for ByBytes {
+    fn weight(&self, _: &u64, entry: &Entry) -> u64 {
         entry.weight()
     }
 }
@@ -239,10 +257,10 @@ struct Replacing(Option<u64>);
 #[derive(Debug, Clone)]
 struct CountEvictions(Arc<AtomicU64>);
 
-impl Lifecycle<u64, Arc<Entry>> for CountEvictions {
+impl Lifecycle<u64, Entry> for CountEvictions {
     type RequestState = Replacing;
 
-    fn on_evict(&self, replacing: &mut Replacing, key: u64, _: Arc<Entry>) {
+    fn on_evict(&self, replacing: &mut Replacing, key: u64, _: Entry) {
         if replacing.0 != Some(key) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -252,7 +270,7 @@ impl Lifecycle<u64, Arc<Entry>> for CountEvictions {
 /// The cache.
 #[derive(Debug)]
 pub struct Cache {
-    shards: Shards<u64, Arc<Entry>, ByBytes, AlreadyHashed, CountEvictions>,
+    shards: Shards<u64, Entry, ByBytes, AlreadyHashed, CountEvictions>,
     /// Seeded at start, so that nobody can aim collisions at a name.
     hasher: ahash::RandomState,
     evictions: Arc<AtomicU64>,
@@ -289,18 +307,18 @@ impl Cache {
     /// The entry of a question, fresh or not.
     #[inline]
     #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<Arc<Entry>> {
+    pub fn get(&self, key: &[u8]) -> Option<Entry> {
         let entry = self.shards.get(&self.hash(key))?;
         entry.answers(key).then_some(entry)
     }
 
     /// Keeps an answer in place of an older one to the same question, if it may be kept.
-    pub fn insert(&self, key: &[u8], entry: &Arc<Entry>) {
+    pub fn insert(&self, key: &[u8], entry: &Entry) {
         if entry.storable() {
             let hash = self.hash(key);
             let mut replacing = Replacing(Some(hash));
             self.shards
-                .insert_with_lifecycle(hash, Arc::clone(entry), &mut replacing);
+                .insert_with_lifecycle(hash, entry.clone(), &mut replacing);
         }
         if !self.failures.is_empty() {
             self.failures.remove(key);
@@ -418,10 +436,10 @@ pub(crate) mod tests {
     }
 
     /// Stores an answer under its own question's key.
-    fn store(cache: &Cache, response: Response, now: Instant) -> Vec<u8> {
-        let key = [response.question(), &[0]].concat();
+    fn store(cache: &Cache, response: &Response, now: Instant) -> Vec<u8> {
+        let key = [response.view().question(), &[0]].concat();
         let entry = Entry::new(&key, response, now, 0, BOUNDS);
-        cache.insert(&key, &Arc::new(entry));
+        cache.insert(&key, &entry);
         key
     }
 
@@ -429,7 +447,7 @@ pub(crate) mod tests {
     fn answers_live_as_long_as_their_ttl() {
         let cache = Cache::new(&CacheConfig::default());
         let start = Instant::now();
-        let mut key = store(&cache, response("a.example.", 10, &[1]), start);
+        let mut key = store(&cache, &response("a.example.", 10, &[1]), start);
         let at = |seconds| start + Duration::from_secs(seconds);
         let found = cache.get(&key).expect("stored");
         assert!(found.fresh(start) && found.fresh(at(9)));
@@ -446,8 +464,8 @@ pub(crate) mod tests {
             response("a.example.", 10, &[1]),
             response("b.example.", 10, &[1]),
         );
-        let key = |response: &Response, bits| [response.question(), &[bits]].concat();
-        let entry = Entry::new(&key(&a, 1), a.clone(), Instant::now(), 0, BOUNDS);
+        let key = |response: &Response, bits| [response.view().question(), &[bits]].concat();
+        let entry = Entry::new(&key(&a, 1), &a, Instant::now(), 0, BOUNDS);
         assert!(entry.answers(&key(&a, 1)));
         assert!(!entry.answers(&key(&a, 0)));
         assert!(!entry.answers(&key(&b, 1)));
@@ -462,7 +480,15 @@ pub(crate) mod tests {
                 max_ttl: 100,
                 max_negative_ttl: 5,
             };
-            Entry::new(&[0], response("a.example.", ttl, addresses), now, 0, bounds).lifetime
+            Entry::new(
+                &[0],
+                &response("a.example.", ttl, addresses),
+                now,
+                0,
+                bounds,
+            )
+            .head()
+            .lifetime
         };
         assert_eq!(lifetime(300, &[1]), 100);
         assert_eq!(lifetime(30, &[1]), 30);
@@ -472,7 +498,7 @@ pub(crate) mod tests {
     #[test]
     fn ttl_zero_is_not_stored() {
         let cache = Cache::new(&CacheConfig::default());
-        let key = store(&cache, response("a.example.", 0, &[1]), Instant::now());
+        let key = store(&cache, &response("a.example.", 0, &[1]), Instant::now());
         assert!(cache.get(&key).is_none());
     }
 
@@ -487,7 +513,7 @@ pub(crate) mod tests {
         for number in 0..20_000_u32 {
             store(
                 &cache,
-                response(&format!("host-{number}.example."), 300, &[1]),
+                &response(&format!("host-{number}.example."), 300, &[1]),
                 now,
             );
         }
@@ -496,7 +522,7 @@ pub(crate) mod tests {
         assert_eq!(cache.evictions() + cache.entries() as u64, 20_000);
         let before = cache.evictions();
         for _ in 0..2 {
-            store(&cache, response("host-19999.example.", 300, &[1]), now);
+            store(&cache, &response("host-19999.example.", 300, &[1]), now);
         }
         assert_eq!(
             cache.evictions(),
@@ -509,8 +535,8 @@ pub(crate) mod tests {
     fn what_is_not_retained_is_gone() {
         let cache = Cache::new(&CacheConfig::default());
         let now = Instant::now();
-        let gone = store(&cache, response("a.cluster.local.", 60, &[1]), now);
-        let kept = store(&cache, response("A.example.", 60, &[1]), now);
+        let gone = store(&cache, &response("a.cluster.local.", 60, &[1]), now);
+        let kept = store(&cache, &response("A.example.", 60, &[1]), now);
         cache.retain(|name, entry| {
             assert_eq!(entry.route(), Some(0));
             name != b"\x01a\x07cluster\x05local\0"
@@ -542,7 +568,7 @@ pub(crate) mod tests {
         let fill = || {
             for number in 0..20_000 {
                 let name = format!("host-{number}.example.");
-                store(&cache, response(&name, 300, &[1]), now);
+                store(&cache, &response(&name, 300, &[1]), now);
             }
             cache.bytes()
         };
@@ -568,7 +594,7 @@ pub(crate) mod tests {
             max_size: 0,
             ..CacheConfig::default()
         });
-        let key = store(&cache, response("a.example.", 60, &[1]), Instant::now());
+        let key = store(&cache, &response("a.example.", 60, &[1]), Instant::now());
         assert!(cache.get(&key).is_none());
     }
 
@@ -577,7 +603,7 @@ pub(crate) mod tests {
         let config = CacheConfig::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let entry = Entry::new(&[0], response("a.example.", 100, &[1]), start, 0, BOUNDS);
+        let entry = Entry::new(&[0], &response("a.example.", 100, &[1]), start, 0, BOUNDS);
         let due: Vec<bool> = [91, 92, 50, 93, 94]
             .iter()
             .map(|&s| entry.prefetch_due(at(s), &config))
@@ -592,7 +618,7 @@ pub(crate) mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let error = ExtendedError::new(22, "vpc: 10.0.0.2 timed out");
         let answer = response("a.example.", 60, &[1]);
-        let key = [answer.question(), &[0]].concat();
+        let key = [answer.view().question(), &[0]].concat();
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..4 {
@@ -605,7 +631,7 @@ pub(crate) mod tests {
         }
         assert_eq!(pauses, [1000, 2000, 4000, 5000]);
         cache.remember_failure(&key, 2, &error, PAUSES, at(now));
-        store(&cache, answer, at(now));
+        store(&cache, &answer, at(now));
         assert!(cache.failure(&key, at(now)).is_none());
     }
 }

@@ -28,14 +28,14 @@ const MAX_PREFETCHES: usize = 64;
 /// A question in flight.
 pub struct Flight {
     waiters: RefCell<Vec<Waiter>>,
-    stale: Option<Arc<Entry>>,
+    stale: Option<Entry>,
     overdue: Cell<bool>,
 }
 
 impl Flight {
     /// Nobody waits yet; `stale` is what they get if nothing better comes.
     #[must_use]
-    pub fn new(stale: Option<Arc<Entry>>) -> Self {
+    pub fn new(stale: Option<Entry>) -> Self {
         Self {
             waiters: RefCell::default(),
             stale,
@@ -217,7 +217,7 @@ impl Leader {
         let keep = Question::of(&self.key).cacheable() && self.still_counts();
         match result {
             Ok(response) => {
-                let entry = Arc::new(Entry::new(&self.key, response, now, self.route, bounds));
+                let entry = Entry::new(&self.key, &response, now, self.route, bounds);
                 if keep {
                     cache.insert(&self.key, &entry);
                 }
@@ -349,7 +349,7 @@ impl Worker {
                         max_ttl: u32::MAX,
                         max_negative_ttl: u32::MAX,
                     };
-                    let entry = Entry::local(response, waiter.client.received, bounds);
+                    let entry = Entry::local(&response, waiter.client.received, bounds);
                     waiter.answer_locally(&entry);
                 }
                 Err(error) => {
@@ -362,7 +362,7 @@ impl Worker {
 
     /// Fetches a popular answer anew shortly before it expires, so that no client waits for it.
     #[inline]
-    pub(crate) fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Arc<Entry>, now: Instant) {
+    pub(crate) fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Entry, now: Instant) {
         if !entry.prefetch_due(now, &self.setup.config.cache) {
             return;
         }
@@ -374,7 +374,7 @@ impl Worker {
         if quiet && !self.flights.borrow().contains_key(key) {
             self.metrics.prefetches.inc();
             // Should it expire before the new one is there, it is what those who then wait fall back on.
-            self.start(key, route, Some(Arc::clone(entry)));
+            self.start(key, route, Some(entry.clone()));
         }
     }
 }

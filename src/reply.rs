@@ -6,7 +6,7 @@
 use crate::cache::Entry;
 use crate::ede::ExtendedError;
 use crate::query::{Edns, Query};
-use crate::response::{Response, Rotation};
+use crate::response::{Rotation, View};
 use crate::wire::{
     self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, Records, Section, flag,
     rcode, rr,
@@ -182,8 +182,11 @@ pub fn reject(message: &[u8], code: u16, out: &mut Vec<u8>) {
 }
 
 /// Moves the addresses round so that number `by` comes first; owners and TTLs are equal and stay.
-fn rotate(response: &Response, rotation: Rotation, by: u32, reply: &mut [u8]) {
-    let (first, count) = (usize::from(rotation.first), usize::from(rotation.count));
+fn rotate(response: View<'_>, rotation: Rotation, by: u32, reply: &mut [u8]) {
+    let (first, count) = (
+        usize::from(rotation.first),
+        usize::from(rotation.count.get()),
+    );
     let width = usize::from(rotation.width);
     let by = by as usize % count;
     for index in 0..count {
@@ -305,7 +308,7 @@ mod tests {
     fn entry(addresses: &[u8]) -> Entry {
         Entry::new(
             b"",
-            response("host.example.", 300, addresses),
+            &response("host.example.", 300, addresses),
             Instant::now(),
             0,
             BOUNDS,

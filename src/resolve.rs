@@ -2,7 +2,6 @@
 //! for the rest. What both need in small is in [`crate::answering`] and [`crate::flight`].
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::answering::{Client, Served};
 use crate::cache::Entry;
@@ -89,7 +88,7 @@ impl Worker {
         self: &Rc<Self>,
         key: &[u8],
         route: u16,
-        stale: Option<Arc<Entry>>,
+        stale: Option<Entry>,
         query: &Query<'_>,
         client: Client,
         out: &mut Vec<u8>,
@@ -111,7 +110,7 @@ impl Worker {
             let text = "too many queries of this client are in flight";
             let error = ExtendedError::new(ede::OTHER, text);
             let obstacle = (StaleReason::Overload, rcode::SERVFAIL, error);
-            return self.say_why(obstacle, stale.as_deref(), &asked, route, client, out);
+            return self.say_why(obstacle, stale.as_ref(), &asked, route, client, out);
         }
         if let Some(flight) = in_flight {
             self.metrics.coalesced();
@@ -123,7 +122,7 @@ impl Worker {
             };
         }
         if let Some(obstacle) = self.obstacle(key, route, client) {
-            return self.say_why(obstacle, stale.as_deref(), &asked, route, client, out);
+            return self.say_why(obstacle, stale.as_ref(), &asked, route, client, out);
         }
         let flight = self.start(key, route, stale);
         self.wait(&flight, query, client, reply_to)
@@ -167,7 +166,7 @@ impl Worker {
         self: &Rc<Self>,
         key: &[u8],
         route: u16,
-        stale: Option<Arc<Entry>>,
+        stale: Option<Entry>,
     ) -> Rc<Flight> {
         let flight = Rc::new(Flight::new(stale));
         self.flights

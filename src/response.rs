@@ -3,13 +3,23 @@
 //! Owns the judgement what kind of answer it is and how long it holds (RFC 2181 §8, RFC 2308 §5). Must not look into
 //! RDATA beyond what compression and SOA.MINIMUM force (RFC 3597 §4 lists the types that may hold compressed names).
 
+use std::num::NonZeroU16;
+
 use crate::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
 
 /// A response without OPT and TSIG, its QNAME lower-cased, otherwise byte for byte as the upstream sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// The message, then the offsets of its TTLs as native 16-bit numbers: one allocation for both.
-    bytes: Box<[u8]>,
+    facts: Facts,
+    /// Seconds it may be kept; none when nothing in it says.
+    ttl: Option<u32>,
+    /// The message, then the offsets of its TTLs as native 16-bit numbers.
+    bytes: Vec<u8>,
+}
+
+/// What is known of a response beside its bytes, in as few as possible: every answer in the cache has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
     message_len: u16,
     question_end: u16,
     /// Low bits from the header, high bits from OPT (RFC 6891 §6.1.3).
@@ -17,8 +27,13 @@ pub struct Response {
     /// Address records whose order may change.
     rotation: Option<Rotation>,
     kind: Kind,
-    /// Seconds it may be kept; none when nothing in it says.
-    ttl: Option<u32>,
+}
+
+/// A response to be read, wherever its bytes are.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    facts: &'a Facts,
+    bytes: &'a [u8],
 }
 
 /// What a response means for the query.
@@ -40,7 +55,7 @@ pub struct Rotation {
     /// Index of the first one among the TTLs.
     pub first: u16,
     /// How many there are; at least 2.
-    pub count: u16,
+    pub count: NonZeroU16,
     /// Bytes of an address.
     pub width: u8,
 }
@@ -68,50 +83,31 @@ impl Response {
         survey.finish(end, question_end, counts)
     }
 
-    /// The message; its ID is 0, and TC is as the upstream sent it.
+    /// It, to be read.
     #[must_use]
-    pub fn message(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.message_len)]
+    pub fn view(&self) -> View<'_> {
+        View {
+            facts: &self.facts,
+            bytes: &self.bytes,
+        }
     }
 
-    /// QNAME, lower-cased, QTYPE and QCLASS.
-    #[inline]
+    /// What is to be stored of it: [`View::of`] puts it together again.
     #[must_use]
-    pub fn question(&self) -> &[u8] {
-        &self.bytes[HEADER_LEN..usize::from(self.question_end)]
-    }
-
-    /// Offset after the question.
-    #[must_use]
-    pub fn question_end(&self) -> usize {
-        usize::from(self.question_end)
-    }
-
-    /// Offset of the `index`-th TTL.
-    #[inline]
-    #[must_use]
-    pub fn ttl_at(&self, index: usize) -> usize {
-        let at = usize::from(self.message_len) + index * 2;
-        usize::from(u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]))
-    }
-
-    /// Number of TTLs.
-    #[inline]
-    #[must_use]
-    pub fn ttl_count(&self) -> usize {
-        (self.bytes.len() - usize::from(self.message_len)) / 2
+    pub fn parts(&self) -> (Facts, &[u8]) {
+        (self.facts, &self.bytes)
     }
 
     /// The whole response code.
     #[must_use]
     pub fn rcode(&self) -> u16 {
-        self.rcode
+        self.facts.rcode
     }
 
     /// What it means.
     #[must_use]
     pub fn kind(&self) -> Kind {
-        self.kind
+        self.facts.kind
     }
 
     /// Seconds it may be kept, before any clamp; none if it must not be.
@@ -120,22 +116,75 @@ impl Response {
         self.ttl
     }
 
-    /// Address records whose order may change.
+    /// Whether the upstream cut it.
     #[must_use]
-    pub fn rotation(&self) -> Option<Rotation> {
-        self.rotation
+    pub fn truncated(&self) -> bool {
+        self.view().truncated()
+    }
+}
+
+impl<'a> View<'a> {
+    /// The [`Response::parts`] of one response.
+    #[inline]
+    #[must_use]
+    pub fn of(facts: &'a Facts, bytes: &'a [u8]) -> Self {
+        Self { facts, bytes }
+    }
+
+    /// The message; its ID is 0, and TC is as the upstream sent it.
+    #[inline]
+    #[must_use]
+    pub fn message(self) -> &'a [u8] {
+        &self.bytes[..usize::from(self.facts.message_len)]
+    }
+
+    /// QNAME, lower-cased, QTYPE and QCLASS.
+    #[inline]
+    #[must_use]
+    pub fn question(self) -> &'a [u8] {
+        &self.bytes[HEADER_LEN..self.question_end()]
+    }
+
+    /// Offset after the question.
+    #[inline]
+    #[must_use]
+    pub fn question_end(self) -> usize {
+        usize::from(self.facts.question_end)
+    }
+
+    /// Offset of the `index`-th TTL.
+    #[inline]
+    #[must_use]
+    pub fn ttl_at(self, index: usize) -> usize {
+        let at = usize::from(self.facts.message_len) + index * 2;
+        usize::from(u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]))
+    }
+
+    /// Number of TTLs.
+    #[inline]
+    #[must_use]
+    pub fn ttl_count(self) -> usize {
+        (self.bytes.len() - usize::from(self.facts.message_len)) / 2
+    }
+
+    /// The whole response code.
+    #[inline]
+    #[must_use]
+    pub fn rcode(self) -> u16 {
+        self.facts.rcode
+    }
+
+    /// Address records whose order may change.
+    #[inline]
+    #[must_use]
+    pub fn rotation(self) -> Option<Rotation> {
+        self.facts.rotation
     }
 
     /// Whether the upstream cut it.
     #[must_use]
-    pub fn truncated(&self) -> bool {
-        wire::flags(&self.bytes) & flag::TC != 0
-    }
-
-    /// Heap bytes behind it.
-    #[must_use]
-    pub fn heap_size(&self) -> usize {
-        self.bytes.len()
+    pub fn truncated(self) -> bool {
+        wire::flags(self.bytes) & flag::TC != 0
     }
 }
 
@@ -246,13 +295,15 @@ impl<'a> Survey<'a> {
             bytes.extend_from_slice(&offset.to_ne_bytes());
         }
         Ok(Response {
-            bytes: bytes.into_boxed_slice(),
-            message_len,
-            question_end: u16::try_from(question_end).map_err(|_| Malformed)?,
-            rcode,
-            rotation,
-            kind,
+            facts: Facts {
+                message_len,
+                question_end: u16::try_from(question_end).map_err(|_| Malformed)?,
+                rcode,
+                rotation,
+                kind,
+            },
             ttl,
+            bytes,
         })
     }
 
@@ -301,7 +352,7 @@ impl<'a> Survey<'a> {
             .count();
         (count > 1).then_some(Rotation {
             first: u16::try_from(first).ok()?,
-            count: u16::try_from(count).ok()?,
+            count: u16::try_from(count).ok()?.try_into().ok()?,
             width,
         })
     }
@@ -504,7 +555,7 @@ mod tests {
         with[end - 6] = 1;
         with.extend_from_slice(b"bytes after the last record");
         let response = Response::read(&with).expect("well-formed");
-        assert_eq!(response.message()[2..], without[2..]);
+        assert_eq!(response.view().message()[2..], without[2..]);
         assert_eq!(response.rcode(), 16);
     }
 
@@ -519,16 +570,16 @@ mod tests {
         message.extend_from_slice(&[0xc0, u8::try_from(second).expect("small")]);
         message.extend_from_slice(b"\0\x01\0\x01\0\0\0\x3c\0\x04\x05\x06\x07\x08");
         let response = Response::read(&message).expect("well-formed");
-        let parsed = Message::from_vec(response.message()).expect("hickory reads it");
+        let parsed = Message::from_vec(response.view().message()).expect("hickory reads it");
         let owners: Vec<_> = parsed
             .additionals
             .iter()
             .map(|record| record.name.to_ascii())
             .collect();
         assert_eq!(owners, ["b.", "b."]);
-        for index in 0..response.ttl_count() {
+        for index in 0..response.view().ttl_count() {
             assert_eq!(
-                wire::u32_at(response.message(), response.ttl_at(index)),
+                wire::u32_at(response.view().message(), response.view().ttl_at(index)),
                 Some(60)
             );
         }
@@ -551,7 +602,7 @@ mod tests {
             0xc000 | u16::try_from(odd).expect("small"),
         );
         let response = Response::read(&message).expect("well-formed");
-        let kept = response.message();
+        let kept = response.view().message();
         assert_eq!(
             kept[odd - 11..odd + 2],
             message[odd..odd + 13],
@@ -559,7 +610,10 @@ mod tests {
         );
         assert_eq!(&kept[odd + 2..odd + 4], b"\x03x", "odd RDATA");
         assert_eq!(
-            Response::read(kept).expect("still well-formed").ttl_count(),
+            Response::read(kept)
+                .expect("still well-formed")
+                .view()
+                .ttl_count(),
             2
         );
     }
@@ -570,8 +624,9 @@ mod tests {
         let aaaa = |last| RData::AAAA(AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last));
         let rotation = |qtype, answers: &[_]| {
             read(&response(qtype, answers))
+                .view()
                 .rotation()
-                .map(|r| (r.first, r.count, r.width))
+                .map(|r| (r.first, r.count.get(), r.width))
         };
         let alias = RData::CNAME(CNAME(name("edge.example.net.")));
         let edge = "edge.example.net.";
@@ -643,8 +698,8 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = value;
             if let Ok(response) = Response::read(&bytes) {
-                for index in 0..response.ttl_count() {
-                    assert!(response.ttl_at(index) + 4 <= response.message().len());
+                for index in 0..response.view().ttl_count() {
+                    assert!(response.view().ttl_at(index) + 4 <= response.view().message().len());
                 }
             }
         }

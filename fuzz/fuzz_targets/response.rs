@@ -10,16 +10,17 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(response) = Response::read(bytes) else {
         return;
     };
-    let message = response.message();
+    let view = response.view();
+    let message = view.message();
     assert!(message.len() <= bytes.len());
-    assert!(response.question_end() <= message.len());
-    for index in 0..response.ttl_count() {
-        assert!(response.ttl_at(index) + 6 <= message.len());
+    assert!(view.question_end() <= message.len());
+    for index in 0..view.ttl_count() {
+        assert!(view.ttl_at(index) + 6 <= message.len());
     }
     let again = Response::read(message).expect("what was kept is well-formed");
-    assert_eq!(again.message(), message);
-    assert_eq!(again.ttl_count(), response.ttl_count());
-    assert_eq!(again.rotation(), response.rotation());
+    assert_eq!(again.view().message(), message);
+    assert_eq!(again.view().ttl_count(), view.ttl_count());
+    assert_eq!(again.view().rotation(), view.rotation());
     // OPT, which is gone, may have held the high bits of the response code.
     assert_eq!(again.rcode(), response.rcode() & 0xf);
 });
