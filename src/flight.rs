@@ -155,7 +155,7 @@ impl Drop for Waiter {
 pub struct Leader {
     worker: Rc<Worker>,
     flight: Rc<Flight>,
-    key: Box<[u8]>,
+    key: Rc<[u8]>,
     route: u16,
     landed: Cell<bool>,
 }
@@ -163,13 +163,13 @@ pub struct Leader {
 impl Leader {
     /// Leads `flight`, which is listed under `key`.
     #[must_use]
-    pub fn new(worker: &Rc<Worker>, flight: Rc<Flight>, key: &[u8], route: u16) -> Self {
+    pub fn new(worker: &Rc<Worker>, flight: Rc<Flight>, key: Rc<[u8]>, route: u16) -> Self {
         worker.metrics.in_flight.inc();
         worker.first_group(route).entered();
         Self {
             worker: Rc::clone(worker),
             flight,
-            key: key.into(),
+            key,
             route,
             landed: Cell::new(false),
         }
@@ -183,7 +183,7 @@ impl Leader {
 
     /// The question's key.
     #[must_use]
-    pub fn key(&self) -> &[u8] {
+    pub fn key(&self) -> &Rc<[u8]> {
         &self.key
     }
 

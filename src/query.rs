@@ -243,10 +243,9 @@ impl<'a> Question<'a> {
         self.recursion_desired && self.qtype != rr::ANY
     }
 
-    /// The query as it goes upstream: our own header and OPT (EDNS is hop by hop, RFC 6891 §6.1.1; AD asks for the AD
-    /// bit, RFC 6840 §5.7), the ID left 0.
-    #[must_use]
-    pub fn message(&self, edns: UpstreamEdns) -> Vec<u8> {
+    /// Appends the query as it goes upstream: our own header and OPT (EDNS is hop by hop, RFC 6891 §6.1.1; AD asks for
+    /// the AD bit, RFC 6840 §5.7).
+    pub fn write(&self, id: u16, edns: UpstreamEdns, out: &mut Vec<u8>) {
         let mut flags = flag::AD;
         if self.recursion_desired {
             flags |= flag::RD;
@@ -254,18 +253,16 @@ impl<'a> Question<'a> {
         if self.checking_disabled {
             flags |= flag::CD;
         }
-        let mut message = Vec::with_capacity(HEADER_LEN + self.section.len() + 11);
-        message.extend_from_slice(&[0, 0]);
-        message.extend_from_slice(&flags.to_be_bytes());
+        out.extend_from_slice(&id.to_be_bytes());
+        out.extend_from_slice(&flags.to_be_bytes());
         let additionals = u8::from(edns == UpstreamEdns::Sent);
-        message.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, additionals]);
-        message.extend_from_slice(self.section);
+        out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, additionals]);
+        out.extend_from_slice(self.section);
         if edns == UpstreamEdns::Sent {
             let [high, low] = 1232_u16.to_be_bytes();
             let dnssec_ok = if self.dnssec_ok { 0x80 } else { 0 };
-            message.extend_from_slice(&[0, 0, 41, high, low, 0, 0, dnssec_ok, 0, 0, 0]);
+            out.extend_from_slice(&[0, 0, 41, high, low, 0, 0, dnssec_ok, 0, 0, 0]);
         }
-        message
     }
 }
 
@@ -391,7 +388,8 @@ mod tests {
     fn the_query_upstream_reads_as_what_was_meant() {
         let message = query(0x0110, [1, 0, 0, 0], QUESTION);
         let key = Query::read(&message).expect("a good query").key();
-        let sent = Question::of(key.as_bytes()).message(UpstreamEdns::Sent);
+        let mut sent = Vec::new();
+        Question::of(key.as_bytes()).write(0, UpstreamEdns::Sent, &mut sent);
         let parsed = hickory_proto::op::Message::from_vec(&sent).expect("hickory reads it");
         assert_eq!(parsed.queries[0].name().to_ascii(), "example.com.");
         assert!(parsed.metadata.recursion_desired && parsed.metadata.checking_disabled);

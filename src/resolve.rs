@@ -1,6 +1,7 @@
 //! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, `fly` asks the upstreams
 //! for the rest. What both need in small is in [`crate::answering`] and [`crate::flight`].
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use crate::answering::{Client, Served};
@@ -169,9 +170,10 @@ impl Worker {
         stale: Option<Entry>,
     ) -> Rc<Flight> {
         let flight = Rc::new(Flight::new(stale));
+        let key: Rc<[u8]> = key.into();
         self.flights
             .borrow_mut()
-            .insert(key.into(), Rc::clone(&flight));
+            .insert(Rc::clone(&key), Rc::clone(&flight));
         let leader = Leader::new(self, Rc::clone(&flight), key, route);
         tokio::task::spawn_local(fly(leader));
         flight
@@ -185,8 +187,8 @@ async fn fly(leader: Leader) {
     let route = setup.routes.get(leader.route());
     let asking = Rc::new(Asking::new(leader.key(), &worker.shared.hasher));
 
-    let answer = ask(&worker.links, &setup.upstreams, &route.tiers, &asking);
-    tokio::pin!(answer);
+    // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
+    let mut answer = pin!(ask(&worker.links, &setup.upstreams, &route.tiers, &asking));
     let result = if leader.has_stale() {
         // RFC 8767 §5: the client response timer.
         tokio::select! {

@@ -74,7 +74,9 @@ impl Response {
         let qtype = wire::u16_at(message, question_end - 4).ok_or(Malformed)?;
         wire::u16_at(message, question_end - 2).ok_or(Malformed)?;
 
-        let mut survey = Survey::new(message, qtype);
+        let records = [counts.answers, counts.authorities, counts.additionals];
+        let records = records.map(usize::from).iter().sum();
+        let mut survey = Survey::new(message, qtype, records);
         let mut records = Records::new(message, question_end, counts);
         for record in records.by_ref() {
             survey.add(record?)?;
@@ -188,6 +190,9 @@ impl<'a> View<'a> {
     }
 }
 
+/// Room made at first for as many records, if a message says that it has them: it may lie.
+const TYPICAL_RECORDS: usize = 16;
+
 /// What one walk over the records finds.
 struct Survey<'a> {
     message: &'a [u8],
@@ -202,11 +207,11 @@ struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    fn new(message: &'a [u8], qtype: u16) -> Self {
+    fn new(message: &'a [u8], qtype: u16, records: usize) -> Self {
         Self {
             message,
             qtype,
-            kept: Vec::new(),
+            kept: Vec::with_capacity(records.min(TYPICAL_RECORDS)),
             opt: None,
             tsig: None,
             asked_for: false,
@@ -285,7 +290,6 @@ impl<'a> Survey<'a> {
                 return Err(Malformed);
             }
         }
-        bytes.reserve_exact(self.kept.len() * 2);
         for record in &self.kept {
             let shift = match self.opt {
                 Some(opt) if record.start > opt.start => opt.end - opt.start,
@@ -361,7 +365,9 @@ impl<'a> Survey<'a> {
     fn stripped(&self, end: usize) -> Result<Vec<u8>, Malformed> {
         let end = self.tsig.map_or(end, |tsig| tsig.start);
         let Some(opt) = self.opt else {
-            return Ok(self.message[..end].to_vec());
+            let mut bytes = Vec::with_capacity(end + self.kept.len() * 2);
+            bytes.extend_from_slice(&self.message[..end]);
+            return Ok(bytes);
         };
         let mut bytes = Vec::with_capacity(end + self.kept.len() * 2);
         bytes.extend_from_slice(&self.message[..opt.start]);

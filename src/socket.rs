@@ -263,10 +263,7 @@ impl SendBatch {
         let mut names = [MaybeUninit::<libc::sockaddr_storage>::uninit(); MAX_BATCH];
         let mut iovecs = [MaybeUninit::<libc::iovec>::uninit(); MAX_BATCH];
         let mut headers = [MaybeUninit::<libc::mmsghdr>::uninit(); MAX_BATCH];
-        let mut controls: Vec<Control> = Vec::new();
-        if slots.iter().any(|slot| slot.source.is_some()) {
-            controls.resize(slots.len(), Control([0; CONTROL_LEN]));
-        }
+        let mut controls = [MaybeUninit::<Control>::uninit(); MAX_BATCH];
         for (index, slot) in slots.iter().enumerate() {
             let name_len = write_storage(&slot.peer, &mut names[index]);
             let iovec = iovecs[index].write(libc::iovec {
@@ -280,7 +277,8 @@ impl SendBatch {
             header.msg_hdr.msg_iov = iovec;
             header.msg_hdr.msg_iovlen = 1;
             if let Some(source) = slot.source {
-                header.msg_hdr.msg_control = controls[index].0.as_mut_ptr().cast();
+                let control = controls[index].write(Control([0; CONTROL_LEN]));
+                header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
                 header.msg_hdr.msg_controllen = CONTROL_LEN;
                 header.msg_hdr.msg_controllen = write_source(&header.msg_hdr, source);
             }

@@ -115,7 +115,7 @@ pub struct Worker {
     /// Own transports to every server.
     pub links: Links,
     /// Questions in flight, by key.
-    pub flights: RefCell<HashMap<Box<[u8]>, Rc<Flight>, ahash::RandomState>>,
+    pub flights: RefCell<HashMap<Rc<[u8]>, Rc<Flight>, ahash::RandomState>>,
     /// Queries in flight by client address, under this setup and earlier ones.
     pub clients: Rc<RefCell<HashMap<IpAddr, usize, ahash::RandomState>>>,
     /// Own counters.
@@ -129,7 +129,8 @@ pub struct Worker {
 
 impl Worker {
     /// Takes over the sockets of `previous` where the servers are the same.
-    fn new(shared: &Arc<Shared>, setup: &Arc<Setup>, previous: Option<&Self>) -> Self {
+    #[must_use]
+    pub fn new(shared: &Arc<Shared>, setup: &Arc<Setup>, previous: Option<&Self>) -> Self {
         Self {
             links: Links::new(&setup.upstreams, previous.map(|old| &old.links)),
             flights: RefCell::default(),

@@ -24,16 +24,16 @@ use crate::wire::{self, HEADER_LEN, flag, rcode};
 /// A question on its way, shared by all its tries.
 #[derive(Debug)]
 pub struct Asking {
-    key: Box<[u8]>,
+    key: Rc<[u8]>,
     hash: u64,
 }
 
 impl Asking {
     /// The question of a key made by [`crate::query::Query::key`].
     #[must_use]
-    pub fn new(key: &[u8], hasher: &ahash::RandomState) -> Self {
+    pub fn new(key: &Rc<[u8]>, hasher: &ahash::RandomState) -> Self {
         Self {
-            key: key.into(),
+            key: Rc::clone(key),
             hash: hasher.hash_one(Question::of(key).name),
         }
     }
@@ -161,11 +161,9 @@ impl Pending {
         }
     }
 
-    /// The query's bytes under this ID.
-    fn message(&self, id: u16) -> Vec<u8> {
-        let mut message = self.asking.question().message(self.edns);
-        wire::put_u16(&mut message, 0, id);
-        message
+    /// Appends the query's bytes under this ID.
+    fn write(&self, id: u16, out: &mut Vec<u8>) {
+        self.asking.question().write(id, self.edns, out);
     }
 
     /// Whether a message answers this try's question (RFC 5452 §9.1). Servers that fail may leave the question out.

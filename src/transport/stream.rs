@@ -137,9 +137,8 @@ impl Inner {
                 break id;
             }
         };
-        let message = waiting.pending.message(id);
         put_frame(&mut connection.outbox.borrow_mut(), |out| {
-            out.extend_from_slice(&message);
+            waiting.pending.write(id, out);
         });
         pending.insert(id, waiting);
         connection.last_used.set(now);

@@ -41,6 +41,8 @@ const DATAGRAM_LEN: usize = 4096;
 pub struct Shared {
     receive: Rc<RefCell<ReceiveBatch>>,
     random: Rc<RefCell<Unpredictable>>,
+    /// The query that is being sent.
+    message: Rc<RefCell<Vec<u8>>>,
 }
 
 impl Shared {
@@ -50,6 +52,7 @@ impl Shared {
         Self {
             receive: Rc::new(RefCell::new(ReceiveBatch::new(BATCH, DATAGRAM_LEN))),
             random: Rc::new(RefCell::new(Unpredictable::new())),
+            message: Rc::default(),
         }
     }
 
@@ -132,8 +135,14 @@ impl UdpPool {
                 }
             };
             let id = self.free_id(&port);
-            // Past tokio, which takes a socket it has not polled yet for one that cannot be written.
-            match SockRef::from(&port.socket).send(&pending.message(id)) {
+            let sent = {
+                let mut message = self.shared.message.borrow_mut();
+                message.clear();
+                pending.write(id, &mut message);
+                // Past tokio, which takes a socket it has not polled yet for one that cannot be written.
+                SockRef::from(&port.socket).send(&message)
+            };
+            match sent {
                 Ok(_) => {
                     port.uses.set(port.uses.get() + 1);
                     port.pending.borrow_mut().insert(id, pending);

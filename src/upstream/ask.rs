@@ -169,7 +169,8 @@ pub async fn ask(
     let plan = group::plan(&groups, now, end);
     let mailbox = Rc::default();
     let (attempts, fallback) = (Vec::with_capacity(4), None);
-    Lookup {
+    // Run in place: a future that takes it over would hold it twice.
+    let mut lookup = Lookup {
         links,
         upstreams,
         groups,
@@ -178,9 +179,8 @@ pub async fn ask(
         plan,
         attempts,
         fallback,
-    }
-    .run()
-    .await
+    };
+    lookup.run().await
 }
 
 impl Drop for Lookup<'_> {
@@ -190,7 +190,7 @@ impl Drop for Lookup<'_> {
 }
 
 impl Lookup<'_> {
-    async fn run(mut self) -> Result<Response, Failed> {
+    async fn run(&mut self) -> Result<Response, Failed> {
         loop {
             let now = Instant::now();
             let paid = Cell::new(false);
