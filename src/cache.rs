@@ -168,6 +168,7 @@ impl Entry {
 
     /// Counts a hit; true once, when it is popular and about to expire.
     #[inline]
+    #[must_use]
     pub fn prefetch_due(&self, now: Instant, config: &CacheConfig) -> bool {
         if config.prefetch_hits == 0 || self.head().lifetime < MIN_PREFETCH_LIFETIME {
             return false;
