@@ -1,0 +1,1 @@
+"""What benches/compare and benches/scaling share. Python's standard library only."""

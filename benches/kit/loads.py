@@ -1,0 +1,132 @@
+"""The loads: files of NAME TYPE lines, the same for every server, and the zones they are answered from."""
+
+import bisect
+import itertools
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+# Not below `test.`, which Unbound answers by itself.
+ZONE = "bench.example"
+SUFFIXES = ["ci.svc.cluster.local", "svc.cluster.local", "cluster.local"]
+
+ZONE_TEXT = f"""$ORIGIN {ZONE}.
+$TTL 3600
+@ SOA ns hostmaster 1 3600 600 86400 300
+@ NS ns
+ns A 127.0.0.1
+* A 192.0.2.1
+* AAAA 2001:db8::1
+"""
+
+# 300 s rather than kube-dns's 30 s for "no such name", so that nothing expires during a run.
+CLUSTER_TEXT = """$ORIGIN cluster.local.
+$TTL 300
+@ SOA ns.dns hostmaster 1 7200 1800 86400 300
+@ NS ns.dns
+ns.dns A 127.0.0.1
+"""
+
+# A run of some seconds uses up to so many queries; `miss` must not come round to its first name.
+MISS_LINES = 1_500_000
+
+
+@dataclass
+class Load:
+    """What is asked, and what the answers must look like."""
+
+    name: str
+    file: Path
+    # Asked once before the run, so that the cache holds what it may hold; None for loads that are not to be cached.
+    warm: Path | None
+    # RCODE: its share of the answers.
+    rcodes: dict
+    tcp: bool = False
+    once: bool = False
+    # Whether a server that knows nothing can play: the echo, which is the floor for hits over UDP.
+    floor: bool = True
+
+
+def write(path, lines):
+    if not path.exists():
+        part = path.with_suffix(".part")
+        with part.open("w") as out:
+            out.writelines(line + "\n" for line in lines)
+        part.rename(path)
+    return path
+
+
+def hot_names(count=1_000):
+    return [f"host{number}.hot.{ZONE}" for number in range(count)]
+
+
+def zipf(names, count, seed):
+    """`count` draws by Zipf's law with exponent 1: the n-th name is asked 1/n as often as the first."""
+    draw = random.Random(seed)
+    weights = list(itertools.accumulate(1 / rank for rank in range(1, len(names) + 1)))
+    for _ in range(count):
+        yield names[bisect.bisect_left(weights, draw.random() * weights[-1])]
+
+
+def new_names(label, count, seed=0):
+    """Names that nobody asked before. Their order says nothing, as with real ones."""
+    draw = random.Random(f"{label} {seed}")
+    for number in range(count):
+        yield f"{draw.randrange(16**6):06x}{number:x}.{label}.{ZONE}"
+
+
+def expanded(name):
+    """What a stub resolver asks for an external name under `ndots:5`: the search list first, A and AAAA each."""
+    for candidate in [f"{name}.{suffix}" for suffix in SUFFIXES] + [name]:
+        yield f"{candidate} A"
+        yield f"{candidate} AAAA"
+
+
+def hot(directory):
+    file = write(directory / "hot.txt", (f"{name} A" for name in hot_names()))
+    return Load("hot", file, file, {"NOERROR": 1.0})
+
+
+def wide(directory):
+    names = [f"w{number:x}.wide.{ZONE}" for number in range(100_000)]
+    warm = write(directory / "wide-warm.txt", (f"{name} A" for name in names))
+    file = write(directory / "wide.txt", (f"{name} A" for name in zipf(names, 1_000_000, 1)))
+    return Load("wide", file, warm, {"NOERROR": 1.0})
+
+
+def miss(directory):
+    warm = write(directory / "miss-warm.txt", (f"{name} A" for name in new_names("before", 3_000)))
+    file = write(directory / "miss.txt", (f"{name} A" for name in new_names("miss", MISS_LINES)))
+    return Load("miss", file, warm, {"NOERROR": 1.0}, once=True, floor=False)
+
+
+def search(directory):
+    names = [f"service{number}.ext.{ZONE}" for number in range(1_000)]
+    warm = write(directory / "search-warm.txt", (line for name in names for line in expanded(name)))
+    draw = random.Random(2)
+    chosen = (draw.choice(names) for _ in range(100_000))
+    file = write(directory / "search.txt", (line for name in chosen for line in expanded(name)))
+    return Load("search", file, warm, {"NXDOMAIN": 0.75, "NOERROR": 0.25}, floor=True)
+
+
+def tcp(directory):
+    load = hot(directory)
+    return Load("tcp", load.file, load.warm, load.rcodes, tcp=True, floor=False)
+
+
+def mixed(directory):
+    names = hot_names()
+
+    def lines():
+        draw = random.Random(3)
+        for new in new_names("mixed", 250_000):
+            for _ in range(9):
+                yield f"{draw.choice(names)} A"
+            yield f"{new} A"
+
+    file = write(directory / "mixed.txt", lines())
+    warm = write(directory / "hot.txt", (f"{name} A" for name in names))
+    return Load("mixed", file, warm, {"NOERROR": 1.0}, once=True, floor=False)
+
+
+LOADS = {load.__name__: load for load in [hot, wide, miss, search, tcp, mixed]}

@@ -1,0 +1,162 @@
+"""One measurement: a fresh server, its cache warmed, a load upon it, and what came of it."""
+
+import json
+import random
+import re
+import resource
+import subprocess
+import tempfile
+from pathlib import Path
+
+from . import dns
+from .process import LOAD_CPU, Failed, Quiet, ahead_of_others, tool
+
+# In flight at full speed: hundreds, as when many pods start at once. Linux's default socket buffer (208 KiB, a quarter
+# of it given back late) holds 208 small datagrams, and not every server can ask for more: more would measure losses.
+OUTSTANDING = 200
+SOCKETS = 10
+
+# Answers whose RCODEs differ more than this from what the load wants (in percent of all answers) are no success.
+TOLERANCE = 0.5
+
+
+class Bench:
+    """What every measurement needs: the upstream, the load generator, a directory."""
+
+    def __init__(self, nsd, generator, directory, flood_with="load"):
+        self.nsd = nsd
+        # The path of our generator.
+        self.generator = generator
+        self.directory = directory
+        # What makes the load at full speed: "load" or "dnsperf".
+        self.flood_with = flood_with
+
+    def measure(self, peer, load, seconds, rate=None):
+        """Runs `load` on a fresh server of this kind: at full speed with dnsperf, or at `rate` with our generator."""
+        with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
+            with peer.start(Path(scratch), self.nsd.port) as server:
+                idle = server.memory_mb("VmRSS")
+                if load.warm and not peer.floor:
+                    self.warm(server, load)
+                result = self.run(server, load, seconds, rate)
+                if not peer.floor:
+                    result["wrong"] = wrong_rcodes(load, result) or self.wrong_records(server, load)
+                result["idle_mb"] = idle
+                result["peak_mb"] = server.memory_mb("VmHWM")
+                return result
+
+    def warm(self, server, load):
+        """Asks every name that is to be in the cache; again what was lost, as clients would."""
+        for _ in range(2):
+            report = dnsperf(server.port, load.warm, ["-n", "1", "-q", "100"])
+            if report["lost"] == 0:
+                return
+        if report["lost"] > report["sent"] / 100:
+            raise Failed(f"{server.name} lost {report['lost']} of {report['sent']} while its cache was filled")
+
+    def run(self, server, load, seconds, rate):
+        quiet = Quiet()
+        before, load_before, nsd_before = server.cpu_seconds(), children_seconds(), self.nsd.process.cpu_seconds()
+        if rate is None and self.flood_with == "load":
+            options = ["--outstanding", OUTSTANDING, "--seconds", seconds, "--sockets", SOCKETS]
+            options += ["--tcp"] if load.tcp else []
+            options += ["--once"] if load.once else []
+            result = self.generate(server.port, load.file, options)
+        elif rate is None:
+            options = ["-l", str(seconds), "-q", str(OUTSTANDING)]
+            options += ["-n", "1"] if load.once else []
+            options += ["-m", "tcp"] if load.tcp else []
+            result = dnsperf(server.port, load.file, options)
+        else:
+            result = self.pace(server.port, load, seconds, rate)
+        used = server.cpu_seconds() - before
+        others = used + children_seconds() - load_before + self.nsd.process.cpu_seconds() - nsd_before
+        if result["answered"] == 0:
+            raise Failed(f"{server.name} answered nothing: {server.last_words()}")
+        result["cpu_us"] = used * 1e6 / result["answered"]
+        result["busy_percent"] = 100 * used / result["seconds"]
+        result["others_percent"] = quiet.others_percent(others)
+        result["lost_percent"] = 100 * result["lost"] / max(1, result["sent"])
+        result["rate"] = rate
+        return result
+
+    def pace(self, port, load, seconds, rate):
+        options = ["--rate", rate, "--seconds", seconds, "--sockets", SOCKETS]
+        options += ["--tcp"] if load.tcp else []
+        # Misses need NSD, which shares the generator's CPU, so there it must sleep.
+        options += ["--once"] if load.once else ["--spin"]
+        return self.generate(port, load.file, options)
+
+    def generate(self, port, file, options):
+        """Runs our own generator; its report."""
+        command = [self.generator, "--server", f"127.0.0.1:{port}", "--queries", file, *options]
+        done = pinned(command)
+        if done.returncode != 0:
+            raise Failed(f"load: {done.stderr.strip()[-500:]}")
+        result = json.loads(done.stdout)
+        result["qps"] = result["answered"] / result["seconds"]
+        return result
+
+    def wrong_records(self, server, load):
+        """Asks the server and its upstream for some names of the load; what differs, if anything does."""
+        with load.file.open() as file:
+            lines = [line.split() for _, line in zip(range(2_000), file)]
+        for name, kind in random.Random(4).sample(lines, 20):
+            wanted = dns.ask(self.nsd.port, name, kind)
+            # A server still busy with what dnsperf left behind may take a while.
+            got = dns.ask(server.port, name, kind, timeout=5.0)
+            if got != wanted:
+                return f"{name} {kind}: {got}, where the upstream says {wanted}"
+        return None
+
+
+def wrong_rcodes(load, result):
+    """What is wrong with the RCODEs, if anything is."""
+    for rcode in {*load.rcodes, *result["rcodes"]}:
+        percent = 100 * result["rcodes"].get(rcode, 0) / result["answered"]
+        wanted = 100 * load.rcodes.get(rcode, 0)
+        if abs(percent - wanted) > TOLERANCE:
+            return f"{percent:.2f} % {rcode}, should be {wanted:.0f} %"
+    return None
+
+
+def children_seconds():
+    """CPU time of the load generators that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def pinned(command):
+    command = ["taskset", "-c", str(LOAD_CPU), *[str(word) for word in command]]
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        preexec_fn=ahead_of_others,
+    )
+
+
+def dnsperf(port, file, options):
+    """Runs dnsperf over ten sockets; what it reports."""
+    command = [tool("dnsperf"), "-s", "127.0.0.1", "-p", str(port), "-d", file, "-c", str(SOCKETS), "-t", "2", "-W"]
+    done = pinned([*command, *options])
+    text = done.stdout
+
+    def number(label, pattern=r"([\d.]+)"):
+        found = re.search(rf"{label}:\s+{pattern}", text)
+        if not found:
+            raise Failed(f"dnsperf reported no {label!r}: {(text + done.stderr).strip()[-500:]}")
+        return float(found.group(1))
+
+    rcodes = re.search(r"Response codes:\s+(.*)", text)
+    shares = re.findall(r"(\w+) (\d+) \(", rcodes.group(1)) if rcodes else []
+    return {
+        "seconds": number(r"Run time \(s\)"),
+        "sent": int(number("Queries sent")),
+        "answered": int(number("Queries completed")),
+        "lost": int(number("Queries lost")),
+        "qps": number("Queries per second"),
+        "rcodes": {name: int(count) for name, count in shares},
+    }

@@ -1,0 +1,382 @@
+"""The servers that are compared: where each comes from, and its configuration.
+
+All get one thread for the work (dnsdist has a second one for responses, by design), room in the cache for twice the
+100,000 names of `wide`, and what their own documentation says makes them fast. None validates DNSSEC or logs queries.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from . import dns, loads
+from .process import SERVER_CPU, Failed, Process, free_port, tool
+
+COREDNS = "github.com/coredns/coredns@v1.14.1"
+HICKORY = "0.26.3"
+
+# Answers each cache has room for: twice what `wide` asks for.
+CACHE_ENTRIES = 200_000
+# The same in bytes, where a cache is sized so.
+CACHE_MIB = 64
+
+
+class Peer:
+    """One kind of server. `start` gives a running one."""
+
+    name = ""
+    # (file of the program, how it is installed)
+    package = None
+    floor = False
+
+    def __init__(self, tools):
+        # Directory of what is not a Debian package.
+        self.tools = tools
+
+    def program(self):
+        return tool(self.package)
+
+    def install(self):
+        """Gets the program if it is missing; raises Failed with the reason if it cannot be had."""
+        if self.program() is None:
+            apt_install([self.package])
+
+    def version(self):
+        return "unknown"
+
+    def start(self, directory, upstream, cpu=SERVER_CPU):
+        """A server in front of the port `upstream`, when it answers correctly."""
+        port = free_port()
+        process = self.launch(directory, port, upstream, cpu)
+        process.port = port
+        try:
+            process.wait_until(lambda: self.ready(port))
+        except BaseException:
+            process.stop()
+            raise
+        return process
+
+    def ready(self, port):
+        # As a name of its own, so that no load's first query is a hit because of this.
+        return dns.ask(port, f"ready.{loads.ZONE}", "A", 0.1) == ("NOERROR", [(1, bytes([192, 0, 2, 1]))])
+
+    def launch(self, directory, port, upstream, cpu):
+        raise NotImplementedError
+
+    def spawn(self, directory, command, config, cpu, environment=None):
+        """Writes the configuration, puts its path in place of None, and starts the program."""
+        file = directory / f"{self.name}.conf"
+        file.write_text(config)
+        command = [file if word is None else word for word in command]
+        return Process(self.name, command, directory / f"{self.name}.log", cpu, environment)
+
+
+def output(*command):
+    """What a program prints, wherever it prints it."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.stdout
+
+
+def version_in(text):
+    found = re.search(r"\d+\.\d+[\w.]*", text)
+    return found.group() if found else "unknown"
+
+
+def apt_install(packages):
+    environment = {**os.environ, "RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
+    if tool("apt-get") is None:
+        raise Failed(f"needs {' '.join(packages)}; there is no apt-get here, so install it by hand")
+    print(f"installing {' '.join(packages)} (apt)", flush=True)
+    # RUNLEVEL=1 keeps the packages from starting their servers.
+    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages]
+    for attempt in (command, ["apt-get", "update", "-qq"], command):
+        done = subprocess.run(attempt, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if attempt is command and done.returncode == 0:
+            return
+    raise Failed(f"apt-get install {' '.join(packages)}: {done.stdout.strip()[-500:]}")
+
+
+class Nodens(Peer):
+    name = "nodens"
+    # Sections of the configuration to replace or add; `scaling` uses it.
+    extra = ""
+    workers = 1
+    max_size = f"{CACHE_MIB}MiB"
+
+    def __init__(self, tools, binary):
+        super().__init__(tools)
+        self.binary = Path(binary)
+
+    def program(self):
+        return self.binary
+
+    def install(self):
+        if not os.access(self.binary, os.X_OK):
+            raise Failed(f"{self.binary} is no program")
+
+    def version(self):
+        return version_in(output(self.binary, "--version"))
+
+    def routes(self):
+        return f'upstreams:\n  authority:\n    servers: ["127.0.0.1:{self.upstream}"]\n'
+
+    def launch(self, directory, port, upstream, cpu):
+        self.upstream = upstream
+        config = (
+            f'listen: ["127.0.0.1:{port}"]\nadmin: "127.0.0.1:{free_port()}"\nworkers: {self.workers}\n'
+            f"cache: {{max_size: {self.max_size}}}\n{self.routes()}{self.extra}"
+        )
+        return self.spawn(directory, [self.binary, "serve", "--config", None], config, cpu)
+
+
+class Echo(Peer):
+    """The floor: replies without looking. Not a DNS server."""
+
+    name = "echo"
+    floor = True
+
+    def __init__(self, tools, binary):
+        super().__init__(tools)
+        self.binary = Path(binary)
+
+    def program(self):
+        return self.binary
+
+    def install(self):
+        pass
+
+    def ready(self, port):
+        return dns.ask(port, f"ready.{loads.ZONE}", "A", 0.1) is not None
+
+    def launch(self, directory, port, upstream, cpu):
+        return Process("echo", [self.binary, f"127.0.0.1:{port}"], directory / "echo.log", cpu)
+
+
+class Dnsdist(Peer):
+    name = "dnsdist"
+    package = "dnsdist"
+
+    def version(self):
+        return version_in(output(self.program(), "--version"))
+
+    def launch(self, directory, port, upstream, cpu):
+        # "Performance Tuning" of its manual: packet cache, recvmmsg batches, enough outstanding queries. One listener
+        # is one thread.
+        config = f"""
+setLocal('127.0.0.1:{port}')
+setACL('127.0.0.0/8')
+setMaxUDPOutstanding(65535)
+setUDPSocketBufferSizes(4194304, 4194304)
+setUDPMultipleMessagesVectorSize({self.vector})
+setMaxTCPClientThreads(1)
+setMaxTCPQueriesPerConnection(0)
+newServer({{address='127.0.0.1:{upstream}', checkName='{loads.ZONE}.', checkType='SOA', sockets={self.sockets}}})
+getPool(''):setCache(newPacketCache({CACHE_ENTRIES}, {{maxTTL=86400}}))
+"""
+        command = [self.program(), "--supervised", "--disable-syslog", "-C", None]
+        return self.spawn(directory, command, config, cpu)
+
+    vector = 64
+    sockets = 1
+
+
+class Unbound(Peer):
+    name = "unbound"
+    package = "unbound"
+
+    def version(self):
+        return version_in(output(self.program(), "-V"))
+
+    def launch(self, directory, port, upstream, cpu):
+        # "Performance Tuning" of its manual: cache sizes with the RRset cache twice the message cache, large socket
+        # buffers, outgoing-range and num-queries-per-thread for a libevent build; one thread, so one slab.
+        config = f"""server:
+  interface: 127.0.0.1@{port}
+  port: {port}
+  directory: "{directory}"
+  pidfile: ""
+  chroot: ""
+  username: ""
+  use-syslog: no
+  do-daemonize: no
+  do-not-query-localhost: no
+  access-control: 127.0.0.0/8 allow
+  module-config: "iterator"
+  num-threads: 1
+  msg-cache-slabs: 1
+  rrset-cache-slabs: 1
+  infra-cache-slabs: 1
+  key-cache-slabs: 1
+  msg-cache-size: {CACHE_MIB}m
+  rrset-cache-size: {2 * CACHE_MIB}m
+  outgoing-range: 8192
+  num-queries-per-thread: 4096
+  so-rcvbuf: 4m
+  so-sndbuf: 4m
+  incoming-num-tcp: 6000
+remote-control:
+  control-enable: no
+forward-zone:
+  name: "."
+  forward-addr: 127.0.0.1@{upstream}
+"""
+        return self.spawn(directory, [self.program(), "-d", "-p", "-c", None], config, cpu)
+
+
+class Dnsmasq(Peer):
+    name = "dnsmasq"
+    package = "dnsmasq"
+
+    def install(self):
+        if self.program() is None:
+            # The program without the service that `dnsmasq` would set up.
+            apt_install(["dnsmasq-base"])
+
+    def version(self):
+        return version_in(output(self.program(), "--version"))
+
+    def launch(self, directory, port, upstream, cpu):
+        config = f"""no-resolv
+no-hosts
+keep-in-foreground
+log-facility=-
+user=root
+pid-file=
+listen-address=127.0.0.1
+bind-interfaces
+port={port}
+cache-size={CACHE_ENTRIES}
+dns-forward-max=10000
+server=127.0.0.1#{upstream}
+"""
+        return self.spawn(directory, [self.program(), "-C", None], config, cpu)
+
+
+class Coredns(Peer):
+    name = "coredns"
+
+    def program(self):
+        built = self.tools / "bin" / "coredns"
+        return built if built.exists() else tool("coredns")
+
+    def install(self):
+        if self.program():
+            return
+        if tool("go") is None:
+            raise Failed(f"needs Go, for `go install {COREDNS}`")
+        print(f"building {COREDNS} (go install; some minutes)", flush=True)
+        environment = {**os.environ, "GOBIN": str(self.tools / "bin")}
+        done = subprocess.run(["go", "install", COREDNS], env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"go install {COREDNS}: {done.stderr.strip()[-500:]}")
+
+    def version(self):
+        return version_in(output(self.program(), "-version"))
+
+    def launch(self, directory, port, upstream, cpu):
+        config = f""".:{port} {{
+    bind 127.0.0.1
+    forward . 127.0.0.1:{upstream}
+    cache 3600 {{
+        success {CACHE_ENTRIES}
+        denial {CACHE_ENTRIES}
+    }}
+}}
+"""
+        command = [self.program(), "-quiet", "-conf", None]
+        return self.spawn(directory, command, config, cpu, {"GOMAXPROCS": "1"})
+
+
+class Hickory(Peer):
+    name = "hickory-dns"
+
+    def program(self):
+        built = self.tools / "bin" / "hickory-dns"
+        return built if built.exists() else tool("hickory-dns")
+
+    def install(self):
+        if self.program():
+            return
+        if tool("cargo") is None:
+            raise Failed(f"needs Rust, for `cargo install hickory-dns --version {HICKORY}`")
+        print(f"building hickory-dns {HICKORY} (cargo install; some minutes)", flush=True)
+        command = [
+            *["cargo", "install", "--quiet", "--locked", "--root", self.tools, "--version", HICKORY],
+            *["--no-default-features", "--features", "resolver", "hickory-dns"],
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failed(f"cargo install hickory-dns: {done.stderr.strip()[-500:]}")
+
+    def version(self):
+        return version_in(output(self.program(), "--version"))
+
+    def launch(self, directory, port, upstream, cpu):
+        config = f"""listen_addrs_ipv4 = ["127.0.0.1"]
+listen_port = {port}
+[[zones]]
+zone = "."
+zone_type = "External"
+[zones.stores]
+type = "forward"
+[zones.stores.options]
+cache_size = {CACHE_ENTRIES}
+[[zones.stores.name_servers]]
+ip = "127.0.0.1"
+[[zones.stores.name_servers.connections]]
+port = {upstream}
+protocol = {{type = "udp"}}
+[[zones.stores.name_servers.connections]]
+port = {upstream}
+protocol = {{type = "tcp"}}
+"""
+        command = [self.program(), "--quiet", "--workers", "1", "--config", None]
+        return self.spawn(directory, command, config, cpu)
+
+
+PEERS = {peer.name: peer for peer in [Dnsdist, Unbound, Dnsmasq, Coredns, Hickory]}
+
+
+class Nsd:
+    """The upstream: answers every name at once, from a wildcard."""
+
+    def __init__(self, directory, zones, cpu):
+        self.port = free_port()
+        if tool("nsd") is None:
+            apt_install(["nsd"])
+        # Rate limits off: thousands of queries from one address are the point. One server process, on the load's CPU.
+        config = f"""server:
+  ip-address: 127.0.0.1@{self.port}
+  server-count: 1
+  username: ""
+  zonesdir: "{directory}"
+  database: ""
+  pidfile: "{directory}/nsd.pid"
+  xfrdfile: "{directory}/xfrd.state"
+  xfrdir: "{directory}"
+  zonelistfile: "{directory}/zone.list"
+  receive-buffer-size: 4194304
+  send-buffer-size: 4194304
+  rrl-ratelimit: 0
+  rrl-whitelist-ratelimit: 0
+remote-control:
+  control-enable: no
+"""
+        for name, text in zones.items():
+            (directory / f"{name}.zone").write_text(text)
+            config += f'zone:\n  name: {name}\n  zonefile: "{name}.zone"\n'
+        file = directory / "nsd.conf"
+        file.write_text(config)
+        self.process = Process("nsd", [tool("nsd"), "-d", "-c", file], directory / "nsd.log", cpu)
+        try:
+            first = next(iter(zones))
+            self.process.wait_until(lambda: dns.ask(self.port, f"ready.{first}", "A", 0.1) is not None)
+        except BaseException:
+            self.process.stop()
+            raise
+
+    def version(self):
+        return version_in(output(tool("nsd"), "-v"))
+
+    def stop(self):
+        self.process.stop()

@@ -1,0 +1,178 @@
+"""Tables of results: medians over the rounds, and ratios of medians."""
+
+from statistics import median
+
+# A compiler beside the measurement takes this much; a quiet machine takes a few percent.
+NOISY_PERCENT = 15
+
+
+def line(result, rounds):
+    """One measurement, as progress."""
+    at = "full speed" if result["rate"] is None else f"{result['rate']}/s"
+    latency = result.get("latency_us")
+    shown = f"p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} us" if latency else f"{result['qps']:.0f} qps"
+    wrong = f"  WRONG: {result['wrong']}" if result.get("wrong") else ""
+    return (
+        f"  round {result['round'] + 1}/{rounds}  {result['load']:6} {at:>10}  {result['peer']:11} {shown:>24}"
+        f"  {result['cpu_us']:7.2f} us/query  lost {result['lost_percent']:.2f} %"
+        f"  others {result['others_percent']:.0f} %{wrong}"
+    )
+
+
+class Cell:
+    """The results of one server under one load, all rounds."""
+
+    def __init__(self, results):
+        self.results = results
+
+    def median(self, *keys):
+        values = []
+        for result in self.results:
+            for key in keys:
+                result = result[key]
+            values.append(result)
+        return median(values)
+
+    def least(self, key):
+        """The best round. Other programs can only add to it, so it is what a quiet machine would show."""
+        return min(result[key] for result in self.results)
+
+    def wrong(self):
+        return next((result["wrong"] for result in self.results if result.get("wrong")), None)
+
+
+def cells(report, load, rate):
+    """The servers under a load, nodens first, then as they were named."""
+    found = {}
+    for result in report["results"]:
+        if result["load"] == load and result["rate"] == rate:
+            found.setdefault(result["peer"], []).append(result)
+    order = [name for name in report["versions"] if name in found]
+    return {name: Cell(found[name]) for name in order}
+
+
+def pairs(report):
+    """The (load, rate) pairs there are, in the order they were measured."""
+    return list(dict.fromkeys((result["load"], result["rate"]) for result in report["results"]))
+
+
+def ratio(value, base):
+    return f"{value / base:.2f}" if base else "–"
+
+
+def flood_table(report, load):
+    """Full speed: what a query costs."""
+    by_peer = cells(report, load, None)
+    own = by_peer["nodens"].median("cpu_us") if "nodens" in by_peer else None
+    floor = by_peer["echo"].median("cpu_us") if "echo" in by_peer else None
+    head = ["server", "qps", "CPU µs/query", "least", "× floor", "nodens ÷ it", "CPU busy %", "lost %", "peak MB"]
+    rows = [head]
+    for name, cell in by_peer.items():
+        cost = cell.median("cpu_us")
+        rows.append(
+            [
+                title(report, name) + (" (WRONG)" if cell.wrong() else ""),
+                f"{cell.median('qps'):,.0f}",
+                f"{cost:.2f}",
+                f"{cell.least('cpu_us'):.2f}",
+                ratio(cost, floor),
+                "" if name == "nodens" or not own else ratio(own, cost),
+                f"{cell.median('busy_percent'):.0f}",
+                f"{cell.median('lost_percent'):.2f}",
+                f"{cell.median('peak_mb'):.1f}",
+            ]
+        )
+    return rows
+
+
+def paced_table(report, load, rate):
+    """A fixed rate: how long a query takes."""
+    by_peer = cells(report, load, rate)
+    own = by_peer["nodens"].median("cpu_us") if "nodens" in by_peer else None
+    rows = [["server", "p50 µs", "p99 µs", "p99.9 µs", "CPU µs/query", "nodens ÷ it", "answered/s", "lost %"]]
+    for name, cell in by_peer.items():
+        cost = cell.median("cpu_us")
+        rows.append(
+            [
+                title(report, name) + (" (WRONG)" if cell.wrong() else ""),
+                *(f"{cell.median('latency_us', key):,.0f}" for key in ["p50", "p99", "p99.9"]),
+                f"{cost:.2f}",
+                "" if name == "nodens" or not own else ratio(own, cost),
+                f"{cell.median('qps'):,.0f}",
+                f"{cell.median('lost_percent'):.2f}",
+            ]
+        )
+    return rows
+
+
+def title(report, name):
+    if name == "echo":
+        return "echo (floor)"
+    return f"{name} {report['versions'][name]}"
+
+
+def heading(load, rate):
+    return f"{load}, at full speed" if rate is None else f"{load}, {rate:,} queries a second"
+
+
+def idle(report):
+    by_peer = {}
+    for result in report["results"]:
+        by_peer.setdefault(result["peer"], []).append(result["idle_mb"])
+    rows = [["server", "idle MB"]]
+    for name in report["versions"]:
+        if name in by_peer:
+            rows.append([title(report, name), f"{median(by_peer[name]):.1f}"])
+    return rows
+
+
+def notes(report):
+    """What a reader must know before believing the tables."""
+    for name, reason in report["missing"].items():
+        yield f"NOT MEASURED: {name}: {reason}"
+    for load, rate in pairs(report):
+        for name, cell in cells(report, load, rate).items():
+            if cell.wrong():
+                yield f"WRONG ANSWERS: {name} under {heading(load, rate)}: {cell.wrong()}"
+    noisy = [result for result in report["results"] if result["others_percent"] > NOISY_PERCENT]
+    if noisy:
+        yield (
+            f"NOISY: during {len(noisy)} of {len(report['results'])} measurements other programs took more than "
+            f"{NOISY_PERCENT} % of a CPU"
+        )
+
+
+def text_table(rows):
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells_of = [cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths))]
+        yield "  ".join(cells_of).rstrip()
+
+
+def markdown_table(rows):
+    yield "| " + " | ".join(rows[0]) + " |"
+    yield "|" + "---|" + "---:|" * (len(rows[0]) - 1)
+    for row in rows[1:]:
+        bold = row[0].startswith("nodens")
+        yield "| " + " | ".join(f"**{cell}**" if bold and cell else cell for cell in row) + " |"
+
+
+def table(report, load, rate):
+    return flood_table(report, load) if rate is None else paced_table(report, load, rate)
+
+
+def show(report, markdown):
+    draw = markdown_table if markdown else text_table
+    mark = "### " if markdown else ""
+    about = report["machine"]
+    kind = "virtual, " if about["virtual"] else ""
+    print(f"\n{about['cpus']} × {about['cpu']} ({kind}{about['memory_gb']} GB), Linux {about['kernel']}, {about['system']}")
+    print(", ".join(f"{name} {version}" for name, version in report["versions"].items() if name != "echo"))
+    for load, rate in pairs(report):
+        print(f"\n{mark}{heading(load, rate)}\n")
+        print("\n".join(draw(table(report, load, rate))))
+    if report["results"]:
+        print(f"\n{mark}memory before the first query\n")
+        print("\n".join(draw(idle(report))))
+    for note in notes(report):
+        print(f"\n{note}")
