@@ -63,6 +63,9 @@ struct Arguments {
     sockets: usize,
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
+    /// Queries carry EDNS with this payload size; none without.
+    #[arg(long)]
+    edns: Option<u16>,
     /// The file is asked once at most.
     #[arg(long)]
     once: bool,
@@ -74,7 +77,7 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     raise_file_limit()?;
-    let queries = Queries::read(&arguments.queries)?;
+    let queries = Queries::read(&arguments.queries, arguments.edns)?;
     let mut load = Load::open(&arguments, &queries)?;
     let started = Instant::now();
     match (arguments.rate, arguments.outstanding) {
@@ -91,14 +94,20 @@ fn main() -> anyhow::Result<()> {
 struct Queries {
     bytes: Vec<u8>,
     ends: Vec<usize>,
+    /// What follows each question: an OPT record or nothing.
+    opt: Vec<u8>,
 }
 
 impl Queries {
-    fn read(file: &Path) -> anyhow::Result<Self> {
+    fn read(file: &Path, edns: Option<u16>) -> anyhow::Result<Self> {
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let mut queries = Self {
             bytes: Vec::new(),
             ends: Vec::new(),
+            opt: edns.map_or_else(Vec::new, |payload| {
+                let [high, low] = payload.to_be_bytes();
+                vec![0, 0, 41, high, low, 0, 0, 0, 0, 0, 0]
+            }),
         };
         for (number, line) in text.lines().enumerate() {
             let at = || format!("{}:{}: {line}", file.display(), number + 1);
@@ -119,7 +128,9 @@ impl Queries {
             _ => bail!("want type A, AAAA or TXT"),
         };
         // ID 0, RD set, one question.
-        self.bytes.extend([0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        let additional = u8::from(!self.opt.is_empty());
+        let header = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, additional];
+        self.bytes.extend(header);
         for label in name.split('.').filter(|label| !label.is_empty()) {
             let length = u8::try_from(label.len()).ok().filter(|length| *length < 64);
             self.bytes
@@ -129,6 +140,7 @@ impl Queries {
         self.bytes.push(0);
         self.bytes.extend(kind.to_be_bytes());
         self.bytes.extend([0, 1]);
+        self.bytes.extend(&self.opt);
         self.ends.push(self.bytes.len());
         Ok(())
     }
@@ -142,6 +154,12 @@ impl Queries {
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.bytes[start..self.ends[number]]
     }
+
+    /// The question of the `number`-th query.
+    fn question(&self, number: usize) -> &[u8] {
+        let query = self.get(number);
+        &query[HEADER..query.len() - self.opt.len()]
+    }
 }
 
 /// What came of the queries.
@@ -153,6 +171,8 @@ struct Tally {
     /// Replies to no query that waits: late, or another's.
     unexpected: u64,
     late_sends: u64,
+    /// Connections that the server closed while queries waited on them; these were asked again on a new one.
+    reconnects: u64,
     rcodes: BTreeMap<u8, u64>,
     reply_bytes: u64,
     nanoseconds: Vec<u32>,
@@ -163,13 +183,14 @@ impl Tally {
         self.nanoseconds.sort_unstable();
         let sorted = &self.nanoseconds;
         let mut text = format!(
-            r#"{{"seconds": {:.4}, "sent": {}, "answered": {}, "lost": {}, "unexpected": {}, "late_sends": {}"#,
+            r#"{{"seconds": {:.4}, "sent": {}, "answered": {}, "lost": {}, "unexpected": {}, "late_sends": {}, "reconnects": {}"#,
             took.as_secs_f64(),
             self.sent,
             self.answered,
             self.lost,
             self.unexpected,
             self.late_sends,
+            self.reconnects,
         );
         let _ = write!(
             text,
@@ -250,7 +271,7 @@ impl Slots {
         let id = u16::from_be_bytes([header[0], header[1]]);
         let slot = usize::from(id) & (self.waiting.len() - 1);
         let matches = self.waiting[slot].filter(|waiting| {
-            let question = &queries.get(waiting.query as usize)[HEADER..];
+            let question = queries.question(waiting.query as usize);
             waiting.id == id && header[2] & 0x80 != 0 && reply[HEADER..].starts_with(question)
         });
         let Some(waiting) = matches else {
@@ -320,17 +341,10 @@ impl<'a> Load<'a> {
         let mut clients = Vec::with_capacity(arguments.sockets);
         for number in 0..arguments.sockets {
             let transport = if arguments.tcp {
-                let stream = TcpStream::connect(arguments.server)
+                let connection = Connection::open(arguments.server)
                     .with_context(|| format!("connection {number} to {}", arguments.server))?;
-                stream.set_nodelay(true)?;
-                stream.set_nonblocking(true)?;
-                epoll.add(&stream, number as u64, 0)?;
-                let (partial, unsent) = (Vec::new(), Vec::new());
-                Transport::Tcp(Connection {
-                    stream,
-                    partial,
-                    unsent,
-                })
+                epoll.add(&connection.stream, number as u64, 0)?;
+                Transport::Tcp(connection)
             } else {
                 let socket = connect_udp(arguments.server)?;
                 epoll.add(&socket, number as u64, 0)?;
@@ -371,7 +385,7 @@ impl<'a> Load<'a> {
             }
             if now >= due {
                 self.tally.late_sends += u64::from(now - due > LATE);
-                self.send_next(1)?;
+                self.send_next(1);
                 due += gap;
             }
             let wait = match due.checked_duration_since(Instant::now()) {
@@ -391,7 +405,7 @@ impl<'a> Load<'a> {
             let share = left
                 .min(outstanding.div_ceil(self.clients.len()))
                 .min(MAX_BATCH);
-            self.send_next(share)?;
+            self.send_next(share);
             left -= share;
         }
         let mut next_look = started + PATIENCE;
@@ -407,7 +421,7 @@ impl<'a> Load<'a> {
             }
             while answered > 0 {
                 let share = answered.min(MAX_BATCH);
-                self.send_next(share)?;
+                self.send_next(share);
                 answered -= share;
             }
         }
@@ -421,7 +435,7 @@ impl<'a> Load<'a> {
     }
 
     /// Sends the next `count` queries, at most [`MAX_BATCH`], over the next socket.
-    fn send_next(&mut self, count: usize) -> anyhow::Result<()> {
+    fn send_next(&mut self, count: usize) {
         let client = &mut self.clients[self.next_client];
         self.next_client = (self.next_client + 1) % self.arguments.sockets;
         let now = Instant::now();
@@ -435,35 +449,30 @@ impl<'a> Load<'a> {
             let (id, displaced) = client.slots.list(number, now);
             self.tally.lost += u64::from(displaced.is_some());
             self.tally.sent += 1;
-            let out = match &mut client.transport {
-                Transport::Udp(_) => self.send.push(self.arguments.server, None),
-                Transport::Tcp(connection) => {
-                    let length =
-                        u16::try_from(query.len()).expect("a question has at most 259 octets");
-                    connection.unsent.extend(length.to_be_bytes());
-                    &mut connection.unsent
+            match &mut client.transport {
+                Transport::Udp(_) => {
+                    let out = self.send.push(self.arguments.server, None);
+                    out.extend(id.to_be_bytes());
+                    out.extend(&query[2..]);
                 }
-            };
-            out.extend(id.to_be_bytes());
-            out.extend(&query[2..]);
-        }
-        match &mut client.transport {
-            Transport::Udp(socket) => {
-                let mut sent = 0;
-                while sent < self.send.len() {
-                    // What cannot be sent is lost, and will be counted so.
-                    sent += self.send.send(socket, sent).unwrap_or(1);
-                }
-                self.send.clear();
+                // A connection that was closed is found so when it is read.
+                Transport::Tcp(connection) => drop(connection.send(id, query)),
             }
-            Transport::Tcp(connection) => connection.flush().context("sending over TCP")?,
         }
-        Ok(())
+        if let Transport::Udp(socket) = &client.transport {
+            let mut sent = 0;
+            while sent < self.send.len() {
+                // What cannot be sent is lost, and will be counted so.
+                sent += self.send.send(socket, sent).unwrap_or(1);
+            }
+            self.send.clear();
+        }
     }
 
     /// Waits for replies and reads them; returns how many were answers to queries.
     fn receive_what_is_there(&mut self, wait: Wait) -> anyhow::Result<usize> {
         let mut answered = 0;
+        let mut closed = Vec::new();
         for number in self.epoll.wait(wait)? {
             let number = usize::try_from(number).expect("it was a usize");
             let Client { transport, slots } = &mut self.clients[number];
@@ -481,14 +490,9 @@ impl<'a> Load<'a> {
                     }
                 }
                 Transport::Tcp(connection) => {
-                    if connection
-                        .read(&mut self.buffer)
-                        .context("reading over TCP")?
-                        == 0
-                    {
-                        bail!("the server closed connection {number}");
+                    if !connection.read(&mut self.buffer) || connection.flush().is_err() {
+                        closed.push(number);
                     }
-                    connection.flush().context("sending over TCP")?;
                     let now = Instant::now();
                     let mut rest = connection.partial.as_slice();
                     while let Some((length, behind)) = rest.split_first_chunk() {
@@ -505,7 +509,27 @@ impl<'a> Load<'a> {
                 }
             }
         }
+        for number in closed {
+            self.reconnect(number)?;
+        }
         Ok(answered)
+    }
+
+    /// Opens a closed connection anew and asks again what waited on it (RFC 7766 §6.2.4).
+    fn reconnect(&mut self, number: usize) -> anyhow::Result<()> {
+        self.tally.reconnects += 1;
+        let Client { transport, slots } = &mut self.clients[number];
+        let mut connection = Connection::open(self.arguments.server).context("reconnecting")?;
+        self.epoll.add(&connection.stream, number as u64, 0)?;
+        let waiting: Vec<Waiting> = slots.waiting.iter_mut().filter_map(Option::take).collect();
+        for Waiting { sent, query, .. } in waiting {
+            let query = query as usize;
+            let (id, _) = slots.list(query, sent);
+            // Should it be closed again, so be it: the next read finds out.
+            drop(connection.send(id, self.queries.get(query)));
+        }
+        *transport = Transport::Tcp(connection);
+        Ok(())
     }
 
     /// Gives what is in flight its time, until nothing comes any more; the rest is lost.
@@ -523,6 +547,26 @@ impl<'a> Load<'a> {
 }
 
 impl Connection {
+    fn open(server: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(server)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            partial: Vec::new(),
+            unsent: Vec::new(),
+        })
+    }
+
+    /// Frames a query and sends it: one call each, as clients do that do not know each other's queries.
+    fn send(&mut self, id: u16, query: &[u8]) -> io::Result<()> {
+        let length = u16::try_from(query.len()).expect("a question has at most 259 octets");
+        self.unsent.extend(length.to_be_bytes());
+        self.unsent.extend(id.to_be_bytes());
+        self.unsent.extend(&query[2..]);
+        self.flush()
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             match self.stream.write(&self.unsent) {
@@ -534,14 +578,14 @@ impl Connection {
         Ok(())
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Reads what is there; false if the server closed the connection.
+    fn read(&mut self, buffer: &mut [u8]) -> bool {
         match self.stream.read(buffer) {
             Ok(count) => {
                 self.partial.extend(&buffer[..count]);
-                Ok(count)
+                count > 0
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(1),
-            Err(error) => Err(error),
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
         }
     }
 }

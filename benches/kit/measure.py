@@ -1,6 +1,7 @@
 """One measurement: a fresh server, its cache warmed, a load upon it, and what came of it."""
 
 import json
+import os
 import random
 import re
 import resource
@@ -55,29 +56,34 @@ class Bench:
             raise Failed(f"{server.name} lost {report['lost']} of {report['sent']} while its cache was filled")
 
     def run(self, server, load, seconds, rate):
-        quiet = Quiet()
-        before, load_before, nsd_before = server.cpu_seconds(), children_seconds(), self.nsd.process.cpu_seconds()
-        if rate is None and self.flood_with == "load":
+        if rate is not None:
+            result = self.account(server, lambda: self.pace(server.port, load, seconds, rate))
+        elif self.flood_with == "load":
             options = ["--outstanding", OUTSTANDING, "--seconds", seconds, "--sockets", SOCKETS]
             options += ["--tcp"] if load.tcp else []
             options += ["--once"] if load.once else []
-            result = self.generate(server.port, load.file, options)
-        elif rate is None:
+            result = self.account(server, lambda: self.generate(server.port, load.file, options))
+        else:
             options = ["-l", str(seconds), "-q", str(OUTSTANDING)]
             options += ["-n", "1"] if load.once else []
             options += ["-m", "tcp"] if load.tcp else []
-            result = dnsperf(server.port, load.file, options)
-        else:
-            result = self.pace(server.port, load, seconds, rate)
+            result = self.account(server, lambda: dnsperf(server.port, load.file, options))
+        result["rate"] = rate
+        return result
+
+    def account(self, server, put_under_load):
+        """Puts a server under load and adds to the report what it used meanwhile."""
+        quiet = Quiet()
+        before, load_before, nsd_before = server.cpu_seconds(), children_seconds(), self.nsd.process.cpu_seconds()
+        result = put_under_load()
         used = server.cpu_seconds() - before
-        others = used + children_seconds() - load_before + self.nsd.process.cpu_seconds() - nsd_before
+        ours = used + children_seconds() - load_before + self.nsd.process.cpu_seconds() - nsd_before
         if result["answered"] == 0:
             raise Failed(f"{server.name} answered nothing: {server.last_words()}")
         result["cpu_us"] = used * 1e6 / result["answered"]
         result["busy_percent"] = 100 * used / result["seconds"]
-        result["others_percent"] = quiet.others_percent(others)
+        result["others_percent"] = quiet.others_percent(ours)
         result["lost_percent"] = 100 * result["lost"] / max(1, result["sent"])
-        result["rate"] = rate
         return result
 
     def pace(self, port, load, seconds, rate):
@@ -133,6 +139,8 @@ def pinned(command):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        # An error is one line then.
+        env={**os.environ, "RUST_BACKTRACE": "0"},
         start_new_session=True,
         preexec_fn=ahead_of_others,
     )

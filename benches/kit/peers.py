@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from . import dns, loads
+from . import dns, install, loads
 from .process import SERVER_CPU, Failed, Process, free_port, tool
 
 COREDNS = "github.com/coredns/coredns@v1.14.1"
@@ -39,7 +39,7 @@ class Peer:
     def install(self):
         """Gets the program if it is missing; raises Failed with the reason if it cannot be had."""
         if self.program() is None:
-            apt_install([self.package])
+            install.apt([self.package])
 
     def version(self):
         return "unknown"
@@ -80,20 +80,6 @@ def output(*command):
 def version_in(text):
     found = re.search(r"\d+\.\d+[\w.]*", text)
     return found.group() if found else "unknown"
-
-
-def apt_install(packages):
-    environment = {**os.environ, "RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
-    if tool("apt-get") is None:
-        raise Failed(f"needs {' '.join(packages)}; there is no apt-get here, so install it by hand")
-    print(f"installing {' '.join(packages)} (apt)", flush=True)
-    # RUNLEVEL=1 keeps the packages from starting their servers.
-    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages]
-    for attempt in (command, ["apt-get", "update", "-qq"], command):
-        done = subprocess.run(attempt, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if attempt is command and done.returncode == 0:
-            return
-    raise Failed(f"apt-get install {' '.join(packages)}: {done.stdout.strip()[-500:]}")
 
 
 class Nodens(Peer):
@@ -230,7 +216,7 @@ class Dnsmasq(Peer):
     def install(self):
         if self.program() is None:
             # The program without the service that `dnsmasq` would set up.
-            apt_install(["dnsmasq-base"])
+            install.apt(["dnsmasq-base"])
 
     def version(self):
         return version_in(output(self.program(), "--version"))
@@ -340,13 +326,12 @@ PEERS = {peer.name: peer for peer in [Dnsdist, Unbound, Dnsmasq, Coredns, Hickor
 class Nsd:
     """The upstream: answers every name at once, from a wildcard."""
 
-    def __init__(self, directory, zones, cpu):
+    def __init__(self, directory, zones, cpu, addresses=("127.0.0.1",)):
         self.port = free_port()
-        if tool("nsd") is None:
-            apt_install(["nsd"])
+        interfaces = "\n".join(f"  ip-address: {address}@{self.port}" for address in addresses)
         # Rate limits off: thousands of queries from one address are the point. One server process, on the load's CPU.
         config = f"""server:
-  ip-address: 127.0.0.1@{self.port}
+{interfaces}
   server-count: 1
   username: ""
   zonesdir: "{directory}"

@@ -161,13 +161,21 @@ def table(report, load, rate):
     return flood_table(report, load) if rate is None else paced_table(report, load, rate)
 
 
+def about(report):
+    """The machine and the versions, in two lines."""
+    machine = report["machine"]
+    kind = "virtual, " if machine["virtual"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if name != "echo")
+    return (
+        f"\n{machine['cpus']} × {machine['cpu']} ({kind}{machine['memory_gb']} GB), Linux {machine['kernel']}, "
+        f"{machine['system']}\n{versions}"
+    )
+
+
 def show(report, markdown):
     draw = markdown_table if markdown else text_table
     mark = "### " if markdown else ""
-    about = report["machine"]
-    kind = "virtual, " if about["virtual"] else ""
-    print(f"\n{about['cpus']} × {about['cpu']} ({kind}{about['memory_gb']} GB), Linux {about['kernel']}, {about['system']}")
-    print(", ".join(f"{name} {version}" for name, version in report["versions"].items() if name != "echo"))
+    print(about(report))
     for load, rate in pairs(report):
         print(f"\n{mark}{heading(load, rate)}\n")
         print("\n".join(draw(table(report, load, rate))))
