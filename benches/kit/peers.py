@@ -4,7 +4,9 @@ All get one thread for the work (dnsdist has a second one for responses, by desi
 100,000 names of `wide`, and what their own documentation says makes them fast. None validates DNSSEC or logs queries.
 """
 
+import grp
 import os
+import pwd
 import re
 import subprocess
 from pathlib import Path
@@ -298,8 +300,12 @@ class Hickory(Peer):
         return version_in(output(self.program(), "--version"))
 
     def launch(self, directory, port, upstream, cpu):
+        # Or it wants to become nobody, in a group that Debian does not have.
+        user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
         config = f"""listen_addrs_ipv4 = ["127.0.0.1"]
 listen_port = {port}
+user = "{user}"
+group = "{group}"
 [[zones]]
 zone = "."
 zone_type = "External"

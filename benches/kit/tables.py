@@ -1,5 +1,6 @@
 """Tables of results: medians over the rounds, and ratios of medians."""
 
+import json
 from statistics import median
 
 # A compiler beside the measurement takes this much; a quiet machine takes a few percent.
@@ -19,23 +20,31 @@ def line(result, rounds):
     )
 
 
+def dump(report):
+    """JSON with one result a line, so that it can be read and compared by line."""
+    results = ",\n".join("  " + json.dumps(result) for result in report["results"])
+    rest = json.dumps({key: value for key, value in report.items() if key != "results"}, indent=1)
+    return rest[:-2] + f',\n "results": [\n{results}\n ]\n}}\n'
+
+
 class Cell:
     """The results of one server under one load, all rounds."""
 
     def __init__(self, results):
         self.results = results
 
-    def median(self, *keys):
-        values = []
+    def values(self, *keys):
         for result in self.results:
             for key in keys:
                 result = result[key]
-            values.append(result)
-        return median(values)
+            yield result
 
-    def least(self, key):
-        """The best round. Other programs can only add to it, so it is what a quiet machine would show."""
-        return min(result[key] for result in self.results)
+    def median(self, *keys):
+        return median(self.values(*keys))
+
+    def least(self, *keys):
+        """The best round. Other programs can only add to it, so it is nearest to what a quiet machine would show."""
+        return min(self.values(*keys))
 
     def wrong(self):
         return next((result["wrong"] for result in self.results if result.get("wrong")), None)
@@ -112,6 +121,7 @@ def title(report, name):
 
 
 def heading(load, rate):
+    load = f"`{load}`"
     return f"{load}, at full speed" if rate is None else f"{load}, {rate:,} queries a second"
 
 
@@ -172,15 +182,17 @@ def about(report):
     )
 
 
-def show(report, markdown):
+def sections(report):
+    """(heading, rows) of every table there is, in the order they were measured."""
+    for load, rate in pairs(report):
+        yield heading(load, rate), table(report, load, rate)
+    if report["results"]:
+        yield "Memory before the first query", idle(report)
+
+
+def render(named_tables, markdown):
+    """Tables under their headings, as one text."""
     draw = markdown_table if markdown else text_table
     mark = "### " if markdown else ""
-    print(about(report))
-    for load, rate in pairs(report):
-        print(f"\n{mark}{heading(load, rate)}\n")
-        print("\n".join(draw(table(report, load, rate))))
-    if report["results"]:
-        print(f"\n{mark}memory before the first query\n")
-        print("\n".join(draw(idle(report))))
-    for note in notes(report):
-        print(f"\n{note}")
+    parts = [f"{mark}{name}\n\n" + "\n".join(draw(rows)) for name, rows in named_tables]
+    return "\n\n".join(parts)

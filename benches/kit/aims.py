@@ -1,0 +1,128 @@
+"""What nodens is meant to reach, and where it stands: every aim with its limit and what was measured."""
+
+from dataclasses import dataclass
+
+from . import tables
+
+
+@dataclass
+class Aim:
+    """One line: what is compared, the limit, and the ratio or size of the medians and of the best rounds."""
+
+    what: str
+    limit: float
+    medians: float
+    least: float
+    unit: str = "×"
+
+    def holds(self):
+        return self.medians <= self.limit
+
+    def row(self):
+        digits = 1 if self.unit == "MB" else 2
+        verdict = "holds" if self.holds() else f"missed by {100 * (self.medians / self.limit - 1):.0f} %"
+        sizes = (self.limit, self.medians, self.least)
+        return [self.what, *(f"{size:.{digits}f} {self.unit}" for size in sizes), verdict]
+
+
+# Load, server it is compared with, and the most that nodens's CPU time per query may be of that server's.
+COSTS = [
+    ("hot", "echo", 1.25),
+    ("hot", "dnsdist", 0.97),
+    ("wide", "echo", 1.30),
+    ("wide", "dnsdist", 0.97),
+    ("miss", "dnsdist", 0.95),
+    ("miss", "unbound", 0.35),
+]
+
+# Loads under which nodens is meant to be below every other server.
+BELOW_ALL = ["search", "mixed", "tcp"]
+
+P50_OF_THE_BEST = 1.10
+IDLE_MB = 10.0
+WIDE_MB = 45.0
+FULL_CACHE = 1.15
+MILLION_ENTRIES = 1.4
+TEN_THOUSAND_ROUTES = 1.1
+
+
+def ratios(own, other, *keys):
+    """The ratio of the medians and that of the best rounds."""
+    return own.median(*keys) / other.median(*keys), own.least(*keys) / other.least(*keys)
+
+
+def of_compare(report):
+    """The aims that `compare` measures, as far as it did."""
+    for load, peer, limit in COSTS:
+        cells = tables.cells(report, load, None)
+        if "nodens" in cells and peer in cells:
+            yield Aim(f"{load}: CPU per query ÷ {peer}'s", limit, *ratios(cells["nodens"], cells[peer], "cpu_us"))
+    for load in BELOW_ALL:
+        yield from below_all(load, tables.cells(report, load, None))
+    for load, rate in tables.pairs(report):
+        if rate is not None:
+            yield from latency(load, rate, tables.cells(report, load, rate))
+    own = [result for result in report["results"] if result["peer"] == "nodens"]
+    if own:
+        cell = tables.Cell(own)
+        yield Aim("resident when idle, one worker", IDLE_MB, cell.median("idle_mb"), cell.least("idle_mb"), "MB")
+    wide = tables.cells(report, "wide", None).get("nodens")
+    if wide:
+        size = wide.median("peak_mb"), wide.least("peak_mb")
+        yield Aim("peak with 100,000 A answers cached", WIDE_MB, *size, "MB")
+
+
+def others(cells):
+    return {name: cell for name, cell in cells.items() if name not in ("nodens", "echo")}
+
+
+def below_all(load, cells):
+    peers = others(cells)
+    if "nodens" in cells and peers:
+        best = min(peers, key=lambda name: peers[name].median("cpu_us"))
+        measured = ratios(cells["nodens"], peers[best], "cpu_us")
+        yield Aim(f"{load}: CPU per query ÷ the best other's ({best})", 1.0, *measured)
+
+
+def latency(load, rate, cells):
+    peers = others(cells)
+    if "nodens" not in cells or not peers:
+        return
+    best = min(peers, key=lambda name: peers[name].median("latency_us", "p50"))
+    measured = ratios(cells["nodens"], peers[best], "latency_us", "p50")
+    yield Aim(f"{load} at {rate:,}/s: p50 ÷ the best other's ({best})", P50_OF_THE_BEST, *measured)
+    if "dnsdist" in peers:
+        measured = ratios(cells["nodens"], peers["dnsdist"], "latency_us", "p99")
+        yield Aim(f"{load} at {rate:,}/s: p99 ÷ dnsdist's", 1.0, *measured)
+
+
+def of_scaling(report):
+    """The aims that `scaling` measures, as far as it did."""
+    for what, limit, plot, series, first, last in [
+        ("hit, 1,000 → 1,000,000 entries", MILLION_ENTRIES, "entries", "nodens", 1_000, 1_000_000),
+        ("hit, 1 → 10,000 routes", TEN_THOUSAND_ROUTES, "routes", "hit", 1, 10_000),
+        ("miss, 1 → 10,000 routes", TEN_THOUSAND_ROUTES, "routes", "miss", 1, 10_000),
+    ]:
+        ends = [at(report, plot, series, x) for x in (last, first)]
+        if all(ends):
+            yield Aim(f"{what}: CPU per query", limit, *ratios(*map(tables.Cell, ends), "cpu_us"))
+    for size in sorted({result["x"] for result in report["results"] if result["plot"] == "full"}):
+        # What the cache adds to the idle process.
+        results = at(report, "full", "resident memory", size)
+        added = tables.Cell([{"mb": (result["peak_mb"] - result["idle_mb"]) / (size * 1.048576)} for result in results])
+        yield Aim(f"memory that a full cache adds ÷ its max_size, {size} MiB", FULL_CACHE, added.median("mb"), added.least("mb"))
+
+
+def at(report, plot, series, x):
+    """The results of one point of a plot."""
+    return [
+        result
+        for result in report["results"]
+        if (result["plot"], result["series"], result["x"]) == (plot, series, x)
+    ]
+
+
+def rows(aims):
+    """The table of aims; empty when nothing was measured that has one."""
+    found = [aim.row() for aim in aims]
+    return [["aim", "at most", "medians", "best rounds", ""], *found] if found else []
