@@ -27,8 +27,11 @@ $TTL 300
 ns.dns A 127.0.0.1
 """
 
-# A run of some seconds uses up to so many queries; `miss` must not come round to its first name.
-MISS_LINES = 1_500_000
+# A run consists of so many parts, with the other servers' parts in between.
+PARTS = 5
+
+# A part of a second or so uses up to so many queries; `miss` must not come round to its first name.
+MISS_LINES = 300_000
 
 
 @dataclass
@@ -36,7 +39,8 @@ class Load:
     """What is asked, and what the answers must look like."""
 
     name: str
-    file: Path
+    # One for each part of a run; all the same, where a name may be asked again.
+    files: list
     # Asked once before the run, so that the cache holds what it may hold; None for loads that are not to be cached.
     warm: Path | None
     # RCODE: its share of the answers.
@@ -84,20 +88,23 @@ def expanded(name):
 
 def hot(directory):
     file = write(directory / "hot.txt", (f"{name} A" for name in hot_names()))
-    return Load("hot", file, file, {"NOERROR": 1.0})
+    return Load("hot", [file] * PARTS, file, {"NOERROR": 1.0})
 
 
 def wide(directory):
     names = [f"w{number:x}.wide.{ZONE}" for number in range(100_000)]
     warm = write(directory / "wide-warm.txt", (f"{name} A" for name in names))
     file = write(directory / "wide.txt", (f"{name} A" for name in zipf(names, 1_000_000, 1)))
-    return Load("wide", file, warm, {"NOERROR": 1.0})
+    return Load("wide", [file] * PARTS, warm, {"NOERROR": 1.0})
 
 
 def miss(directory):
     warm = write(directory / "miss-warm.txt", (f"{name} A" for name in new_names("before", 3_000)))
-    file = write(directory / "miss.txt", (f"{name} A" for name in new_names("miss", MISS_LINES)))
-    return Load("miss", file, warm, {"NOERROR": 1.0}, once=True, floor=False)
+    files = [
+        write(directory / f"miss-{part}.txt", (f"{name} A" for name in new_names(f"miss{part}", MISS_LINES)))
+        for part in range(PARTS)
+    ]
+    return Load("miss", files, warm, {"NOERROR": 1.0}, once=True, floor=False)
 
 
 def search(directory):
@@ -106,27 +113,27 @@ def search(directory):
     draw = random.Random(2)
     chosen = (draw.choice(names) for _ in range(100_000))
     file = write(directory / "search.txt", (line for name in chosen for line in expanded(name)))
-    return Load("search", file, warm, {"NXDOMAIN": 0.75, "NOERROR": 0.25}, floor=True)
+    return Load("search", [file] * PARTS, warm, {"NXDOMAIN": 0.75, "NOERROR": 0.25}, floor=True)
 
 
 def tcp(directory):
     load = hot(directory)
-    return Load("tcp", load.file, load.warm, load.rcodes, tcp=True, floor=False)
+    return Load("tcp", load.files, load.warm, load.rcodes, tcp=True, floor=False)
 
 
 def mixed(directory):
     names = hot_names()
 
-    def lines():
-        draw = random.Random(3)
-        for new in new_names("mixed", 250_000):
+    def lines(part):
+        draw = random.Random(f"mixed {part}")
+        for new in new_names(f"mixed{part}", 50_000):
             for _ in range(9):
                 yield f"{draw.choice(names)} A"
             yield f"{new} A"
 
-    file = write(directory / "mixed.txt", lines())
+    files = [write(directory / f"mixed-{part}.txt", lines(part)) for part in range(PARTS)]
     warm = write(directory / "hot.txt", (f"{name} A" for name in names))
-    return Load("mixed", file, warm, {"NOERROR": 1.0}, once=True, floor=False)
+    return Load("mixed", files, warm, {"NOERROR": 1.0}, once=True, floor=False)
 
 
 LOADS = {load.__name__: load for load in [hot, wide, miss, search, tcp, mixed]}

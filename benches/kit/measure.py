@@ -8,6 +8,7 @@ import resource
 import subprocess
 import tempfile
 from pathlib import Path
+from statistics import median
 
 from . import dns
 from .process import LOAD_CPU, Failed, Quiet, ahead_of_others, tool
@@ -32,19 +33,23 @@ class Bench:
         # What makes the load at full speed: "load" or "dnsperf".
         self.flood_with = flood_with
 
-    def measure(self, peer, load, seconds, rate=None):
-        """Runs `load` on a fresh server of this kind: at full speed with dnsperf, or at `rate` with our generator."""
-        with tempfile.TemporaryDirectory(dir=self.directory) as scratch:
-            with peer.start(Path(scratch), self.nsd.port) as server:
-                idle = server.memory_mb("VmRSS")
-                if load.warm and not peer.floor:
-                    self.warm(server, load)
-                result = self.run(server, load, seconds, rate)
-                if not peer.floor:
-                    result["wrong"] = wrong_rcodes(load, result) or self.wrong_records(server, load)
-                result["idle_mb"] = idle
-                result["peak_mb"] = server.memory_mb("VmHWM")
-                return result
+    def open(self, peer, load, stack):
+        """A fresh server of this kind, its cache warmed; it stops with `stack`."""
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=self.directory))
+        server = stack.enter_context(peer.start(Path(scratch), self.nsd.port))
+        server.idle_mb = server.memory_mb("VmRSS")
+        if not peer.floor:
+            self.warm(server, load)
+        return server
+
+    def close(self, peer, server, load, parts):
+        """The parts of a server's run as one result; its answers are looked at once more."""
+        result = merge(parts)
+        if not peer.floor:
+            result["wrong"] = wrong_rcodes(load, result) or self.wrong_records(server, load)
+        result["idle_mb"] = server.idle_mb
+        result["peak_mb"] = server.memory_mb("VmHWM")
+        return result
 
     def warm(self, server, load):
         """Asks every name that is to be in the cache; again what was lost, as clients would."""
@@ -55,21 +60,21 @@ class Bench:
         if report["lost"] > report["sent"] / 100:
             raise Failed(f"{server.name} lost {report['lost']} of {report['sent']} while its cache was filled")
 
-    def run(self, server, load, seconds, rate):
+    def run(self, server, load, part, seconds, rate):
+        """Part of a run: at full speed, or at a rate."""
+        file = load.files[part]
         if rate is not None:
-            result = self.account(server, lambda: self.pace(server.port, load, seconds, rate))
-        elif self.flood_with == "load":
+            return self.account(server, lambda: self.pace(server.port, load, file, seconds, rate))
+        if self.flood_with == "load":
             options = ["--outstanding", OUTSTANDING, "--seconds", seconds, "--sockets", SOCKETS]
             options += ["--tcp"] if load.tcp else []
             options += ["--once"] if load.once else []
-            result = self.account(server, lambda: self.generate(server.port, load.file, options))
-        else:
-            options = ["-l", str(seconds), "-q", str(OUTSTANDING)]
-            options += ["-n", "1"] if load.once else []
-            options += ["-m", "tcp"] if load.tcp else []
-            result = self.account(server, lambda: dnsperf(server.port, load.file, options))
-        result["rate"] = rate
-        return result
+            return self.account(server, lambda: self.generate(server.port, file, options))
+        # dnsperf takes whole seconds.
+        options = ["-l", str(max(1, round(seconds))), "-q", str(OUTSTANDING)]
+        options += ["-n", "1"] if load.once else []
+        options += ["-m", "tcp"] if load.tcp else []
+        return self.account(server, lambda: dnsperf(server.port, file, options))
 
     def account(self, server, put_under_load):
         """Puts a server under load and adds to the report what it used meanwhile."""
@@ -80,18 +85,16 @@ class Bench:
         ours = used + children_seconds() - load_before + self.nsd.process.cpu_seconds() - nsd_before
         if result["answered"] == 0:
             raise Failed(f"{server.name} answered nothing: {server.last_words()}")
-        result["cpu_us"] = used * 1e6 / result["answered"]
-        result["busy_percent"] = 100 * used / result["seconds"]
+        result["cpu_seconds"] = used
         result["others_percent"] = quiet.others_percent(ours)
-        result["lost_percent"] = 100 * result["lost"] / max(1, result["sent"])
         return result
 
-    def pace(self, port, load, seconds, rate):
+    def pace(self, port, load, file, seconds, rate):
         options = ["--rate", rate, "--seconds", seconds, "--sockets", SOCKETS]
         options += ["--tcp"] if load.tcp else []
         # Misses need NSD, which shares the generator's CPU, so there it must sleep.
         options += ["--once"] if load.once else ["--spin"]
-        return self.generate(port, load.file, options)
+        return self.generate(port, file, options)
 
     def generate(self, port, file, options):
         """Runs our own generator; its report."""
@@ -99,13 +102,11 @@ class Bench:
         done = pinned(command)
         if done.returncode != 0:
             raise Failed(f"load: {done.stderr.strip()[-500:]}")
-        result = json.loads(done.stdout)
-        result["qps"] = result["answered"] / result["seconds"]
-        return result
+        return json.loads(done.stdout)
 
     def wrong_records(self, server, load):
         """Asks the server and its upstream for some names of the load; what differs, if anything does."""
-        with load.file.open() as file:
+        with load.files[0].open() as file:
             lines = [line.split() for _, line in zip(range(2_000), file)]
         for name, kind in random.Random(4).sample(lines, 20):
             wanted = dns.ask(self.nsd.port, name, kind)
@@ -114,6 +115,24 @@ class Bench:
             if got != wanted:
                 return f"{name} {kind}: {got}, where the upstream says {wanted}"
         return None
+
+
+def merge(parts):
+    """One result of several: sums, shares of the sums, and of latencies and of what others took the median."""
+    result = {key: sum(part[key] for part in parts) for key in ["seconds", "sent", "answered", "lost", "cpu_seconds"]}
+    result["rcodes"] = {}
+    for part in parts:
+        for rcode, count in part["rcodes"].items():
+            result["rcodes"][rcode] = result["rcodes"].get(rcode, 0) + count
+    result["qps"] = result["answered"] / result["seconds"]
+    result["cpu_us"] = result["cpu_seconds"] * 1e6 / result["answered"]
+    result["busy_percent"] = 100 * result["cpu_seconds"] / result["seconds"]
+    result["lost_percent"] = 100 * result["lost"] / max(1, result["sent"])
+    result["others_percent"] = median(part["others_percent"] for part in parts)
+    if "latency_us" in parts[0]:
+        names = parts[0]["latency_us"]
+        result["latency_us"] = {name: median(part["latency_us"][name] for part in parts) for name in names}
+    return result
 
 
 def wrong_rcodes(load, result):
@@ -165,6 +184,5 @@ def dnsperf(port, file, options):
         "sent": int(number("Queries sent")),
         "answered": int(number("Queries completed")),
         "lost": int(number("Queries lost")),
-        "qps": number("Queries per second"),
         "rcodes": {name: int(count) for name, count in shares},
     }
