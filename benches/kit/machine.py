@@ -24,6 +24,18 @@ def describe():
     }
 
 
+def command(arguments):
+    """The command as others would type it: their paths are not these."""
+    words = []
+    for word in arguments:
+        if words and words[-1] == "--nodens":
+            word = "PATH"
+        elif "/" in word and words and words[-1] in ("--json", "--plots"):
+            word = Path(word).name
+        words.append(word)
+    return " ".join(words)
+
+
 def tool_versions():
     versions = {"dnsperf": version_in(output(tool("dnsperf"), "-H"))}
     if tool("rustc"):
