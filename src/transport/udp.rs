@@ -31,6 +31,11 @@ const MAX_AGE: Duration = Duration::from_secs(30);
 const MAX_RETIRED: usize = 32;
 /// A socket that carried this many queries is replaced.
 const MAX_USES: u32 = 10_000;
+/// Queries that leave in quick succession leave from one socket, so that their answers are read by one call: as many as
+/// this, and none after [`BURST_TIME`]. Each burst draws anew, so a guess is no easier.
+const BURST: u32 = 16;
+/// How long a burst may last: a loop full of misses takes about this long.
+const BURST_TIME: Duration = Duration::from_micros(200);
 /// Datagrams read at once from one socket.
 const BATCH: usize = 16;
 /// We offer 1232 octets; a server that sends more is read, and cut off only here.
@@ -75,6 +80,15 @@ pub struct UdpPool {
     shared: Shared,
     ports: RefCell<[Option<Rc<Port>>; PORTS]>,
     retired: RefCell<Vec<Rc<Port>>>,
+    burst: Cell<Burst>,
+}
+
+/// The socket drawn last.
+#[derive(Clone, Copy)]
+struct Burst {
+    slot: usize,
+    left: u32,
+    since: Instant,
 }
 
 /// A connected socket and the queries that wait on it.
@@ -116,6 +130,11 @@ impl UdpPool {
             shared,
             ports: RefCell::new([const { None }; PORTS]),
             retired: RefCell::default(),
+            burst: Cell::new(Burst {
+                slot: 0,
+                left: 0,
+                since: Instant::now(),
+            }),
         }
     }
 
@@ -167,10 +186,25 @@ impl UdpPool {
         self.retired.borrow().len() >= MAX_RETIRED
     }
 
+    /// Where the next query leaves: a place drawn at random, or that of the burst.
+    fn draw(&self, now: Instant) -> usize {
+        let mut burst = self.burst.get();
+        if burst.left == 0 || now.saturating_duration_since(burst.since) > BURST_TIME {
+            burst = Burst {
+                slot: usize::from(self.shared.random()) % PORTS,
+                left: BURST,
+                since: now,
+            };
+        }
+        burst.left -= 1;
+        self.burst.set(burst);
+        burst.slot
+    }
+
     /// An open socket, drawn at random.
     fn port(&self, now: Instant) -> io::Result<Rc<Port>> {
         let mut ports = self.ports.borrow_mut();
-        let slot = &mut ports[usize::from(self.shared.random()) % PORTS];
+        let slot = &mut ports[self.draw(now)];
         if let Some(port) = slot
             && port.usable(now, self.crowded())
         {
