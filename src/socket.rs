@@ -17,6 +17,7 @@ use std::ptr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 /// Room for one PKTINFO and one drop counter.
 const CONTROL_LEN: usize = 128;
@@ -560,14 +561,15 @@ pub fn connect_udp(server: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// Those of `connect(2)`.
-pub fn stop_receiving(socket: &tokio::net::UdpSocket) -> io::Result<()> {
-    let mut own = socket.local_addr()?;
+pub fn stop_receiving(socket: &Socket) -> io::Result<()> {
+    let own = socket.local_addr()?.as_socket();
+    let mut own = own.ok_or(io::ErrorKind::AddrNotAvailable)?;
     match own.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => own.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => own.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    socket2::SockRef::from(socket).connect(&own.into())
+    socket.connect(&own.into())
 }
 
 /// Has the kernel give new connections to one listener of those that share an address: to that at `index`, counted in
@@ -627,18 +629,67 @@ impl Claim {
     }
 }
 
-/// Waits until a socket has something to read or an error to report; returns which, for `try_io`. A pending ICMP error
-/// is reported as an error alone, and `try_io` takes one interest at a time.
+/// A UDP socket that the runtime watches for datagrams and errors only. tokio's own `UdpSocket` is woken by each datagram
+/// that has left, too: once more for every batch of replies, and for every query sent upstream.
+#[derive(Debug)]
+pub struct Watched(AsyncFd<Socket>);
+
+/// There may be something to read.
+pub type Ready<'a> = AsyncFdReadyGuard<'a, Socket>;
+
+impl Watched {
+    /// Watches a socket that does not block.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch it.
+    pub fn new(socket: Socket) -> io::Result<Self> {
+        let interest = Interest::READABLE | Interest::ERROR;
+        // SAFETY: a `Socket` owns its descriptor, which stays open and the same until it is dropped.
+        let watched = unsafe { AsyncFd::register_with_interest(socket, interest) };
+        Ok(Self(watched?))
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        self.0.get_ref()
+    }
+
+    /// Waits until there may be a datagram or an ICMP error.
+    ///
+    /// # Errors
+    /// If the runtime is going away.
+    pub async fn ready(&self) -> io::Result<Ready<'_>> {
+        self.0.ready(Interest::READABLE | Interest::ERROR).await
+    }
+
+    /// Waits until the kernel's send buffer has room.
+    ///
+    /// # Errors
+    /// If the runtime is going away, or there are no file descriptors left.
+    pub async fn writable(&self) -> io::Result<()> {
+        // Rare, so watched on the side, and only now.
+        let socket = self.socket().try_clone()?;
+        // SAFETY: as above.
+        let side = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) }?;
+        side.writable().await.map(drop)
+    }
+}
+
+/// Reads what has arrived, and if that was all, has the next [`Watched::ready`] wait for more.
 ///
 /// # Errors
-/// If the runtime is going away.
-pub async fn ready_to_read(socket: &tokio::net::UdpSocket) -> io::Result<Interest> {
-    let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
-    Ok(if ready.is_error() {
-        Interest::ERROR
-    } else {
-        Interest::READABLE
-    })
+/// `WouldBlock` if nothing has arrived; else a pending ICMP error or those of `recvmmsg(2)`.
+pub fn receive(ready: &mut Ready<'_>, batch: &mut ReceiveBatch) -> io::Result<usize> {
+    let received = batch.receive(ready.get_inner());
+    let more = match &received {
+        Ok(_) => batch.full(),
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    };
+    if !more {
+        ready.clear_ready();
+    }
+    received
 }
 
 /// Has the kernel give this process no transparent huge pages, where it hands them out unasked (`enabled` is `always`):

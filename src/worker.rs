@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use socket2::Socket;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -244,9 +245,9 @@ pub fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build()?;
-    let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async move {
+        // A LocalSet would be one task that runs ours, and wakes the runtime by a system call for each of them.
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async move {
         let seat = Rc::new(Seat::new(Worker::new(
             shared,
             &shared.current.load_full(),

@@ -9,8 +9,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +17,7 @@ use super::ReplyTo;
 use crate::answering::{Client, Served};
 use crate::metrics::{Cached, Dropped};
 use crate::reply::Protocol;
-use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, ready_to_read, stop_receiving};
+use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, Watched, receive, stop_receiving};
 use crate::worker::{Seat, Worker};
 
 /// Longest query read; longer ones are cut off and so malformed. Queries are far shorter.
@@ -33,7 +31,7 @@ const SETTLE: Duration = Duration::from_millis(10);
 
 /// Replies that became ready outside the receive loop.
 pub struct Outbox {
-    socket: Rc<UdpSocket>,
+    socket: Rc<Watched>,
     replies: RefCell<SendBatch>,
     filled: Notify,
     seat: Rc<Seat>,
@@ -68,7 +66,7 @@ impl Outbox {
 /// One worker's socket for one listen address.
 pub struct Listener {
     seat: Rc<Seat>,
-    socket: Rc<UdpSocket>,
+    socket: Rc<Watched>,
     outbox: Rc<Outbox>,
     kernel_drops: Cell<u32>,
 }
@@ -79,7 +77,7 @@ impl Listener {
     /// # Errors
     /// If the runtime cannot watch it.
     pub fn new(seat: &Rc<Seat>, socket: Socket) -> io::Result<Self> {
-        let socket = Rc::new(UdpSocket::from_std(socket.into())?);
+        let socket = Rc::new(Watched::new(socket)?);
         let outbox = Rc::new(Outbox {
             socket: Rc::clone(&socket),
             replies: RefCell::default(),
@@ -104,29 +102,23 @@ impl Listener {
             let ready = tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                ready = ready_to_read(&self.socket) => ready,
+                ready = self.socket.ready() => ready,
             };
-            let Ok(interest) = ready else { break };
-            let received = self
-                .socket
-                .try_io(interest, || batch.receive(&*self.socket));
-            let Ok(count) = received else { continue };
-            if !batch.full() {
-                // Nothing is left: wait for the next edge rather than ask the kernel again.
-                let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                let _ = self.socket.try_io(interest, nothing);
-            }
+            let Ok(mut ready) = ready else { break };
+            let Ok(count) = receive(&mut ready, &mut batch) else {
+                continue;
+            };
             self.serve_batch(&batch, count, &mut replies).await;
         }
         // From now on the kernel gives new datagrams to whoever else shares the port, and what it holds is finite.
-        if let Err(error) = stop_receiving(&self.socket) {
+        if let Err(error) = stop_receiving(self.socket.socket()) {
             tracing::debug!(%error, "cannot turn new queries away; those that wait are answered");
         }
         // A datagram for which the kernel chose this socket just before may still be on its way into it.
         for pause in [SETTLE, SETTLE, Duration::ZERO] {
             let mut batches = 0;
             while batches < MAX_DRAIN
-                && let Ok(count) = batch.receive(&*self.socket)
+                && let Ok(count) = batch.receive(self.socket.socket())
             {
                 batches += 1;
                 self.serve_batch(&batch, count, &mut replies).await;
@@ -186,17 +178,13 @@ impl Listener {
 }
 
 /// Sends a batch, waiting while the kernel's buffer is full.
-async fn send(socket: &UdpSocket, batch: &mut SendBatch, worker: &Worker) {
+async fn send(socket: &Watched, batch: &mut SendBatch, worker: &Worker) {
     let mut sent = 0;
     while sent < batch.len() {
-        match batch.send(socket, sent) {
+        match batch.send(socket.socket(), sent) {
             Ok(count) => sent += count.max(1),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // tokio's own view of the socket is "writable" until a try_io has failed.
-                let _ = socket.try_io(Interest::WRITABLE, || {
-                    batch.send(socket, sent).map(|count| sent += count)
-                });
-                if sent < batch.len() && socket.writable().await.is_err() {
+                if socket.writable().await.is_err() {
                     break;
                 }
             }

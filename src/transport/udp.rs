@@ -11,14 +11,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
 use tokio::task::AbortHandle;
 
 use super::{Pending, Unpredictable};
 use crate::metrics::Mismatch;
-use crate::socket::{ReceiveBatch, connect_udp, ready_to_read};
+use crate::socket::{Ready, ReceiveBatch, Watched, connect_udp, receive};
 use crate::upstream::server::{Carrier, Server};
 use crate::wire;
 
@@ -93,7 +90,7 @@ struct Burst {
 
 /// A connected socket and the queries that wait on it.
 pub struct Port {
-    socket: UdpSocket,
+    socket: Watched,
     pending: RefCell<HashMap<u16, Pending, ahash::RandomState>>,
     opened: Instant,
     uses: Cell<u32>,
@@ -158,8 +155,7 @@ impl UdpPool {
                 let mut message = self.shared.message.borrow_mut();
                 message.clear();
                 pending.write(id, &mut message);
-                // Past tokio, which takes a socket it has not polled yet for one that cannot be written.
-                SockRef::from(&port.socket).send(&message)
+                port.socket.socket().send(&message)
             };
             match sent {
                 Ok(_) => {
@@ -220,7 +216,7 @@ impl UdpPool {
     }
 
     fn open(&self, now: Instant) -> io::Result<Rc<Port>> {
-        let socket = UdpSocket::from_std(connect_udp(self.server.config.address)?.into())?;
+        let socket = Watched::new(connect_udp(self.server.config.address)?)?;
         let port = Rc::new(Port {
             socket,
             pending: RefCell::default(),
@@ -233,8 +229,8 @@ impl UdpPool {
         let (server, shared) = (Arc::clone(&self.server), self.shared.clone());
         let reads = Rc::clone(&port);
         let reader = tokio::task::spawn_local(async move {
-            while let Ok(interest) = ready_to_read(&reads.socket).await {
-                read(&reads, &server, &shared, interest);
+            while let Ok(mut ready) = reads.socket.ready().await {
+                read(&reads, &server, &shared, &mut ready);
             }
         });
         port.reader.set(Some(reader.abort_handle()));
@@ -303,10 +299,10 @@ fn is_ours(error: &io::Error) -> bool {
 }
 
 /// Takes what has arrived on a socket.
-fn read(port: &Port, server: &Server, shared: &Shared, interest: Interest) {
+fn read(port: &Port, server: &Server, shared: &Shared, ready: &mut Ready<'_>) {
     let mut batch = shared.receive.borrow_mut();
     loop {
-        let received = port.socket.try_io(interest, || batch.receive(&port.socket));
+        let received = receive(ready, &mut batch);
         let now = Instant::now();
         match received {
             Ok(count) => {
@@ -314,9 +310,6 @@ fn read(port: &Port, server: &Server, shared: &Shared, interest: Interest) {
                     accept(port, server, batch.datagram(index), now);
                 }
                 if !batch.full() {
-                    // Nothing is left: wait for the next edge rather than ask the kernel again.
-                    let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-                    let _ = port.socket.try_io(interest, nothing);
                     return;
                 }
             }
