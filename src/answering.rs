@@ -45,7 +45,14 @@ impl Worker {
 
     /// Stamps a fresh answer from the cache.
     #[inline]
-    pub(crate) fn hit(&self, entry: &Entry, asked: &Asked<'_>, client: Client, out: &mut Vec<u8>) {
+    pub(crate) fn hit(
+        &self,
+        entry: &Entry,
+        age: u32,
+        asked: &Asked<'_>,
+        client: Client,
+        out: &mut Vec<u8>,
+    ) {
         self.metrics.hit();
         let rotate = match entry.response().rotation() {
             Some(_) if self.setup.config.cache.rotate => self.random.borrow_mut().u32(..),
@@ -56,8 +63,7 @@ impl Worker {
             nsid: self.nsid(),
             rotate,
         };
-        let age = Ttls::Aged(entry.age(client.received));
-        let code = reply::answer(entry, asked, age, extras, out);
+        let code = reply::answer(entry, asked, Ttls::Aged(age), extras, out);
         self.replied(code, entry.route(), asked.section, client, "hit");
     }
 

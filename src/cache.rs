@@ -144,19 +144,14 @@ impl Entry {
         self.head().ttl_cap
     }
 
-    /// Whole seconds since it arrived.
+    /// Whole seconds since it arrived, while it may be served as it is.
     #[inline]
     #[must_use]
-    pub fn age(&self, now: Instant) -> u32 {
-        u32::try_from(now.saturating_duration_since(self.head().stored).as_secs())
-            .unwrap_or(u32::MAX)
-    }
-
-    /// Whether it may be served as it is.
-    #[inline]
-    #[must_use]
-    pub fn fresh(&self, now: Instant) -> bool {
-        self.age(now) < self.head().lifetime
+    pub fn age_if_fresh(&self, now: Instant) -> Option<u32> {
+        let age = now.saturating_duration_since(self.head().stored).as_secs();
+        u32::try_from(age)
+            .ok()
+            .filter(|age| *age < self.head().lifetime)
     }
 
     /// How long ago it ceased to be fresh; zero while it is.
@@ -166,10 +161,10 @@ impl Entry {
         age.saturating_sub(Duration::from_secs(u64::from(self.head().lifetime)))
     }
 
-    /// Counts a hit; true once, when it is popular and about to expire.
+    /// Counts a hit at this age, in seconds; true once, when it is popular and about to expire.
     #[inline]
     #[must_use]
-    pub fn prefetch_due(&self, now: Instant, config: &CacheConfig) -> bool {
+    pub fn prefetch_due(&self, age: u32, config: &CacheConfig) -> bool {
         if config.prefetch_hits == 0 || self.head().lifetime < MIN_PREFETCH_LIFETIME {
             return false;
         }
@@ -179,7 +174,7 @@ impl Entry {
             return false;
         }
         // Ages are whole seconds: the last one always counts.
-        let left = self.head().lifetime.saturating_sub(self.age(now));
+        let left = self.head().lifetime.saturating_sub(age);
         let threshold = u64::from(self.head().lifetime) * u64::from(config.prefetch_percent) / 100;
         u64::from(left) <= threshold.max(1) && !self.head().prefetched.swap(true, Ordering::Relaxed)
     }
@@ -451,9 +446,9 @@ pub(crate) mod tests {
         let mut key = store(&cache, &response("a.example.", 10, &[1]), start);
         let at = |seconds| start + Duration::from_secs(seconds);
         let found = cache.get(&key).expect("stored");
-        assert!(found.fresh(start) && found.fresh(at(9)));
-        assert!(!found.fresh(at(10)));
-        assert_eq!(found.age(at(9)), 9);
+        assert_eq!(found.age_if_fresh(start), Some(0));
+        assert_eq!(found.age_if_fresh(at(9)), Some(9));
+        assert_eq!(found.age_if_fresh(at(10)), None);
         assert_eq!(found.expired_for(at(12)), Duration::from_secs(2));
         key[1] = b'b';
         assert!(cache.get(&key).is_none());
@@ -602,12 +597,11 @@ pub(crate) mod tests {
     #[test]
     fn popular_answers_are_fetched_anew_once_before_they_expire() {
         let config = CacheConfig::default();
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let entry = Entry::new(&[0], &response("a.example.", 100, &[1]), start, 0, BOUNDS);
+        let answer = response("a.example.", 100, &[1]);
+        let entry = Entry::new(&[0], &answer, Instant::now(), 0, BOUNDS);
         let due: Vec<bool> = [91, 92, 50, 93, 94]
             .iter()
-            .map(|&s| entry.prefetch_due(at(s), &config))
+            .map(|&age| entry.prefetch_due(age, &config))
             .collect();
         assert_eq!(due, [false, false, false, true, false]);
     }

@@ -362,8 +362,8 @@ impl Worker {
 
     /// Fetches a popular answer anew shortly before it expires, so that no client waits for it.
     #[inline]
-    pub(crate) fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Entry, now: Instant) {
-        if !entry.prefetch_due(now, &self.setup.config.cache) {
+    pub(crate) fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Entry, age: u32) {
+        if !entry.prefetch_due(age, &self.setup.config.cache) {
             return;
         }
         // Not the entry's own: that may be of a setup this worker has not heard of.

@@ -117,8 +117,13 @@ impl<'a> Query<'a> {
     #[inline]
     #[must_use]
     pub fn key(&self) -> Key {
-        let mut bytes = [0; Key::MAX];
         let length = self.name.len();
+        // Filled in place: moved into the key afterwards, its 260 octets would be copied.
+        let mut key = Key {
+            bytes: [0; Key::MAX],
+            length: length + Key::SUFFIX,
+        };
+        let bytes = &mut key.bytes;
         bytes[..length].copy_from_slice(self.name);
         // Length octets are at most 63, below 'A': lower-casing the whole name leaves them alone.
         bytes[..length].make_ascii_lowercase();
@@ -127,10 +132,7 @@ impl<'a> Query<'a> {
         bytes[length + 4] = (u8::from(self.dnssec_ok()) * Key::DO)
             | (u8::from(self.flags & flag::CD != 0) * Key::CD)
             | (u8::from(!self.recursion_desired()) * Key::NO_RD);
-        Key {
-            bytes,
-            length: length + Key::SUFFIX,
-        }
+        key
     }
 }
 

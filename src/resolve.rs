@@ -47,10 +47,10 @@ impl Worker {
             None
         };
         if let Some(entry) = &stored
-            && entry.fresh(client.received)
+            && let Some(age) = entry.age_if_fresh(client.received)
         {
-            self.hit(entry, &asked, client, out);
-            self.prefetch_if_due(key, entry, client.received);
+            self.hit(entry, age, &asked, client, out);
+            self.prefetch_if_due(key, entry, age);
             return Served::Hit;
         }
 
