@@ -430,7 +430,7 @@ fn start_workers(
     for (index, heartbeat) in heartbeats.iter().enumerate() {
         let (shared, heartbeat, stop) = (Arc::clone(shared), Arc::clone(heartbeat), stop.clone());
         let (commands, receiver) = mpsc::unbounded_channel();
-        let run = move || worker::run(&shared, receiver, &heartbeat, stop);
+        let run = move || worker::run(shared, receiver, heartbeat, stop);
         let handle = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(run)?;

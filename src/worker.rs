@@ -237,9 +237,9 @@ impl Seat {
 /// # Errors
 /// If its runtime cannot be set up, or a socket cannot be watched.
 pub fn run(
-    shared: &Arc<Shared>,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-    heartbeat: &Heartbeat,
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    heartbeat: Arc<Heartbeat>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -248,58 +248,70 @@ pub fn run(
         // A LocalSet would be one task that runs ours, and wakes the runtime by a system call for each of them.
         .build_local(LocalOptions::default())?;
     runtime.block_on(async move {
-        let seat = Rc::new(Seat::new(Worker::new(
-            shared,
-            &shared.current.load_full(),
-            None,
-        )));
-        let mut listeners = JoinSet::new();
-        let mut connections = tcp::Connections::new(&seat);
-        let mut ticks = tokio::time::interval(TICK);
-        let mut told_all = false;
-        let mut deadline = None;
-        let mut abandoned = false;
-        while !(told_all && listeners.is_empty() && connections.is_empty()) {
-            tokio::select! {
-                _ = ticks.tick() => seat.tick(heartbeat),
-                command = commands.recv(), if !told_all => match command {
-                    Some(Command::Connection(accepted)) => connections.admit(accepted),
-                    Some(Command::Listen(Datagrams { socket, stop })) => {
-                        listeners.spawn_local(udp::Listener::new(&seat, socket)?.run(stop));
-                    }
-                    Some(Command::Work(setup, done)) => {
-                        seat.replace(&setup);
-                        // Whoever waits for it may have been given up meanwhile.
-                        let _ = done.send(());
-                    }
-                    None => told_all = true,
-                },
-                () = stop.cancelled(), if deadline.is_none() => {
-                    deadline = Some(Instant::now() + seat.worker().setup.config.shutdown_grace);
+        // As a task, polled when it is woken: what stands here itself is polled in every turn of the runtime.
+        let work = tokio::task::spawn_local(work(shared, commands, heartbeat, stop));
+        work.await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    })
+}
+
+async fn work(
+    shared: Arc<Shared>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    heartbeat: Arc<Heartbeat>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let seat = Rc::new(Seat::new(Worker::new(
+        &shared,
+        &shared.current.load_full(),
+        None,
+    )));
+    let mut listeners = JoinSet::new();
+    let mut connections = tcp::Connections::new(&seat);
+    let mut ticks = tokio::time::interval(TICK);
+    let mut told_all = false;
+    let mut deadline = None;
+    let mut abandoned = false;
+    while !(told_all && listeners.is_empty() && connections.is_empty()) {
+        tokio::select! {
+            _ = ticks.tick() => seat.tick(&heartbeat),
+            command = commands.recv(), if !told_all => match command {
+                Some(Command::Connection(accepted)) => connections.admit(accepted),
+                Some(Command::Listen(Datagrams { socket, stop })) => {
+                    listeners.spawn_local(udp::Listener::new(&seat, socket)?.run(stop));
                 }
-                () = connections.ended() => {}
-                Some(ended) = listeners.join_next() => {
-                    if let Err(panic) = ended && panic.is_panic() {
-                        // Listeners hold no state that a restart of the process would not rebuild better.
-                        tracing::error!("a listener of this worker failed; /health will tell");
-                        return Err(std::io::Error::other("listener panicked"));
-                    }
+                Some(Command::Work(setup, done)) => {
+                    seat.replace(&setup);
+                    // Whoever waits for it may have been given up meanwhile.
+                    let _ = done.send(());
                 }
-                () = until(deadline) => {
-                    if abandoned {
-                        break;
-                    }
-                    abandoned = true;
-                    for worker in seat.all() {
-                        worker.abandon();
-                    }
-                    deadline = Some(Instant::now() + LAST_WORDS);
+                None => told_all = true,
+            },
+            () = stop.cancelled(), if deadline.is_none() => {
+                deadline = Some(Instant::now() + seat.worker().setup.config.shutdown_grace);
+            }
+            () = connections.ended() => {}
+            Some(ended) = listeners.join_next() => {
+                if let Err(panic) = ended && panic.is_panic() {
+                    // Listeners hold no state that a restart of the process would not rebuild better.
+                    tracing::error!("a listener of this worker failed; /health will tell");
+                    return Err(std::io::Error::other("listener panicked"));
                 }
             }
+            () = until(deadline) => {
+                if abandoned {
+                    break;
+                }
+                abandoned = true;
+                for worker in seat.all() {
+                    worker.abandon();
+                }
+                deadline = Some(Instant::now() + LAST_WORDS);
+            }
         }
-        seat.tick(heartbeat);
-        Ok(())
-    })
+    }
+    seat.tick(&heartbeat);
+    Ok(())
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -98,10 +99,12 @@ impl Listener {
         let sender = tokio::task::spawn_local(async move { outbox.run().await });
         let mut batch = ReceiveBatch::new(MAX_BATCH, QUERY_LEN);
         let mut replies = SendBatch::new();
+        // Made once: a new one in every turn of the loop would be listed with the token and taken off again.
+        let mut stopped = pin!(stop.cancelled());
         loop {
             let ready = tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = &mut stopped => break,
                 ready = self.socket.ready() => ready,
             };
             let Ok(mut ready) = ready else { break };
