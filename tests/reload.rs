@@ -298,10 +298,10 @@ fn what_is_known_of_servers_that_stay_is_kept_and_those_that_go_are_forgotten() 
             .iter()
             .flat_map(|group| group["servers"].as_array().expect("servers"));
         let label = server.address.to_string();
-        let found = servers
+        let mut found = servers
             .filter(|server| server["server"] == label.as_str())
             .map(|server| server["health"][0].clone());
-        found.last()
+        found.next_back()
     };
     let probed =
         |server: &StandIn| health(server).and_then(|health| health["probes_answered"].as_u64());
