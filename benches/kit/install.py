@@ -1,13 +1,27 @@
 """Gets what a measurement needs: Debian's tools, and the programs of ours as the image ships them."""
 
+import fcntl
 import os
 import subprocess
+import tempfile
+from pathlib import Path
 
 from . import build
 from .process import Failed, tool
 
 # Program, and Debian's package of it.
 TOOLS = {"dnsperf": "dnsperf", "nsd": "nsd", "taskset": "util-linux"}
+
+
+def alone():
+    """Waits until no other measurement runs on this machine; two at once measure each other. Hold on to the result."""
+    file = (Path(tempfile.gettempdir()) / "nodens-benches.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("waiting for another measurement on this machine to end", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
 
 def tools():
