@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use common::{Process, TempDir, get, wait_for};
+use common::{Process, TempDir, binary, get, wait_for};
 
 /// Two namespaces, a node's and a router's, joined by a veth pair; deleted with the value.
 struct Network {
@@ -95,7 +95,7 @@ fn start(network: &Network, dir: &TempDir, name: &'static str, config: &str) -> 
         "netns",
         "exec",
         &network.node,
-        env!("CARGO_BIN_EXE_nodens"),
+        binary(),
         "serve",
         "--config",
     ]);
@@ -147,7 +147,7 @@ fn an_upstream_the_network_refuses_costs_no_query() {
             let started = Instant::now();
             let output = Network::run_in(
                 &network.node,
-                Path::new(env!("CARGO_BIN_EXE_nodens")),
+                Path::new(binary()),
                 &[
                     "resolve",
                     "registry.example.com.",

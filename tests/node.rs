@@ -6,7 +6,7 @@ mod common;
 use std::process::Output;
 
 use common::namespace::{Instance, Namespace, assert_root, both};
-use common::{TempDir, wait_for};
+use common::{TempDir, binary, wait_for};
 
 const V4: &str = "169.254.20.53";
 const V6: &str = "fd00::53";
@@ -75,7 +75,7 @@ impl Network {
         let config = format!("admin: null\n{}", config(more));
         let file = self.dir.write("failing.yaml", &config);
         let mut command = self.node.command("timeout");
-        command.args(["20", env!("CARGO_BIN_EXE_nodens"), "serve", "--config"]);
+        command.args(["20", binary(), "serve", "--config"]);
         command.arg(file).output().expect("ip is installed")
     }
 
@@ -83,7 +83,7 @@ impl Network {
     fn remove(&self, name: &str) -> String {
         let file = self.dir.path(&format!("{name}.yaml"));
         let file = file.to_str().expect("UTF-8");
-        let nodens = env!("CARGO_BIN_EXE_nodens");
+        let nodens = binary();
         self.node.run(nodens, &["node", "remove", "--config", file])
     }
 
@@ -416,13 +416,7 @@ fn without_the_capability_the_error_names_it() {
             .write("failing.yaml", &format!("admin: null\n{}", config(&more)));
         let mut command = network.node.command("setpriv");
         command.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]);
-        command.args([
-            "timeout",
-            "20",
-            env!("CARGO_BIN_EXE_nodens"),
-            "serve",
-            "--config",
-        ]);
+        command.args(["timeout", "20", binary(), "serve", "--config"]);
         let failed = command.arg(file).output().expect("ip is installed");
         let said = both(&failed);
         assert_eq!(failed.status.code(), Some(2), "notrack: {notrack}: {said}");

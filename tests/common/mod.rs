@@ -19,6 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -200,9 +201,19 @@ impl Drop for Process {
     }
 }
 
+/// The binary under test: the one of this build, or what `NODENS_TEST_BINARY` names, so that a release binary can be
+/// tested without building the tests in release too.
+pub(crate) fn binary() -> &'static str {
+    static BINARY: OnceLock<String> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        std::env::var("NODENS_TEST_BINARY")
+            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_nodens").to_owned())
+    })
+}
+
 /// The binary under test, without whatever of our environment would configure it.
 pub(crate) fn nodens() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nodens"));
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("NODENS_") || name == "RUST_LOG" {
             command.env_remove(name);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use super::{Process, TempDir, get};
+use super::{Process, TempDir, binary, get};
 
 /// A network namespace, deleted with the value and with all that is in it.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Instance {
         let socket = dir.path(&format!("{name}.sock"));
         let config = format!("socket: {}\nadmin: null\n{yaml}", socket.display());
         let file = dir.write(&format!("{name}.yaml"), &config);
-        let mut command = namespace.command(env!("CARGO_BIN_EXE_nodens"));
+        let mut command = namespace.command(binary());
         command.args(["serve", "--config"]).arg(&file);
         let log = dir.path(&format!("{name}.log"));
         let mut process = Process::spawn(name, &mut command, log);

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ impl Kind {
 
     fn program(self) -> &'static str {
         match self {
-            Self::Nodens => env!("CARGO_BIN_EXE_nodens"),
+            Self::Nodens => nodens(),
             Self::Dnsdist => "dnsdist",
             Self::Unbound => "unbound",
             Self::Dnsmasq => "dnsmasq",
@@ -97,6 +97,15 @@ pub(crate) struct Resolver {
     child: Child,
     log: Arc<Mutex<String>>,
     directory: PathBuf,
+}
+
+/// As in `tests/common`: this build's binary, or that of `NODENS_TEST_BINARY`.
+fn nodens() -> &'static str {
+    static BINARY: OnceLock<String> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        std::env::var("NODENS_TEST_BINARY")
+            .unwrap_or_else(|_| env!("CARGO_BIN_EXE_nodens").to_owned())
+    })
 }
 
 impl Resolver {
