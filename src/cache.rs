@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache as Shards;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
-use triomphe::ThinArc;
+use triomphe::{HeaderWithLength, ThinArc};
 
 use crate::config::CacheConfig;
 use crate::ede::ExtendedError;
 use crate::response::{Facts, Kind, Response, View};
 
-/// Bytes an entry takes beside its own heap data: its fields and reference counts (88), the table's slots with their
-/// slack (about 65), an eighth of a ghost, and what the allocator loses to rounding and churn. Measured as resident
-/// memory a million insertions into full caches of 16 and 64 MiB left behind, for each entry, less the entry's data.
-const OVERHEAD: u64 = 240;
+/// Bytes an entry takes beside its block: the table's slots with their slack (about 65), an eighth of a ghost, and what
+/// churn leaves unused. Measured as the resident memory that full caches of 64 MiB hold for each entry
+/// (`tests/memory.rs`), less the entry's block.
+const OVERHEAD: usize = 80;
 
 /// Answers shorter-lived than this are not prefetched, in seconds: their last second is too much of their life.
 const MIN_PREFETCH_LIFETIME: u32 = 5;
@@ -58,6 +58,12 @@ struct Head {
     hits: AtomicU8,
     /// Whether a prefetch was started.
     prefetched: AtomicBool,
+}
+
+/// What the allocator sets aside for so many bytes: it has eight sizes between a power of two and the next but one.
+fn block(bytes: usize) -> usize {
+    let step = (bytes.next_power_of_two() / 8).max(16);
+    bytes.next_multiple_of(step)
 }
 
 /// Upper bounds that a route sets for its answers.
@@ -194,7 +200,8 @@ impl Entry {
     }
 
     fn weight(&self) -> u64 {
-        OVERHEAD + self.0.slice.len() as u64
+        let bytes = size_of::<HeaderWithLength<Head>>() + size_of::<usize>() + self.0.slice.len();
+        (OVERHEAD + block(bytes)) as u64
     }
 }
 
