@@ -109,7 +109,7 @@ fn all(servers: &[Server], behaviour: Udp) {
     }
 }
 
-/// The table of issue 3, and as its first line the same load without a fault, which shows what the machine adds.
+/// The table of the README, and as its first line the same load without a fault, which shows what the machine adds.
 #[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn table() -> Vec<Case> {
     let returns = |name, seconds| {

@@ -1,4 +1,4 @@
-//! The fault suite (issue 3): the real binary between a load of client queries and upstream servers that fall silent,
+//! The fault suite: the real binary between a load of client queries and upstream servers that fall silent,
 //! lose, refuse, lie and come back. Real time, real sockets, loopback only.
 //!
 //! ```text
