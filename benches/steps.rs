@@ -8,7 +8,6 @@ mod support;
 
 use std::fmt::Write as _;
 
-use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
 use nodens::cache::{Cache, Entry};
 use nodens::config::{CacheConfig, Config};
@@ -47,23 +46,17 @@ fn lookup(bencher: Bencher<'_, '_>, entries: u32) {
         max_size: 512 << 20,
         ..CacheConfig::default()
     });
-    let keys: Vec<Vec<u8>> = (0..entries)
-        .map(|number| {
-            let message = query(&format!("host-{number:07}.bench.example"), Edns::Without);
-            store(&cache, &message, 1);
-            let key = Query::read(&message).expect("well-formed").key();
-            key.as_bytes().to_vec()
-        })
-        .collect();
+    let message = |number| query(&format!("host-{number:07}.bench.example"), Edns::Without);
+    for number in 0..entries {
+        store(&cache, &message(number), 1);
+    }
     let mut random = fastrand::Rng::with_seed(1);
     bencher
-        .counter(ItemsCount::new(1_u32))
-        .with_inputs(move || random.usize(..keys.len()))
-        .bench_local_values(|index| {
-            let message = query(&format!("host-{index:07}.bench.example"), Edns::Without);
-            let key = Query::read(&message).expect("well-formed").key();
-            cache.get(key.as_bytes()).is_some()
-        });
+        .with_inputs(|| {
+            let message = message(random.u32(..entries));
+            Query::read(&message).expect("well-formed").key()
+        })
+        .bench_local_values(|key| cache.get(key.as_bytes()).is_some());
 }
 
 #[divan::bench(args = [1, 8, 32])]
