@@ -16,7 +16,8 @@ fuzz_target!(|bytes: &[u8]| {
 
     // What goes upstream is a query too, and asks the same.
     for edns in [UpstreamEdns::Sent, UpstreamEdns::Omitted] {
-        let message = question.message(edns);
+        let mut message = Vec::new();
+        question.write(7, edns, &mut message);
         let sent = Query::read(&message).expect("our own query is well-formed");
         assert_eq!(sent.name, question.name);
         assert_eq!((sent.qtype, sent.qclass), (query.qtype, query.qclass));
