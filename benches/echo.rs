@@ -12,7 +12,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use epoll::{Epoll, Wait};
-use nodens::socket::{MAX_BATCH, ReceiveBatch, SendBatch, UdpOptions, listen_udp};
+use nodens::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
+use nodens::net::open::{UdpOptions, listen_udp};
 
 /// As nodens's defaults for `udp.receive_buffer` and `udp.send_buffer`.
 const BUFFERS: UdpOptions = UdpOptions {

@@ -5,7 +5,7 @@
 //!
 //! Unlike time, instructions do not depend on how busy the machine is. They do depend on the compiler and a little on
 //! the C library (which picks its memcpy by CPU): the record names the compiler, and 10 % is room enough for the rest.
-//! `hit` and `hit8` are [`Worker::serve`](nodens::worker::Worker::serve) alone, in this process. `hit_udp` and `miss`
+//! `hit` and `hit8` are [`Worker::serve`](nodens::serving::worker::Worker::serve) alone, in this process. `hit_udp` and `miss`
 //! are the whole of a worker of the real binary, runtime and batches of one included, with one query in flight and the
 //! worker asleep before each, so that nothing depends on who is faster. The kernel's share is not in them. Needs valgrind.
 
@@ -23,8 +23,8 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodens::answering::Client;
-use nodens::worker::Worker;
+use nodens::serving::replies::Client;
+use nodens::serving::worker::Worker;
 use support::{Edns, answer, client, hit, query, store, worker};
 
 #[global_allocator]
@@ -207,7 +207,7 @@ fn of_the_binary(case: &str, name: impl Fn(u64) -> String) -> u64 {
         "listen: [\"127.0.0.1:0\"]\nadmin: null\nworkers: 1\nupstreams: {{vpc: {{servers: [\"{server}\"]}}}}\n"
     );
     fs::write(&config, yaml).expect("the configuration can be written");
-    let mut valgrind = Callgrind::new(case, "nodens::worker::run*");
+    let mut valgrind = Callgrind::new(case, "nodens::serving::worker::run*");
     let mut command = Command::new(env!("CARGO_BIN_EXE_nodens"));
     command.args(["serve", "--config"]).arg(&config);
     let mut child = valgrind.start(&mut command, Stdio::piped());

@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::Parser;
 use epoll::{Epoll, Wait};
-use nodens::socket::{MAX_BATCH, ReceiveBatch, SendBatch, raise_file_limit};
+use nodens::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
+use nodens::net::process::raise_file_limit;
 
 /// Octets of a message before its question (RFC 1035 §4.1.1).
 const HEADER: usize = 12;

@@ -11,10 +11,10 @@ use std::fmt::Write as _;
 use divan::{AllocProfiler, Bencher, black_box};
 use nodens::cache::{Cache, Entry};
 use nodens::config::{CacheConfig, Config};
-use nodens::query::Query;
-use nodens::reply::{self, Asked, Extras, Protocol, Ttls};
-use nodens::response::Response;
-use nodens::route::Routes;
+use nodens::message::query::Query;
+use nodens::message::reply::{self, Asked, Extras, Protocol, Ttls};
+use nodens::message::response::Response;
+use nodens::upstream::routes::Routes;
 use support::{BOUNDS, Edns, answer, client, hit, query, store, worker};
 
 #[global_allocator]

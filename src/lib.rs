@@ -12,31 +12,16 @@
 //! - *try*: one query to one server; *hedge*: a further try while an earlier one is overdue; *flight*: a question being
 //!   asked, with all clients that wait for it.
 
-pub mod admin;
-pub mod answering;
-pub mod app;
-mod authority;
 pub mod cache;
 pub mod cli;
 pub mod config;
-pub mod ede;
-pub mod flight;
+pub mod lab;
 pub mod listener;
-pub mod listening;
-pub mod local;
+pub mod message;
 pub mod metrics;
+pub mod net;
 pub mod node;
-pub mod query;
-pub mod reload;
-pub mod reply;
-pub mod resolve;
-pub mod response;
-pub mod route;
-pub mod setup;
-pub mod socket;
-pub mod standin;
-pub mod stub;
+pub mod process;
+pub mod serving;
 pub mod transport;
 pub mod upstream;
-pub mod wire;
-pub mod worker;

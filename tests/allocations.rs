@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use allocation_counter::{AllocationInfo, measure};
-use nodens::socket::{UdpOptions, listen_udp};
-use nodens::worker::{Command, Datagrams, Heartbeat, run};
+use nodens::net::open::{UdpOptions, listen_udp};
+use nodens::serving::worker::{Command, Datagrams, Heartbeat, run};
 use support::{Edns, answer, client, hit, query, shared, store, worker};
 use tokio_util::sync::CancellationToken;
 

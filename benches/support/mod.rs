@@ -10,16 +10,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use nodens::answering::{Client, Served};
 use nodens::cache::{Bounds, Cache, Entry};
 use nodens::config::Config;
 use nodens::listener::tcp::Clients;
+use nodens::message::query::Query;
+use nodens::message::reply::Protocol;
+use nodens::message::response::Response;
 use nodens::metrics::Metrics;
-use nodens::query::Query;
-use nodens::reply::Protocol;
-use nodens::response::Response;
-use nodens::setup::Setup;
-use nodens::worker::{Shared, Worker};
+use nodens::serving::replies::{Client, Served};
+use nodens::serving::setup::Setup;
+use nodens::serving::worker::{Shared, Worker};
 
 /// Nobody answers there, and nobody is asked.
 pub(crate) const CONFIG: &str = "workers: 1\nupstreams: {vpc: {servers: [192.0.2.53]}}\n";

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nodens::wire;
+use nodens::message::wire;
 
 fuzz_target!(|bytes: &[u8]| {
     let [first, second, message @ ..] = bytes else {

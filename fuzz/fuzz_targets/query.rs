@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nodens::query::{Query, Question, UpstreamEdns};
+use nodens::message::query::{Query, Question, UpstreamEdns};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(query) = Query::read(bytes) else {

@@ -4,7 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nodens::response::Response;
+use nodens::message::response::Response;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(response) = Response::read(bytes) else {

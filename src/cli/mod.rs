@@ -6,6 +6,7 @@ mod health;
 mod node;
 mod resolve;
 mod serve;
+pub mod stub;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

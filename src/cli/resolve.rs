@@ -1,6 +1,6 @@
 //! `nodens resolve NAME [TYPE]`: what would a pod get?
 //!
-//! Owns the arguments and what is printed; asking is [`crate::stub`]'s. DNS only: `/etc/hosts` is not read. Lines that
+//! Owns the arguments and what is printed; asking is [`crate::cli::stub`]'s. DNS only: `/etc/hosts` is not read. Lines that
 //! begin with `;;` say what was asked of whom, the others are records in presentation form (RFC 1035 §5.1).
 
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
-use crate::stub::{Heard, Outcome, Stub, Unheard};
+use crate::cli::stub::{Heard, Outcome, Stub, Unheard};
 
 /// What glibc reads.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -331,7 +331,7 @@ mod tests {
     use hickory_proto::rr::rdata::{NULL, TXT};
 
     use super::*;
-    use crate::standin::{BlackHole, StandIn, Zone, kube_dns, vpc_dns};
+    use crate::lab::stand_in::{BlackHole, StandIn, Zone, kube_dns, vpc_dns};
 
     const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 

@@ -7,10 +7,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
-use crate::app::App;
 use crate::config::{Flags, LogConfig, LogFormat, load};
-use crate::reload;
-use crate::socket::{raise_file_limit, refuse_huge_pages};
+use crate::net::process::{raise_file_limit, refuse_huge_pages};
+use crate::process::app::App;
+use crate::process::reload;
 
 pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let loaded = match load(flags) {

@@ -20,12 +20,12 @@ use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::ReplyTo;
-use crate::answering::{Client, Served};
 use crate::config::TcpConfig;
+use crate::message::framing::{Frames, put_frame};
+use crate::message::reply::Protocol;
 use crate::metrics::{Cached, Dropped};
-use crate::reply::Protocol;
-use crate::transport::framing::{Frames, put_frame};
-use crate::worker::{Seat, Shared, Worker};
+use crate::serving::replies::{Client, Served};
+use crate::serving::worker::{Seat, Shared, Worker};
 
 /// EMFILE and its like pass when a connection ends; asking again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

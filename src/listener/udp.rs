@@ -15,11 +15,13 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::ReplyTo;
-use crate::answering::{Client, Served};
+use crate::message::reply::Protocol;
 use crate::metrics::{Cached, Dropped};
-use crate::reply::Protocol;
-use crate::socket::{MAX_BATCH, ReceiveBatch, SendBatch, Watched, receive, stop_receiving};
-use crate::worker::{Seat, Worker};
+use crate::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
+use crate::net::steering::stop_receiving;
+use crate::net::watched::{Watched, receive};
+use crate::serving::replies::{Client, Served};
+use crate::serving::worker::{Seat, Worker};
 
 /// Longest query read; longer ones are cut off and so malformed. Queries are far shorter.
 const QUERY_LEN: usize = 2048;

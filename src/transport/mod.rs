@@ -3,7 +3,6 @@
 //! Owns upstream sockets, which belong to one worker each. Knows nothing of other servers: which one is asked, and what
 //! happens when it fails, is `upstream`'s.
 
-pub mod framing;
 pub mod stream;
 pub mod tls;
 pub mod udp;
@@ -14,12 +13,12 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
 
+use crate::message::query::{Question, UpstreamEdns};
+use crate::message::response::{Kind, Response};
+use crate::message::wire::{self, HEADER_LEN, flag, rcode};
 use crate::metrics::{Mismatch, Outcome};
-use crate::query::{Question, UpstreamEdns};
-use crate::response::{Kind, Response};
 use crate::upstream::health::Fine;
 use crate::upstream::server::{Carrier, Server};
-use crate::wire::{self, HEADER_LEN, flag, rcode};
 
 /// A question on its way, shared by all its tries.
 #[derive(Debug)]
@@ -29,7 +28,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// The question of a key made by [`crate::query::Query::key`].
+    /// The question of a key made by [`crate::message::query::Query::key`].
     #[must_use]
     pub fn new(key: &Rc<[u8]>, hasher: &ahash::RandomState) -> Self {
         Self {

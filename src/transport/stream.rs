@@ -17,11 +17,11 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Pending;
-use super::framing::{Frames, put_frame};
 use super::udp::Shared;
+use crate::message::framing::{Frames, put_frame};
+use crate::message::wire;
 use crate::metrics::Mismatch;
 use crate::upstream::server::{Carrier, Server};
-use crate::wire;
 
 /// Connections a pool opens: one is enough for a server that answers out of order, and some do not.
 const CONNECTIONS: usize = 4;

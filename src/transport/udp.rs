@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::{Pending, Unpredictable};
+use crate::message::wire;
 use crate::metrics::Mismatch;
-use crate::socket::{Ready, ReceiveBatch, Watched, connect_udp, receive};
+use crate::net::batch::ReceiveBatch;
+use crate::net::open::connect_udp;
+use crate::net::watched::{Ready, Watched, receive};
 use crate::upstream::server::{Carrier, Server};
-use crate::wire;
 
 /// Sockets a pool holds: 32 random ports at once make a guess 32 times as hard, and each carries enough for a node.
 const PORTS: usize = 32;

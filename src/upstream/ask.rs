@@ -11,13 +11,13 @@ use super::group::{self, Group};
 use super::plan::{NotMe, Plan, Step};
 use super::server::{Carrier, Server};
 use super::{Upstreams, health::State};
-use crate::ede::{self, ExtendedError};
-use crate::query::UpstreamEdns;
-use crate::response::{Kind, Response};
+use crate::message::ede::{self, ExtendedError};
+use crate::message::query::UpstreamEdns;
+use crate::message::response::{Kind, Response};
+use crate::message::wire::rcode;
 use crate::transport::stream::StreamPool;
 use crate::transport::udp::{Port, Shared, UdpPool};
 use crate::transport::{Asking, Delivery, Mailbox, Pending, TryError};
-use crate::wire::rcode;
 
 /// What is left of the deadline when we give up: the client must hear from us before it is over.
 const MARGIN: Duration = Duration::from_millis(100);

@@ -9,6 +9,7 @@ pub mod group;
 pub mod health;
 pub mod plan;
 pub mod probe;
+pub mod routes;
 pub mod server;
 
 use std::sync::Arc;

@@ -22,11 +22,11 @@ use tokio::time::{sleep_until, timeout};
 use super::health::{Lost, Reason, State};
 use super::server::{Carrier, Server};
 use crate::config::Transport;
-use crate::route::wire_name;
-use crate::setup::Setup;
-use crate::stub::ConnectedSockets;
-use crate::transport::framing::{Frames, put_frame};
-use crate::wire::{self, flag};
+use crate::message::framing::{Frames, put_frame};
+use crate::message::wire::{self, flag};
+use crate::net::connected::ConnectedSockets;
+use crate::serving::setup::Setup;
+use crate::upstream::routes::wire_name;
 
 /// How often each server is asked whether it leads back to us.
 const LOOP_CHECK: Duration = Duration::from_secs(30);

@@ -6,9 +6,9 @@ use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
 use super::client::{Cached, Counted, EDNS_PAYLOAD, Reply};
-use super::scene::{Scene, Who};
+use crate::cli::stub::Transport;
+use crate::lab::scene::{Scene, Who};
 use crate::metrics::rcode_label;
-use crate::stub::Transport;
 
 /// A reply that takes this long came too late: an impatient stub resolver (`options timeout:1`) has turned to the next
 /// server by then. It is also when a single try counts as lost, so that failover which waits for that shows.

@@ -1,21 +1,21 @@
 //! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, `fly` asks the upstreams
-//! for the rest. What both need in small is in [`crate::answering`] and [`crate::flight`].
+//! for the rest. What both need in small is in [`crate::serving::replies`] and [`crate::serving::flights`].
 
 use std::pin::pin;
 use std::rc::Rc;
 
-use crate::answering::{Client, Served};
 use crate::cache::Entry;
-use crate::ede::{self, ExtendedError};
-use crate::flight::{Flight, Leader, Waiter};
 use crate::listener::ReplyTo;
+use crate::message::ede::{self, ExtendedError};
+use crate::message::query::{Query, Question};
+use crate::message::reply::Asked;
+use crate::message::wire::{rcode, rr};
 use crate::metrics::{Cap, StaleReason};
-use crate::query::{Query, Question};
-use crate::reply::Asked;
+use crate::serving::flights::{Flight, Leader, Waiter};
+use crate::serving::replies::{Client, Served};
+use crate::serving::worker::Worker;
 use crate::transport::Asking;
 use crate::upstream::ask::ask;
-use crate::wire::{rcode, rr};
-use crate::worker::Worker;
 
 /// Why the upstreams are not asked: the reason for serving an expired answer, or else a response code and its reason.
 type Obstacle = (StaleReason, u16, ExtendedError);

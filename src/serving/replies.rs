@@ -1,18 +1,18 @@
 //! What a worker says to one client at once: hits, errors, expired answers; counted, and logged if replies are logged.
 //!
-//! Owns no state. The bytes are [`crate::reply`]'s, the order of the steps is [`crate::resolve`]'s.
+//! Owns no state. The bytes are [`crate::message::reply`]'s, the order of the steps is [`crate::serving::query_path`]'s.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::cache::Entry;
 use crate::config::QueryLog;
-use crate::ede::{self, ExtendedError};
+use crate::message::ede::{self, ExtendedError};
+use crate::message::query::{Query, Reject};
+use crate::message::reply::{self, Asked, Extras, Protocol, Ttls};
+use crate::message::wire::rcode;
 use crate::metrics::{Dropped, StaleReason, rcode_label, type_label};
-use crate::query::{Query, Reject};
-use crate::reply::{self, Asked, Extras, Protocol, Ttls};
-use crate::wire::rcode;
-use crate::worker::Worker;
+use crate::serving::worker::Worker;
 
 /// What became of a client's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,19 +191,19 @@ impl Worker {
     }
 }
 
-/// One line a reply, at the target `nodens::query`.
+/// One line a reply, at the target `nodens::message::query`.
 #[cold]
 fn log_query(code: u16, section: &[u8], client: Client, how: &str) {
-    let name_end = crate::wire::skip_question_name(section, 0).unwrap_or(0);
+    let name_end = crate::message::wire::skip_question_name(section, 0).unwrap_or(0);
     let name = presentation(&section[..name_end]);
-    let qtype = crate::wire::u16_at(section, name_end).map_or("", type_label);
+    let qtype = crate::message::wire::u16_at(section, name_end).map_or("", type_label);
     let protocol = match client.protocol {
         Protocol::Udp => "udp",
         Protocol::Tcp => "tcp",
     };
     let microseconds = u64::try_from(client.received.elapsed().as_micros()).unwrap_or(u64::MAX);
     tracing::info!(
-        target: "nodens::query",
+        target: "nodens::message::query",
         client = %client.address,
         protocol,
         name,

@@ -3,7 +3,7 @@
 //! Owns the decision whether bytes are a query we can answer, and the key under which its answer is shared. Must not
 //! look at routes, the cache or the clock.
 
-use crate::wire::{self, Counts, HEADER_LEN, MAX_NAME_LEN, Malformed, flag, rcode, rr};
+use crate::message::wire::{self, Counts, HEADER_LEN, MAX_NAME_LEN, Malformed, flag, rcode, rr};
 
 /// EDNS option: name server identifier (RFC 5001).
 const OPTION_NSID: u16 = 3;

@@ -8,6 +8,8 @@
 //! that are in `records:` too. A target elsewhere is left to the client, and stub resolvers (glibc, musl) do not ask
 //! again: they report that the name has no address. No zone transfers.
 
+pub(crate) mod authority;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,8 +24,8 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponse;
 
-use crate::authority::{self, Authority, Known, Names, Stored, wire_key};
 use crate::config::StaticRecords;
+use authority::{Authority, Known, Names, Stored, wire_key};
 
 /// TTL of `records:`, in seconds. They change with a restart of ours only, of which clients hear nothing; a minute
 /// bounds how long they keep the old ones, and asking again costs us next to nothing.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{Instant, sleep};
 
-use crate::app::App;
 use crate::config::Config;
-use crate::standin::{BlackHole, StandIn, Zone, kube_dns, vpc_dns};
+use crate::lab::stand_in::{BlackHole, StandIn, Zone, kube_dns, vpc_dns};
+use crate::process::app::App;
 use crate::upstream::health::State;
 use crate::upstream::server::HealthReport;
 
@@ -17,14 +17,14 @@ const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCA
 
 /// Long enough that a question repeated after a plain stub resolver's two attempts is still a hit, short enough that
 /// the tour can wait for its end. In seconds.
-pub(super) const REGISTRY_TTL: u32 = 6;
+pub(crate) const REGISTRY_TTL: u32 = 6;
 
 /// How often a state is looked at while it is waited for.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Who stands behind an upstream server's address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Who {
+pub(crate) enum Who {
     /// Knows the cluster's names.
     KubeDns,
     /// There, and never answers.
@@ -35,7 +35,7 @@ pub(super) enum Who {
 
 impl Who {
     /// What the tour calls it.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KubeDns => "kube-dns",
             Self::BlackHole => "black hole",
@@ -45,26 +45,26 @@ impl Who {
 }
 
 /// Everything that runs. Dropping it stops it.
-pub(super) struct Scene {
+pub(crate) struct Scene {
     /// The real proxy.
-    pub(super) app: App,
+    pub(crate) app: App,
     /// Where it listens, over UDP and TCP.
-    pub(super) listen: SocketAddr,
+    pub(crate) listen: SocketAddr,
     /// Its configuration.
-    pub(super) yaml: String,
+    pub(crate) yaml: String,
     /// Where each server is.
-    pub(super) servers: [(Who, SocketAddr); 3],
+    pub(crate) servers: [(Who, SocketAddr); 3],
     vpc: Option<StandIn>,
     _kube: StandIn,
     _hole: BlackHole,
 }
 
 /// A server's health as /status shows it.
-pub(super) struct Health {
-    pub(super) group: String,
-    pub(super) server: String,
-    pub(super) who: Option<Who>,
-    pub(super) report: HealthReport,
+pub(crate) struct Health {
+    pub(crate) group: String,
+    pub(crate) server: String,
+    pub(crate) who: Option<Who>,
+    pub(crate) report: HealthReport,
 }
 
 impl Scene {
@@ -72,7 +72,7 @@ impl Scene {
     ///
     /// # Errors
     /// Loopback has no free port, or the proxy does not take its configuration.
-    pub(super) async fn start() -> anyhow::Result<Self> {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
         let hole = BlackHole::bind(LOOPBACK).context("a server that never answers")?;
         let kube = StandIn::start(&kube_dns(), LOOPBACK).await;
         let kube = kube.context("a stand-in for kube-dns")?;
@@ -99,7 +99,7 @@ impl Scene {
     }
 
     /// Who listens at `address`, which may be a metric's label.
-    pub(super) fn who(&self, address: &str) -> Option<Who> {
+    pub(crate) fn who(&self, address: &str) -> Option<Who> {
         self.servers
             .iter()
             .find(|(_, known)| known.to_string() == address)
@@ -107,7 +107,7 @@ impl Scene {
     }
 
     /// Where `who` listens.
-    pub(super) fn address(&self, wanted: Who) -> Option<SocketAddr> {
+    pub(crate) fn address(&self, wanted: Who) -> Option<SocketAddr> {
         self.servers
             .iter()
             .find(|(who, _)| *who == wanted)
@@ -115,7 +115,7 @@ impl Scene {
     }
 
     /// What the users' resolv.conf holds without us: the VPC's servers, the silent one first.
-    pub(super) fn resolv_conf(&self) -> Vec<SocketAddr> {
+    pub(crate) fn resolv_conf(&self) -> Vec<SocketAddr> {
         [Who::BlackHole, Who::VpcDns]
             .into_iter()
             .filter_map(|who| self.address(who))
@@ -123,7 +123,7 @@ impl Scene {
     }
 
     /// Stops the VPC's DNS and waits until its address is closed.
-    pub(super) async fn stop_vpc(&mut self) {
+    pub(crate) async fn stop_vpc(&mut self) {
         if let Some(vpc) = self.vpc.take() {
             vpc.stop().await;
         }
@@ -133,7 +133,7 @@ impl Scene {
     ///
     /// # Errors
     /// Another program has taken its port meanwhile.
-    pub(super) async fn restart_vpc(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn restart_vpc(&mut self) -> anyhow::Result<()> {
         if let (None, Some(address)) = (&self.vpc, self.address(Who::VpcDns)) {
             let vpc = StandIn::start(&vpc_zones(), address).await;
             self.vpc = Some(vpc.context("the VPC's DNS cannot start again")?);
@@ -142,7 +142,7 @@ impl Scene {
     }
 
     /// What the proxy believes of each server now, over the transport its queries take.
-    pub(super) fn health(&self) -> Vec<Health> {
+    pub(crate) fn health(&self) -> Vec<Health> {
         let now = std::time::Instant::now();
         let setup = self.app.shared.current.load();
         let servers = setup.upstreams.servers.iter();
@@ -157,7 +157,7 @@ impl Scene {
     }
 
     /// Waits until the proxy believes `state` of `who`, for at most `patience`; how long it took, none if it did not.
-    pub(super) async fn wait_for(
+    pub(crate) async fn wait_for(
         &self,
         who: Who,
         state: State,

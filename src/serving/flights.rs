@@ -9,18 +9,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::answering::{Client, Served};
 use crate::cache::{Bounds, Entry};
-use crate::ede::{self, ExtendedError};
 use crate::listener::ReplyTo;
+use crate::message::ede::{self, ExtendedError};
+use crate::message::query::{Edns, Query, Question};
+use crate::message::reply::{self, Asked, Extras, Ttls};
+use crate::message::response::Response;
+use crate::message::wire::rcode;
 use crate::metrics::{Cached, StaleReason};
-use crate::query::{Edns, Query, Question};
-use crate::reply::{self, Asked, Extras, Ttls};
-use crate::response::Response;
+use crate::serving::replies::{Client, Served};
+use crate::serving::worker::Worker;
 use crate::upstream::ask::Failed;
 use crate::upstream::group::Group;
-use crate::wire::rcode;
-use crate::worker::Worker;
 
 /// Prefetches a worker has in flight at most: they must never crowd out what clients wait for.
 const MAX_PREFETCHES: usize = 64;

@@ -16,28 +16,19 @@
 //! asks all servers at once, and never falls back to TCP before 1.2.4.
 
 use std::fmt;
-use std::future::Future;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use hickory_proto::op::{DnsRequest, DnsRequestOptions, Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::{
-    DnsUdpSocket, RuntimeProvider, TokioHandle, TokioRuntimeProvider, TokioTime,
-};
 use hickory_resolver::net::tcp::TcpClientStream;
 use hickory_resolver::net::udp::UdpClientStream;
 use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::system_conf::parse_resolv_conf;
-use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
-use crate::socket::connect_udp;
+use crate::net::connected::ConnectedSockets;
 
 /// resolv.conf(5), `MAXNS`: glibc reads no more servers than this; a fourth is never asked.
 const MAX_SERVERS: usize = 3;
@@ -424,80 +415,12 @@ fn patience(timeout: Duration, position: usize, servers: usize) -> Duration {
     timeout.saturating_mul(doublings) / divisor
 }
 
-/// Tokio's sockets, with UDP ones connected as glibc's are: a port where nobody listens fails at once instead of
-/// after the timeout.
-#[derive(Clone, Default)]
-pub(crate) struct ConnectedSockets(TokioRuntimeProvider);
-
-/// A connected UDP socket. hickory's contract asks for sockets that are not, for the sake of systems that refuse
-/// `sendto` on them; this one sends without an address.
-pub(crate) struct ConnectedUdp(UdpSocket);
-
-/// What [`RuntimeProvider`] returns its sockets in.
-type Opening<T> = Pin<Box<dyn Send + Future<Output = io::Result<T>>>>;
-
-impl RuntimeProvider for ConnectedSockets {
-    type Handle = TokioHandle;
-    type Timer = TokioTime;
-    type Udp = ConnectedUdp;
-    type Tcp = <TokioRuntimeProvider as RuntimeProvider>::Tcp;
-
-    fn create_handle(&self) -> Self::Handle {
-        self.0.create_handle()
-    }
-
-    fn connect_tcp(
-        &self,
-        server_addr: SocketAddr,
-        bind_addr: Option<SocketAddr>,
-        timeout: Option<Duration>,
-    ) -> Opening<Self::Tcp> {
-        self.0.connect_tcp(server_addr, bind_addr, timeout)
-    }
-
-    fn bind_udp(&self, _: SocketAddr, server_addr: SocketAddr) -> Opening<Self::Udp> {
-        Box::pin(async move {
-            // With IP_RECVERR, as glibc's, so that "host unreachable" counts too.
-            let socket = UdpSocket::from_std(connect_udp(server_addr)?.into())?;
-            Ok(ConnectedUdp(socket))
-        })
-    }
-}
-
-#[async_trait]
-impl DnsUdpSocket for ConnectedUdp {
-    type Time = TokioTime;
-
-    fn poll_recv_from(
-        &self,
-        context: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<(usize, SocketAddr)>> {
-        DnsUdpSocket::poll_recv_from(&self.0, context, buffer)
-    }
-
-    /// Not by `poll_recv_from`, which waits for readability alone: an ICMP error makes a socket "in error", not
-    /// readable, and would be noticed at the timeout only (tokio 1.54).
-    async fn recv_from(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
-        self.0.recv_from(buffer).await
-    }
-
-    fn poll_send_to(
-        &self,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-        _target: SocketAddr,
-    ) -> Poll<io::Result<usize>> {
-        self.0.poll_send(context, buffer)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use hickory_proto::rr::rdata::NULL;
 
     use super::*;
-    use crate::standin::{BlackHole, StandIn, Zone, kube_dns, vpc_dns};
+    use crate::lab::stand_in::{BlackHole, StandIn, Zone, kube_dns, vpc_dns};
 
     const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
     /// What a silent server costs in these tests; answers on loopback take a hundredth of it.

@@ -16,9 +16,9 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::app::App;
 use crate::config::{Config, Flags, load};
 use crate::metrics::Metrics;
+use crate::process::app::App;
 
 /// How often the files are read.
 const LOOK: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::wire::MAX_MESSAGE_LEN;
+use crate::message::wire::MAX_MESSAGE_LEN;
 
 /// Octets asked of a stream at once.
 const READ_LEN: usize = 4096;
@@ -53,7 +53,7 @@ impl Frames {
     /// The next whole message.
     pub fn next_message(&mut self) -> Option<&[u8]> {
         let rest = &self.buffer[self.start..];
-        let length = usize::from(crate::wire::u16_at(rest, 0)?);
+        let length = usize::from(crate::message::wire::u16_at(rest, 0)?);
         if rest.len() < 2 + length {
             return None;
         }
@@ -78,7 +78,7 @@ pub fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let length = out.len() - start - 2;
     debug_assert!(length <= MAX_MESSAGE_LEN);
     match u16::try_from(length) {
-        Ok(length) if length > 0 => crate::wire::put_u16(out, start, length),
+        Ok(length) if length > 0 => crate::message::wire::put_u16(out, start, length),
         _ => out.truncate(start),
     }
 }

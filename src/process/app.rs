@@ -16,18 +16,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Admin, Readiness};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::listener::tcp;
-use crate::listening::{Bound, Listening};
 use crate::metrics::Metrics;
+use crate::net::open;
 use crate::node::{Node, NodeError, Successor};
-use crate::reload::Reloads;
-use crate::setup::{Setup, SetupError};
-use crate::socket;
+use crate::process::addresses::{Bound, Listening};
+use crate::process::admin::{self, Admin, Readiness};
+use crate::process::reload::Reloads;
+use crate::serving::setup::{Setup, SetupError};
+use crate::serving::worker::{self, Command, Heartbeat, Shared};
 use crate::upstream::probe::{self, LoopNames};
-use crate::worker::{self, Command, Heartbeat, Shared};
 
 /// A worker that does not take a new setup within this is stuck; `/health` tells of it.
 const TAKING: Duration = Duration::from_secs(5);
@@ -352,7 +352,7 @@ impl Drop for App {
 /// Our own sockets are closed: whoever listens there now is another instance.
 fn successor(listen: &[SocketAddr]) -> Successor {
     let taken = |address: &SocketAddr| {
-        socket::check_free(*address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        open::check_free(*address).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
     };
     if listen.iter().any(taken) {
         Successor::Serves

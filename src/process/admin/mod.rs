@@ -23,13 +23,13 @@ use serde::Serialize;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::task::JoinSet;
 
-use crate::app::StartError;
 use crate::config::Config;
 use crate::metrics::Totals;
-use crate::reload::{ReloadStatus, Reloads};
-use crate::setup::Setup;
+use crate::process::app::StartError;
+use crate::process::reload::{ReloadStatus, Reloads};
+use crate::serving::setup::Setup;
+use crate::serving::worker::{Heartbeat, Shared};
 use crate::upstream::server::{Carrier, HealthReport};
-use crate::worker::{Heartbeat, Shared};
 
 /// A worker whose loop has not run for this long is stuck.
 const STUCK: Duration = Duration::from_secs(5);

@@ -13,8 +13,8 @@ use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 use triomphe::{HeaderWithLength, ThinArc};
 
 use crate::config::CacheConfig;
-use crate::ede::ExtendedError;
-use crate::response::{Facts, Kind, Response, View};
+use crate::message::ede::ExtendedError;
+use crate::message::response::{Facts, Kind, Response, View};
 
 /// Bytes an entry takes beside its block: the table's slots with their slack (about 65), an eighth of a ghost, and what
 /// churn leaves unused. Measured as the resident memory that full caches of 64 MiB hold for each entry

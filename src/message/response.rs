@@ -5,7 +5,9 @@
 
 use std::num::NonZeroU16;
 
-use crate::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
+use crate::message::wire::{
+    self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr,
+};
 
 /// A response without OPT and TSIG, its QNAME lower-cased, otherwise byte for byte as the upstream sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]

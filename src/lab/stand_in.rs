@@ -19,7 +19,7 @@ use hickory_server::Server;
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 
-use crate::authority::{self, Authority, Known, Names, Stored, wire_key};
+use crate::serving::local::authority::{self, Authority, Known, Names, Stored, wire_key};
 
 /// TTL of a stand-in's records unless told otherwise, in seconds: what `CoreDNS` gives cluster names.
 pub const DEFAULT_TTL: u32 = 30;

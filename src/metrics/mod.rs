@@ -15,8 +15,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::message::wire::{rcode, rr};
 use crate::upstream::health::{Reason, State};
-use crate::wire::{rcode, rr};
 
 /// Seconds. Hits take microseconds, misses milliseconds; what takes longer than a client's patience is all the same.
 const BUCKETS: [f64; 16] = [
@@ -683,7 +683,7 @@ pub struct WorkerMetrics {
 impl WorkerMetrics {
     /// A query arrived.
     #[inline]
-    pub fn query(&self, protocol: crate::reply::Protocol, qtype: u16) {
+    pub fn query(&self, protocol: crate::message::reply::Protocol, qtype: u16) {
         let index = TYPES
             .iter()
             .position(|(known, _)| *known == qtype)
@@ -865,7 +865,7 @@ impl HealthMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reply::Protocol;
+    use crate::message::reply::Protocol;
 
     #[test]
     fn local_counts_show_after_a_flush() {

@@ -2,9 +2,9 @@
 //!
 //! Two instances may share an address (`handover`): the kernel spreads clients over the sockets of both. The one that
 //! ends has to see to it that nothing is left in a socket of its own when that closes:
-//! - UDP: [`crate::socket::stop_receiving`] turns new datagrams to the other; what was queued is answered.
+//! - UDP: [`crate::net::steering::stop_receiving`] turns new datagrams to the other; what was queued is answered.
 //! - TCP: closing a listener resets the connections in its queue, so new ones are steered to the other's listener first
-//!   ([`crate::socket::steer`]), and what waits is accepted. Each instance has one listener, ours the earlier.
+//!   ([`crate::net::steering::steer`]), and what waits is accepted. Each instance has one listener, ours the earlier.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::listener::tcp::accept;
-use crate::socket::{self, Claim, UdpOptions};
-use crate::worker::{Command, Datagrams};
+use crate::net::claim::Claim;
+use crate::net::open::UdpOptions;
+use crate::net::{open, steering};
+use crate::serving::worker::{Command, Datagrams};
 
 /// How often a free port is looked for when `listen` says 0: TCP may have what UDP just got.
 const PORT_ATTEMPTS: usize = 20;
@@ -81,9 +83,9 @@ impl Bound {
         let (address, udp, tcp) = loop {
             attempts -= 1;
             if wanted.port() != 0 && !config.handover {
-                socket::check_free(wanted)?;
+                open::check_free(wanted)?;
             }
-            let (udp, granted) = socket::listen_udp(wanted, options)?;
+            let (udp, granted) = open::listen_udp(wanted, options)?;
             if granted < options.receive_buffer {
                 tracing::warn!(
                     address = %wanted,
@@ -97,7 +99,7 @@ impl Bound {
                 .as_socket()
                 .ok_or(io::ErrorKind::AddrNotAvailable)?;
             let address = SocketAddr::new(wanted.ip(), bound.port());
-            match socket::listen_tcp(address) {
+            match open::listen_tcp(address) {
                 Ok(tcp) => break (address, udp, tcp),
                 Err(error) if attempts == 0 => return Err(error),
                 Err(_) => {}
@@ -110,7 +112,7 @@ impl Bound {
         };
         let mut udp = vec![udp];
         for _ in 1..config.workers.get() {
-            udp.push(socket::listen_udp(address, options)?.0);
+            udp.push(open::listen_udp(address, options)?.0);
         }
         Ok(Self {
             wanted,
@@ -183,7 +185,7 @@ impl Listening {
                 }
             };
             if let Some(listener) = listener
-                && let Err(error) = socket::stop_steering(&listener)
+                && let Err(error) = steering::stop_steering(&listener)
             {
                 tracing::warn!(%address, %error, "a successor may get TCP connections before it is ready");
             }
@@ -198,7 +200,7 @@ impl Listening {
         // While an earlier instance is there too, the order of the listeners is not known. Without a successor there is
         // nobody to steer to, and the kernel does as before.
         if self.handover && !self.shared() {
-            if let Err(error) = socket::steer(&self.tcp, SUCCESSOR) {
+            if let Err(error) = steering::steer(&self.tcp, SUCCESSOR) {
                 tracing::debug!(%error, "new connections cannot be steered to a successor");
             }
             sleep(HANDSHAKES).await;

@@ -1,16 +1,16 @@
 //! One configuration and what is made from it. A reload makes another one and puts it in this one's place, as a whole.
 //!
 //! Owns no sockets and no threads. What must outlive a reload (the cache, metrics, clients' connections) is in
-//! [`crate::worker::Shared`]; servers that the new configuration names in the same words are taken over with their health.
+//! [`crate::serving::worker::Shared`]; servers that the new configuration names in the same words are taken over with their health.
 
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::local::LocalZone;
+use crate::message::wire::rr;
 use crate::metrics::Metrics;
-use crate::route::{Routes, TooManyZones};
+use crate::serving::local::LocalZone;
+use crate::upstream::routes::{Routes, TooManyZones};
 use crate::upstream::{UpstreamError, Upstreams};
-use crate::wire::rr;
 
 /// A configuration in force, and what it is made of.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Setup {
     /// The zone through which a group is reached: the root if any route of it is, written as the end of a name.
     #[must_use]
     pub fn zone_of(&self, group: &str) -> &str {
-        let reaches = |route: &&crate::route::Route| {
+        let reaches = |route: &&crate::upstream::routes::Route| {
             let mut tiers = route.tiers.iter();
             tiers.any(|&tier| &*self.upstreams.groups[tier].name == group)
         };

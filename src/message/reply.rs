@@ -4,10 +4,10 @@
 //! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
 
 use crate::cache::Entry;
-use crate::ede::ExtendedError;
-use crate::query::{Edns, Query};
-use crate::response::{Rotation, View};
-use crate::wire::{
+use crate::message::ede::ExtendedError;
+use crate::message::query::{Edns, Query};
+use crate::message::response::{Rotation, View};
+use crate::message::wire::{
     self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, Records, Section, flag,
     rcode, rr,
 };
@@ -123,7 +123,7 @@ pub fn answer(
         let at = response.ttl_at(index);
         let old = u32::from_be_bytes([reply[at], reply[at + 1], reply[at + 2], reply[at + 3]]);
         let new = match ttls {
-            Ttls::Aged(age) => crate::response::sane_ttl(old)
+            Ttls::Aged(age) => crate::message::response::sane_ttl(old)
                 .min(entry.ttl_cap())
                 .saturating_sub(age),
             Ttls::Fixed(ttl) => ttl,

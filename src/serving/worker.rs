@@ -23,10 +23,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
-use crate::flight::Flight;
 use crate::listener::{tcp, udp};
 use crate::metrics::{Metrics, WorkerMetrics};
-use crate::setup::Setup;
+use crate::serving::flights::Flight;
+use crate::serving::setup::Setup;
 use crate::upstream::ask::Links;
 use crate::upstream::probe::LoopNames;
 

@@ -1,4 +1,4 @@
-//! The answering half that [`crate::local`] and [`crate::standin`] share: from what is known of a name to a reply.
+//! The answering half that [`crate::serving::local`] and [`crate::lab::stand_in`] share: from what is known of a name to a reply.
 //!
 //! Owns following CNAMEs, negative answers (RFC 2308), the header of a reply and its way through hickory-server.
 //! Must not know where the names come from. Limits: QUERY only, no zone transfers, no DNSSEC.

@@ -4,10 +4,9 @@
 //! `demo/scene.rs`, asking and counting in `demo/client.rs`. Nothing is taken from the tour's own knowledge that can be read from the proxy: hit or miss, the
 //! route and the server that answered are what the metrics say.
 //!
-//! Limits: IPv4 loopback only; the plain stub resolver beside it is [`crate::stub`], which asks as glibc does.
+//! Limits: IPv4 loopback only; the plain stub resolver beside it is [`crate::cli::stub`], which asks as glibc does.
 
 mod client;
-mod scene;
 mod step;
 
 use std::io::{self, Write};
@@ -21,11 +20,11 @@ use hickory_proto::rr::Name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
+use crate::cli::stub::{Transport, plain_stub_wait};
+use crate::lab::scene::{REGISTRY_TTL, Scene, Who};
 use crate::metrics::rcode_label;
-use crate::stub::{Transport, plain_stub_wait};
 use crate::upstream::health::State;
 use client::{Cached, Counted, Counters, Reply};
-use scene::{REGISTRY_TTL, Scene, Who};
 use step::{Step, alias, big, cluster_name, no_such_name, own_name, registry};
 
 /// What the advice to these users sets: `options timeout:1 attempts:2`. glibc's own default timeout is 5 s.

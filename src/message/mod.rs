@@ -1,0 +1,8 @@
+//! DNS messages: bytes in and out. No sockets, no clock, no configuration.
+
+pub mod ede;
+pub mod framing;
+pub mod query;
+pub mod reply;
+pub mod response;
+pub mod wire;

@@ -1,0 +1,147 @@
+//! Sockets with the options that serving and asking need: listening ones, and connected ones towards upstream servers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::ptr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::{len_of, set_option};
+
+/// What a listening UDP socket asks of the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct UdpOptions {
+    /// `SO_RCVBUF`, in octets.
+    pub receive_buffer: usize,
+    /// `SO_SNDBUF`, in octets.
+    pub send_buffer: usize,
+}
+
+/// A listening UDP socket, and the receive buffer it really got, in octets.
+///
+/// # Errors
+/// Those of `socket(2)`, `setsockopt(2)` and `bind(2)`.
+pub fn listen_udp(address: SocketAddr, options: UdpOptions) -> io::Result<(Socket, usize)> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    prepare(&socket, address)?;
+    socket.set_reuse_port(true)?;
+    set_option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
+    grow_receive_buffer(&socket, options.receive_buffer)?;
+    socket.set_send_buffer_size(options.send_buffer)?;
+    if address.ip().is_unspecified() {
+        want_destination(&socket, address)?;
+    }
+    socket.bind(&address.into())?;
+    // The kernel doubles what it is asked for, for its own bookkeeping (socket(7)).
+    let granted = socket.recv_buffer_size()? / 2;
+    Ok((socket, granted))
+}
+
+/// Asks for `size` octets beyond `net.core.rmem_max` where `CAP_NET_ADMIN` allows it, else up to it.
+fn grow_receive_buffer(socket: &Socket, size: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(size).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the option value is a live int of the stated length.
+    let forced = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUFFORCE,
+            ptr::from_ref(&value).cast(),
+            len_of::<libc::c_int>(),
+        )
+    };
+    if forced < 0 {
+        socket.set_recv_buffer_size(size)
+    } else {
+        Ok(())
+    }
+}
+
+/// Has the kernel tell each datagram's destination (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
+fn want_destination(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    match address {
+        SocketAddr::V4(_) => set_option(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_PKTINFO),
+        SocketAddr::V6(_) => set_option(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_RECVPKTINFO,
+        ),
+    }
+}
+
+/// A listening TCP socket.
+///
+/// # Errors
+/// Those of `socket(2)`, `setsockopt(2)`, `bind(2)` and `listen(2)`.
+pub fn listen_tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    prepare(&socket, address)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(1024)?;
+    Ok(socket)
+}
+
+/// Fails if anybody listens at the address over UDP or TCP, even with `SO_REUSEPORT`. The sockets are closed again.
+///
+/// # Errors
+/// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` and whatever else `bind(2)` says.
+pub fn check_free(address: SocketAddr) -> io::Result<()> {
+    let udp = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    prepare(&udp, address)?;
+    udp.bind(&address.into())?;
+    let tcp = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    prepare(&tcp, address)?;
+    // Connections of an earlier instance may still be in TIME_WAIT; a listener conflicts all the same.
+    tcp.set_reuse_address(true)?;
+    tcp.bind(&address.into())?;
+    tcp.listen(1)
+}
+
+fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        // `[::]:53` beside `0.0.0.0:53` is what users write; a dual-stack socket would take both.
+        socket.set_only_v6(true)?;
+    }
+    Ok(())
+}
+
+/// A UDP socket connected to an upstream server, from a port the kernel draws at random (RFC 5452 §9.2). ICMP errors
+/// of every kind arrive on it (`IP_RECVERR`).
+///
+/// # Errors
+/// Those of `socket(2)`, `setsockopt(2)` and `connect(2)`, such as "network is unreachable".
+pub fn connect_udp(server: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(server),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    socket.set_nonblocking(true)?;
+    let (level, name) = match server {
+        SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
+    set_option(socket.as_raw_fd(), level, name)?;
+    socket.connect(&server.into())?;
+    Ok(socket)
+}
