@@ -39,7 +39,7 @@ fn main() -> io::Result<()> {
     let mut epoll = Epoll::new(1)?;
     epoll.add(&socket, 0, libc::EPOLLET)?;
     let mut queries = ReceiveBatch::new(MAX_BATCH, QUERY_LEN);
-    let mut replies = SendBatch::new();
+    let mut replies = SendBatch::new(2_048, MAX_BATCH);
     loop {
         epoll.wait(Wait::Forever)?.for_each(drop);
         loop {

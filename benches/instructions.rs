@@ -23,7 +23,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nodens::serving::replies::Client;
+use nodens::serving::client::Client;
 use nodens::serving::worker::Worker;
 use support::{Edns, answer, client, hit, query, store, worker};
 

@@ -360,7 +360,7 @@ impl<'a> Load<'a> {
             clients,
             epoll,
             receive: ReceiveBatch::new(MAX_BATCH, REPLY_LEN),
-            send: SendBatch::new(),
+            send: SendBatch::new(2_048, MAX_BATCH),
             buffer: vec![0; 1 << 18],
             next_query: 0,
             next_client: 0,

@@ -9,8 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use allocation_counter::{AllocationInfo, measure};
+use nodens::listener::slots::{ConnectionMetrics, ConnectionSlots};
+use nodens::metrics::Registry;
 use nodens::net::open::{UdpOptions, listen_udp};
-use nodens::serving::worker::{Command, Datagrams, Heartbeat, run};
+use nodens::process::threads::{Command, Datagrams, Heartbeat, Parts, run};
 use support::{Edns, answer, client, hit, query, shared, store, worker};
 use tokio_util::sync::CancellationToken;
 
@@ -70,9 +72,15 @@ fn of_a_worker(
         listening.cancel();
         drop(commands);
     });
-    let heartbeat = Arc::new(Heartbeat::new());
+    let connections = ConnectionMetrics::register(&Registry::new());
+    let parts = Parts {
+        shared,
+        slots: Arc::new(ConnectionSlots::new(connections)),
+        heartbeat: Arc::new(Heartbeat::new()),
+        stop,
+    };
     let counted = measure(|| {
-        run(shared, receiver, heartbeat, stop).expect("it runs");
+        run(parts, receiver).expect("it runs");
     });
     client.join().expect("every query was answered");
     counted

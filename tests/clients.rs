@@ -4,36 +4,14 @@ mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use common::dns::{
     Ask, Message, Over, Section, flag, rcode, read_frame, receive, record, response, rr,
     send_frame, tcp_to, udp_to,
 };
-use common::stand_in::StandIn;
+use common::stand_in::{Gate, StandIn};
 use common::{Nodens, wait_for};
-
-/// Opened once; whoever waits goes on.
-#[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    fn open(&self) {
-        *self.0.0.lock().expect("no thread panics with it") = true;
-        self.0.1.notify_all();
-    }
-
-    fn wait(&self) {
-        let open = self.0.0.lock().expect("no thread panics with it");
-        drop(
-            self.0
-                .1
-                .wait_while(open, |open| !*open)
-                .expect("no thread panics with it"),
-        );
-    }
-}
 
 /// Answers every question with 192.0.2.1, names that begin with "slow" only once the gate is open.
 fn upstream(gate: &Gate) -> StandIn {

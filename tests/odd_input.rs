@@ -1,5 +1,5 @@
 //! What odd input gets, asked of the real binary: queries that are none, responses that lie, configurations that
-//! cannot be meant.
+//! cannot be meant. docs/behaviour.md has it in a table; what mistakes in a configuration look like is checked in docs.rs.
 
 mod common;
 

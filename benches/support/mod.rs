@@ -12,12 +12,11 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use nodens::cache::{Bounds, Cache, Entry};
 use nodens::config::Config;
-use nodens::listener::tcp::Clients;
 use nodens::message::query::Query;
 use nodens::message::reply::Protocol;
 use nodens::message::response::Response;
-use nodens::metrics::Metrics;
-use nodens::serving::replies::{Client, Served};
+use nodens::process::metrics::Metrics;
+use nodens::serving::client::{Client, Served};
 use nodens::serving::setup::Setup;
 use nodens::serving::worker::{Shared, Worker};
 
@@ -34,14 +33,13 @@ pub(crate) fn shared(yaml: &str) -> Arc<Shared> {
     let config = Config::from_yaml(yaml).unwrap_or_else(|errors| panic!("{errors}"));
     let metrics = Metrics::new();
     let cache = Cache::new(&config.cache);
-    let Ok(setup) = Setup::new(config, None, &metrics, Instant::now()) else {
+    let Ok(setup) = Setup::new(config, None, &metrics.upstream, Instant::now()) else {
         panic!("no setup of:\n{yaml}");
     };
     Arc::new(Shared {
         current: ArcSwap::from_pointee(setup),
         cache,
-        metrics,
-        tcp_clients: Clients::default(),
+        metrics: metrics.serving.clone(),
         hasher: ahash::RandomState::new(),
         loops: Arc::default(),
     })

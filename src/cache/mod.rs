@@ -3,29 +3,23 @@
 //! Owns what is kept and for how long (RFC 2181 §8, RFC 2308 §5). Must not know clients, routes or sockets; `now` is an
 //! argument. Bounded in bytes: an entry weighs its key, its message, its TTL offsets and the table's overhead.
 
+mod entry;
+mod failures;
+
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache as Shards;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
-use triomphe::{HeaderWithLength, ThinArc};
+
+pub use entry::{Bounds, Entry};
+pub use failures::Failure;
 
 use crate::config::CacheConfig;
 use crate::message::ede::ExtendedError;
-use crate::message::response::{Facts, Kind, Response, View};
-
-/// Bytes an entry takes beside its block: the table's slots with their slack (about 65), an eighth of a ghost, and what
-/// churn leaves unused. Measured as the resident memory that full caches of 64 MiB hold for each entry
-/// (`tests/memory.rs`), less the entry's block.
-const OVERHEAD: usize = 80;
-
-/// Answers shorter-lived than this are not prefetched, in seconds: their last second is too much of their life.
-const MIN_PREFETCH_LIFETIME: u32 = 5;
-
-/// Failures remembered at once; each is a name that somebody keeps asking for.
-const MAX_FAILURES: usize = 8_192;
+use failures::Failures;
 
 /// Keys remembered after their entries were evicted, as a share of the entries: enough to tell a name that comes back
 /// from one that was asked once, at a quarter of the memory `quick_cache` would spend by itself.
@@ -36,185 +30,6 @@ const TYPICAL_ENTRY: u64 = 300;
 
 /// No shard is smaller than this, so that every DNS message fits one (64 KiB and its key).
 const MIN_SHARD_SIZE: u64 = 1 << 20;
-
-/// An answer with all that is known of it, in one block of memory; clones share it.
-#[derive(Debug, Clone)]
-pub struct Entry(ThinArc<Head, u8>);
-
-/// What stands before the message. Every byte of it counts as often as there are answers.
-#[derive(Debug)]
-struct Head {
-    stored: Instant,
-    /// Seconds it is fresh.
-    lifetime: u32,
-    /// No TTL it serves is above this, in seconds.
-    ttl_cap: u32,
-    /// The route that answered, for metrics; none for what is answered here.
-    route: Option<u16>,
-    facts: Facts,
-    /// What its key says beside the question: the message holds the rest.
-    bits: u8,
-    /// Hits so far, up to the number that makes it popular.
-    hits: AtomicU8,
-    /// Whether a prefetch was started.
-    prefetched: AtomicBool,
-}
-
-/// What the allocator sets aside for so many bytes: it has eight sizes between a power of two and the next but one.
-fn block(bytes: usize) -> usize {
-    let step = (bytes.next_power_of_two() / 8).max(16);
-    bytes.next_multiple_of(step)
-}
-
-/// Upper bounds that a route sets for its answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Seconds a positive answer is kept.
-    pub max_ttl: u32,
-    /// Seconds a negative answer is kept.
-    pub max_negative_ttl: u32,
-}
-
-impl Entry {
-    /// An answer as it arrived at `stored` by way of `route`.
-    #[must_use]
-    pub fn new(
-        key: &[u8],
-        response: &Response,
-        stored: Instant,
-        route: u16,
-        bounds: Bounds,
-    ) -> Self {
-        Self::build(key, response, stored, Some(route), bounds)
-    }
-
-    /// An answer given here, never stored.
-    #[must_use]
-    pub fn local(response: &Response, now: Instant, bounds: Bounds) -> Self {
-        Self::build(&[], response, now, None, bounds)
-    }
-
-    fn build(
-        key: &[u8],
-        response: &Response,
-        stored: Instant,
-        route: Option<u16>,
-        bounds: Bounds,
-    ) -> Self {
-        let bound = match response.kind() {
-            Kind::Negative => bounds.max_negative_ttl,
-            _ => bounds.max_ttl,
-        };
-        let (facts, bytes) = response.parts();
-        let head = Head {
-            stored,
-            lifetime: response.ttl().unwrap_or(0).min(bound),
-            // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
-            ttl_cap: bound,
-            route,
-            facts,
-            bits: key.last().copied().unwrap_or(0),
-            hits: AtomicU8::new(0),
-            prefetched: AtomicBool::new(false),
-        };
-        Self(ThinArc::from_header_and_slice(head, bytes))
-    }
-
-    #[inline]
-    fn head(&self) -> &Head {
-        &self.0.header.header
-    }
-
-    /// The answer.
-    #[inline]
-    #[must_use]
-    pub fn response(&self) -> View<'_> {
-        View::of(&self.head().facts, &self.0.slice)
-    }
-
-    /// QNAME, lower-cased, in wire format.
-    fn name(&self) -> &[u8] {
-        let question = self.response().question();
-        &question[..question.len() - 4]
-    }
-
-    /// Index of the route that answered.
-    #[must_use]
-    pub fn route(&self) -> Option<u16> {
-        self.head().route
-    }
-
-    /// No TTL it serves is above this, in seconds.
-    #[must_use]
-    pub fn ttl_cap(&self) -> u32 {
-        self.head().ttl_cap
-    }
-
-    /// Whole seconds since it arrived, while it may be served as it is.
-    #[inline]
-    #[must_use]
-    pub fn age_if_fresh(&self, now: Instant) -> Option<u32> {
-        let age = now.saturating_duration_since(self.head().stored).as_secs();
-        u32::try_from(age)
-            .ok()
-            .filter(|age| *age < self.head().lifetime)
-    }
-
-    /// How long ago it ceased to be fresh; zero while it is.
-    #[must_use]
-    pub fn expired_for(&self, now: Instant) -> Duration {
-        let age = now.saturating_duration_since(self.head().stored);
-        age.saturating_sub(Duration::from_secs(u64::from(self.head().lifetime)))
-    }
-
-    /// Counts a hit at this age, in seconds; true once, when it is popular and about to expire.
-    #[inline]
-    #[must_use]
-    pub fn prefetch_due(&self, age: u32, config: &CacheConfig) -> bool {
-        if config.prefetch_hits == 0 || self.head().lifetime < MIN_PREFETCH_LIFETIME {
-            return false;
-        }
-        let hits = self.head().hits.load(Ordering::Relaxed);
-        if hits < config.prefetch_hits {
-            self.head().hits.store(hits + 1, Ordering::Relaxed);
-            return false;
-        }
-        // Ages are whole seconds: the last one always counts.
-        let left = self.head().lifetime.saturating_sub(age);
-        let threshold = u64::from(self.head().lifetime) * u64::from(config.prefetch_percent) / 100;
-        u64::from(left) <= threshold.max(1) && !self.head().prefetched.swap(true, Ordering::Relaxed)
-    }
-
-    /// Whether it belongs in the cache at all: RFC 1035 §3.2.1 (TTL 0), RFC 2308 §5 (no SOA), and never a cut one.
-    #[must_use]
-    pub fn storable(&self) -> bool {
-        self.head().lifetime > 0 && !self.response().truncated()
-    }
-
-    /// Whether it is the answer to the question of this key, and not one whose hash is the same.
-    #[inline]
-    fn answers(&self, key: &[u8]) -> bool {
-        key.split_last().is_some_and(|(bits, question)| {
-            *bits == self.head().bits && question == self.response().question()
-        })
-    }
-
-    fn weight(&self) -> u64 {
-        let bytes = size_of::<HeaderWithLength<Head>>() + size_of::<usize>() + self.0.slice.len();
-        (OVERHEAD + block(bytes)) as u64
-    }
-}
-
-/// A failure that is not worth repeating yet (RFC 9520).
-#[derive(Debug, Clone)]
-pub struct Failure {
-    /// The response code it got.
-    pub code: u16,
-    /// Why.
-    pub error: Arc<ExtendedError>,
-    until: Instant,
-    pause: Duration,
-}
 
 /// The table's key is already a keyed 64-bit hash; hashing it again would add nothing.
 #[derive(Debug, Clone, Default)]
@@ -255,15 +70,15 @@ impl Weighter<u64, Entry> for ByBytes {
 
 /// The key being inserted: its older entry is replaced, not evicted, though the table tells of both alike.
 #[derive(Debug, Default)]
-struct Replacing(Option<u64>);
+struct KeyBeingReplaced(Option<u64>);
 
 #[derive(Debug, Clone)]
 struct CountEvictions(Arc<AtomicU64>);
 
 impl Lifecycle<u64, Entry> for CountEvictions {
-    type RequestState = Replacing;
+    type RequestState = KeyBeingReplaced;
 
-    fn on_evict(&self, replacing: &mut Replacing, key: u64, _: Entry) {
+    fn on_evict(&self, replacing: &mut KeyBeingReplaced, key: u64, _: Entry) {
         if replacing.0 != Some(key) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
@@ -278,7 +93,7 @@ pub struct Cache {
     hasher: ahash::RandomState,
     evictions: Arc<AtomicU64>,
     /// Kept apart, so that a failure never takes an answer's place.
-    failures: quick_cache::sync::Cache<Box<[u8]>, Failure>,
+    failures: Failures,
 }
 
 impl Cache {
@@ -303,7 +118,7 @@ impl Cache {
             shards: Shards::with_options(options, ByBytes, AlreadyHashed, count),
             hasher: ahash::RandomState::new(),
             evictions,
-            failures: quick_cache::sync::Cache::new(MAX_FAILURES),
+            failures: Failures::default(),
         }
     }
 
@@ -319,13 +134,11 @@ impl Cache {
     pub fn insert(&self, key: &[u8], entry: &Entry) {
         if entry.storable() {
             let hash = self.hash(key);
-            let mut replacing = Replacing(Some(hash));
+            let mut replacing = KeyBeingReplaced(Some(hash));
             self.shards
                 .insert_with_lifecycle(hash, entry.clone(), &mut replacing);
         }
-        if !self.failures.is_empty() {
-            self.failures.remove(key);
-        }
+        self.failures.forget(key);
     }
 
     #[inline]
@@ -336,30 +149,19 @@ impl Cache {
     /// The failure of a question that is not to be repeated yet.
     #[must_use]
     pub fn failure(&self, key: &[u8], now: Instant) -> Option<Failure> {
-        self.failures.get(key).filter(|failure| now < failure.until)
+        self.failures.get(key, now)
     }
 
-    /// Remembers that a question failed, for the shorter of the two pauses; for twice as long as the last time, up to the
-    /// longer, if it failed again as soon as it could.
+    /// Remembers that a question failed; see `Failures::remember`.
     pub fn remember_failure(
         &self,
         key: &[u8],
         code: u16,
         error: &ExtendedError,
-        (min, max): (Duration, Duration),
+        pauses: (Duration, Duration),
         now: Instant,
     ) {
-        let pause = match self.failures.get(key) {
-            Some(last) if now < last.until + max * 2 => (last.pause * 2).min(max),
-            _ => min,
-        };
-        let failure = Failure {
-            code,
-            error: Arc::new(error.clone()),
-            until: now + pause,
-            pause,
-        };
-        self.failures.insert(key.into(), failure);
+        self.failures.remember(key, code, error, pauses, now);
     }
 
     /// Forgets every entry for which `keep` is false; it is told the QNAME, lower-cased and in wire format, and the
@@ -370,7 +172,7 @@ impl Cache {
 
     /// Forgets all failures, so that each question may be tried at once.
     pub fn forget_failures(&self) {
-        self.failures.clear();
+        self.failures.forget_all();
     }
 
     /// Changes the bound of the entries' weight in bytes; what is over it goes. 0 keeps nothing. The number of shards
@@ -405,38 +207,18 @@ pub fn seconds(duration: Duration) -> u32 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-    use hickory_proto::rr::rdata::{A, SOA};
-    use hickory_proto::rr::{Name, RData, Record, RecordType};
+    use crate::message::response::Response;
+    use crate::message::response::testing::response;
 
-    pub(crate) const BOUNDS: Bounds = Bounds {
+    const BOUNDS: Bounds = Bounds {
         max_ttl: 86_400,
         max_negative_ttl: 3_600,
     };
 
     /// The default `cache.failure_min` and `cache.failure_max`.
     const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-
-    /// A response to `name A` with the given addresses' last octets, or NXDOMAIN for none.
-    pub(crate) fn response(name: &str, ttl: u32, addresses: &[u8]) -> Response {
-        let name = Name::from_ascii(name).expect("a name");
-        let mut message = Message::new(0, MessageType::Response, OpCode::Query);
-        message.add_query(Query::query(name.clone(), RecordType::A));
-        message.metadata.recursion_desired = true;
-        message.metadata.recursion_available = true;
-        for last in addresses {
-            let data = RData::A(A::new(192, 0, 2, *last));
-            message.add_answer(Record::from_rdata(name.clone(), ttl, data));
-        }
-        if addresses.is_empty() {
-            message.metadata.response_code = ResponseCode::NXDomain;
-            let soa = SOA::new(name.clone(), name.clone(), 1, 2, 3, 4, ttl);
-            message.add_authority(Record::from_rdata(name, ttl, RData::SOA(soa)));
-        }
-        Response::read(&message.to_vec().expect("encodes")).expect("well-formed")
-    }
 
     /// Stores an answer under its own question's key.
     fn store(cache: &Cache, response: &Response, now: Instant) -> Vec<u8> {
@@ -490,8 +272,7 @@ pub(crate) mod tests {
                 0,
                 bounds,
             )
-            .head()
-            .lifetime
+            .lifetime()
         };
         assert_eq!(lifetime(300, &[1]), 100);
         assert_eq!(lifetime(30, &[1]), 30);
@@ -606,11 +387,19 @@ pub(crate) mod tests {
         let config = CacheConfig::default();
         let answer = response("a.example.", 100, &[1]);
         let entry = Entry::new(&[0], &answer, Instant::now(), 0, BOUNDS);
-        let due: Vec<bool> = [91, 92, 50, 93, 94]
-            .iter()
-            .map(|&age| entry.prefetch_due(age, &config))
-            .collect();
-        assert_eq!(due, [false, false, false, true, false]);
+        let mut fetched_at = Vec::new();
+        for age in [91, 92, 50, 93, 94] {
+            if entry.prefetch_due(age, &config) && entry.start_prefetch() {
+                fetched_at.push(age);
+            }
+        }
+        assert_eq!(fetched_at, [93]);
+        assert!(!entry.prefetch_due(95, &config), "it is being fetched");
+        entry.end_prefetch();
+        assert!(
+            entry.prefetch_due(96, &config),
+            "a turn that failed comes again"
+        );
     }
 
     #[test]

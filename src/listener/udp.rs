@@ -1,10 +1,9 @@
 //! UDP clients: batches in, hits answered inside the receive loop, batches out.
 //!
-//! Owns a worker's socket for one listen address. Replies that are ready later wait in the [`Outbox`] and leave together.
+//! Owns a worker's socket for one listen address. Replies that are ready later wait in the outbox and leave together.
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,17 +13,16 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::ReplyTo;
+use crate::budgets::{CLIENT_DATAGRAM_BYTES, REPLY_BUFFERS_KEPT};
 use crate::message::reply::Protocol;
-use crate::metrics::{Cached, Dropped};
+use crate::message::wire::MAX_PAYLOAD;
 use crate::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
 use crate::net::steering::stop_receiving;
 use crate::net::watched::{Watched, receive};
-use crate::serving::replies::{Client, Served};
-use crate::serving::worker::{Seat, Worker};
-
-/// Longest query read; longer ones are cut off and so malformed. Queries are far shorter.
-const QUERY_LEN: usize = 2048;
+use crate::serving::client::{Client, Served};
+use crate::serving::metrics::{Cached, Dropped};
+use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
+use crate::serving::worker::{CurrentWorker, Worker};
 
 /// Batches read after the end: far more than a receive buffer holds, should new datagrams keep coming.
 const MAX_DRAIN: usize = 1024;
@@ -33,42 +31,54 @@ const MAX_DRAIN: usize = 1024;
 const SETTLE: Duration = Duration::from_millis(10);
 
 /// Replies that became ready outside the receive loop.
-pub struct Outbox {
+struct Outbox {
     socket: Rc<Watched>,
     replies: RefCell<SendBatch>,
     filled: Notify,
-    seat: Rc<Seat>,
+    /// Whether a batch is on its way to the kernel.
+    sending: Cell<bool>,
+    current: Rc<CurrentWorker>,
 }
 
-impl Outbox {
+impl ReplySink for Outbox {
     /// Queues a reply; it leaves with all others that become ready in the same turn of the runtime.
-    pub fn push(&self, peer: SocketAddr, source: Option<IpAddr>, write: impl FnOnce(&mut Vec<u8>)) {
+    fn send(&self, reply: Reply) {
         let mut replies = self.replies.borrow_mut();
         let first = replies.is_empty();
-        write(replies.push(peer, source));
+        let slot = replies.push(reply.client().address, reply.source());
+        reply.write(slot);
         if first {
             self.filled.notify_one();
         }
     }
+}
 
+impl Outbox {
     /// Sends replies as they become ready, for ever.
     async fn run(&self) {
-        let mut batch = SendBatch::new();
+        let mut batch = new_batch();
         loop {
             self.filled.notified().await;
             std::mem::swap(&mut batch, &mut self.replies.borrow_mut());
-            send(&self.socket, &mut batch, &self.seat.worker()).await;
+            self.sending.set(true);
+            send(&self.socket, &mut batch, &self.current.get()).await;
+            self.sending.set(false);
         }
     }
 
+    /// Whether everything has left.
     fn is_empty(&self) -> bool {
-        self.replies.borrow().is_empty()
+        self.replies.borrow().is_empty() && !self.sending.get()
     }
+}
+
+fn new_batch() -> SendBatch {
+    SendBatch::new(usize::from(MAX_PAYLOAD), REPLY_BUFFERS_KEPT)
 }
 
 /// One worker's socket for one listen address.
 pub struct Listener {
-    seat: Rc<Seat>,
+    current: Rc<CurrentWorker>,
     socket: Rc<Watched>,
     outbox: Rc<Outbox>,
     kernel_drops: Cell<u32>,
@@ -79,16 +89,17 @@ impl Listener {
     ///
     /// # Errors
     /// If the runtime cannot watch it.
-    pub fn new(seat: &Rc<Seat>, socket: Socket) -> io::Result<Self> {
+    pub fn new(current: &Rc<CurrentWorker>, socket: Socket) -> io::Result<Self> {
         let socket = Rc::new(Watched::new(socket)?);
         let outbox = Rc::new(Outbox {
             socket: Rc::clone(&socket),
-            replies: RefCell::default(),
+            replies: RefCell::new(new_batch()),
             filled: Notify::new(),
-            seat: Rc::clone(seat),
+            sending: Cell::new(false),
+            current: Rc::clone(current),
         });
         Ok(Self {
-            seat: Rc::clone(seat),
+            current: Rc::clone(current),
             socket,
             outbox,
             kernel_drops: Cell::new(0),
@@ -99,8 +110,8 @@ impl Listener {
     pub async fn run(self, stop: CancellationToken) {
         let outbox = Rc::clone(&self.outbox);
         let sender = tokio::task::spawn_local(async move { outbox.run().await });
-        let mut batch = ReceiveBatch::new(MAX_BATCH, QUERY_LEN);
-        let mut replies = SendBatch::new();
+        let mut batch = ReceiveBatch::new(MAX_BATCH, CLIENT_DATAGRAM_BYTES);
+        let mut replies = new_batch();
         // Made once: a new one in every turn of the loop would be listed with the token and taken off again.
         let mut stopped = pin!(stop.cancelled());
         loop {
@@ -139,7 +150,7 @@ impl Listener {
 
     /// Serves the `count` messages of a batch.
     async fn serve_batch(&self, batch: &ReceiveBatch, count: usize, replies: &mut SendBatch) {
-        let worker = self.seat.worker();
+        let worker = self.current.get();
         let received = Instant::now();
         let (mut hits, mut others) = (0, 0);
         for index in 0..count {
@@ -157,9 +168,8 @@ impl Listener {
                 protocol: Protocol::Udp,
                 received,
             };
-            let reply_to = || ReplyTo::Udp {
-                outbox: Rc::clone(&self.outbox),
-                peer,
+            let reply_to = || ReplyTo {
+                sink: Rc::clone(&self.outbox) as Rc<dyn ReplySink>,
                 source,
             };
             let out = replies.push(peer, source);
@@ -172,9 +182,11 @@ impl Listener {
         if !replies.is_empty() {
             send(&self.socket, replies, &worker).await;
         }
-        let took = received.elapsed();
-        worker.metrics.took(Cached::Hit, hits, took);
-        worker.metrics.took(Cached::Neither, others, took);
+        let duration = received.elapsed();
+        worker.metrics.replied_after(Cached::Hit, hits, duration);
+        worker
+            .metrics
+            .replied_after(Cached::Neither, others, duration);
         if batch.full() {
             // Under a flood the upstreams' answers must get their turn.
             tokio::task::yield_now().await;

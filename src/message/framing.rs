@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::message::wire::MAX_MESSAGE_LEN;
+use super::wire::MAX_MESSAGE_LEN;
 
 /// Octets asked of a stream at once.
 const READ_LEN: usize = 4096;

@@ -2,6 +2,7 @@
 
 pub mod ede;
 pub mod framing;
+pub mod labels;
 pub mod query;
 pub mod reply;
 pub mod response;

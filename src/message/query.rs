@@ -3,10 +3,15 @@
 //! Owns the decision whether bytes are a query we can answer, and the key under which its answer is shared. Must not
 //! look at routes, the cache or the clock.
 
-use crate::message::wire::{self, Counts, HEADER_LEN, MAX_NAME_LEN, Malformed, flag, rcode, rr};
+use hickory_proto::rr::Name;
+use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+
+use super::wire::{
+    self, Counts, HEADER_LEN, MAX_NAME_LEN, MAX_PAYLOAD, Malformed, flag, rcode, rr,
+};
 
 /// EDNS option: name server identifier (RFC 5001).
-const OPTION_NSID: u16 = 3;
+pub(super) const OPTION_NSID: u16 = 3;
 
 /// The client's OPT record (RFC 6891 §6.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -261,9 +266,21 @@ impl<'a> Question<'a> {
         out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, additionals]);
         out.extend_from_slice(self.section);
         if edns == UpstreamEdns::Sent {
-            let [high, low] = 1232_u16.to_be_bytes();
+            let [high, low] = MAX_PAYLOAD.to_be_bytes();
             let dnssec_ok = if self.dnssec_ok { 0x80 } else { 0 };
-            out.extend_from_slice(&[0, 0, 41, high, low, 0, 0, dnssec_ok, 0, 0, 0]);
+            out.extend_from_slice(&[
+                0,
+                0,
+                rr::OPT.to_be_bytes()[1],
+                high,
+                low,
+                0,
+                0,
+                dnssec_ok,
+                0,
+                0,
+                0,
+            ]);
         }
     }
 }
@@ -275,6 +292,23 @@ pub enum UpstreamEdns {
     Sent,
     /// For a server that answered FORMERR to it (RFC 6891 §7).
     Omitted,
+}
+
+/// The name's lower-cased wire form.
+///
+/// # Panics
+/// Never: a name of at most 255 octets fits any buffer.
+#[must_use]
+pub fn wire_name(name: &Name) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(name.len() + 1);
+    let mut encoder = BinEncoder::new(&mut bytes);
+    name.to_lowercase()
+        .emit(&mut encoder)
+        .expect("a name of at most 255 octets fits any buffer");
+    if bytes.last() != Some(&0) {
+        bytes.push(0);
+    }
+    bytes
 }
 
 #[cfg(test)]

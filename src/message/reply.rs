@@ -3,21 +3,21 @@
 //! Owns every byte a client reads. Pure: what is random or depends on the clock comes in as an argument.
 //! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
 
-use crate::cache::Entry;
-use crate::message::ede::ExtendedError;
-use crate::message::query::{Edns, Query};
-use crate::message::response::{Rotation, View};
-use crate::message::wire::{
-    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, Records, Section, flag,
-    rcode, rr,
+use super::ede::ExtendedError;
+use super::query::{Edns, OPTION_NSID, Query};
+use super::response::{Rotation, View, sane_ttl};
+use super::wire::{
+    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, OPT_LEN, Records, Section,
+    flag, rcode, rr,
 };
+use crate::budgets::EXTENDED_ERROR_BYTES;
 
-/// EDNS option: name server identifier (RFC 5001).
-const OPTION_NSID: u16 = 3;
 /// EDNS option: extended DNS error (RFC 8914).
 const OPTION_EDE: u16 = 15;
-/// Longest extended error text we send, in octets: leaves room for the answer in 512.
-const MAX_EDE_TEXT: usize = 200;
+/// RFC 8914 §2: INFO-CODE.
+const EDE_CODE_LEN: usize = 2;
+/// RFC 6891 §6.1.2: OPTION-CODE and OPTION-LENGTH.
+const OPTION_HEADER_LEN: usize = 4;
 
 /// How the query came, which bounds the reply's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +65,10 @@ impl<'a> Asked<'a> {
     fn limit(&self) -> usize {
         match (self.protocol, self.edns) {
             (Protocol::Tcp, _) => MAX_MESSAGE_LEN,
-            (Protocol::Udp, None) => MIN_PAYLOAD,
+            (Protocol::Udp, None) => usize::from(MIN_PAYLOAD),
             // RFC 6891 §6.2.5: values below 512 count as 512.
             (Protocol::Udp, Some(edns)) => {
-                usize::from(edns.payload).clamp(MIN_PAYLOAD, MAX_PAYLOAD)
+                usize::from(edns.payload.clamp(MIN_PAYLOAD, MAX_PAYLOAD))
             }
         }
     }
@@ -79,10 +79,21 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// What a reply with records is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source<'a> {
+    /// The answer.
+    pub response: View<'a>,
+    /// No TTL in the reply is above this, in seconds.
+    pub ttl_cap: u32,
+}
+
 /// What the reply's TTLs become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttls {
-    /// Those of the answer, less this many seconds.
+    /// Those of the answer, which has just come.
+    Fresh,
+    /// Those of the answer, less the seconds since it came.
     Aged(u32),
     /// This many seconds (RFC 8767 §4, stale answers).
     Fixed(u32),
@@ -101,15 +112,20 @@ pub struct Extras<'a> {
 
 /// Appends the reply made of a stored or fresh answer; returns its response code.
 pub fn answer(
-    entry: &Entry,
+    source: Source<'_>,
     asked: &Asked<'_>,
     ttls: Ttls,
     extras: Extras<'_>,
     out: &mut Vec<u8>,
 ) -> u16 {
-    let response = entry.response();
+    let response = source.response;
+    let message = response.message();
+    let options = Options::fitting(asked, extras, response.question_end());
+    let room = asked.limit() - options.len();
+    // Only what the client gets is copied: an answer may be 50 times as long.
+    let cut = (message.len() > room).then(|| Cut::new(message, response.question_end(), room));
     let start = out.len();
-    out.extend_from_slice(response.message());
+    out.extend_from_slice(&message[..cut.as_ref().map_or(message.len(), |cut| cut.end)]);
     let reply = &mut out[start..];
 
     wire::put_u16(reply, 0, asked.id);
@@ -117,30 +133,31 @@ pub fn answer(
     if !asked.wants_ad() {
         flags &= !flag::AD;
     }
+    if let Some(cut) = cut {
+        cut.kept.write(reply);
+        flags |= cut.flags;
+    }
     wire::put_u16(reply, 2, flags);
     reply[HEADER_LEN..HEADER_LEN + asked.name().len()].copy_from_slice(asked.name());
     for index in 0..response.ttl_count() {
         let at = response.ttl_at(index);
-        let old = u32::from_be_bytes([reply[at], reply[at + 1], reply[at + 2], reply[at + 3]]);
+        let Some(ttl) = reply.get_mut(at..at + 4) else {
+            break;
+        };
+        let old = u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]);
         let new = match ttls {
-            Ttls::Aged(age) => crate::message::response::sane_ttl(old)
-                .min(entry.ttl_cap())
-                .saturating_sub(age),
+            Ttls::Fresh => sane_ttl(old).min(source.ttl_cap),
+            Ttls::Aged(age) => sane_ttl(old).min(source.ttl_cap).saturating_sub(age),
             Ttls::Fixed(ttl) => ttl,
         };
-        wire::put_u32(reply, at, new);
+        ttl.copy_from_slice(&new.to_be_bytes());
     }
     if extras.rotate != 0
         && let Some(rotation) = response.rotation()
     {
         rotate(response, rotation, extras.rotate, reply);
     }
-
-    let room = asked.limit() - opt_len(asked, extras);
-    if out.len() - start > room {
-        truncate(out, start, response.question_end(), room);
-    }
-    put_opt(asked, response.rcode(), extras, out, start);
+    options.put(response.rcode(), out, start);
     response.rcode()
 }
 
@@ -154,7 +171,8 @@ pub fn error(asked: &Asked<'_>, code: u16, extras: Extras<'_>, out: &mut Vec<u8>
     let questions = u8::from(!asked.section.is_empty());
     out.extend_from_slice(&[0, questions, 0, 0, 0, 0, 0, 0]);
     out.extend_from_slice(asked.section);
-    put_opt(asked, code, extras, out, start);
+    let question_end = out.len() - start;
+    Options::fitting(asked, extras, question_end).put(code, out, start);
 }
 
 /// Appends the reply to bytes of which only the header was understood (RFC 1035 §4.1.1: ID and opcode are kept).
@@ -204,99 +222,136 @@ fn rotate(response: View<'_>, rotation: Rotation, by: u32, reply: &mut [u8]) {
 }
 
 fn copy<const LENGTH: usize>(source: &[u8], from: usize, target: &mut [u8], to: usize) {
-    target[to..to + LENGTH].copy_from_slice(&source[from..from + LENGTH]);
+    // A reply that was cut has fewer addresses than the answer.
+    if let Some(address) = target.get_mut(to..to + LENGTH) {
+        address.copy_from_slice(&source[from..from + LENGTH]);
+    }
 }
 
-/// Octets that [`put_opt`] will append.
-fn opt_len(asked: &Asked<'_>, extras: Extras<'_>) -> usize {
-    let Some(edns) = asked.edns else { return 0 };
-    let nsid = if edns.nsid { 4 + extras.nsid.len() } else { 0 };
-    let error = extras.error.map_or(0, |error| 6 + ede_text(error).len());
-    11 + nsid + error
+/// Our own OPT record, for clients that sent one (RFC 6891 §7): as much of it as fits beside the question.
+#[derive(Debug, Clone, Copy)]
+struct Options<'a> {
+    edns: Option<Edns>,
+    nsid: Option<&'a [u8]>,
+    error: Option<(u16, &'a [u8])>,
 }
 
-/// Our own OPT for clients that sent one (RFC 6891 §7).
-fn put_opt(asked: &Asked<'_>, code: u16, extras: Extras<'_>, out: &mut Vec<u8>, start: usize) {
-    let Some(edns) = asked.edns else { return };
-    let length = opt_len(asked, extras) - 11;
-    let [payload_high, payload_low] = length_octets(MAX_PAYLOAD);
-    let [length_high, length_low] = length_octets(length);
-    let [_, code_high] = (code >> 4).to_be_bytes();
-    let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
-    out.extend_from_slice(&[0, 0, rr::OPT.to_be_bytes()[1], payload_high, payload_low]);
-    out.extend_from_slice(&[code_high, 0, dnssec_ok, 0, length_high, length_low]);
-    if edns.nsid {
-        out.extend_from_slice(&OPTION_NSID.to_be_bytes());
-        out.extend_from_slice(&length_octets(extras.nsid.len()));
-        out.extend_from_slice(extras.nsid);
+impl<'a> Options<'a> {
+    /// NSID first, because the client asked for it; then the error, its text cut to what is left.
+    fn fitting(asked: &Asked<'_>, extras: Extras<'a>, question_end: usize) -> Self {
+        let mut options = Self {
+            edns: asked.edns,
+            nsid: None,
+            error: None,
+        };
+        let Some(edns) = asked.edns else {
+            return options;
+        };
+        let mut room = asked.limit().saturating_sub(question_end + OPT_LEN);
+        if edns.nsid && room >= OPTION_HEADER_LEN + extras.nsid.len() {
+            options.nsid = Some(extras.nsid);
+            room -= OPTION_HEADER_LEN + extras.nsid.len();
+        }
+        if let Some(error) = extras.error
+            && room >= OPTION_HEADER_LEN + EDE_CODE_LEN
+        {
+            // RFC 8914 §2: UTF-8, so it is cut between characters.
+            let most = EXTENDED_ERROR_BYTES.min(room - OPTION_HEADER_LEN - EDE_CODE_LEN);
+            let text = &error.text.as_bytes()[..error.text.floor_char_boundary(most)];
+            options.error = Some((error.code, text));
+        }
+        options
     }
-    if let Some(error) = extras.error {
-        let text = ede_text(error);
-        out.extend_from_slice(&OPTION_EDE.to_be_bytes());
-        out.extend_from_slice(&length_octets(text.len() + 2));
-        out.extend_from_slice(&error.code.to_be_bytes());
-        out.extend_from_slice(text);
+
+    /// Octets of the whole record; 0 if there is none.
+    fn len(&self) -> usize {
+        self.edns.map_or(0, |_| OPT_LEN + self.rdata_len())
     }
-    let additionals = wire::u16_at(out, start + 10).unwrap_or(0) + 1;
-    wire::put_u16(out, start + 10, additionals);
+
+    fn rdata_len(&self) -> usize {
+        let nsid = self.nsid.map_or(0, |nsid| OPTION_HEADER_LEN + nsid.len());
+        let error = self
+            .error
+            .map_or(0, |(_, text)| OPTION_HEADER_LEN + EDE_CODE_LEN + text.len());
+        nsid + error
+    }
+
+    /// Appends it to the reply that begins at `start`.
+    fn put(&self, code: u16, out: &mut Vec<u8>, start: usize) {
+        let Some(edns) = self.edns else { return };
+        let [payload_high, payload_low] = MAX_PAYLOAD.to_be_bytes();
+        let [length_high, length_low] = length_octets(self.rdata_len());
+        let [_, code_high] = (code >> 4).to_be_bytes();
+        let dnssec_ok = if edns.dnssec_ok { 0x80 } else { 0 };
+        out.extend_from_slice(&[0, 0, rr::OPT.to_be_bytes()[1], payload_high, payload_low]);
+        out.extend_from_slice(&[code_high, 0, dnssec_ok, 0, length_high, length_low]);
+        if let Some(nsid) = self.nsid {
+            out.extend_from_slice(&OPTION_NSID.to_be_bytes());
+            out.extend_from_slice(&length_octets(nsid.len()));
+            out.extend_from_slice(nsid);
+        }
+        if let Some((code, text)) = self.error {
+            out.extend_from_slice(&OPTION_EDE.to_be_bytes());
+            out.extend_from_slice(&length_octets(EDE_CODE_LEN + text.len()));
+            out.extend_from_slice(&code.to_be_bytes());
+            out.extend_from_slice(text);
+        }
+        let additionals = wire::u16_at(out, start + 10).unwrap_or(0) + 1;
+        wire::put_u16(out, start + 10, additionals);
+    }
 }
 
 /// A length as EDNS writes it.
 fn length_octets(length: usize) -> [u8; 2] {
     u16::try_from(length)
-        .expect("a node's name has at most 255 octets, an error's text MAX_EDE_TEXT")
+        .expect("a node's name and an error's text have a few hundred octets at most")
         .to_be_bytes()
 }
 
-/// The text, cut to [`MAX_EDE_TEXT`] between characters (RFC 8914 §2: UTF-8).
-fn ede_text(error: &ExtendedError) -> &[u8] {
-    &error.text.as_bytes()[..error.text.floor_char_boundary(MAX_EDE_TEXT)]
+/// Where a message is cut to fit: behind as many whole records as there is room for. musl before 1.2.4 never asks again
+/// over TCP and lives on what the datagram brought.
+struct Cut {
+    end: usize,
+    kept: Counts,
+    /// TC, if something is missing that the client needs.
+    flags: u16,
 }
 
-/// Drops records from the end until the message fits `room`, as many whole ones as fit staying: musl before 1.2.4
-/// never asks again over TCP and lives on what the datagram brought.
-fn truncate(out: &mut Vec<u8>, start: usize, question_end: usize, room: usize) {
-    let reply = &mut out[start..];
-    let Ok(whole) = Counts::read(reply) else {
-        return;
-    };
-    let mut kept = Counts {
-        answers: 0,
-        authorities: 0,
-        additionals: 0,
-        ..whole
-    };
-    let mut end = question_end;
-    for record in Records::new(reply, question_end, whole).map_while(Result::ok) {
-        if record.end > room {
-            break;
+impl Cut {
+    fn new(message: &[u8], question_end: usize, room: usize) -> Self {
+        let whole = Counts::read(message).unwrap_or_default();
+        let mut kept = Counts {
+            questions: whole.questions,
+            ..Counts::default()
+        };
+        let mut end = question_end;
+        for record in Records::new(message, question_end, whole).map_while(Result::ok) {
+            if record.end > room {
+                break;
+            }
+            end = record.end;
+            match record.section {
+                Section::Answer => kept.answers += 1,
+                Section::Authority => kept.authorities += 1,
+                Section::Additional => kept.additionals += 1,
+            }
         }
-        end = record.end;
-        match record.section {
-            Section::Answer => kept.answers += 1,
-            Section::Authority => kept.authorities += 1,
-            Section::Additional => kept.additionals += 1,
-        }
+        // RFC 2181 §9: extra information may be left out silently. A referral's glue is more than that (RFC 9471 §3).
+        let incomplete = kept.answers < whole.answers
+            || kept.authorities < whole.authorities
+            || (whole.answers == 0 && kept.additionals < whole.additionals);
+        let flags = if incomplete { flag::TC } else { 0 };
+        Self { end, kept, flags }
     }
-    kept.write(reply);
-    // RFC 2181 §9: extra information may be left out silently. A referral's glue is more than that (RFC 9471 §3).
-    let missed = kept.answers < whole.answers
-        || kept.authorities < whole.authorities
-        || (whole.answers == 0 && kept.additionals < whole.additionals);
-    if missed {
-        let flags = wire::flags(reply) | flag::TC;
-        wire::put_u16(reply, 2, flags);
-    }
-    out.truncate(start + end);
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::response::Response;
+    use super::super::response::testing::response;
     use super::*;
-    use crate::cache::tests::{BOUNDS, response};
     use hickory_proto::op::{Message, ResponseCode};
     use hickory_proto::rr::RData;
-    use std::time::Instant;
 
     const NAME: &[u8] = b"\x04HOST\x07example\0";
     const QUESTION: &[u8] = b"\x04HOST\x07example\0\0\x01\0\x01";
@@ -316,24 +371,22 @@ mod tests {
         }
     }
 
-    fn entry(addresses: &[u8]) -> Entry {
-        Entry::new(
-            b"",
-            &response("host.example.", 300, addresses),
-            Instant::now(),
-            0,
-            BOUNDS,
-        )
+    fn entry(addresses: &[u8]) -> Response {
+        response("host.example.", 300, addresses)
     }
 
     fn stamp(
-        entry: &Entry,
+        entry: &Response,
         asked: &Asked<'_>,
         ttls: Ttls,
         extras: Extras<'_>,
     ) -> (Vec<u8>, Message) {
         let mut out = b"earlier bytes".to_vec();
-        answer(entry, asked, ttls, extras, &mut out);
+        let source = Source {
+            response: entry.view(),
+            ttl_cap: 86_400,
+        };
+        answer(source, asked, ttls, extras, &mut out);
         let reply = out.split_off(13);
         let message = Message::from_vec(&reply).expect("hickory reads it");
         (reply, message)

@@ -5,9 +5,7 @@
 
 use std::num::NonZeroU16;
 
-use crate::message::wire::{
-    self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr,
-};
+use super::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
 
 /// A response without OPT and TSIG, its QNAME lower-cased, otherwise byte for byte as the upstream sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +83,26 @@ impl Response {
         }
         let end = records.position();
         survey.finish(end, question_end, counts)
+    }
+
+    /// What is left of a message that was cut inside its records: header and question, with TC set.
+    ///
+    /// # Errors
+    /// [`Malformed`] if not even the question is whole.
+    pub fn cut_short(message: &[u8]) -> Result<Self, Malformed> {
+        Counts::read(message)?;
+        let question_end = wire::skip_question_name(message, HEADER_LEN)? + 4;
+        let mut start = message.get(..question_end).ok_or(Malformed)?.to_vec();
+        let flags = wire::flags(&start) | flag::TC;
+        wire::put_u16(&mut start, 2, flags);
+        Counts {
+            questions: 1,
+            answers: 0,
+            authorities: 0,
+            additionals: 0,
+        }
+        .write(&mut start);
+        Self::read(&start)
     }
 
     /// It, to be read.
@@ -224,6 +242,10 @@ impl<'a> Survey<'a> {
     }
 
     fn add(&mut self, record: Record) -> Result<(), Malformed> {
+        // RFC 8945 §5.1: TSIG is the last record. One that is not cannot be taken out with all behind it.
+        if self.tsig.is_some() {
+            return Err(Malformed);
+        }
         match (record.section, record.rtype) {
             (Section::Additional, rr::OPT) if self.opt.is_none() => {
                 self.opt = Some(record);
@@ -248,9 +270,6 @@ impl<'a> Survey<'a> {
             }
             (Section::Authority, rr::NS) => self.name_servers = true,
             _ => {}
-        }
-        if self.tsig.is_some() {
-            return Err(Malformed);
         }
         let ttl = wire::u32_at(self.message, record.ttl_at).ok_or(Malformed)?;
         self.min_ttl = self.min_ttl.min(sane_ttl(ttl));
@@ -439,6 +458,35 @@ fn shift_pointer(bytes: &mut [u8], at: usize, opt: Record) -> Result<(), Malform
         return Err(Malformed);
     }
     Ok(())
+}
+
+/// Responses for the tests of whoever handles them.
+#[cfg(test)]
+pub(crate) mod testing {
+    use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+    use hickory_proto::rr::rdata::{A, SOA};
+    use hickory_proto::rr::{Name, RData, Record, RecordType};
+
+    use super::Response;
+
+    /// A response to `name A` with the given addresses' last octets, or NXDOMAIN for none.
+    pub(crate) fn response(name: &str, ttl: u32, addresses: &[u8]) -> Response {
+        let name = Name::from_ascii(name).expect("a name");
+        let mut message = Message::new(0, MessageType::Response, OpCode::Query);
+        message.add_query(Query::query(name.clone(), RecordType::A));
+        message.metadata.recursion_desired = true;
+        message.metadata.recursion_available = true;
+        for last in addresses {
+            let data = RData::A(A::new(192, 0, 2, *last));
+            message.add_answer(Record::from_rdata(name.clone(), ttl, data));
+        }
+        if addresses.is_empty() {
+            message.metadata.response_code = ResponseCode::NXDomain;
+            let soa = SOA::new(name.clone(), name.clone(), 1, 2, 3, 4, ttl);
+            message.add_authority(Record::from_rdata(name, ttl, RData::SOA(soa)));
+        }
+        Response::read(&message.to_vec().expect("encodes")).expect("well-formed")
+    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,13 @@ pub const MAX_NAME_LEN: usize = 255;
 /// RFC 1035 §4.2.2: a message's length over TCP is a 16-bit number.
 pub const MAX_MESSAGE_LEN: usize = 65_535;
 /// RFC 1035 §2.3.4: what a client without EDNS can take over UDP.
-pub const MIN_PAYLOAD: usize = 512;
+pub const MIN_PAYLOAD: u16 = 512;
+/// A name has at most 127 labels (RFC 1035 §2.3.4), and needs no more pointers than labels.
+const MAX_JUMPS: usize = 127;
 /// DNS flag day 2020: fits the smallest IPv6 path MTU with room for headers, so replies are never fragmented.
-pub const MAX_PAYLOAD: usize = 1232;
+pub const MAX_PAYLOAD: u16 = 1232;
+/// RFC 6891 §6.1.2: an OPT record without options.
+pub const OPT_LEN: usize = 11;
 
 /// Bits of the header's second 16-bit word (RFC 1035 §4.1.1, RFC 4035 §3).
 pub mod flag {
@@ -76,6 +80,12 @@ pub mod rr {
     pub const SRV: u16 = 33;
     /// Subtree alias.
     pub const DNAME: u16 = 39;
+    /// Delegation signer (RFC 4034 §5); belongs to the parent zone.
+    pub const DS: u16 = 43;
+    /// Zone key (RFC 4034 §2).
+    pub const DNSKEY: u16 = 48;
+    /// Service binding (RFC 9460).
+    pub const SVCB: u16 = 64;
     /// EDNS pseudo-record (RFC 6891).
     pub const OPT: u16 = 41;
     /// Service binding for HTTPS (RFC 9460).
@@ -148,7 +158,7 @@ pub fn flags(message: &[u8]) -> u16 {
 }
 
 /// Number of records in each section.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// QDCOUNT.
     pub questions: u16,
@@ -226,7 +236,7 @@ pub fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
     // What a pointer leads to is a prior occurrence of a name: it ends before the pointer. So each jump goes further
     // back than every one before it, and the walk ends.
     let mut limit = message.len();
-    let mut length = 0;
+    let (mut length, mut jumps) = (0, 0);
     loop {
         if at >= limit {
             return Err(Malformed);
@@ -246,8 +256,11 @@ pub fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
                 end.get_or_insert(at + 2);
                 limit = at;
                 at = target;
-                // A pointer to a pointer adds no label; counting it keeps chains of them short.
-                length += 1;
+                // No octet of the name; but a pointer to a pointer adds no label either, so chains are kept short.
+                jumps += 1;
+                if jumps > MAX_JUMPS {
+                    return Err(Malformed);
+                }
             }
             _ => return Err(Malformed),
         }

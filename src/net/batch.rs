@@ -131,6 +131,13 @@ impl ReceiveBatch {
         &self.buffers[start..start + length.min(self.datagram_len)]
     }
 
+    /// Whether the `index`-th datagram was longer than the buffer, and its end is lost.
+    #[inline]
+    #[must_use]
+    pub fn is_cut(&self, index: usize) -> bool {
+        self.headers[index].msg_hdr.msg_flags & libc::MSG_TRUNC != 0
+    }
+
     /// Who sent the `index`-th datagram; none for an address family other than IP.
     #[inline]
     #[must_use]
@@ -193,6 +200,10 @@ fn read_control(header: &libc::msghdr) -> Ancillary {
 pub struct SendBatch {
     slots: Vec<Outgoing>,
     used: usize,
+    /// Octets of a new slot's buffer.
+    buffer_len: usize,
+    /// Slots that stay when the batch is cleared.
+    kept: usize,
 }
 
 struct Outgoing {
@@ -205,12 +216,14 @@ struct Outgoing {
 pub const MAX_BATCH: usize = 64;
 
 impl SendBatch {
-    /// An empty batch.
+    /// An empty batch for datagrams of up to `buffer_len` octets, which keeps buffers for `kept` of them between batches.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(buffer_len: usize, kept: usize) -> Self {
         Self {
             slots: Vec::new(),
             used: 0,
+            buffer_len,
+            kept,
         }
     }
 
@@ -230,7 +243,7 @@ impl SendBatch {
     #[inline]
     pub fn push(&mut self, peer: SocketAddr, source: Option<IpAddr>) -> &mut Vec<u8> {
         if self.used == self.slots.len() {
-            let bytes = Vec::with_capacity(crate::message::wire::MAX_PAYLOAD);
+            let bytes = Vec::with_capacity(self.buffer_len);
             self.slots.push(Outgoing {
                 bytes,
                 peer,
@@ -295,15 +308,13 @@ impl SendBatch {
         Ok(usize::try_from(sent).unwrap_or(0))
     }
 
-    /// Forgets all datagrams, keeping their buffers.
+    /// Forgets all datagrams; buffers beyond those that are kept are given back.
     pub fn clear(&mut self) {
         self.used = 0;
-    }
-}
-
-impl Default for SendBatch {
-    fn default() -> Self {
-        Self::new()
+        if self.slots.len() > self.kept {
+            self.slots.truncate(self.kept);
+            self.slots.shrink_to_fit();
+        }
     }
 }
 

@@ -9,6 +9,28 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{len_of, set_option};
 
+/// Connections that the kernel keeps until we accept them; `net.core.somaxconn` caps it. Beyond it a client's SYN is lost
+/// and sent again a second later.
+pub const LISTEN_BACKLOG: i32 = 1024;
+
+/// What to do about an address that cannot be had, for the end of an error message.
+#[must_use]
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program listens there (see `ss -lunp` and `ss -ltnp`): stop it or choose another address; an instance \
+             of nodens may share it if both have handover: true"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this host has no such address: add it to an interface or choose another"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE: grant it or choose a port above"
+        }
+        _ => "choose an address of this host",
+    }
+}
+
 /// What a listening UDP socket asks of the kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct UdpOptions {
@@ -88,7 +110,7 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
-    socket.listen(1024)?;
+    socket.listen(LISTEN_BACKLOG)?;
     Ok(socket)
 }
 

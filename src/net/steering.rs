@@ -36,7 +36,7 @@ pub fn stop_receiving(socket: &Socket) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of `setsockopt(2)` with `SO_ATTACH_REUSEPORT_CBPF`.
-pub fn steer(listener: &Socket, index: u32) -> io::Result<()> {
+pub fn steer(listener: &impl AsRawFd, index: u32) -> io::Result<()> {
     // A classic BPF program of one instruction: return this number.
     let mut instruction = libc::sock_filter {
         code: (libc::BPF_RET | libc::BPF_K) as u16,
@@ -56,7 +56,7 @@ pub fn steer(listener: &Socket, index: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of `setsockopt(2)` with `SO_DETACH_REUSEPORT_BPF`; that there is nothing to undo is none.
-pub fn stop_steering(listener: &Socket) -> io::Result<()> {
+pub fn stop_steering(listener: &impl AsRawFd) -> io::Result<()> {
     match set_option(
         listener.as_raw_fd(),
         libc::SOL_SOCKET,

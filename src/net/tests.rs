@@ -71,7 +71,7 @@ fn echo_once(server: &str, client: &str, ask: impl Fn(u16) -> SocketAddr) {
         client.send_to(&[number; 5], ask(port)).expect("sends");
     }
     let mut receive = ReceiveBatch::new(8, 512);
-    let mut send = SendBatch::new();
+    let mut send = SendBatch::new(512, 8);
     let mut got = 0;
     while got < 3 {
         match receive.receive(&socket) {

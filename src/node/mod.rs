@@ -9,6 +9,7 @@
 //! rules back until the old one is gone. An instance that is killed removes nothing.
 
 mod interface;
+pub mod metrics;
 mod netlink;
 mod notrack;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::{InterfaceKind, NodeConfig, OnExit};
-use crate::metrics::NodeMetrics;
+use metrics::NodeMetrics;
 
 /// How often the node is looked at. A flushed ruleset or a deleted interface costs DNS for no longer than that; a look
 /// costs a few system calls.
@@ -312,6 +313,7 @@ impl Node {
 
     /// Checks from time to time, for ever, and says in log and metrics what it finds.
     pub async fn watch(self: Arc<Self>, metrics: NodeMetrics) {
+        metrics.watched();
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The same trouble every ten seconds is one line in the log.
@@ -332,10 +334,10 @@ impl Node {
                     for object in &repaired {
                         match object {
                             Object::Interface(_) | Object::InterfaceUp(_) => {
-                                metrics.interface_repairs.inc();
+                                metrics.repaired("interface");
                             }
-                            Object::Address(..) => metrics.address_repairs.inc(),
-                            Object::Table => metrics.rules_repairs.inc(),
+                            Object::Address(..) => metrics.repaired("address"),
+                            Object::Table => metrics.repaired("rules"),
                         }
                         tracing::warn!(%object, "put back what somebody removed from the node");
                     }

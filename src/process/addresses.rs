@@ -1,4 +1,5 @@
-//! An address that is served: its sockets, and how they are handed to a successor without losing a client.
+//! The life of a listen address: bound → waiting for the predecessor → sole → draining. Each address has one owner, whose
+//! drop ends everything it started.
 //!
 //! Two instances may share an address (`handover`): the kernel spreads clients over the sockets of both. The one that
 //! ends has to see to it that nothing is left in a socket of its own when that closes:
@@ -8,22 +9,22 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use socket2::Socket;
-use tokio::sync::mpsc;
+use socket2::{SockRef, Socket};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::threads::{Command, Commands, Datagrams};
 use crate::config::Config;
-use crate::listener::tcp::accept;
+use crate::listener::tcp::Accepted;
 use crate::net::claim::Claim;
-use crate::net::open::UdpOptions;
-use crate::net::{open, steering};
-use crate::serving::worker::{Command, Datagrams};
+use crate::net::open::{self, UdpOptions};
+use crate::net::steering;
 
 /// How often a free port is looked for when `listen` says 0: TCP may have what UDP just got.
 const PORT_ATTEMPTS: usize = 20;
@@ -32,42 +33,58 @@ const PORT_ATTEMPTS: usize = 20;
 /// fraction of a millisecond. Without the pause a connection that completes late would be reset.
 const HANDSHAKES: Duration = Duration::from_millis(50);
 
-/// How often we look whether an earlier instance is gone.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often we look whether the predecessor is gone.
+const CLAIM_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Where a successor's TCP listener is among all: behind ours, which began to listen earlier.
-const SUCCESSOR: u32 = 1;
+/// Index of the successor's listener in the reuseport group: the second, since ours began to listen earlier.
+const SUCCESSOR_LISTENER: u32 = 1;
 
-/// An address that is served. Dropping it has connections accepted no longer, and leaves the UDP sockets to the workers.
-#[derive(Debug)]
-pub struct Listening {
-    /// As configured.
-    pub wanted: SocketAddr,
-    /// With the port that was taken.
-    pub address: SocketAddr,
-    /// None while an earlier instance serves it too.
-    claim: Arc<Mutex<Option<Claim>>>,
-    /// The listening TCP socket.
-    tcp: Socket,
-    accepting: JoinSet<io::Result<()>>,
-    stop: CancellationToken,
-    close: CancellationToken,
-    /// Whether there may be a successor.
-    handover: bool,
+/// EMFILE and its like pass when a connection ends; asking again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where an address is in its life, once it is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The predecessor serves it too.
+    Waiting,
+    /// It is ours alone.
+    Sole,
+    /// New clients go elsewhere; what is here is answered.
+    Draining,
 }
 
-/// Sockets that are bound and not served yet: a UDP socket for each worker, and one TCP listener.
+/// The stage as others may look at it while the owner's task moves it on.
 #[derive(Debug)]
-pub struct Bound {
+struct SharedStage(AtomicU8);
+
+impl SharedStage {
+    fn new(stage: Stage) -> Arc<Self> {
+        Arc::new(Self(AtomicU8::new(stage as u8)))
+    }
+
+    fn set(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    fn is(&self, stage: Stage) -> bool {
+        self.0.load(Ordering::Relaxed) == stage as u8
+    }
+}
+
+/// Sockets that are bound and not served yet: a UDP socket for each worker, and one TCP listener. Nothing that serving
+/// them takes can fail any more.
+#[derive(Debug)]
+pub struct BoundAddress {
     wanted: SocketAddr,
     address: SocketAddr,
+    /// None while the predecessor has it.
     claim: Option<Claim>,
     udp: Vec<Socket>,
-    tcp: Socket,
+    tcp: TcpListener,
     handover: bool,
 }
 
-impl Bound {
+impl BoundAddress {
     /// Binds an address, without taking clients' queries from anybody yet but those who share the port.
     ///
     /// # Errors
@@ -119,93 +136,179 @@ impl Bound {
             address,
             claim,
             udp,
-            tcp,
+            tcp: TcpListener::from_std(tcp.into())?,
             handover: config.handover,
         })
     }
 
-    /// The address, with the port that was taken.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Has the workers serve it.
-    ///
-    /// # Errors
-    /// If there are no file descriptors left.
-    pub fn serve(self, workers: &[mpsc::UnboundedSender<Command>]) -> io::Result<Listening> {
-        let (stop, close) = (CancellationToken::new(), CancellationToken::new());
-        let tcp = self.tcp.try_clone()?;
+    #[must_use]
+    pub fn serve(self, workers: &[Commands]) -> ListenAddress {
+        let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
         for (worker, socket) in workers.iter().zip(self.udp) {
             let stop = stop.clone();
             // A worker that ended has said so.
             let _ = worker.send(Command::Listen(Datagrams { socket, stop }));
         }
-        let (workers, turn) = (workers.to_vec(), AtomicUsize::new(0));
-        let hand_out = move |accepted| {
-            let turn = turn.fetch_add(1, Ordering::Relaxed);
-            let _ = workers[turn % workers.len()].send(Command::Connection(accepted));
+        if self.claim.is_none() {
+            tracing::info!(address = %self.address, "shared with an earlier instance");
+        }
+        let stage = SharedStage::new(match self.claim {
+            Some(_) => Stage::Sole,
+            None => Stage::Waiting,
+        });
+        let acceptor = Acceptor {
+            address: self.address,
+            listener: self.tcp,
+            claim: self.claim,
+            handover: self.handover,
+            stage: Arc::clone(&stage),
+            workers: workers.to_vec(),
+            turn: 0,
+            stop: stop.clone(),
         };
-        let mut accepting = JoinSet::new();
-        accepting.spawn(accept(self.tcp, stop.clone(), close.clone(), hand_out));
-        Ok(Listening {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(acceptor.run(drain.clone()));
+        ListenAddress {
             wanted: self.wanted,
             address: self.address,
-            claim: Arc::new(Mutex::new(self.claim)),
-            tcp,
-            accepting,
+            stage,
             stop,
-            close,
-            handover: self.handover,
-        })
+            drain,
+            tasks,
+        }
     }
 }
 
-impl Listening {
+/// An address that is served. Dropping it closes its sockets: new clients find nobody, queries in flight are answered.
+#[derive(Debug)]
+pub struct ListenAddress {
+    /// As configured.
+    pub wanted: SocketAddr,
+    /// With the port that was taken.
+    pub address: SocketAddr,
+    stage: Arc<SharedStage>,
+    /// Ends the workers' UDP sockets, and tells connections that no more queries are wanted.
+    stop: CancellationToken,
+    /// Has the acceptor turn new connections to a successor, accept those that are here, and end.
+    drain: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl ListenAddress {
     /// Whether an earlier instance serves the address too.
     #[must_use]
-    pub fn shared(&self) -> bool {
-        self.claim
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
-    }
-
-    /// Waits until no earlier instance serves the address, and makes it ours alone: an instance that ends leaves its
-    /// steering behind.
-    pub fn take_over(&self) -> impl Future<Output = ()> + Send + 'static {
-        let (claim, address) = (Arc::clone(&self.claim), self.address);
-        let listener = self.tcp.try_clone().ok();
-        async move {
-            let taken = loop {
-                match Claim::take(address) {
-                    Ok(taken) => break taken,
-                    Err(_) => sleep(LOOK).await,
-                }
-            };
-            if let Some(listener) = listener
-                && let Err(error) = steering::stop_steering(&listener)
-            {
-                tracing::warn!(%address, %error, "a successor may get TCP connections before it is ready");
-            }
-            *claim.lock().unwrap_or_else(PoisonError::into_inner) = Some(taken);
-            tracing::info!(%address, "the earlier instance is gone");
-        }
+    pub fn is_shared(&self) -> bool {
+        self.stage.is(Stage::Waiting)
     }
 
     /// Ends it: queries that came are answered, and a successor on the same address gets all others.
-    pub async fn end(mut self) {
+    pub async fn drain(mut self) {
         self.stop.cancel();
-        // While an earlier instance is there too, the order of the listeners is not known. Without a successor there is
-        // nobody to steer to, and the kernel does as before.
-        if self.handover && !self.shared() {
-            if let Err(error) = steering::steer(&self.tcp, SUCCESSOR) {
+        self.drain.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Drop for ListenAddress {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Accepts an address's connections and deals them out to the workers in turn. It owns the listening socket and the claim.
+///
+/// One listener for an address, whatever the number of workers: the kernel spreads connections over listeners without
+/// knowing who is busy, and listeners that close pass nothing on.
+struct Acceptor {
+    address: SocketAddr,
+    listener: TcpListener,
+    /// None while the predecessor has it.
+    claim: Option<Claim>,
+    handover: bool,
+    stage: Arc<SharedStage>,
+    workers: Vec<Commands>,
+    turn: usize,
+    stop: CancellationToken,
+}
+
+impl Acceptor {
+    async fn run(mut self, drain: CancellationToken) {
+        let mut next_claim = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => break,
+                () = self.accept_one() => {}
+                () = sleep_until(next_claim), if self.claim.is_none() => {
+                    self.try_to_take_over();
+                    next_claim = tokio::time::Instant::now() + CLAIM_INTERVAL;
+                }
+            }
+        }
+        // While the predecessor is there too, the order of the listeners is not known. Without a successor there is
+        // nobody to steer to, and the kernel chooses as before.
+        let may_steer = self.handover && self.stage.is(Stage::Sole);
+        self.stage.set(Stage::Draining);
+        if may_steer {
+            if let Err(error) = steering::steer(&self.listener, SUCCESSOR_LISTENER) {
                 tracing::debug!(%error, "new connections cannot be steered to a successor");
             }
-            sleep(HANDSHAKES).await;
+            let handshakes_over = tokio::time::Instant::now() + HANDSHAKES;
+            loop {
+                tokio::select! {
+                    () = sleep_until(handshakes_over) => break,
+                    () = self.accept_one() => {}
+                }
+            }
         }
-        self.close.cancel();
-        while self.accepting.join_next().await.is_some() {}
+        self.accept_what_waits();
+    }
+
+    async fn accept_one(&mut self) {
+        match self.listener.accept().await {
+            Ok((stream, peer)) => match stream.into_std() {
+                Ok(stream) => self.deal_out(stream, peer),
+                Err(error) => tracing::warn!(%error, "cannot serve a TCP connection"),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a TCP connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    /// Past the runtime, which may not have heard of the last connections yet: what stays in the queue would be reset.
+    fn accept_what_waits(&mut self) {
+        while let Ok((socket, peer)) = SockRef::from(&self.listener).accept() {
+            let ready = socket.set_nonblocking(true).is_ok();
+            if let (true, Some(peer)) = (ready, peer.as_socket()) {
+                self.deal_out(socket.into(), peer);
+            }
+        }
+    }
+
+    fn deal_out(&mut self, stream: std::net::TcpStream, peer: SocketAddr) {
+        self.turn = (self.turn + 1) % self.workers.len();
+        let accepted = Accepted {
+            stream,
+            peer,
+            stop: self.stop.clone(),
+        };
+        // A worker that ended has said so.
+        let _ = self.workers[self.turn].send(Command::Connection(accepted));
+    }
+
+    /// Makes the address ours alone if the predecessor is gone. An instance that ends leaves its steering behind.
+    fn try_to_take_over(&mut self) {
+        let Ok(claim) = Claim::take(self.address) else {
+            return;
+        };
+        if let Err(error) = steering::stop_steering(&self.listener) {
+            tracing::warn!(address = %self.address, %error, "a successor may get TCP connections before it is ready");
+        }
+        self.claim = Some(claim);
+        self.stage.set(Stage::Sole);
+        tracing::info!(address = %self.address, "the earlier instance is gone");
     }
 }

@@ -5,62 +5,50 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::addresses::{BoundAddress, ListenAddress};
+use super::admin::{Admin, AdminError, BoundAdmin, Instance};
+use super::metrics::Metrics;
+use super::readiness::Readiness;
+use super::reload_status::Reloads;
+use super::threads::{self, Command, Commands, Heartbeat, WorkerThread};
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::listener::tcp;
-use crate::metrics::Metrics;
+use crate::listener::slots::ConnectionSlots;
 use crate::net::open;
 use crate::node::{Node, NodeError, Successor};
-use crate::process::addresses::{Bound, Listening};
-use crate::process::admin::{self, Admin, Readiness};
-use crate::process::reload::Reloads;
 use crate::serving::setup::{Setup, SetupError};
-use crate::serving::worker::{self, Command, Heartbeat, Shared};
-use crate::upstream::probe::{self, LoopNames};
+use crate::serving::worker::Shared;
+use crate::upstream::Upstreams;
+use crate::upstream::loops::LoopNames;
+use crate::upstream::probe;
+use crate::upstream::server::Server;
 
 /// A worker that does not take a new setup within this is stuck; `/health` tells of it.
-const TAKING: Duration = Duration::from_secs(5);
+const SETUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listen address cannot be had.
-    #[error("listen {address}: {source}; {}", remedy(source))]
+    #[error("listen {address}: {source}; {}", open::remedy(source))]
     Listen {
         /// The address.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
-    /// The admin or metrics address cannot be had.
-    #[error("{key} {address}: {source}; {}", remedy(source))]
-    Admin {
-        /// `admin` or `metrics.listen`.
-        key: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// The admin socket cannot be made.
-    #[error("socket {}: {source}; its directory must be writable, and no other instance may use it", path.display())]
-    Socket {
-        /// The path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// The admin interface cannot be had.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The node cannot be set up.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -72,22 +60,6 @@ pub enum StartError {
     Thread(#[source] io::Error),
 }
 
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another program listens there (see `ss -lunp` and `ss -ltnp`): stop it or choose another address; an instance \
-             of nodens may share it if both have handover: true"
-        }
-        io::ErrorKind::AddrNotAvailable => {
-            "this host has no such address: add it to an interface or choose another"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE: grant it or choose a port above"
-        }
-        _ => "choose an address of this host",
-    }
-}
-
 /// All reasons why nothing was started, or changed.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
@@ -97,26 +69,22 @@ pub struct StartErrors(pub Vec<StartError>);
 pub struct App {
     /// Address of the admin interface.
     pub admin: Option<SocketAddr>,
-    /// What all parts share.
+    /// What workers share.
     pub shared: Arc<Shared>,
+    /// All families.
+    pub metrics: Arc<Metrics>,
     /// What became of changes of the configuration.
     pub reloads: Arc<Reloads>,
-    listening: Vec<Listening>,
+    addresses: Vec<ListenAddress>,
     /// The addresses served, for /status.
-    listen: Arc<ArcSwap<Vec<SocketAddr>>>,
+    shown_addresses: Arc<ArcSwap<Vec<SocketAddr>>>,
     readiness: Arc<Readiness>,
     stop: CancellationToken,
-    workers: Vec<Thread>,
-    setups: watch::Sender<Arc<Setup>>,
+    workers: Vec<WorkerThread>,
+    upstreams: watch::Sender<Arc<Upstreams>>,
     node: Option<Arc<Node>>,
     _admin: Admin,
     tasks: JoinSet<()>,
-}
-
-/// A worker's thread.
-struct Thread {
-    commands: mpsc::UnboundedSender<Command>,
-    handle: JoinHandle<io::Result<()>>,
 }
 
 impl App {
@@ -124,83 +92,83 @@ impl App {
     ///
     /// # Errors
     /// All reasons at once; nothing is left running.
-    #[expect(
-        clippy::unused_async,
-        reason = "it spawns, so it must be called on a runtime"
-    )]
     pub async fn start(config: Config) -> Result<Self, StartErrors> {
         let node = config.node.as_ref().map(Node::ensure_interface);
         let node = node
             .transpose()
             .map_err(|error| StartErrors(vec![error.into()]))?;
         let node = node.map(Arc::new);
-        let started = Self::start_on(node.clone(), config);
+        let started = Self::start_on(node.clone(), config).await;
         if let (Err(_), Some(node)) = (&started, node) {
             node.give_up();
         }
         started
     }
 
-    fn start_on(node: Option<Arc<Node>>, config: Config) -> Result<Self, StartErrors> {
-        let mut errors = Vec::new();
-        let admin = admin::Bound::bind(&config, &mut errors);
-        let metrics = Metrics::new();
+    async fn start_on(node: Option<Arc<Node>>, config: Config) -> Result<Self, StartErrors> {
+        let mut admin_errors = Vec::new();
+        let admin = BoundAdmin::bind(&config, &mut admin_errors);
+        let errors = admin_errors.into_iter().map(StartError::from).collect();
+        let metrics = Arc::new(Metrics::new());
         let cache = Cache::new(&config.cache);
         let (setup, bound) = prepare(config, None, None, &metrics, errors)?;
         let shared = Arc::new(Shared {
             current: ArcSwap::new(Arc::clone(&setup)),
             cache,
-            metrics,
-            tcp_clients: tcp::Clients::default(),
+            metrics: metrics.serving.clone(),
             hasher: ahash::RandomState::new(),
             loops: Arc::new(LoopNames::default()),
         });
-        let workers = setup.config.workers.get();
+        let slots = Arc::new(ConnectionSlots::new(metrics.connections.clone()));
         let stop = CancellationToken::new();
-        let heartbeats: Vec<_> = (0..workers).map(|_| Arc::new(Heartbeat::new())).collect();
-        let threads = start_workers(&shared, &heartbeats, &stop)
+        let heartbeats: Vec<_> = (0..setup.config.workers.get())
+            .map(|_| Arc::new(Heartbeat::new()))
+            .collect();
+        let workers = threads::start(&shared, &slots, &heartbeats, &stop)
             .map_err(|error| StartErrors(vec![StartError::Thread(error)]))?;
-        let listening = serve(bound, &threads)?;
+        let addresses = serve(bound, &workers);
 
         let mut tasks = JoinSet::new();
         if let Some(node) = &node {
-            node.ensure_notrack(&addresses(&listening))
+            ensure_notrack(node, served(&addresses))
+                .await
                 .map_err(|error| {
                     stop.cancel();
                     StartErrors(vec![error.into()])
                 })?;
-            tasks.spawn(Arc::clone(node).watch(shared.metrics.node()));
+            tasks.spawn(Arc::clone(node).watch(metrics.node.clone()));
         }
 
         let readiness = Arc::new(Readiness::new());
         let admin_address = admin.address();
-        let reloads = Arc::new(Reloads::default());
-        reloads.taken(&shared.metrics, Vec::new());
-        let listen = Arc::new(ArcSwap::from_pointee(addresses(&listening)));
-        let state = admin::State::new(
-            &shared,
+        let reloads = Arc::new(Reloads::new(&metrics));
+        reloads.taken(Vec::new());
+        let shown_addresses = Arc::new(ArcSwap::from_pointee(served(&addresses)));
+        let admin = admin.serve(Instance {
+            shared: Arc::clone(&shared),
+            metrics: Arc::clone(&metrics),
             heartbeats,
-            Arc::clone(&readiness),
-            Arc::clone(&listen),
-            Arc::clone(&reloads),
-            admin_address,
-        );
-        let admin = admin.serve(state);
+            readiness: Arc::clone(&readiness),
+            listen: Arc::clone(&shown_addresses),
+            reloads: Arc::clone(&reloads),
+            admin: admin_address,
+            started: Instant::now(),
+        });
         let ready = Arc::clone(&readiness);
-        let (setups, receiver) = watch::channel(setup);
+        let (upstreams, receiver) = watch::channel(Arc::clone(&setup.upstreams));
         let loops = Arc::clone(&shared.loops);
         tasks.spawn(probe::run(receiver, loops, move || ready.set_ready()));
-        take_over(&listening, &mut tasks);
         Ok(Self {
             admin: admin_address,
             shared,
+            metrics,
             reloads,
-            listening,
-            listen,
+            addresses,
+            shown_addresses,
             readiness,
             stop,
-            workers: threads,
-            setups,
+            workers,
+            upstreams,
             node,
             _admin: admin,
             tasks,
@@ -210,7 +178,7 @@ impl App {
     /// Addresses served, with the ports that were taken.
     #[must_use]
     pub fn listen(&self) -> Vec<SocketAddr> {
-        addresses(&self.listening)
+        served(&self.addresses)
     }
 
     /// Puts another configuration in force without losing a query: upstreams and routes change, as do addresses, limits
@@ -223,28 +191,26 @@ impl App {
         let old = self.shared.current.load_full();
         let fixed = config.keep_fixed(&old.config);
         let (added, kept) = self.compare(&config.listen);
-        let metrics = &self.shared.metrics;
-        let (setup, bound) = prepare(config, Some(&old), Some(&added), metrics, Vec::new())?;
-        let new = serve(bound, &self.workers)?;
+        let (setup, bound) = prepare(config, Some(&old), Some(&added), &self.metrics, Vec::new())?;
 
-        // From here on nothing can fail. What is late asks `current` whether it still counts, so that comes first.
+        // From here on nothing can fail. Results that arrive late are compared with `current`, so that comes first.
         self.shared.current.store(Arc::clone(&setup));
-        self.setups.send_replace(Arc::clone(&setup));
+        self.upstreams.send_replace(Arc::clone(&setup.upstreams));
         self.have_all_work_under(&setup).await;
         self.forget_what_changed(&setup, &old).await;
-        take_over(&new, &mut self.tasks);
-        let all = std::mem::take(&mut self.listening);
-        for (listening, keep) in all.into_iter().zip(kept) {
+        let new = serve(bound, &self.workers);
+        let all = std::mem::take(&mut self.addresses);
+        for (address, keep) in all.into_iter().zip(kept) {
             if keep {
-                self.listening.push(listening);
+                self.addresses.push(address);
             } else {
-                self.tasks.spawn(listening.end());
+                self.tasks.spawn(address.drain());
             }
         }
-        self.listening.extend(new);
-        self.listen.store(Arc::new(self.listen()));
+        self.addresses.extend(new);
+        self.shown_addresses.store(Arc::new(self.listen()));
         if let Some(node) = &self.node
-            && let Err(error) = node.ensure_notrack(&self.listen())
+            && let Err(error) = ensure_notrack(node, self.listen()).await
         {
             tracing::error!(%error, "the node's rules are for the addresses listened on before");
         }
@@ -253,13 +219,12 @@ impl App {
 
     /// The wanted addresses that are not served yet, and which of those served are still wanted.
     fn compare(&self, wanted: &[SocketAddr]) -> (Vec<SocketAddr>, Vec<bool>) {
-        let mut kept = vec![false; self.listening.len()];
+        let mut kept = vec![false; self.addresses.len()];
         let mut added = Vec::new();
         for &address in wanted {
-            let there =
-                |(at, listening): &(usize, &Listening)| !kept[*at] && listening.wanted == address;
-            let found = self.listening.iter().enumerate().find(there);
-            match found.map(|(at, _)| at) {
+            let mut served = self.addresses.iter().zip(&kept);
+            let found = served.position(|(served, kept)| !kept && served.wanted == address);
+            match found {
                 Some(at) => kept[at] = true,
                 None => added.push(address),
             }
@@ -275,7 +240,7 @@ impl App {
             taken.push(is_done);
         }
         for is_done in taken {
-            if timeout(TAKING, is_done).await.is_err() {
+            if timeout(SETUP_PATIENCE, is_done).await.is_err() {
                 tracing::error!("a worker does not take the new configuration; /health will tell");
             }
         }
@@ -302,13 +267,13 @@ impl App {
                 tracing::error!("the cache may hold answers of routes that changed");
             }
         }
-        let there = |gone: &crate::upstream::server::Server| {
+        let there = |gone: &Server| {
             let mut servers = setup.upstreams.servers.iter();
             servers.any(|server| server.group == gone.group && server.label == gone.label)
         };
         for server in &old.upstreams.servers {
             if !there(server) {
-                self.shared.metrics.forget(&server.group, &server.label);
+                self.metrics.upstream.forget(&server.group, &server.label);
             }
         }
     }
@@ -318,8 +283,8 @@ impl App {
         self.readiness.shut_down();
         self.stop.cancel();
         let listen = self.listen();
-        let mut ends: JoinSet<()> = self.listening.drain(..).map(Listening::end).collect();
-        while ends.join_next().await.is_some() {}
+        let mut drains: JoinSet<()> = self.addresses.drain(..).map(ListenAddress::drain).collect();
+        while drains.join_next().await.is_some() {}
         // With the last of those who can give it commands a worker ends.
         let workers: Vec<_> = std::mem::take(&mut self.workers)
             .into_iter()
@@ -361,8 +326,17 @@ fn successor(listen: &[SocketAddr]) -> Successor {
     }
 }
 
-fn addresses(listening: &[Listening]) -> Vec<SocketAddr> {
-    listening.iter().map(|one| one.address).collect()
+fn served(addresses: &[ListenAddress]) -> Vec<SocketAddr> {
+    addresses.iter().map(|one| one.address).collect()
+}
+
+/// Has the rules of the node made for these addresses. The kernel may hold its lock on the network's configuration for
+/// long, so that is done beside the runtime.
+async fn ensure_notrack(node: &Arc<Node>, listen: Vec<SocketAddr>) -> Result<(), NodeError> {
+    let node = Arc::clone(node);
+    let ensured = tokio::task::spawn_blocking(move || node.ensure_notrack(&listen)).await;
+    // A panic there is a panic here.
+    ensured.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// What a configuration needs before it can be put in force: its setup, and sockets for `listen` (by default all of the
@@ -373,10 +347,10 @@ fn prepare(
     listen: Option<&[SocketAddr]>,
     metrics: &Metrics,
     mut errors: Vec<StartError>,
-) -> Result<(Arc<Setup>, Vec<Bound>), StartErrors> {
+) -> Result<(Arc<Setup>, Vec<BoundAddress>), StartErrors> {
     let addresses = listen.unwrap_or(&config.listen).to_vec();
     let (handover, binding) = (config.handover, config.clone());
-    let setup = match Setup::new(config, previous, metrics, Instant::now()) {
+    let setup = match Setup::new(config, previous, &metrics.upstream, Instant::now()) {
         Ok(setup) => Some(Arc::new(setup)),
         Err(more) => {
             errors.extend(more.into_iter().map(StartError::from));
@@ -387,7 +361,7 @@ fn prepare(
     // Who shares the port must not lose clients to somebody who will not start; else all mistakes are told at once.
     if errors.is_empty() || !handover {
         for address in addresses {
-            match Bound::bind(&binding, address) {
+            match BoundAddress::bind(&binding, address) {
                 Ok(one) => bound.push(one),
                 Err(source) => errors.push(StartError::Listen { address, source }),
             }
@@ -400,41 +374,10 @@ fn prepare(
 }
 
 /// Has the workers serve what is bound.
-fn serve(bound: Vec<Bound>, workers: &[Thread]) -> Result<Vec<Listening>, StartErrors> {
-    let commands: Vec<_> = workers
+fn serve(bound: Vec<BoundAddress>, workers: &[WorkerThread]) -> Vec<ListenAddress> {
+    let commands: Vec<Commands> = workers
         .iter()
         .map(|worker| worker.commands.clone())
         .collect();
-    let one = |bound: Bound| {
-        let address = bound.address();
-        let error = |source| StartErrors(vec![StartError::Listen { address, source }]);
-        bound.serve(&commands).map_err(error)
-    };
-    bound.into_iter().map(one).collect()
-}
-
-/// Waits for earlier instances to go, where there are any.
-fn take_over(listening: &[Listening], tasks: &mut JoinSet<()>) {
-    for one in listening.iter().filter(|one| one.shared()) {
-        tracing::info!(address = %one.address, "shared with an earlier instance");
-        tasks.spawn(one.take_over());
-    }
-}
-
-fn start_workers(
-    shared: &Arc<Shared>,
-    heartbeats: &[Arc<Heartbeat>],
-    stop: &CancellationToken,
-) -> io::Result<Vec<Thread>> {
-    let mut threads = Vec::new();
-    for (index, heartbeat) in heartbeats.iter().enumerate() {
-        let (shared, heartbeat, stop) = (Arc::clone(shared), Arc::clone(heartbeat), stop.clone());
-        let (commands, receiver) = mpsc::unbounded_channel();
-        let run = move || worker::run(shared, receiver, heartbeat, stop);
-        let handle = std::thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(run)?;
-        threads.push(Thread { commands, handle });
-    }
-    Ok(threads)
+    bound.into_iter().map(|one| one.serve(&commands)).collect()
 }

@@ -3,4 +3,8 @@
 pub mod addresses;
 pub mod admin;
 pub mod app;
+pub mod metrics;
+pub mod readiness;
 pub mod reload;
+pub mod reload_status;
+pub mod threads;

@@ -9,69 +9,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::app::App;
 use crate::config::{Config, Flags, load};
-use crate::metrics::Metrics;
-use crate::process::app::App;
 
 /// How often the files are read.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What became of the last change, for /status.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct ReloadStatus {
-    /// Configurations put in force since the start, the first included.
-    pub taken: u64,
-    /// Every mistake in the files as they are now; none if they are in force.
-    pub mistakes: Vec<String>,
-    /// Keys that were changed and take a restart.
-    pub restart_needed: Vec<&'static str>,
-}
-
-/// What became of changes so far.
-#[derive(Debug, Default)]
-pub struct Reloads(Mutex<ReloadStatus>);
-
-impl Reloads {
-    /// As of now.
-    #[must_use]
-    pub fn status(&self) -> ReloadStatus {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ReloadStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A configuration is in force, but for these keys.
-    pub fn taken(&self, metrics: &Metrics, restart_needed: Vec<&'static str>) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seconds = now.map_or(0, |now| now.as_secs());
-        let (timestamp, waiting) = (i64::try_from(seconds), i64::try_from(restart_needed.len()));
-        metrics.reload_timestamp.set(timestamp.unwrap_or(i64::MAX));
-        metrics.restart_needed.set(waiting.unwrap_or(i64::MAX));
-        metrics.reload_success.set(1);
-        let mut status = self.lock();
-        status.taken += 1;
-        status.mistakes.clear();
-        status.restart_needed = restart_needed;
-    }
-
-    /// The files hold mistakes; what was in force stays.
-    fn refused(&self, metrics: &Metrics, mistakes: Vec<String>) {
-        for mistake in &mistakes {
-            tracing::error!("the changed configuration is not used: {mistake}");
-        }
-        metrics.reload_success.set(0);
-        self.lock().mistakes = mistakes;
-    }
-}
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Each file and what it held; none if it could not be read.
 type Contents = BTreeMap<PathBuf, Option<Vec<u8>>>;
@@ -116,11 +63,11 @@ pub async fn run(app: &mut App, flags: &Flags, asked: &Notify) {
     let file = flags.config_file.as_deref();
     let mut changes = Changes::default();
     changes.take(read(file, &app.shared.current.load().config));
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval(READ_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let at_once = tokio::select! {
-            _ = looks.tick() => false,
+            _ = ticks.tick() => false,
             () = asked.notified() => true,
         };
         let contents = read(file, &app.shared.current.load().config);
@@ -138,7 +85,7 @@ pub async fn reload(app: &mut App, flags: &Flags) {
         Ok(loaded) => loaded,
         Err(errors) => {
             let mistakes = errors.iter().map(ToString::to_string).collect();
-            return app.reloads.refused(&app.shared.metrics, mistakes);
+            return app.reloads.refused(mistakes);
         }
     };
     for warning in &loaded.warnings {
@@ -160,11 +107,11 @@ pub async fn reload(app: &mut App, flags: &Flags) {
                 groups = config.groups.len(),
                 "the changed configuration is in force"
             );
-            app.reloads.taken(&app.shared.metrics, fixed);
+            app.reloads.taken(fixed);
         }
         Err(errors) => {
             let mistakes = errors.0.iter().map(ToString::to_string).collect();
-            app.reloads.refused(&app.shared.metrics, mistakes);
+            app.reloads.refused(mistakes);
         }
     }
 }

@@ -1,24 +1,36 @@
-//! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, `fly` asks the upstreams
-//! for the rest. What both need in small is in [`crate::serving::replies`] and [`crate::serving::flights`].
+//! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, `forward` joins or starts a
+//! flight, `fly` asks the upstreams, `land` keeps what came and answers all that wait.
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
 
-use crate::cache::Entry;
-use crate::listener::ReplyTo;
+use super::client::{Client, Served};
+use super::flights::{Flight, Purpose};
+use super::metrics::StaleReason;
+use super::waiting::{Content, ReplyTo, Waiter};
+use super::worker::Worker;
+use crate::cache::{Bounds, Entry};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
 use crate::message::reply::Asked;
+use crate::message::response::Response;
 use crate::message::wire::{rcode, rr};
-use crate::metrics::{Cap, StaleReason};
-use crate::serving::flights::{Flight, Leader, Waiter};
-use crate::serving::replies::{Client, Served};
-use crate::serving::worker::Worker;
-use crate::transport::Asking;
-use crate::upstream::ask::ask;
+use crate::transport::SharedQuestion;
+use crate::upstream::ask::{Failed, ask};
 
-/// Why the upstreams are not asked: the reason for serving an expired answer, or else a response code and its reason.
-type Obstacle = (StaleReason, u16, ExtendedError);
+/// A query that the cache could not answer.
+struct Miss<'a> {
+    query: &'a Query<'a>,
+    asked: Asked<'a>,
+    client: Client,
+    key: &'a [u8],
+    route: u16,
+    /// An expired answer to fall back on.
+    stale: Option<Entry>,
+}
 
 impl Worker {
     /// Serves one message of a client, appending the reply to `out` if it can be given at once.
@@ -49,132 +61,153 @@ impl Worker {
         if let Some(entry) = &stored
             && let Some(age) = entry.age_if_fresh(client.received)
         {
-            self.hit(entry, age, &asked, client, out);
-            self.prefetch_if_due(key, entry, age);
+            self.replies.hit(entry, age, &asked, client, out);
+            self.prefetch_if_due(key, entry, age, client.received);
             return Served::Hit;
         }
 
         let question = Question::of(key);
-        if self
-            .setup
-            .local
-            .owns(question.name, query.qtype, query.qclass)
-        {
-            self.answer_locally(message, Waiter::new(self, &query, client, reply_to()));
+        if self.setup.local.owns(question.name, query.qclass) {
+            self.answer_locally(message, self.waiter(&query, client, reply_to()));
             return Served::Later;
         }
         if query.qclass != rr::IN || matches!(query.qtype, rr::AXFR | rr::IXFR) {
-            return self.refuse(&query, None, client, out);
+            return self.refuse(&asked, None, client, out);
         }
-        if self.shared.loops.seen(question.name) {
-            return self.refuse(&query, None, client, out);
+        if self.shared.loops.is_ours(question.name) {
+            return self.refuse(&asked, None, client, out);
         }
         let Some(route) = self.setup.routes.find(question.name) else {
             let error = ExtendedError::new(ede::NOT_AUTHORITATIVE, "no route holds this name");
-            return self.refuse(&query, Some(error), client, out);
+            return self.refuse(&asked, Some(error), client, out);
         };
         if query.cacheable() {
             self.metrics.miss();
         }
         let stale = stored.filter(|entry| self.may_serve_stale(entry, client.received));
-        self.forward(key, route, stale, &query, client, out, reply_to)
+        let miss = Miss {
+            query: &query,
+            asked,
+            client,
+            key,
+            route,
+            stale,
+        };
+        self.forward(miss, out, reply_to)
     }
 
     /// Has the upstreams asked, unless it is known that this cannot help now.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "all that is known of one query, passed on once"
-    )]
     fn forward(
         self: &Rc<Self>,
-        key: &[u8],
-        route: u16,
-        stale: Option<Entry>,
-        query: &Query<'_>,
-        client: Client,
+        miss: Miss<'_>,
         out: &mut Vec<u8>,
         reply_to: impl FnOnce() -> ReplyTo,
     ) -> Served {
-        let asked = Asked::new(query, client.protocol);
-        let in_flight = self.flights.borrow().get(key).cloned();
-        if let Some(entry) = &stale
+        let (key, route, client) = (miss.key, miss.route, miss.client);
+        let in_flight = self.flights.find(key);
+        if let Some(entry) = &miss.stale
             && self.suspects(route)
         {
             // The refresh goes on, so that the first server to come back is noticed (RFC 8767 §5).
-            if in_flight.is_none() && self.has_room(route) {
-                self.start(key, route, stale.clone());
+            if in_flight.is_none()
+                && self
+                    .upstream_obstacle(key, route, client.received)
+                    .is_none()
+            {
+                self.start(key, route, miss.stale.clone(), Purpose::Client);
             }
-            return self.serve_stale(entry, &asked, client, StaleReason::UpstreamsDown, out);
+            self.replies
+                .stale(entry, &miss.asked, client, StaleReason::UpstreamsDown, out);
+            return Served::Replied;
         }
-        if !self.client_has_room(client) {
-            self.metrics.rejected(Cap::Client);
-            let text = "too many queries of this client are in flight";
-            let error = ExtendedError::new(ede::OTHER, text);
-            let obstacle = (StaleReason::Overload, rcode::SERVFAIL, error);
-            return self.say_why(obstacle, stale.as_ref(), &asked, route, client, out);
+        let obstacle = self.client_obstacle(client).or_else(|| match &in_flight {
+            Some(_) => None,
+            None => self.upstream_obstacle(key, route, client.received),
+        });
+        if let Some(obstacle) = obstacle {
+            if let Some(entry) = &miss.stale {
+                self.replies
+                    .stale(entry, &miss.asked, client, obstacle.stale_reason, out);
+                return Served::Replied;
+            }
+            let (code, error) = (obstacle.code, &obstacle.error);
+            self.replies
+                .failure(&miss.asked, code, error, Some(route), client, out);
+            return Served::Replied;
         }
-        if let Some(flight) = in_flight {
-            self.metrics.coalesced();
-            return match stale {
-                Some(entry) if flight.overdue() => {
-                    self.serve_stale(&entry, &asked, client, StaleReason::Slow, out)
-                }
-                _ => self.wait(&flight, query, client, reply_to),
-            };
-        }
-        if let Some(obstacle) = self.obstacle(key, route, client) {
-            return self.say_why(obstacle, stale.as_ref(), &asked, route, client, out);
-        }
-        let flight = self.start(key, route, stale);
-        self.wait(&flight, query, client, reply_to)
+        let flight = match (in_flight, &miss.stale) {
+            (Some(flight), Some(entry)) if flight.is_overdue() => {
+                self.metrics.coalesced();
+                self.replies
+                    .stale(entry, &miss.asked, client, StaleReason::Slow, out);
+                return Served::Replied;
+            }
+            (Some(flight), _) => {
+                self.metrics.coalesced();
+                flight
+            }
+            (None, _) => self.start(key, route, miss.stale, Purpose::Client),
+        };
+        flight.join(self.waiter(miss.query, client, reply_to()));
+        Served::Later
     }
 
-    /// Why the upstreams are not to be asked now, if so, and the code a client gets for it.
-    fn obstacle(&self, key: &[u8], route: u16, client: Client) -> Option<Obstacle> {
-        if Question::of(key).cacheable()
-            && let Some(failure) = self.shared.cache.failure(key, client.received)
+    /// Fetches a popular answer anew shortly before it expires, so that no client waits for it.
+    #[inline]
+    fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Entry, age: u32, now: Instant) {
+        if entry.prefetch_due(age, &self.setup.config.cache) {
+            self.prefetch(key, entry, now);
+        }
+    }
+
+    /// A turn that is missed, because too much is being fetched, comes again with the next hit.
+    #[cold]
+    fn prefetch(self: &Rc<Self>, key: &[u8], entry: &Entry, now: Instant) {
+        // Not the entry's own: that may be of a setup this worker has not heard of.
+        let Some(route) = self.setup.routes.find(Question::of(key).name) else {
+            return;
+        };
+        if self.flights.may_prefetch()
+            && self.flights.find(key).is_none()
+            && self.upstream_obstacle(key, route, now).is_none()
+            && entry.start_prefetch()
         {
-            let error = ExtendedError::new(ede::CACHED_ERROR, &failure.error.text);
-            return Some((StaleReason::Failed, failure.code, error));
+            self.metrics.prefetches.inc();
+            // Should it expire before the new one is there, it is what those who then wait fall back on.
+            self.start(key, route, Some(entry.clone()), Purpose::Prefetch);
         }
-        if !self.has_room(route) {
-            self.metrics.rejected(Cap::Group);
-            let error = ExtendedError::new(ede::OTHER, &self.overload_text(route));
-            return Some((StaleReason::Overload, rcode::SERVFAIL, error));
-        }
-        None
     }
 
-    /// The upstreams are not asked: an expired answer, or the reason.
-    fn say_why(
-        &self,
-        (reason, code, error): Obstacle,
-        stale: Option<&Entry>,
-        asked: &Asked<'_>,
-        route: u16,
-        client: Client,
-        out: &mut Vec<u8>,
-    ) -> Served {
-        if let Some(entry) = stale {
-            return self.serve_stale(entry, asked, client, reason, out);
-        }
-        self.fail(asked, code, &error, Some(route), client, out);
-        Served::Replied
+    fn waiter(&self, query: &Query<'_>, client: Client, reply_to: ReplyTo) -> Waiter {
+        Waiter::new(&self.replies, &self.clients, query, client, reply_to)
     }
 
-    /// Starts asking the upstreams; whoever waits is answered by [`fly`].
-    pub(crate) fn start(
+    /// Has `records:` or CHAOS answered by hickory-server.
+    fn answer_locally(&self, message: &[u8], waiter: Waiter) {
+        let (message, setup) = (message.to_vec(), Arc::clone(&self.setup));
+        tokio::task::spawn_local(async move {
+            let response = Response::read(&setup.local.answer(&message).await);
+            let content = match response {
+                Ok(response) => Content::Local(Entry::local(&response, waiter.client().received)),
+                Err(error) => {
+                    let error = ExtendedError::new(ede::OTHER, &error.to_string());
+                    Content::Failure(rcode::SERVFAIL, Rc::new(error))
+                }
+            };
+            waiter.reply(content, None);
+        });
+    }
+
+    /// Starts asking the upstreams; whoever waits is answered when the flight lands.
+    fn start(
         self: &Rc<Self>,
         key: &[u8],
         route: u16,
         stale: Option<Entry>,
+        purpose: Purpose,
     ) -> Rc<Flight> {
-        let flight = Rc::new(Flight::new(stale));
-        let key: Rc<[u8]> = key.into();
-        self.flights
-            .borrow_mut()
-            .insert(Rc::clone(&key), Rc::clone(&flight));
-        let leader = Leader::new(self, Rc::clone(&flight), key, route);
+        let flight = Rc::new(Flight::new(stale, purpose));
+        let leader = Leader::new(self, Rc::clone(&flight), key.into(), route);
         // In a box: the runtime moves a task's future seven times from here to its end, and this one has 2 KiB.
         tokio::task::spawn_local(Box::pin(fly(leader)));
         flight
@@ -183,24 +216,121 @@ impl Worker {
 
 /// Asks the upstreams one question and answers all that wait for it.
 async fn fly(leader: Leader) {
-    let worker = Rc::clone(leader.worker());
+    let worker = Rc::clone(&leader.worker);
     let setup = &worker.setup;
-    let route = setup.routes.get(leader.route());
-    let asking = Rc::new(Asking::new(leader.key(), &worker.shared.hasher));
+    let route = setup.routes.get(leader.route);
+    let question = Rc::new(SharedQuestion::new(&leader.key, &worker.shared.hasher));
 
     // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
-    let mut answer = pin!(ask(&worker.links, &setup.upstreams, &route.tiers, &asking));
-    let result = if leader.has_stale() {
+    let mut answer = pin!(ask(
+        &worker.links,
+        &setup.upstreams,
+        &route.tiers,
+        &question
+    ));
+    let result = if leader.flight.stale().is_some() {
         // RFC 8767 §5: the client response timer.
         tokio::select! {
             result = &mut answer => result,
             () = tokio::time::sleep(setup.config.cache.stale_after) => {
-                leader.serve_stale(StaleReason::Slow);
+                leader.flight.serve_stale(StaleReason::Slow, leader.route);
                 answer.await
             }
         }
     } else {
         answer.await
     };
-    leader.land(result, route.bounds);
+    land(leader, result, route.bounds);
+}
+
+/// The upstreams answered, or did not: keeps the outcome and answers all that wait.
+fn land(leader: Leader, result: Result<Response, Failed>, bounds: Bounds) {
+    let (worker, key) = (Rc::clone(&leader.worker), Rc::clone(&leader.key));
+    let cache = &worker.shared.cache;
+    let now = Instant::now();
+    let keep = Question::of(&key).cacheable() && leader.still_counts();
+    match result {
+        Ok(response) => {
+            let entry = Entry::new(&key, &response, now, leader.route, bounds);
+            if keep {
+                cache.insert(&key, &entry);
+            }
+            leader.land(|_| Content::Answer(entry.clone()));
+        }
+        Err(Failed { code, error }) => {
+            if keep {
+                let config = &worker.setup.config.cache;
+                let pauses = (config.failure_min, config.failure_max);
+                cache.remember_failure(&key, code, &error, pauses, now);
+            }
+            let error = Rc::new(error);
+            leader.land(|stale| match stale {
+                Some(entry) => Content::Stale(entry.clone(), StaleReason::Failed),
+                None => Content::Failure(code, Rc::clone(&error)),
+            });
+        }
+    }
+}
+
+/// Whoever asks the upstreams for a flight. Everybody who waits is answered exactly once: dropped before it landed (a bug,
+/// or the end of the process), it lets the waiters know.
+struct Leader {
+    worker: Rc<Worker>,
+    flight: Rc<Flight>,
+    key: Rc<[u8]>,
+    route: u16,
+    landed: Cell<bool>,
+}
+
+impl Leader {
+    /// Leads `flight`, and lists it under `key`.
+    fn new(worker: &Rc<Worker>, flight: Rc<Flight>, key: Rc<[u8]>, route: u16) -> Self {
+        worker.flights.add(&key, &flight);
+        worker.metrics.in_flight.inc();
+        worker.first_group(route).entered();
+        Self {
+            worker: Rc::clone(worker),
+            flight,
+            key,
+            route,
+            landed: Cell::new(false),
+        }
+    }
+
+    /// Ends the flight: each that waits gets what `content` makes of the expired answer, if there is one.
+    fn land(self, content: impl Fn(Option<&Entry>) -> Content) {
+        for waiter in self.depart() {
+            let content = content(self.flight.stale());
+            waiter.reply(content, Some(self.route));
+        }
+    }
+
+    /// Whether what came may be cached: the setup in force would find it by the same route. The cache holds answers of
+    /// the setup in force only, and a reload may have changed it since the flight began.
+    fn still_counts(&self) -> bool {
+        let (current, setup) = (self.worker.shared.current.load(), &self.worker.setup);
+        let name = Question::of(&self.key).name;
+        Arc::ptr_eq(&current, setup) || current.keeps(name, self.route, setup)
+    }
+
+    fn depart(&self) -> Vec<Waiter> {
+        self.landed.set(true);
+        self.worker.metrics.in_flight.dec();
+        self.worker.first_group(self.route).left();
+        self.worker.flights.remove(&self.key);
+        self.flight.take_waiters()
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if self.landed.get() {
+            return;
+        }
+        let error = Rc::new(ExtendedError::new(ede::OTHER, "the query was given up"));
+        for waiter in self.depart() {
+            let content = Content::Failure(rcode::SERVFAIL, Rc::clone(&error));
+            waiter.reply(content, Some(self.route));
+        }
+    }
 }

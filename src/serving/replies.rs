@@ -1,51 +1,49 @@
-//! What a worker says to one client at once: hits, errors, expired answers; counted, and logged if replies are logged.
+//! What a worker says to one client: hits, errors, expired answers; counted, and logged if replies are logged.
 //!
-//! Owns no state. The bytes are [`crate::message::reply`]'s, the order of the steps is [`crate::serving::query_path`]'s.
+//! Owns no state. The bytes are [`crate::message::reply`]'s, the order of the steps is [`super::query_path`]'s.
 
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use crate::cache::Entry;
+use super::client::Client;
+use super::metrics::{StaleReason, WorkerMetrics};
+use super::setup::Setup;
+use crate::cache::{Entry, seconds};
 use crate::config::QueryLog;
 use crate::message::ede::{self, ExtendedError};
-use crate::message::query::{Query, Reject};
-use crate::message::reply::{self, Asked, Extras, Protocol, Ttls};
-use crate::message::wire::rcode;
-use crate::metrics::{Dropped, StaleReason, rcode_label, type_label};
-use crate::serving::worker::Worker;
+use crate::message::labels::{presentation, rcode_label, type_label};
+use crate::message::reply::{self, Asked, Extras, Source, Ttls};
+use crate::message::wire::{self, rcode};
+use crate::metrics::Label;
 
-/// What became of a client's message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Served {
-    /// A reply was appended, from the cache.
-    Hit,
-    /// A reply was appended, of our own.
-    Replied,
-    /// There will be none.
-    Dropped,
-    /// It follows by way of [`crate::listener::ReplyTo`].
-    Later,
+/// Writes a worker's replies under one setup.
+pub struct Replies {
+    setup: Arc<Setup>,
+    /// The worker's counters.
+    pub metrics: Rc<WorkerMetrics>,
+    /// For what need not be unpredictable: rotation of addresses.
+    random: RefCell<fastrand::Rng>,
 }
 
-/// Who sent a message, and when.
-#[derive(Debug, Clone, Copy)]
-pub struct Client {
-    /// Its address.
-    pub address: SocketAddr,
-    /// How it came.
-    pub protocol: Protocol,
-    /// When it was read.
-    pub received: Instant,
-}
+impl Replies {
+    /// Replies by the settings of `setup`.
+    #[must_use]
+    pub fn new(setup: &Arc<Setup>, metrics: &Rc<WorkerMetrics>) -> Self {
+        Self {
+            setup: Arc::clone(setup),
+            metrics: Rc::clone(metrics),
+            random: RefCell::new(fastrand::Rng::new()),
+        }
+    }
 
-impl Worker {
-    pub(crate) fn nsid(&self) -> &[u8] {
+    fn nsid(&self) -> &[u8] {
         self.setup.config.node_name.as_bytes()
     }
 
     /// Stamps a fresh answer from the cache.
     #[inline]
-    pub(crate) fn hit(
+    pub fn hit(
         &self,
         entry: &Entry,
         age: u32,
@@ -63,110 +61,36 @@ impl Worker {
             nsid: self.nsid(),
             rotate,
         };
-        let code = reply::answer(entry, asked, Ttls::Aged(age), extras, out);
-        self.replied(code, entry.route(), asked.section, client, "hit");
+        let code = reply::answer(source(entry), asked, Ttls::Aged(age), extras, out);
+        self.count_reply(code, entry.route(), asked.section, client, "hit");
     }
 
-    /// Counts a reply, and logs it if replies are logged.
-    #[inline]
-    pub(crate) fn replied(
+    /// Stamps an answer that has just come.
+    pub fn fresh(
         &self,
-        code: u16,
-        route: impl Into<Option<u16>>,
-        name: &[u8],
+        entry: &Entry,
+        asked: &Asked<'_>,
         client: Client,
         how: &str,
-    ) {
-        self.metrics.reply(code, route.into());
-        match self.setup.config.log.queries {
-            QueryLog::Off => {}
-            QueryLog::Errors if matches!(code, rcode::NOERROR | rcode::NXDOMAIN) => {}
-            QueryLog::Errors | QueryLog::All => log_query(code, name, client, how),
-        }
-    }
-
-    /// Replies to bytes that are no query we can answer.
-    pub(crate) fn reject(
-        &self,
-        message: &[u8],
-        reject: Reject,
-        client: Client,
-        out: &mut Vec<u8>,
-    ) -> Served {
-        let code = match reject {
-            Reject::Short => {
-                self.metrics.dropped(Dropped::Short);
-                return Served::Dropped;
-            }
-            Reject::NotAQuery => {
-                self.metrics.dropped(Dropped::NotAQuery);
-                return Served::Dropped;
-            }
-            Reject::Answer(code) => code,
-            Reject::BadVersion => rcode::BADVERS,
-        };
-        if !self.allows(client.address) && !self.may_refuse(client.received) {
-            self.metrics.dropped(Dropped::NotAllowed);
-            return Served::Dropped;
-        }
-        reply::reject(message, code, out);
-        self.replied(code, None, &[], client, "rejected");
-        Served::Replied
-    }
-
-    /// A client outside `allow`: REFUSED, but not so often that we could be used to flood it.
-    pub(crate) fn turn_away(&self, asked: &Asked<'_>, client: Client, out: &mut Vec<u8>) -> Served {
-        if !self.may_refuse(client.received) {
-            self.metrics.dropped(Dropped::NotAllowed);
-            return Served::Dropped;
-        }
-        let error = ExtendedError::new(ede::PROHIBITED, "this client is outside allow");
-        self.fail(asked, rcode::REFUSED, &error, None, client, out);
-        Served::Replied
-    }
-
-    /// REFUSED for what is never forwarded.
-    pub(crate) fn refuse(
-        &self,
-        query: &Query<'_>,
-        error: Option<ExtendedError>,
-        client: Client,
-        out: &mut Vec<u8>,
-    ) -> Served {
-        let asked = Asked::new(query, client.protocol);
-        let error = error.unwrap_or_else(|| ExtendedError::new(ede::OTHER, "not forwarded"));
-        self.fail(&asked, rcode::REFUSED, &error, None, client, out);
-        Served::Replied
-    }
-
-    /// Stamps an error and its reason.
-    pub(crate) fn fail(
-        &self,
-        asked: &Asked<'_>,
-        code: u16,
-        error: &ExtendedError,
-        route: Option<u16>,
-        client: Client,
         out: &mut Vec<u8>,
     ) {
         let extras = Extras {
-            error: Some(error),
             nsid: self.nsid(),
-            rotate: 0,
+            ..Extras::default()
         };
-        reply::error(asked, code, extras, out);
-        self.replied(code, route, asked.section, client, "failed");
+        let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
+        self.count_reply(code, entry.route(), asked.section, client, how);
     }
 
     /// Stamps an expired answer (RFC 8767).
-    pub(crate) fn serve_stale(
+    pub fn stale(
         &self,
         entry: &Entry,
         asked: &Asked<'_>,
         client: Client,
         reason: StaleReason,
         out: &mut Vec<u8>,
-    ) -> Served {
+    ) {
         self.metrics.stale(reason);
         let code = match entry.response().rcode() {
             rcode::NXDOMAIN => ede::STALE_NXDOMAIN,
@@ -184,69 +108,72 @@ impl Worker {
             nsid: self.nsid(),
             rotate: 0,
         };
-        let ttl = crate::cache::seconds(self.setup.config.cache.stale_ttl);
-        let code = reply::answer(entry, asked, Ttls::Fixed(ttl), extras, out);
-        self.replied(code, entry.route(), asked.section, client, "stale");
-        Served::Replied
+        let ttl = seconds(self.setup.config.cache.stale_ttl);
+        let code = reply::answer(source(entry), asked, Ttls::Fixed(ttl), extras, out);
+        self.count_reply(code, entry.route(), asked.section, client, "stale");
+    }
+
+    /// Stamps an error and its reason.
+    pub fn failure(
+        &self,
+        asked: &Asked<'_>,
+        code: u16,
+        error: &ExtendedError,
+        route: Option<u16>,
+        client: Client,
+        out: &mut Vec<u8>,
+    ) {
+        let extras = Extras {
+            error: Some(error),
+            nsid: self.nsid(),
+            rotate: 0,
+        };
+        reply::error(asked, code, extras, out);
+        self.count_reply(code, route, asked.section, client, "failed");
+    }
+
+    /// Stamps the reply to bytes of which only the header was understood.
+    pub fn reject(&self, message: &[u8], code: u16, client: Client, out: &mut Vec<u8>) {
+        reply::reject(message, code, out);
+        self.count_reply(code, None, &[], client, "rejected");
+    }
+
+    /// Counts a reply, and logs it if replies are logged.
+    #[inline]
+    fn count_reply(&self, code: u16, route: Option<u16>, name: &[u8], client: Client, how: &str) {
+        self.metrics.reply(code, route);
+        match self.setup.config.log.queries {
+            QueryLog::Off => {}
+            QueryLog::Errors if matches!(code, rcode::NOERROR | rcode::NXDOMAIN) => {}
+            QueryLog::Errors | QueryLog::All => log_query(code, name, client, how),
+        }
     }
 }
 
-/// One line a reply, at the target `nodens::message::query`.
+/// A stored answer as replies are made from it.
+#[inline]
+fn source(entry: &Entry) -> Source<'_> {
+    Source {
+        response: entry.response(),
+        ttl_cap: entry.ttl_cap(),
+    }
+}
+
+/// One line a reply, at the target `nodens::query`.
 #[cold]
 fn log_query(code: u16, section: &[u8], client: Client, how: &str) {
-    let name_end = crate::message::wire::skip_question_name(section, 0).unwrap_or(0);
+    let name_end = wire::skip_question_name(section, 0).unwrap_or(0);
     let name = presentation(&section[..name_end]);
-    let qtype = crate::message::wire::u16_at(section, name_end).map_or("", type_label);
-    let protocol = match client.protocol {
-        Protocol::Udp => "udp",
-        Protocol::Tcp => "tcp",
-    };
+    let qtype = wire::u16_at(section, name_end).map_or("", type_label);
     let microseconds = u64::try_from(client.received.elapsed().as_micros()).unwrap_or(u64::MAX);
     tracing::info!(
-        target: "nodens::message::query",
+        target: "nodens::query",
         client = %client.address,
-        protocol,
+        protocol = client.protocol.label(),
         name,
         r#type = qtype,
         rcode = rcode_label(code),
         how,
         microseconds,
     );
-}
-
-/// A wire name as people write it; octets that are no letters, digits, `-` or `_` as `\DDD` (RFC 1035 §5.1), so that no
-/// client can forge log lines.
-#[must_use]
-pub fn presentation(mut name: &[u8]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(name.len());
-    while let [length, rest @ ..] = name
-        && *length > 0
-    {
-        let (label, rest) = rest.split_at(usize::from(*length).min(rest.len()));
-        for &octet in label {
-            match octet {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => text.push(octet.into()),
-                _ => write!(text, "\\{octet:03}").expect("a string takes every write"),
-            }
-        }
-        text.push('.');
-        name = rest;
-    }
-    if text.is_empty() {
-        ".".to_owned()
-    } else {
-        text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::presentation;
-
-    #[test]
-    fn names_in_logs_cannot_forge_lines() {
-        assert_eq!(presentation(b"\x03a\nb\x02c.\0"), "a\\010b.c\\046.");
-        assert_eq!(presentation(b"\0"), ".");
-    }
 }

@@ -3,12 +3,13 @@
 //! Owns no sockets and no threads. What must outlive a reload (the cache, metrics, clients' connections) is in
 //! [`crate::serving::worker::Shared`]; servers that the new configuration names in the same words are taken over with their health.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::local::LocalZone;
 use crate::config::Config;
 use crate::message::wire::rr;
-use crate::metrics::Metrics;
-use crate::serving::local::LocalZone;
+use crate::upstream::metrics::UpstreamFamilies;
 use crate::upstream::routes::{Routes, TooManyZones};
 use crate::upstream::{UpstreamError, Upstreams};
 
@@ -20,7 +21,7 @@ pub struct Setup {
     /// Zone → groups.
     pub routes: Routes,
     /// Groups, servers and their health.
-    pub upstreams: Upstreams,
+    pub upstreams: Arc<Upstreams>,
     /// Names answered here.
     pub local: LocalZone,
 }
@@ -44,20 +45,20 @@ impl Setup {
     pub fn new(
         config: Config,
         previous: Option<&Self>,
-        metrics: &Metrics,
+        metrics: &UpstreamFamilies,
         now: Instant,
     ) -> Result<Self, Vec<SetupError>> {
         let known = previous.map(|old| (&old.routes, &old.config));
         let routes = Routes::replacing(&config, known).map_err(|error| vec![error.into()])?;
-        let known = previous.map(|old| &old.upstreams);
-        let upstreams = Upstreams::new(&config.groups, known, metrics, now)
+        let known = previous.map(|old| &*old.upstreams);
+        let upstreams = Upstreams::new(&config, known, metrics, now)
             .map_err(|errors| errors.into_iter().map(SetupError::from).collect::<Vec<_>>())?;
         let version = env!("CARGO_PKG_VERSION");
         let local = LocalZone::new(&config.records, &config.node_name, version);
         Ok(Self {
             config,
             routes,
-            upstreams,
+            upstreams: Arc::new(upstreams),
             local,
         })
     }
@@ -66,27 +67,12 @@ impl Setup {
     /// configuration.
     #[must_use]
     pub fn keeps(&self, name: &[u8], index: u16, other: &Self) -> bool {
-        self.routes.keeps(name, index, &other.routes) && !self.local.owns(name, 0, rr::IN)
+        self.routes.keeps(name, index, &other.routes) && !self.local.owns(name, rr::IN)
     }
 
     /// Whether it keeps everything cached under `other`.
     #[must_use]
     pub fn keeps_all(&self, other: &Self) -> bool {
         self.routes.same_as(&other.routes) && self.config.records == other.config.records
-    }
-
-    /// The zone through which a group is reached: the root if any route of it is, written as the end of a name.
-    #[must_use]
-    pub fn zone_of(&self, group: &str) -> &str {
-        let reaches = |route: &&crate::upstream::routes::Route| {
-            let mut tiers = route.tiers.iter();
-            tiers.any(|&tier| &*self.upstreams.groups[tier].name == group)
-        };
-        let routes = self.routes.iter().filter(reaches);
-        routes
-            .map(|route| route.zone.as_str())
-            .min_by_key(|zone| zone.len())
-            .unwrap_or(".")
-            .trim_start_matches('.')
     }
 }

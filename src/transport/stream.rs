@@ -1,14 +1,14 @@
 //! TCP and TLS exchanges with one server: a few connections, pipelined, reused, replies matched by ID and question
 //! (RFC 7766 §6.2, RFC 7858 §3).
 //!
-//! A server may close an idle connection just as a query leaves on it; such a query goes out once more on a new one. So
-//! do the queries of a connection that has gone silent: its peer, or a NAT on the way, may have forgotten it.
+//! A server may close a connection whenever it likes: what was in flight is asked again on another, and a server that
+//! closes after a few answers gets no more than those on each connection. A connection on which a query stayed without
+//! an answer while nothing else came is given up: its peer, or a NAT on the way, may have forgotten it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -16,183 +16,310 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::Pending;
+use super::exchange::Exchange;
+use super::in_flight::{Arrived, InFlight};
+use super::peer::{Carrier, Peer};
 use super::udp::Shared;
+use crate::budgets::{
+    MOVES_PER_EXCHANGE, UPSTREAM_STREAM_UNSENT, UPSTREAM_STREAMS, UPSTREAM_STREAMS_SHORT_LIVED,
+    WAITING_FOR_STREAM,
+};
 use crate::message::framing::{Frames, put_frame};
-use crate::message::wire;
-use crate::metrics::Mismatch;
-use crate::upstream::server::{Carrier, Server};
 
-/// Connections a pool opens: one is enough for a server that answers out of order, and some do not.
-const CONNECTIONS: usize = 4;
 /// Queries on one connection before another is opened.
 const CROWDED: usize = 32;
-/// Most queries on one connection; a server that answers none of them must not make memory grow.
-const MAX_PENDING: usize = 4096;
 /// RFC 7766 §6.2.3 leaves it to us; servers close after 10 s or more, and it is better to be first.
-const IDLE: Duration = Duration::from_secs(8);
+const MAX_IDLE: Duration = Duration::from_secs(8);
 /// TCP's own retries would go on for minutes.
 const CONNECT: Duration = Duration::from_secs(2);
+/// A connection takes no new queries after this and up to a quarter more: behind a Service's address, each connection
+/// stays with one endpoint, and one opened anew may find a less busy one.
+const MAX_AGE: Duration = Duration::from_mins(1);
+/// How long it is remembered that a server closes connections after a few answers.
+const SHORT_LIVED_FOR: Duration = Duration::from_mins(1);
 
-/// One worker's connections to one server.
-pub struct StreamPool {
-    inner: Rc<Inner>,
-}
+/// One worker's connections to one server. Dropping it closes them.
+pub struct StreamPool(Rc<Pool>);
 
-struct Inner {
-    server: Arc<Server>,
+struct Pool {
+    peer: Rc<Peer>,
     shared: Shared,
     connections: RefCell<Vec<Rc<Connection>>>,
+    /// Queries for which no connection has room yet.
+    waiting: RefCell<VecDeque<Exchange>>,
+    short_lived: Cell<Option<ShortLived>>,
+}
+
+/// What is known of a server that closes connections early.
+#[derive(Debug, Clone, Copy)]
+struct ShortLived {
+    /// Answers it gives on one connection.
+    answers: usize,
+    until: Instant,
 }
 
 struct Connection {
-    pending: RefCell<HashMap<u16, Waiting, ahash::RandomState>>,
+    in_flight: InFlight,
     outbox: RefCell<Vec<u8>>,
+    /// There is something in the outbox, or the connection is to end.
     wake: Notify,
-    closing: Cell<bool>,
-    established: Cell<bool>,
-    answered: Cell<bool>,
+    /// It is to be given up without waiting for anything.
+    give_up: Notify,
+    state: Cell<ConnectionState>,
+    /// Queries that left on it.
+    queries: Cell<usize>,
+    answers: Cell<usize>,
+    /// When it takes no new queries any more.
+    old_at: Instant,
     last_used: Cell<Instant>,
     last_heard: Cell<Instant>,
-    /// Nothing comes over it any more.
-    dead: Notify,
 }
 
-struct Waiting {
-    pending: Pending,
-    /// Whether it was on a connection before that broke.
-    resent: Cell<bool>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ConnectionState {
+    Connecting,
+    Established,
+    /// It takes no new queries, and ends when its last answer has come.
+    Draining,
+    /// We are closing it.
+    Closing,
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EndedBy {
+    Us,
+    Peer,
 }
 
 impl StreamPool {
     /// A pool without connections; the first query opens one.
     #[must_use]
-    pub fn new(server: Arc<Server>, shared: Shared) -> Self {
-        let connections = RefCell::default();
-        Self {
-            inner: Rc::new(Inner {
-                server,
-                shared,
-                connections,
-            }),
-        }
+    pub fn new(peer: Rc<Peer>, shared: Shared) -> Self {
+        Self(Rc::new(Pool {
+            peer,
+            shared,
+            connections: RefCell::default(),
+            waiting: RefCell::default(),
+            short_lived: Cell::new(None),
+        }))
     }
 
     /// Sends a query; what becomes of it is delivered.
-    pub fn send(&self, pending: Pending, now: Instant) {
-        self.inner.send(
-            Waiting {
-                pending,
-                resent: Cell::new(false),
-            },
-            now,
-        );
+    pub fn send(&self, exchange: Exchange, now: Instant) {
+        self.0.send(exchange, now);
     }
 
-    /// Forgets queries whose answer would come too late to matter, and closes idle connections.
+    /// Forgets queries whose answer would come too late to matter, and closes connections that are idle, old or silent.
     pub fn sweep(&self, now: Instant) {
-        for connection in &*self.inner.connections.borrow() {
-            let mut pending = connection.pending.borrow_mut();
-            let server = &self.inner.server;
-            let heard = connection.last_heard.get();
-            let mut silent = false;
-            pending.retain(|_, waiting| {
-                let expired = waiting.pending.expired(server, Carrier::Stream, now);
-                silent |= expired && waiting.pending.sent > heard;
-                !expired
-            });
-            if silent && connection.answered.get() {
-                connection.closing.set(true);
-                connection.dead.notify_one();
+        let pool = &self.0;
+        pool.waiting.borrow_mut().retain(|exchange| {
+            let too_late = pool.peer.is_too_late(exchange.sent(), now);
+            if too_late {
+                exchange.expired(&pool.peer, Carrier::Stream, now);
             }
-            let idle = now.saturating_duration_since(connection.last_used.get()) > IDLE;
-            if pending.is_empty() && idle {
-                connection.closing.set(true);
-                connection.wake.notify_one();
-            }
+            !too_late
+        });
+        for connection in &*pool.connections.borrow() {
+            connection.sweep(&pool.peer, now);
         }
     }
 }
 
-impl Drop for StreamPool {
+impl Drop for Pool {
     fn drop(&mut self) {
-        for connection in &*self.inner.connections.borrow() {
-            connection.closing.set(true);
-            connection.dead.notify_one();
+        for connection in &*self.connections.borrow() {
+            connection.state.set(ConnectionState::Closing);
+            connection.give_up.notify_one();
         }
     }
 }
 
-impl Inner {
-    fn send(self: &Rc<Self>, waiting: Waiting, now: Instant) {
-        let connection = self.pick(now);
-        if connection.pending.borrow().len() >= MAX_PENDING {
-            waiting.pending.broken(&self.server, Carrier::Stream);
-            return;
+impl Pool {
+    fn send(self: &Rc<Self>, exchange: Exchange, now: Instant) {
+        if let Some(connection) = self.pick(now) {
+            connection.queue(exchange, &self.shared, now);
+        } else if self.waiting.borrow().len() < WAITING_FOR_STREAM {
+            self.waiting.borrow_mut().push_back(exchange);
+        } else {
+            exchange.broken(&self.peer, Carrier::Stream);
         }
-        let mut pending = connection.pending.borrow_mut();
-        let id = loop {
-            let id = self.shared.random();
-            if !pending.contains_key(&id) {
-                break id;
+    }
+
+    /// Sends what waits, as far as connections have room.
+    fn send_waiting(self: &Rc<Self>, now: Instant) {
+        while !self.waiting.borrow().is_empty()
+            && let Some(connection) = self.pick(now)
+        {
+            let next = self.waiting.borrow_mut().pop_front();
+            if let Some(exchange) = next {
+                connection.queue(exchange, &self.shared, now);
+            }
+        }
+    }
+
+    /// What the server is known to answer on one connection, if it closes connections early.
+    fn answers_per_connection(&self, now: Instant) -> Option<usize> {
+        let known = self.short_lived.get().filter(|known| now < known.until);
+        known.map(|known| known.answers)
+    }
+
+    /// The least busy connection, or a new one; none if all that may be open have no room.
+    fn pick(self: &Rc<Self>, now: Instant) -> Option<Rc<Connection>> {
+        let per_connection = self.answers_per_connection(now);
+        let most = match per_connection {
+            Some(_) => UPSTREAM_STREAMS_SHORT_LIVED,
+            None => UPSTREAM_STREAMS,
+        };
+        let least = {
+            let connections = self.connections.borrow();
+            let open = || {
+                connections
+                    .iter()
+                    .filter(|connection| connection.takes_queries())
+            };
+            let least = open()
+                .filter(|connection| connection.has_room(per_connection))
+                .min_by_key(|connection| connection.in_flight.len());
+            let may_open = open().count() < most;
+            match least {
+                Some(least) if least.in_flight.len() < CROWDED || !may_open => {
+                    Some(Rc::clone(least))
+                }
+                _ if may_open => None,
+                _ => return None,
             }
         };
-        put_frame(&mut connection.outbox.borrow_mut(), |out| {
-            waiting.pending.write(id, out);
-        });
-        pending.insert(id, waiting);
-        connection.last_used.set(now);
-        connection.wake.notify_one();
+        Some(least.unwrap_or_else(|| self.open(now)))
     }
 
-    /// The least busy connection, or a new one.
-    fn pick(self: &Rc<Self>, now: Instant) -> Rc<Connection> {
-        let mut connections = self.connections.borrow_mut();
-        connections.retain(|connection| !connection.closing.get());
-        let load = |connection: &Rc<Connection>| connection.pending.borrow().len();
-        if let Some(least) = connections.iter().min_by_key(|connection| load(connection))
-            && (load(least) < CROWDED || connections.len() >= CONNECTIONS)
-        {
-            return Rc::clone(least);
-        }
+    fn open(self: &Rc<Self>, now: Instant) -> Rc<Connection> {
+        let jitter = f64::from(self.shared.random.borrow_mut().next_u16()) / f64::from(u16::MAX);
         let connection = Rc::new(Connection {
-            pending: RefCell::default(),
+            in_flight: InFlight::new(Carrier::Stream),
             outbox: RefCell::default(),
             wake: Notify::new(),
-            closing: Cell::new(false),
-            established: Cell::new(false),
-            answered: Cell::new(false),
+            give_up: Notify::new(),
+            state: Cell::new(ConnectionState::Connecting),
+            queries: Cell::new(0),
+            answers: Cell::new(0),
+            old_at: now + MAX_AGE.mul_f64(1.0 + jitter / 4.0),
             last_used: Cell::new(now),
             last_heard: Cell::new(now),
-            dead: Notify::new(),
         });
-        connections.push(Rc::clone(&connection));
-        let (pool, runs) = (Rc::downgrade(self), Rc::clone(&connection));
-        let server = Arc::clone(&self.server);
+        self.connections.borrow_mut().push(Rc::clone(&connection));
+        let (pool, peer) = (Rc::downgrade(self), Rc::clone(&self.peer));
+        let runs = Rc::clone(&connection);
         tokio::task::spawn_local(async move {
-            if let Err(error) = runs.run(&server).await {
-                tracing::debug!(server = %server.label, %error, "upstream connection ended");
-            }
-            runs.finish(&server, &pool);
+            let ended = runs.run(&peer, &pool).await;
+            let ended_by = match ended {
+                Ok(ended_by) => ended_by,
+                Err(error) => {
+                    tracing::debug!(server = %peer.label, %error, "upstream connection ended");
+                    EndedBy::Peer
+                }
+            };
+            runs.finish(&peer, &pool, ended_by);
         });
         connection
+    }
+
+    /// A connection ended, and these were in flight on it.
+    fn ask_again(
+        self: &Rc<Self>,
+        connection: &Rc<Connection>,
+        in_flight: Vec<Exchange>,
+        ended_by: EndedBy,
+        now: Instant,
+    ) {
+        self.connections
+            .borrow_mut()
+            .retain(|open| !Rc::ptr_eq(open, connection));
+        let answers = connection.answers.get();
+        if ended_by == EndedBy::Peer && answers > 0 && !in_flight.is_empty() {
+            self.short_lived.set(Some(ShortLived {
+                answers,
+                until: now + SHORT_LIVED_FOR,
+            }));
+        }
+        for exchange in in_flight.into_iter().rev() {
+            // A connection that was never answered on may be the server's way to say no: that is tried once more.
+            let moves = if answers > 0 { MOVES_PER_EXCHANGE } else { 1 };
+            if exchange.is_awaited() && exchange.moves() < moves {
+                self.waiting.borrow_mut().push_front(exchange.move_on(now));
+            } else {
+                exchange.broken(&self.peer, Carrier::Stream);
+            }
+        }
+        self.send_waiting(now);
     }
 }
 
 impl Connection {
-    async fn run(&self, server: &Server) -> io::Result<()> {
+    /// Whether it may get further queries, now or when others are answered.
+    fn takes_queries(&self) -> bool {
+        matches!(
+            self.state.get(),
+            ConnectionState::Connecting | ConnectionState::Established
+        )
+    }
+
+    /// Whether it may get a query now.
+    fn has_room(&self, per_connection: Option<usize>) -> bool {
+        !self.in_flight.is_full()
+            && self.outbox.borrow().len() < UPSTREAM_STREAM_UNSENT
+            && per_connection.is_none_or(|most| self.queries.get() < most)
+    }
+
+    fn queue(&self, exchange: Exchange, shared: &Shared, now: Instant) {
+        let id = self.in_flight.free_id(&shared.random);
+        put_frame(&mut self.outbox.borrow_mut(), |out| exchange.write(id, out));
+        self.in_flight.insert(id, exchange);
+        self.queries.set(self.queries.get() + 1);
+        self.last_used.set(now);
+        self.wake.notify_one();
+    }
+
+    fn sweep(&self, peer: &Peer, now: Instant) {
+        let expired = self.in_flight.expire(peer, now);
+        let established = self.state.get() != ConnectionState::Connecting;
+        // What was asked since the last answer, or since the connection was made, stayed without one.
+        let silent = expired
+            .newest
+            .is_some_and(|sent| sent >= self.last_heard.get());
+        if established && silent {
+            self.state.set(ConnectionState::Closing);
+            self.give_up.notify_one();
+            return;
+        }
+        if self.state.get() == ConnectionState::Established && now >= self.old_at {
+            self.state.set(ConnectionState::Draining);
+        }
+        let idle = now.saturating_duration_since(self.last_used.get()) > MAX_IDLE;
+        if self.in_flight.is_empty() && (idle || self.state.get() == ConnectionState::Draining) {
+            self.close();
+        }
+    }
+
+    /// Ends it once everything in the outbox has left.
+    fn close(&self) {
+        self.state.set(ConnectionState::Closing);
+        self.wake.notify_one();
+    }
+
+    async fn run(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>) -> io::Result<EndedBy> {
         let connect = async {
-            let stream = TcpStream::connect(server.config.address).await?;
+            let stream = TcpStream::connect(peer.address).await?;
             stream.set_nodelay(true)?;
             io::Result::Ok(stream)
         };
         let stream = timeout(CONNECT, connect).await??;
-        match server.tls.clone() {
-            None => self.exchange(server, stream).await,
+        match peer.tls.clone() {
+            None => self.exchange(peer, pool, stream).await,
             Some(tls) => {
                 let handshake = tls.connector.connect(tls.name, stream);
                 let stream = timeout(CONNECT, handshake).await??;
-                self.exchange(server, stream).await
+                self.exchange(peer, pool, stream).await
             }
         }
     }
@@ -200,20 +327,25 @@ impl Connection {
     /// Reads and writes side by side: a server that stops reading until it has written must not stop us.
     async fn exchange(
         &self,
-        server: &Server,
+        peer: &Peer,
+        pool: &Weak<Pool>,
         stream: impl AsyncRead + AsyncWrite,
-    ) -> io::Result<()> {
-        self.established.set(true);
+    ) -> io::Result<EndedBy> {
+        if self.state.get() == ConnectionState::Connecting {
+            self.state.set(ConnectionState::Established);
+        }
+        self.last_heard.set(Instant::now());
         let (mut reader, mut writer) = tokio::io::split(stream);
         let read = async {
             let mut frames = Frames::new();
             while frames.fill(&mut reader).await? > 0 {
                 let now = Instant::now();
                 while let Some(message) = frames.next_message() {
-                    self.accept(server, message, now);
+                    self.accept(peer, message, now);
                 }
+                self.after_answers(pool, now);
             }
-            io::Result::Ok(())
+            io::Result::Ok(EndedBy::Peer)
         };
         let write = async {
             loop {
@@ -221,8 +353,8 @@ impl Connection {
                 if !bytes.is_empty() {
                     writer.write_all(&bytes).await?;
                     writer.flush().await?;
-                } else if self.closing.get() {
-                    return writer.shutdown().await;
+                } else if self.state.get() == ConnectionState::Closing {
+                    return writer.shutdown().await.map(|()| EndedBy::Us);
                 } else {
                     self.wake.notified().await;
                 }
@@ -231,44 +363,54 @@ impl Connection {
         tokio::select! {
             ended = read => ended,
             ended = write => ended,
-            () = self.dead.notified() => Ok(()),
+            () = self.give_up.notified() => Ok(EndedBy::Us),
         }
     }
 
-    fn accept(&self, server: &Server, message: &[u8], now: Instant) {
-        let id = wire::id(message);
-        let mut pending = self.pending.borrow_mut();
-        let verdict = match pending.get(&id) {
-            Some(waiting) => waiting.pending.matches(message),
-            None => Err(Mismatch::Id),
-        };
-        match verdict {
-            Ok(()) => {
-                if let Some(waiting) = pending.remove(&id) {
-                    drop(pending);
-                    self.answered.set(true);
-                    self.last_used.set(now);
-                    self.last_heard.set(now);
-                    waiting
-                        .pending
-                        .answered(server, Carrier::Stream, message, now);
+    fn accept(&self, peer: &Peer, message: &[u8], now: Instant) {
+        let accepted = self.in_flight.accept(peer, message, Arrived::Whole, now);
+        if accepted.is_ok() {
+            self.answers.set(self.answers.get() + 1);
+            self.last_used.set(now);
+            self.last_heard.set(now);
+        }
+    }
+
+    /// Makes room for what waits: a connection that has given all the answers its server gives is closed.
+    fn after_answers(&self, pool: &Weak<Pool>, now: Instant) {
+        let Some(pool) = pool.upgrade() else { return };
+        let spent = pool
+            .answers_per_connection(now)
+            .is_some_and(|most| self.queries.get() >= most);
+        if self.takes_queries() && self.in_flight.is_empty() && spent {
+            self.close();
+        }
+        if !pool.waiting.borrow().is_empty() {
+            pool.send_waiting(now);
+        }
+    }
+
+    /// The connection is over: what waited on it goes out again, or its server is out of reach.
+    fn finish(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, ended_by: EndedBy) {
+        let connected = self.state.get() != ConnectionState::Connecting;
+        self.state.set(ConnectionState::Closing);
+        let now = Instant::now();
+        let in_flight = self.in_flight.take_all();
+        match pool.upgrade() {
+            Some(pool) if connected => pool.ask_again(self, in_flight, ended_by, now),
+            Some(pool) => {
+                pool.connections
+                    .borrow_mut()
+                    .retain(|open| !Rc::ptr_eq(open, self));
+                let waiting = std::mem::take(&mut *pool.waiting.borrow_mut());
+                for exchange in in_flight.into_iter().chain(waiting) {
+                    exchange.unreachable(peer, Carrier::Stream, now);
                 }
             }
-            Err(reason) => server.metrics.mismatched(reason),
-        }
-    }
-
-    /// The connection is over: what waited on one that had worked goes out once more.
-    fn finish(&self, server: &Server, pool: &Weak<Inner>) {
-        self.closing.set(true);
-        let now = Instant::now();
-        let waiting = std::mem::take(&mut *self.pending.borrow_mut());
-        for waiting in waiting.into_values() {
-            let again = self.answered.get() && !waiting.resent.replace(true);
-            match pool.upgrade() {
-                Some(pool) if again => pool.send(waiting, now),
-                _ if self.established.get() => waiting.pending.broken(server, Carrier::Stream),
-                _ => waiting.pending.unreachable(server, Carrier::Stream, now),
+            None => {
+                for exchange in in_flight {
+                    exchange.broken(peer, Carrier::Stream);
+                }
             }
         }
     }

@@ -2,32 +2,29 @@
 //!
 //! A datagram counts only if its source (the socket is connected), ID and question match; all others are counted and
 //! ignored, and the wait goes on. A socket is replaced by age, by use, after any mismatch, and after a query was
-//! overdue on it: through kube-proxy another source port is another endpoint.
+//! overdue on it: through kube-proxy another source port is another endpoint. After many mismatches it is closed at once,
+//! and what waits on it is asked again from other ports.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
-use super::{Pending, Unpredictable};
-use crate::message::wire;
-use crate::metrics::Mismatch;
+use super::exchange::Exchange;
+use super::in_flight::{Arrived, InFlight};
+use super::peer::{Carrier, Peer};
+use super::random::Unpredictable;
+use crate::budgets::{
+    MOVES_PER_EXCHANGE, UNMATCHED_PER_PORT, UPSTREAM_PORTS, UPSTREAM_PORTS_RETIRED,
+};
 use crate::net::batch::ReceiveBatch;
 use crate::net::open::connect_udp;
 use crate::net::watched::{Ready, Watched, receive};
-use crate::upstream::server::{Carrier, Server};
 
-/// Sockets a pool holds: 32 random ports at once make a guess 32 times as hard, and each carries enough for a node.
-const PORTS: usize = 32;
 /// A socket older than this is replaced: a port that was found out is of no use for long.
 const MAX_AGE: Duration = Duration::from_secs(30);
-/// Sockets of a pool that wait, replaced, for late answers. Once there are as many, a socket that lost a query stays in
-/// use until one of them is done: a server that is gone loses every query, and would cost a socket each.
-const MAX_RETIRED: usize = 32;
 /// A socket that carried this many queries is replaced.
 const MAX_USES: u32 = 10_000;
 /// Queries that leave in quick succession leave from one socket, so that their answers are read by one call: as many as
@@ -37,14 +34,15 @@ const BURST: u32 = 16;
 const BURST_TIME: Duration = Duration::from_micros(200);
 /// Datagrams read at once from one socket.
 const BATCH: usize = 16;
-/// We offer 1232 octets; a server that sends more is read, and cut off only here.
+/// We offer [`crate::message::wire::MAX_PAYLOAD`] octets; what a server sends beyond that is read up to here, and counts
+/// as truncated if it is longer.
 const DATAGRAM_LEN: usize = 4096;
 
-/// What all pools of a worker share.
+/// What all transports of a worker share.
 #[derive(Clone)]
 pub struct Shared {
     receive: Rc<RefCell<ReceiveBatch>>,
-    random: Rc<RefCell<Unpredictable>>,
+    pub(super) random: Rc<RefCell<Unpredictable>>,
     /// The query that is being sent.
     message: Rc<RefCell<Vec<u8>>>,
 }
@@ -59,12 +57,6 @@ impl Shared {
             message: Rc::default(),
         }
     }
-
-    /// 16 unpredictable bits.
-    #[must_use]
-    pub fn random(&self) -> u16 {
-        self.random.borrow_mut().next_u16()
-    }
 }
 
 impl Default for Shared {
@@ -73,11 +65,13 @@ impl Default for Shared {
     }
 }
 
-/// One worker's sockets to one server.
-pub struct UdpPool {
-    server: Arc<Server>,
+/// One worker's sockets to one server. Dropping it closes them.
+pub struct UdpPool(Rc<Pool>);
+
+struct Pool {
+    peer: Rc<Peer>,
     shared: Shared,
-    ports: RefCell<[Option<Rc<Port>>; PORTS]>,
+    ports: RefCell<[Option<Rc<Port>>; UPSTREAM_PORTS]>,
     retired: RefCell<Vec<Rc<Port>>>,
     burst: Cell<Burst>,
 }
@@ -93,103 +87,197 @@ struct Burst {
 /// A connected socket and the queries that wait on it.
 pub struct Port {
     socket: Watched,
-    pending: RefCell<HashMap<u16, Pending, ahash::RandomState>>,
+    in_flight: InFlight,
     opened: Instant,
     uses: Cell<u32>,
     retired: Cell<bool>,
-    lost: Cell<bool>,
+    lost_query: Cell<bool>,
     reader: Cell<Option<AbortHandle>>,
+}
+
+/// Whether a port's reader goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    GoesOn,
+    /// Somebody may be guessing IDs.
+    TooManyMismatches,
 }
 
 impl Port {
     /// No further query leaves from it; those that wait on it may still be answered.
-    pub fn retire(&self) {
+    fn retire(&self) {
         self.retired.set(true);
     }
 
     /// A query on it was overdue: it is replaced as soon as there is room.
-    pub fn lost_one(&self) {
-        self.lost.set(true);
+    pub fn lost_query(&self) {
+        self.lost_query.set(true);
     }
 
-    fn usable(&self, now: Instant, crowded: bool) -> bool {
+    fn is_usable(&self, now: Instant, crowded: bool) -> bool {
         !self.retired.get()
-            && (crowded || !self.lost.get())
+            && (crowded || !self.lost_query.get())
             && self.uses.get() < MAX_USES
+            && !self.in_flight.is_full()
             && now.saturating_duration_since(self.opened) < MAX_AGE
+    }
+
+    fn stop_reading(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.abort();
+        }
+    }
+
+    /// An ICMP error came: it is true for all that wait on this socket.
+    fn fail_all(&self, peer: &Peer, now: Instant) {
+        self.retire();
+        for exchange in self.in_flight.take_all() {
+            exchange.unreachable(peer, Carrier::Datagram, now);
+        }
+    }
+
+    /// Takes what has arrived.
+    fn read(&self, peer: &Peer, shared: &Shared, ready: &mut Ready<'_>) -> Reading {
+        let mut batch = shared.receive.borrow_mut();
+        loop {
+            let received = receive(ready, &mut batch);
+            let now = Instant::now();
+            match received {
+                Ok(count) => {
+                    for index in 0..count {
+                        self.accept(peer, &batch, index, now);
+                    }
+                    if self.in_flight.unmatched() >= UNMATCHED_PER_PORT {
+                        return Reading::TooManyMismatches;
+                    }
+                    if !batch.full() {
+                        return Reading::GoesOn;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Reading::GoesOn,
+                Err(_) => self.fail_all(peer, now),
+            }
+        }
+    }
+
+    fn accept(&self, peer: &Peer, batch: &ReceiveBatch, index: usize, now: Instant) {
+        let arrived = if batch.is_cut(index) {
+            Arrived::InPart
+        } else {
+            Arrived::Whole
+        };
+        let accepted = self
+            .in_flight
+            .accept(peer, batch.datagram(index), arrived, now);
+        if accepted.is_err() {
+            // Somebody may be guessing: the port is worth nothing to them from now on.
+            self.retire();
+        }
     }
 }
 
 impl UdpPool {
     /// A pool without sockets; the first query opens one.
     #[must_use]
-    pub fn new(server: Arc<Server>, shared: Shared) -> Self {
-        Self {
-            server,
+    pub fn new(peer: Rc<Peer>, shared: Shared) -> Self {
+        Self(Rc::new(Pool {
+            peer,
             shared,
-            ports: RefCell::new([const { None }; PORTS]),
+            ports: RefCell::new([const { None }; UPSTREAM_PORTS]),
             retired: RefCell::default(),
             burst: Cell::new(Burst {
                 slot: 0,
                 left: 0,
                 since: Instant::now(),
             }),
-        }
+        }))
     }
 
-    /// Sends a query; what becomes of it is delivered. Returns the socket it left from, to be retired when overdue.
-    pub fn send(&self, pending: Pending, now: Instant) -> Option<Rc<Port>> {
+    /// Sends a query; what becomes of it is delivered. Returns the socket it left from, to be told when it is overdue.
+    #[must_use]
+    pub fn send(&self, exchange: Exchange, now: Instant) -> Option<Weak<Port>> {
+        self.0.send(exchange, now)
+    }
+
+    /// Forgets queries whose answer would come too late to matter, and closes sockets that are done.
+    pub fn sweep(&self, now: Instant) {
+        let pool = &self.0;
+        let crowded = pool.crowded();
+        let mut ports = pool.ports.borrow_mut();
+        let mut retired = pool.retired.borrow_mut();
+        for slot in ports.iter_mut() {
+            if slot
+                .as_ref()
+                .is_some_and(|port| !port.is_usable(now, crowded))
+            {
+                retired.extend(slot.take());
+            }
+        }
+        for port in ports.iter().flatten().chain(&*retired) {
+            port.in_flight.expire(&pool.peer, now);
+        }
+        // The reader holds the socket's last reference.
+        retired.retain(|port| {
+            let waiting = !port.in_flight.is_empty();
+            if !waiting {
+                port.stop_reading();
+            }
+            waiting
+        });
+    }
+}
+
+impl Pool {
+    fn send(self: &Rc<Self>, exchange: Exchange, now: Instant) -> Option<Weak<Port>> {
         // A socket may hold an ICMP error of an earlier query, which this send would report: one more chance.
         for _ in 0..2 {
             let port = match self.port(now) {
                 Ok(port) => port,
                 Err(error) => {
-                    tracing::debug!(server = %self.server.label, %error, "cannot open an upstream socket");
+                    tracing::debug!(server = %self.peer.label, %error, "cannot open an upstream socket");
                     if is_ours(&error) {
-                        pending.broken(&self.server, Carrier::Datagram);
+                        exchange.broken(&self.peer, Carrier::Datagram);
                         return None;
                     }
                     break;
                 }
             };
-            let id = self.free_id(&port);
+            let id = port.in_flight.free_id(&self.shared.random);
             let sent = {
                 let mut message = self.shared.message.borrow_mut();
                 message.clear();
-                pending.write(id, &mut message);
+                exchange.write(id, &mut message);
                 port.socket.socket().send(&message)
             };
             match sent {
                 Ok(_) => {
                     port.uses.set(port.uses.get() + 1);
-                    port.pending.borrow_mut().insert(id, pending);
-                    return Some(port);
+                    port.in_flight.insert(id, exchange);
+                    return Some(Rc::downgrade(&port));
                 }
                 // A full send buffer loses the datagram as a full network would: the query is hedged.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    port.pending.borrow_mut().insert(id, pending);
-                    return Some(port);
+                    port.in_flight.insert(id, exchange);
+                    return Some(Rc::downgrade(&port));
                 }
-                Err(_) => {
-                    port.retire();
-                    fail_all(&port, &self.server, now);
-                }
+                Err(_) => port.fail_all(&self.peer, now),
             }
         }
-        pending.unreachable(&self.server, Carrier::Datagram, now);
+        exchange.unreachable(&self.peer, Carrier::Datagram, now);
         None
     }
 
     fn crowded(&self) -> bool {
-        self.retired.borrow().len() >= MAX_RETIRED
+        self.retired.borrow().len() >= UPSTREAM_PORTS_RETIRED
     }
 
     /// Where the next query leaves: a place drawn at random, or that of the burst.
     fn draw(&self, now: Instant) -> usize {
         let mut burst = self.burst.get();
         if burst.left == 0 || now.saturating_duration_since(burst.since) > BURST_TIME {
+            let drawn = self.shared.random.borrow_mut().next_u16();
             burst = Burst {
-                slot: usize::from(self.shared.random()) % PORTS,
+                slot: usize::from(drawn) % UPSTREAM_PORTS,
                 left: BURST,
                 since: now,
             };
@@ -200,11 +288,11 @@ impl UdpPool {
     }
 
     /// An open socket, drawn at random.
-    fn port(&self, now: Instant) -> io::Result<Rc<Port>> {
+    fn port(self: &Rc<Self>, now: Instant) -> io::Result<Rc<Port>> {
         let mut ports = self.ports.borrow_mut();
         let slot = &mut ports[self.draw(now)];
         if let Some(port) = slot
-            && port.usable(now, self.crowded())
+            && port.is_usable(now, self.crowded())
         {
             return Ok(Rc::clone(port));
         }
@@ -217,77 +305,67 @@ impl UdpPool {
         Ok(port)
     }
 
-    fn open(&self, now: Instant) -> io::Result<Rc<Port>> {
-        let socket = Watched::new(connect_udp(self.server.config.address)?)?;
+    fn open(self: &Rc<Self>, now: Instant) -> io::Result<Rc<Port>> {
+        let socket = Watched::new(connect_udp(self.peer.address)?)?;
         let port = Rc::new(Port {
             socket,
-            pending: RefCell::default(),
+            in_flight: InFlight::new(Carrier::Datagram),
             opened: now,
             uses: Cell::new(0),
             retired: Cell::new(false),
-            lost: Cell::new(false),
+            lost_query: Cell::new(false),
             reader: Cell::new(None),
         });
-        let (server, shared) = (Arc::clone(&self.server), self.shared.clone());
+        let (peer, shared, pool) = (
+            Rc::clone(&self.peer),
+            self.shared.clone(),
+            Rc::downgrade(self),
+        );
         let reads = Rc::clone(&port);
         let reader = tokio::task::spawn_local(async move {
             while let Ok(mut ready) = reads.socket.ready().await {
-                read(&reads, &server, &shared, &mut ready);
+                if reads.read(&peer, &shared, &mut ready) == Reading::TooManyMismatches {
+                    drop(ready);
+                    if let Some(pool) = pool.upgrade() {
+                        pool.close(reads);
+                    }
+                    return;
+                }
             }
         });
         port.reader.set(Some(reader.abort_handle()));
         Ok(port)
     }
 
-    fn free_id(&self, port: &Port) -> u16 {
-        let pending = port.pending.borrow();
-        loop {
-            let id = self.shared.random();
-            if !pending.contains_key(&id) {
-                return id;
+    /// Closes a port at once; what waits on it leaves again from others.
+    fn close(self: &Rc<Self>, port: Rc<Port>) {
+        for slot in self.ports.borrow_mut().iter_mut() {
+            if slot.as_ref().is_some_and(|open| Rc::ptr_eq(open, &port)) {
+                *slot = None;
             }
         }
-    }
-
-    /// Forgets queries whose answer would come too late to matter, and closes sockets that are done.
-    pub fn sweep(&self, now: Instant) {
-        let crowded = self.crowded();
-        let mut ports = self.ports.borrow_mut();
-        let mut retired = self.retired.borrow_mut();
-        for slot in ports.iter_mut() {
-            if slot.as_ref().is_some_and(|port| !port.usable(now, crowded)) {
-                retired.extend(slot.take());
+        self.retired
+            .borrow_mut()
+            .retain(|retired| !Rc::ptr_eq(retired, &port));
+        let now = Instant::now();
+        let exchanges = port.in_flight.take_all();
+        drop(port);
+        for exchange in exchanges {
+            if exchange.is_awaited() && exchange.moves() < MOVES_PER_EXCHANGE {
+                self.send(exchange.move_on(now), now);
+            } else {
+                exchange.broken(&self.peer, Carrier::Datagram);
             }
         }
-        for port in ports.iter().flatten().chain(&*retired) {
-            port.pending
-                .borrow_mut()
-                .retain(|_, pending| !pending.expired(&self.server, Carrier::Datagram, now));
-        }
-        // The reader holds the socket's last reference.
-        retired.retain(|port| {
-            let waiting = !port.pending.borrow().is_empty();
-            if !waiting && let Some(reader) = port.reader.take() {
-                reader.abort();
-            }
-            waiting
-        });
     }
 }
 
-impl Drop for UdpPool {
+impl Drop for Pool {
     fn drop(&mut self) {
         // Readers hold their sockets, and would wait on them for ever.
-        for port in self
-            .ports
-            .get_mut()
-            .iter()
-            .flatten()
-            .chain(&*self.retired.get_mut())
-        {
-            if let Some(reader) = port.reader.take() {
-                reader.abort();
-            }
+        let ports = self.ports.get_mut().iter().flatten();
+        for port in ports.chain(&*self.retired.get_mut()) {
+            port.stop_reading();
         }
     }
 }
@@ -298,58 +376,4 @@ fn is_ours(error: &io::Error) -> bool {
     error
         .raw_os_error()
         .is_some_and(|code| ours.contains(&code))
-}
-
-/// Takes what has arrived on a socket.
-fn read(port: &Port, server: &Server, shared: &Shared, ready: &mut Ready<'_>) {
-    let mut batch = shared.receive.borrow_mut();
-    loop {
-        let received = receive(ready, &mut batch);
-        let now = Instant::now();
-        match received {
-            Ok(count) => {
-                for index in 0..count {
-                    accept(port, server, batch.datagram(index), now);
-                }
-                if !batch.full() {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(_) => {
-                port.retire();
-                fail_all(port, server, now);
-            }
-        }
-    }
-}
-
-fn accept(port: &Port, server: &Server, message: &[u8], now: Instant) {
-    let mut pending = port.pending.borrow_mut();
-    let id = wire::id(message);
-    let verdict = match pending.get(&id) {
-        Some(waiting) => waiting.matches(message),
-        None => Err(Mismatch::Id),
-    };
-    match verdict {
-        Ok(()) => {
-            if let Some(waiting) = pending.remove(&id) {
-                drop(pending);
-                waiting.answered(server, Carrier::Datagram, message, now);
-            }
-        }
-        Err(reason) => {
-            server.metrics.mismatched(reason);
-            // Somebody may be guessing: the port is worth nothing to them from now on.
-            port.retire();
-        }
-    }
-}
-
-/// An ICMP error came: it is true for all that wait on this socket.
-fn fail_all(port: &Port, server: &Server, now: Instant) {
-    let waiting = std::mem::take(&mut *port.pending.borrow_mut());
-    for pending in waiting.into_values() {
-        pending.unreachable(server, Carrier::Datagram, now);
-    }
 }

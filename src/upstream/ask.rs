@@ -1,15 +1,15 @@
 //! One question, asked of a route's groups until somebody answers: runs a [`Plan`] over a worker's own transports.
 
 use std::cell::Cell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
 use super::group::{self, Group};
-use super::plan::{NotMe, Plan, Step};
-use super::server::{Carrier, Server};
+use super::plan::{Plan, Step, TryFailure};
+use super::server::Server;
 use super::{Upstreams, health::State};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::UpstreamEdns;
@@ -17,7 +17,7 @@ use crate::message::response::{Kind, Response};
 use crate::message::wire::rcode;
 use crate::transport::stream::StreamPool;
 use crate::transport::udp::{Port, Shared, UdpPool};
-use crate::transport::{Asking, Delivery, Mailbox, Pending, TryError};
+use crate::transport::{Carrier, Delivery, Exchange, Mailbox, SharedQuestion, TryError};
 
 /// What is left of the deadline when we give up: the client must hear from us before it is over.
 const MARGIN: Duration = Duration::from_millis(100);
@@ -43,10 +43,11 @@ impl Links {
             let same = |link: &&Rc<Link>| Arc::ptr_eq(&link.server, server);
             let known = previous.and_then(|old| old.links.iter().find(same).cloned());
             known.unwrap_or_else(|| {
+                let peer = Rc::new(server.peer());
                 Rc::new(Link {
                     server: Arc::clone(server),
-                    udp: UdpPool::new(Arc::clone(server), shared.clone()),
-                    stream: StreamPool::new(Arc::clone(server), shared.clone()),
+                    udp: UdpPool::new(Rc::clone(&peer), shared.clone()),
+                    stream: StreamPool::new(peer, shared.clone()),
                 })
             })
         };
@@ -66,13 +67,13 @@ impl Links {
         &self,
         server: usize,
         carrier: Carrier,
-        pending: Pending,
+        exchange: Exchange,
         now: Instant,
-    ) -> Option<Rc<Port>> {
+    ) -> Option<Weak<Port>> {
         match carrier {
-            Carrier::Datagram => self.links[server].udp.send(pending, now),
+            Carrier::Datagram => self.links[server].udp.send(exchange, now),
             Carrier::Stream => {
-                self.links[server].stream.send(pending, now);
+                self.links[server].stream.send(exchange, now);
                 None
             }
         }
@@ -90,7 +91,7 @@ pub struct Failed {
 
 /// What a server said or did instead of answering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
+enum NoAnswer {
     Nothing,
     Code(u16),
     Referral,
@@ -100,7 +101,7 @@ enum Said {
     NoStream,
 }
 
-impl Said {
+impl NoAnswer {
     fn text(self) -> &'static str {
         match self {
             Self::Nothing => "timed out",
@@ -120,9 +121,9 @@ impl Said {
 
 /// What is known of one try.
 struct Attempt {
-    said: Said,
+    no_answer: NoAnswer,
     carrier: Carrier,
-    port: Option<Rc<Port>>,
+    port: Option<Weak<Port>>,
     why: Why,
 }
 
@@ -142,7 +143,7 @@ struct Lookup<'a> {
     links: &'a Links,
     upstreams: &'a Upstreams,
     groups: Vec<&'a Group>,
-    asking: &'a Rc<Asking>,
+    question: &'a Rc<SharedQuestion>,
     mailbox: Rc<Mailbox>,
     plan: Plan,
     attempts: Vec<Attempt>,
@@ -157,7 +158,7 @@ pub async fn ask(
     links: &Links,
     upstreams: &Upstreams,
     tiers: &[usize],
-    asking: &Rc<Asking>,
+    question: &Rc<SharedQuestion>,
 ) -> Result<Response, Failed> {
     let groups: Vec<&Group> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
     let now = Instant::now();
@@ -174,7 +175,7 @@ pub async fn ask(
         links,
         upstreams,
         groups,
-        asking,
+        question,
         mailbox,
         plan,
         attempts,
@@ -192,6 +193,12 @@ impl Drop for Lookup<'_> {
 impl Lookup<'_> {
     async fn run(&mut self) -> Result<Response, Failed> {
         loop {
+            // Before the next step: a final answer that is here must not be outrun by a failure that came with it.
+            while let Some(delivery) = self.mailbox.take() {
+                if let Some(response) = self.weigh(delivery) {
+                    return Ok(response);
+                }
+            }
             let now = Instant::now();
             let paid = Cell::new(false);
             let step = self.plan.step(
@@ -217,13 +224,8 @@ impl Lookup<'_> {
                 }
                 Step::Overdue(number) => self.overdue(number, now),
                 Step::Wait(until) => {
-                    let Ok(delivery) = timeout_at(until.into(), self.mailbox.receive()).await
-                    else {
-                        continue;
-                    };
-                    if let Some(response) = self.weigh(delivery) {
-                        return Ok(response);
-                    }
+                    // Filled or not, the next step is found anew.
+                    let _ = timeout_at(until.into(), self.mailbox.filled()).await;
                 }
                 Step::Exhausted => return self.give_up(),
             }
@@ -240,7 +242,7 @@ impl Lookup<'_> {
             self.groups[0].metrics.hedges_sent.inc();
         }
         self.attempts.push(Attempt {
-            said: Said::Nothing,
+            no_answer: NoAnswer::Nothing,
             carrier,
             port: None,
             why,
@@ -249,23 +251,23 @@ impl Lookup<'_> {
     }
 
     fn send(&mut self, number: usize, carrier: Carrier, edns: UpstreamEdns, now: Instant) {
-        let pending = Pending::new(self.asking, &self.mailbox, number, edns, now);
+        let exchange = Exchange::new(self.question, &self.mailbox, number, edns, now);
         self.attempts[number].carrier = carrier;
         self.attempts[number].port =
             self.links
-                .send(self.plan.server(number), carrier, pending, now);
+                .send(self.plan.server(number), carrier, exchange, now);
     }
 
     fn overdue(&mut self, number: usize, now: Instant) {
         let attempt = &self.attempts[number];
         let server = self.server(number);
         let sent = self.plan.sent(number);
-        server.overdue(attempt.carrier, now, sent, self.asking.hash());
+        server.overdue(attempt.carrier, now, sent, self.question.name_hash());
         // Another port may be another endpoint behind kube-proxy. A server that is gone is gone on every port.
-        if let Some(port) = &attempt.port
+        if let Some(port) = attempt.port.as_ref().and_then(Weak::upgrade)
             && !server.state_of(attempt.carrier).suspected()
         {
-            port.lost_one();
+            port.lost_query();
         }
     }
 
@@ -290,15 +292,15 @@ impl Lookup<'_> {
             self.keep(response);
             let no_tcp = self.server(number).state_of(Carrier::Stream).suspected();
             if no_tcp && self.plan.has_unasked() {
-                self.attempts[number].said = Said::NoStream;
-                self.plan.failed(number, NotMe::Answered);
+                self.attempts[number].no_answer = NoAnswer::NoStream;
+                self.plan.failed(number, TryFailure::Declined);
                 return None;
             }
             self.plan.goes_on(number, now);
             self.send(number, Carrier::Stream, edns, now);
             return None;
         }
-        let recursion = self.asking.question().recursion_desired;
+        let recursion = self.question.question().recursion_desired;
         match (response.kind(), response.rcode()) {
             (Kind::Positive | Kind::Negative, _) => return Some(self.won(number, response, now)),
             (Kind::Referral, _) if !recursion => return Some(self.won(number, response, now)),
@@ -308,25 +310,25 @@ impl Lookup<'_> {
                 self.send(number, carrier, UpstreamEdns::Omitted, now);
                 return None;
             }
-            (Kind::Referral, _) => self.attempts[number].said = Said::Referral,
-            (Kind::Failure, code) => self.attempts[number].said = Said::Code(code),
+            (Kind::Referral, _) => self.attempts[number].no_answer = NoAnswer::Referral,
+            (Kind::Failure, code) => self.attempts[number].no_answer = NoAnswer::Code(code),
         }
-        self.plan.failed(number, NotMe::Answered);
+        self.plan.failed(number, TryFailure::Declined);
         self.keep(response);
         None
     }
 
     fn lost(&mut self, number: usize, carrier: Carrier, error: TryError) {
-        let (said, how) = match error {
-            TryError::Malformed => (Said::Malformed, NotMe::Answered),
-            TryError::Broken => (Said::Broken, NotMe::Answered),
+        let (no_answer, how) = match error {
+            TryError::Malformed => (NoAnswer::Malformed, TryFailure::Declined),
+            TryError::Broken => (NoAnswer::Broken, TryFailure::Declined),
             // A server that takes no TCP for a truncated answer is still there for UDP.
             TryError::Unreachable if carrier != self.server(number).carrier() => {
-                (Said::Unreachable, NotMe::Answered)
+                (NoAnswer::Unreachable, TryFailure::Declined)
             }
-            TryError::Unreachable => (Said::Unreachable, NotMe::Unreachable),
+            TryError::Unreachable => (NoAnswer::Unreachable, TryFailure::Unreachable),
         };
-        self.attempts[number].said = said;
+        self.attempts[number].no_answer = no_answer;
         self.plan.failed(number, how);
     }
 
@@ -343,7 +345,7 @@ impl Lookup<'_> {
             let server = self.server(other);
             let same_view = server.group == self.server(number).group;
             // What did not leave this host, or was cut off, says nothing of the server.
-            if same_view && !matches!(attempt.said, Said::Nothing | Said::Broken) {
+            if same_view && !matches!(attempt.no_answer, NoAnswer::Nothing | NoAnswer::Broken) {
                 server.refused_alone(attempt.carrier, now);
             }
         }
@@ -381,7 +383,7 @@ impl Lookup<'_> {
                 let agreed = self
                     .attempts
                     .iter()
-                    .all(|a_try| a_try.said == Said::Code(code));
+                    .all(|a_try| a_try.no_answer == NoAnswer::Code(code));
                 let code = if agreed { code } else { rcode::SERVFAIL };
                 Err(Failed {
                     code,
@@ -398,10 +400,10 @@ impl Lookup<'_> {
             let last = (0..self.attempts.len())
                 .rev()
                 .find(|&number| std::ptr::eq(self.server(number), server))
-                .map(|number| self.attempts[number].said);
-            unreachable &= last == Some(Said::Unreachable);
+                .map(|number| self.attempts[number].no_answer);
+            unreachable &= last == Some(NoAnswer::Unreachable);
             let did = match (last, server.state()) {
-                (Some(said), _) => said.text(),
+                (Some(no_answer), _) => no_answer.text(),
                 (None, State::Down) => "is down",
                 (None, _) => "was not asked",
             };

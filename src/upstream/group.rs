@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::health::State;
+use super::metrics::{GroupMetrics, UpstreamFamilies};
 use super::plan::{Candidate, Plan, Tier};
 use super::server::Server;
 use crate::config::{GroupConfig, Policy, Probe};
-use crate::metrics::{GroupMetrics, Metrics};
-use hickory_proto::rr::RecordType;
 
 /// Hedges that may be sent at once after a quiet time, so that the first queries a failure meets need not wait.
 const HEDGE_BURST: i64 = 50;
@@ -33,6 +32,8 @@ pub struct Group {
     pub deadline: Duration,
     /// What its probes ask.
     pub probe: Probe,
+    /// The zone through which it is reached: the root if any route of it is, written as the end of a name.
+    pub zone: String,
     /// Counters.
     pub metrics: GroupMetrics,
     policy: Policy,
@@ -48,12 +49,13 @@ impl Group {
     /// The group of these servers, the first of whom is at `first` among all.
     pub(super) fn new(
         config: &GroupConfig,
+        zone: String,
         first: usize,
         servers: Vec<Arc<Server>>,
-        metrics: &Metrics,
+        metrics: &UpstreamFamilies,
     ) -> Self {
         for server in &servers {
-            server.meet(&servers);
+            server.set_group(&servers);
         }
         Self {
             name: Arc::clone(&config.name),
@@ -62,6 +64,7 @@ impl Group {
             try_timeout: config.try_timeout,
             deadline: config.deadline,
             probe: config.probe.clone(),
+            zone,
             metrics: metrics.group(&config.name),
             policy: config.policy,
             start_fanout: config.failover.start_fanout,
@@ -182,12 +185,6 @@ impl Group {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// What the group's probes ask, in wire terms.
-    #[must_use]
-    pub fn probe_question(&self) -> (&hickory_proto::rr::Name, RecordType) {
-        (&self.probe.name, self.probe.record_type)
     }
 }
 

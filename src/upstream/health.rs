@@ -6,6 +6,8 @@
 use std::time::{Duration, Instant};
 
 use crate::config::FailoverConfig;
+use crate::metrics::{Label, impl_label};
+use crate::transport::AnswerQuality;
 
 /// Tries that must be known before a loss rate means anything: one loss in a handful is no 5 %.
 const LOSS_MIN_TRIES: u32 = 20;
@@ -33,15 +35,6 @@ pub enum State {
 }
 
 impl State {
-    /// All, in order of preference.
-    pub const ALL: [Self; 5] = [
-        Self::Good,
-        Self::Unknown,
-        Self::Poor,
-        Self::Silent,
-        Self::Down,
-    ];
-
     /// The state whose `as u8` this is.
     #[must_use]
     pub fn from_u8(value: u8) -> Self {
@@ -51,24 +44,21 @@ impl State {
             .unwrap_or(Self::Unknown)
     }
 
-    /// The state's name in metrics and /status.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Good => "good",
-            Self::Unknown => "unknown",
-            Self::Poor => "poor",
-            Self::Silent => "silent",
-            Self::Down => "down",
-        }
-    }
-
     /// Whether queries in flight there should move on without waiting for their own timers.
     #[must_use]
     pub fn suspected(self) -> bool {
         matches!(self, Self::Silent | Self::Down)
     }
 }
+
+// In order of preference.
+impl_label!(State {
+    Good => "good",
+    Unknown => "unknown",
+    Poor => "poor",
+    Silent => "silent",
+    Down => "down",
+});
 
 /// Why a state changed last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -98,40 +88,19 @@ pub enum Reason {
     Loop,
 }
 
-impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::Started,
-        Self::Answered,
-        Self::ProbeAnswered,
-        Self::Overdue,
-        Self::ProbeLost,
-        Self::Unreachable,
-        Self::Lossy,
-        Self::Refusing,
-        Self::Slow,
-        Self::Recovered,
-        Self::Loop,
-    ];
-
-    /// The reason's name in logs and /status.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Started => "started",
-            Self::Answered => "answered",
-            Self::ProbeAnswered => "probe_answered",
-            Self::Overdue => "overdue",
-            Self::ProbeLost => "probe_lost",
-            Self::Unreachable => "unreachable",
-            Self::Lossy => "lossy",
-            Self::Refusing => "refusing",
-            Self::Slow => "slow",
-            Self::Recovered => "recovered",
-            Self::Loop => "loop",
-        }
-    }
-}
+impl_label!(Reason {
+    Started => "started",
+    Answered => "answered",
+    ProbeAnswered => "probe_answered",
+    Overdue => "overdue",
+    ProbeLost => "probe_lost",
+    Unreachable => "unreachable",
+    Lossy => "lossy",
+    Refusing => "refusing",
+    Slow => "slow",
+    Recovered => "recovered",
+    Loop => "loop",
+});
 
 /// The last `N` outcomes as bits: true is bad.
 #[derive(Debug, Clone, Copy, Default)]
@@ -246,12 +215,12 @@ impl Health {
         config: &FailoverConfig,
         now: Instant,
         rtt: Duration,
-        fine: Fine,
+        quality: AnswerQuality,
         others_rtt: Option<Duration>,
     ) {
         self.heard(now, rtt);
         self.losses.push(false, config.poor_loss_window);
-        if fine == Fine::Yes {
+        if quality == AnswerQuality::Final {
             self.answers.push(false, config.poor_answer_window);
         }
         if matches!(self.state, State::Unknown | State::Silent | State::Down) {
@@ -353,8 +322,8 @@ impl Health {
     }
 
     /// A probe got no answer.
-    pub fn probe_lost(&mut self, config: &FailoverConfig, now: Instant, lost: Lost) {
-        let Lost {
+    pub fn probe_lost(&mut self, config: &FailoverConfig, now: Instant, lost: LostProbe) {
+        let LostProbe {
             sent,
             reason,
             jitter,
@@ -444,23 +413,13 @@ impl Health {
 
 /// How a probe was lost.
 #[derive(Debug, Clone, Copy)]
-pub struct Lost {
+pub struct LostProbe {
     /// When it left.
     pub sent: Instant,
     /// [`Reason::ProbeLost`] or [`Reason::Unreachable`].
     pub reason: Reason,
     /// In 0..=1; spreads the next one.
     pub jitter: f64,
-}
-
-/// What an answer said of the server that gave it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fine {
-    /// It answered the question.
-    Yes,
-    /// It refused or failed, which speaks against the server only if another one answers the question
-    /// ([`Health::refused_alone`]).
-    NotYetKnown,
 }
 
 /// Between 60 and 90 % of the pause: probes of many nodes do not march in step, and none is later than the pause.
@@ -474,8 +433,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn lost(sent: Instant) -> Lost {
-        Lost {
+    fn lost(sent: Instant) -> LostProbe {
+        LostProbe {
             sent,
             reason: Reason::ProbeLost,
             jitter: 0.5,
@@ -513,7 +472,7 @@ mod tests {
         fn answer(&mut self, at: u32, rtt: u32) {
             let now = self.at(at);
             self.health
-                .answered(&self.config, now, MS * rtt, Fine::Yes, None);
+                .answered(&self.config, now, MS * rtt, AnswerQuality::Final, None);
         }
 
         fn probe_lost(&mut self, at: u32) {
@@ -627,12 +586,12 @@ mod tests {
             }
             bench.health.state()
         };
-        assert_eq!(refuse(&mut bench, Fine::NotYetKnown), State::Good);
+        assert_eq!(refuse(&mut bench, AnswerQuality::Undecided), State::Good);
         for number in 0..10 {
             bench.health.refused_alone(&bench.config, bench.at(number));
         }
         assert_eq!(bench.health.state(), State::Poor);
-        assert_eq!(refuse(&mut bench, Fine::Yes), State::Good);
+        assert_eq!(refuse(&mut bench, AnswerQuality::Final), State::Good);
     }
 
     #[test]
@@ -643,7 +602,7 @@ mod tests {
             let now = bench.at(number);
             bench
                 .health
-                .answered(&bench.config, now, MS * 900, Fine::Yes, others);
+                .answered(&bench.config, now, MS * 900, AnswerQuality::Final, others);
         }
         assert_eq!(
             (bench.health.state(), bench.health.last_change().0),

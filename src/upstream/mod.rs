@@ -7,8 +7,11 @@
 pub mod ask;
 pub mod group;
 pub mod health;
+pub mod loops;
+pub mod metrics;
 pub mod plan;
 pub mod probe;
+pub mod probe_exchange;
 pub mod routes;
 pub mod server;
 
@@ -18,11 +21,11 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use crate::config::{GroupConfig, Transport};
-use crate::metrics::Metrics;
+use crate::config::{Config, GroupConfig, Transport};
 use crate::transport::tls::{Tls, read_roots};
 use group::Group;
-use server::{Make, Server};
+use metrics::UpstreamFamilies;
+use server::{Server, ServerParts};
 
 /// Why a group cannot be used. Nothing but its TLS can be found wrong before it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +70,9 @@ impl Upstreams {
     /// # Errors
     /// All there are.
     pub fn new(
-        config: &[GroupConfig],
+        config: &Config,
         previous: Option<&Self>,
-        metrics: &Metrics,
+        metrics: &UpstreamFamilies,
         now: Instant,
     ) -> Result<Self, Vec<UpstreamError>> {
         let probe_wanted = previous.map_or_else(Arc::default, |old| Arc::clone(&old.probe_wanted));
@@ -80,13 +83,13 @@ impl Upstreams {
             probe_wanted,
             roots: Vec::new(),
         };
-        for group in config {
+        for (index, group) in config.groups.iter().enumerate() {
             let roots = roots_of(group, &mut errors);
             let old = previous.and_then(|old| old.group(&group.name));
             let mut servers: Vec<Arc<Server>> = Vec::new();
             for server in &group.servers {
                 let tls = tls_of(server, &roots, old, &mut errors);
-                let make = Make {
+                let parts = ServerParts {
                     config: server,
                     tls,
                     group: &group.name,
@@ -96,15 +99,19 @@ impl Upstreams {
                     metrics,
                     now,
                 };
-                let same = |known: &&Arc<Server>| known.is(&make);
+                let same = |known: &&Arc<Server>| known.is_made_of(&parts);
                 let known = old.and_then(|(group, _)| group.servers.iter().find(same).cloned());
-                servers.push(known.unwrap_or_else(|| Arc::new(Server::new(make))));
+                servers.push(known.unwrap_or_else(|| Arc::new(Server::new(parts))));
             }
             let first = upstreams.servers.len();
             upstreams.servers.extend(servers.iter().cloned());
-            upstreams
-                .groups
-                .push(Group::new(group, first, servers, metrics));
+            upstreams.groups.push(Group::new(
+                group,
+                zone_of(config, index),
+                first,
+                servers,
+                metrics,
+            ));
             upstreams.roots.push(roots);
         }
         if errors.is_empty() {
@@ -119,6 +126,17 @@ impl Upstreams {
         let index = self.groups.iter().position(|group| &*group.name == name)?;
         Some((&self.groups[index], &self.roots[index]))
     }
+}
+
+/// The shortest zone that a route to the group has, written as the end of a name.
+fn zone_of(config: &Config, group: usize) -> String {
+    let routes = config
+        .routes
+        .iter()
+        .filter(|route| route.tiers.contains(&group));
+    let zones = routes.map(|route| route.zone.to_lowercase().to_ascii());
+    let shortest = zones.min_by_key(String::len).unwrap_or_default();
+    shortest.trim_start_matches('.').to_owned()
 }
 
 fn roots_of(group: &GroupConfig, errors: &mut Vec<UpstreamError>) -> Vec<CertificateDer<'static>> {

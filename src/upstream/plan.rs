@@ -46,9 +46,9 @@ pub enum Step {
 
 /// How a try ended without a final answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotMe {
+pub enum TryFailure {
     /// The server answered that it cannot answer; asking it again would not help.
-    Answered,
+    Declined,
     /// The network says it cannot be reached.
     Unreachable,
 }
@@ -187,10 +187,10 @@ impl Plan {
     }
 
     /// A try ended without a final answer.
-    pub fn failed(&mut self, number: usize, how: NotMe) {
+    pub fn failed(&mut self, number: usize, how: TryFailure) {
         let server = self.tries[number].server;
         self.tries[number].status = Status::Over;
-        if how == NotMe::Unreachable {
+        if how == TryFailure::Unreachable {
             // The same news for every try that waits there.
             for a_try in &mut self.tries {
                 if a_try.server == server {
@@ -442,7 +442,7 @@ mod tests {
                     Step::Try { number, server, .. } => {
                         self.log.push(((self.now - self.start).as_millis(), server));
                         if not_me.contains(&server) {
-                            self.plan.failed(number, NotMe::Answered);
+                            self.plan.failed(number, TryFailure::Declined);
                         }
                     }
                     Step::Overdue(_) => {}
@@ -611,9 +611,9 @@ mod tests {
                     Step::Try { number, server, .. } => {
                         assert!(run.now < end);
                         if unreachable.contains(&server) {
-                            run.plan.failed(number, NotMe::Unreachable);
+                            run.plan.failed(number, TryFailure::Unreachable);
                         } else if not_me.contains(&server) {
-                            run.plan.failed(number, NotMe::Answered);
+                            run.plan.failed(number, TryFailure::Declined);
                         }
                     }
                     Step::Overdue(_) => {}

@@ -5,11 +5,9 @@
 
 use std::collections::HashMap;
 
-use hickory_proto::rr::Name;
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
-
 use crate::cache::{Bounds, seconds};
 use crate::config::{Config, RouteConfig};
+use crate::message::query::wire_name;
 
 /// Names under one zone.
 #[derive(Debug, Clone)]
@@ -182,22 +180,10 @@ fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
     }
 }
 
-/// The name's lower-cased wire form.
-#[must_use]
-pub fn wire_name(name: &Name) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(name.len() + 1);
-    let mut encoder = BinEncoder::new(&mut bytes);
-    name.to_lowercase()
-        .emit(&mut encoder)
-        .expect("a name of at most 255 octets fits any buffer");
-    if bytes.last() != Some(&0) {
-        bytes.push(0);
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
+    use hickory_proto::rr::Name;
+
     use super::*;
 
     fn routes(yaml: &str) -> Routes {

@@ -9,36 +9,14 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::health::{Fine, Health, Lost, Reason, State};
+use super::health::{Health, LostProbe, Reason, State};
+use super::metrics::{HealthMetrics, UpstreamFamilies};
 use super::plan::Candidate;
 use crate::config::{FailoverConfig, ServerConfig, Transport};
-use crate::metrics::{HealthMetrics, Metrics, ServerMetrics};
+use crate::metrics::Label;
+use crate::transport::metrics::ExchangeMetrics;
 use crate::transport::tls::Tls;
-
-/// How a message travels; the health of the two is kept apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub enum Carrier {
-    /// UDP.
-    #[serde(rename = "udp")]
-    Datagram,
-    /// TCP or TLS.
-    #[serde(rename = "tcp")]
-    Stream,
-}
-
-impl Carrier {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Datagram, Self::Stream];
-
-    /// The name in metrics and /status.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Datagram => "udp",
-            Self::Stream => "tcp",
-        }
-    }
-}
+use crate::transport::{AnswerQuality, Carrier, Observer, Peer};
 
 /// A smoothed round-trip time in microseconds, 0 for none yet.
 type Srtt = Arc<AtomicU32>;
@@ -56,10 +34,9 @@ pub struct Server {
     pub label: String,
     /// When a single try counts as lost.
     pub try_timeout: Duration,
-    /// Counters.
-    pub metrics: ServerMetrics,
+    metrics: ExchangeMetrics,
     failover: FailoverConfig,
-    carriers: [Belief; 2],
+    by_carrier: [CarrierHealth; 2],
     srtt: Srtt,
     /// Those of the group's other servers, by which it is judged slow.
     other_srtts: ArcSwap<Vec<Srtt>>,
@@ -70,7 +47,7 @@ pub struct Server {
 }
 
 #[derive(Debug)]
-struct Belief {
+struct CarrierHealth {
     health: Mutex<Health>,
     state: AtomicU8,
     hedge_micros: AtomicU32,
@@ -99,58 +76,58 @@ pub struct HealthReport {
 }
 
 /// What a server is made from.
-pub(super) struct Make<'a> {
+pub(super) struct ServerParts<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) tls: Option<Tls>,
     pub(super) group: &'a Arc<str>,
     pub(super) try_timeout: Duration,
     pub(super) failover: &'a FailoverConfig,
     pub(super) probe_wanted: &'a Arc<Notify>,
-    pub(super) metrics: &'a Metrics,
+    pub(super) metrics: &'a UpstreamFamilies,
     pub(super) now: Instant,
 }
 
 impl Server {
-    pub(super) fn new(make: Make<'_>) -> Self {
-        let label = make.config.to_string();
-        let belief = |carrier: Carrier| Belief {
-            health: Mutex::new(Health::new(make.failover, make.now)),
+    pub(super) fn new(parts: ServerParts<'_>) -> Self {
+        let label = parts.config.to_string();
+        let health = |&carrier: &Carrier| CarrierHealth {
+            health: Mutex::new(Health::new(parts.failover, parts.now)),
             state: AtomicU8::new(State::Unknown as u8),
-            hedge_micros: AtomicU32::new(micros(make.failover.hedge_max)),
-            metrics: make.metrics.health(make.group, &label, carrier.name()),
+            hedge_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
+            metrics: parts.metrics.health(parts.group, &label, carrier),
         };
         Self {
-            config: make.config.clone(),
-            tls: make.tls,
-            group: Arc::clone(make.group),
-            try_timeout: make.try_timeout,
-            metrics: make.metrics.server(make.group, &label),
-            failover: make.failover.clone(),
-            carriers: Carrier::ALL.map(belief),
+            config: parts.config.clone(),
+            tls: parts.tls,
+            group: Arc::clone(parts.group),
+            try_timeout: parts.try_timeout,
+            metrics: parts.metrics.exchanges(parts.group, &label),
+            failover: parts.failover.clone(),
+            by_carrier: [Carrier::Datagram, Carrier::Stream].map(|carrier| health(&carrier)),
             srtt: Arc::default(),
             other_srtts: ArcSwap::default(),
-            probe_wanted: Arc::clone(make.probe_wanted),
+            probe_wanted: Arc::clone(parts.probe_wanted),
             looped: AtomicBool::new(false),
             label,
         }
     }
 
-    /// Whether `make` would give the same server, so that what is known of this one holds.
-    pub(super) fn is(&self, make: &Make<'_>) -> bool {
-        let same_tls = match (&self.tls, &make.tls) {
+    /// Whether `parts` would give the same server, so that what is known of this one holds.
+    pub(super) fn is_made_of(&self, parts: &ServerParts<'_>) -> bool {
+        let same_tls = match (&self.tls, &parts.tls) {
             (None, None) => true,
             (Some(own), Some(other)) => own.same(other),
             _ => false,
         };
-        self.config == *make.config
-            && self.group == *make.group
-            && self.try_timeout == make.try_timeout
-            && self.failover == *make.failover
+        self.config == *parts.config
+            && self.group == *parts.group
+            && self.try_timeout == parts.try_timeout
+            && self.failover == *parts.failover
             && same_tls
     }
 
     /// Tells it who else is in its group now.
-    pub(super) fn meet(&self, group: &[Arc<Self>]) {
+    pub(super) fn set_group(&self, group: &[Arc<Self>]) {
         let others = group
             .iter()
             .map(|server| &server.srtt)
@@ -177,7 +154,7 @@ impl Server {
     #[must_use]
     pub fn state_of(&self, carrier: Carrier) -> State {
         State::from_u8(
-            self.carriers[carrier as usize]
+            self.by_carrier[carrier.index()]
                 .state
                 .load(Ordering::Relaxed),
         )
@@ -186,13 +163,13 @@ impl Server {
     /// Smoothed round-trip time; none if it was never timed.
     #[must_use]
     pub fn srtt(&self) -> Option<Duration> {
-        known(&self.srtt)
+        known_srtt(&self.srtt)
     }
 
     /// This server as a query's plan sees it; `index` is its position among all servers.
     #[must_use]
     pub fn candidate(&self, index: usize) -> Candidate {
-        let micros = self.carriers[self.carrier() as usize]
+        let micros = self.by_carrier[self.carrier().index()]
             .hedge_micros
             .load(Ordering::Relaxed);
         Candidate {
@@ -201,40 +178,30 @@ impl Server {
         }
     }
 
-    /// It answered a client's query. Whether the answer helped is judged later ([`Server::refused_alone`]).
-    pub fn answered(&self, carrier: Carrier, now: Instant, rtt: Duration, final_answer: Fine) {
-        let others = self.best_other_srtt();
-        self.update(carrier, now, |health, config| {
-            health.answered(config, now, rtt, final_answer, others);
-        });
+    /// It as a worker's exchanges need it.
+    #[must_use]
+    pub fn peer(self: &Arc<Self>) -> Peer {
+        Peer {
+            address: self.config.address,
+            tls: self.tls.clone(),
+            label: self.label.clone(),
+            try_timeout: self.try_timeout,
+            metrics: self.metrics.clone(),
+            observer: Arc::clone(self) as Arc<dyn Observer>,
+        }
     }
 
     /// It refused or failed a question that another server answered.
     pub fn refused_alone(&self, carrier: Carrier, now: Instant) {
-        self.update(carrier, now, |health, config| {
+        self.update(carrier, |health, config| {
             health.refused_alone(config, now);
-        });
-    }
-
-    /// A try was lost while another answered the same question.
-    pub fn lost(&self, carrier: Carrier, now: Instant, sent: Instant) {
-        self.metrics.outcome(crate::metrics::Outcome::Lost);
-        self.update(carrier, now, |health, config| {
-            health.lost(config, now, sent);
         });
     }
 
     /// A try has had no answer for as long as it should take.
     pub fn overdue(&self, carrier: Carrier, now: Instant, sent: Instant, question: u64) {
-        self.update(carrier, now, |health, _| {
+        self.update(carrier, |health, _| {
             health.overdue(now, sent, question);
-        });
-    }
-
-    /// The network said that it cannot be reached.
-    pub fn unreachable(&self, carrier: Carrier, now: Instant) {
-        self.update(carrier, now, |health, config| {
-            health.unreachable(config, now);
         });
     }
 
@@ -248,7 +215,7 @@ impl Server {
     pub fn set_looped(&self, looped: bool, now: Instant) {
         let before = self.looped.swap(looped, Ordering::Relaxed);
         if looped {
-            self.update(self.carrier(), now, |health, config| {
+            self.update(self.carrier(), |health, config| {
                 health.looped(config, now);
             });
         } else if before {
@@ -270,20 +237,20 @@ impl Server {
 
     /// A probe was answered.
     pub fn probe_answered(&self, carrier: Carrier, now: Instant, rtt: Duration) {
-        self.carriers[carrier as usize]
+        self.by_carrier[carrier.index()]
             .metrics
             .probes_answered
             .inc();
         let others = self.best_other_srtt();
-        self.update(carrier, now, |health, config| {
+        self.update(carrier, |health, config| {
             health.probe_answered(config, now, rtt, others);
         });
     }
 
     /// A probe got no answer in time.
-    pub fn probe_lost(&self, carrier: Carrier, now: Instant, lost: Lost) {
-        self.carriers[carrier as usize].metrics.probes_lost.inc();
-        self.update(carrier, now, |health, config| {
+    pub fn probe_lost(&self, carrier: Carrier, now: Instant, lost: LostProbe) {
+        self.by_carrier[carrier.index()].metrics.probes_lost.inc();
+        self.update(carrier, |health, config| {
             health.probe_lost(config, now, lost);
         });
     }
@@ -300,41 +267,36 @@ impl Server {
             since_seconds: now.saturating_duration_since(changed).as_secs_f64(),
             srtt_milliseconds: health.srtt().map(|srtt| srtt.as_secs_f64() * 1e3),
             loss_percent: health.loss_percent(),
-            probes_answered: self.carriers[carrier as usize]
+            probes_answered: self.by_carrier[carrier.index()]
                 .metrics
                 .probes_answered
                 .get(),
-            probes_lost: self.carriers[carrier as usize].metrics.probes_lost.get(),
+            probes_lost: self.by_carrier[carrier.index()].metrics.probes_lost.get(),
         }
     }
 
     fn lock(&self, carrier: Carrier) -> MutexGuard<'_, Health> {
         // A panic cannot leave Health half-written in a way that matters: every field is valid by itself.
-        self.carriers[carrier as usize]
+        self.by_carrier[carrier.index()]
             .health
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies an event and publishes what came of it.
-    fn update(
-        &self,
-        carrier: Carrier,
-        now: Instant,
-        event: impl FnOnce(&mut Health, &FailoverConfig),
-    ) {
-        let belief = &self.carriers[carrier as usize];
+    fn update(&self, carrier: Carrier, event: impl FnOnce(&mut Health, &FailoverConfig)) {
+        let known = &self.by_carrier[carrier.index()];
         let mut health = self.lock(carrier);
         let (before, probe_before) = (health.state(), health.probe_due());
         event(&mut health, &self.failover);
         let (after, probe_after) = (health.state(), health.probe_due());
         let (reason, _) = health.last_change();
         let srtt = health.srtt();
-        belief.hedge_micros.store(
+        known.hedge_micros.store(
             micros(health.hedge_delay(&self.failover)),
             Ordering::Relaxed,
         );
-        belief.state.store(after as u8, Ordering::Relaxed);
+        known.state.store(after as u8, Ordering::Relaxed);
         drop(health);
         if carrier == self.carrier()
             && let Some(srtt) = srtt
@@ -345,26 +307,26 @@ impl Server {
             self.probe_wanted.notify_one();
         }
         if before != after {
-            belief.metrics.changed(after);
-            self.tell(carrier, before, after, reason, now);
+            known.metrics.changed(after);
+            self.log_change(carrier, before, after, reason);
         }
     }
 
     /// Brings the gauges up to date; done with each scrape rather than with every answer.
     pub fn show(&self, clocks: (Instant, SystemTime)) {
-        for carrier in Carrier::ALL {
+        for &carrier in Carrier::ALL {
             let (state, change, srtt) = {
                 let health = self.lock(carrier);
                 (health.state(), health.last_change(), health.srtt())
             };
-            let metrics = &self.carriers[carrier as usize].metrics;
+            let metrics = &self.by_carrier[carrier.index()].metrics;
             metrics.show(state, change, srtt, clocks);
         }
     }
 
-    fn tell(&self, carrier: Carrier, before: State, after: State, reason: Reason, _now: Instant) {
-        let (group, server, transport) = (&*self.group, &self.label, carrier.name());
-        let (before, state, reason) = (before.name(), after.name(), reason.name());
+    fn log_change(&self, carrier: Carrier, before: State, after: State, reason: Reason) {
+        let (group, server, transport) = (&*self.group, &self.label, carrier.label());
+        let (before, state, reason) = (before.label(), after.label(), reason.label());
         if after == State::Down {
             tracing::warn!(
                 group,
@@ -387,11 +349,28 @@ impl Server {
     }
 
     fn best_other_srtt(&self) -> Option<Duration> {
-        self.other_srtts.load().iter().filter_map(known).min()
+        self.other_srtts.load().iter().filter_map(known_srtt).min()
     }
 }
 
-fn known(srtt: &Srtt) -> Option<Duration> {
+impl Observer for Server {
+    fn answered(&self, carrier: Carrier, now: Instant, rtt: Duration, quality: AnswerQuality) {
+        let others = self.best_other_srtt();
+        self.update(carrier, |health, config| {
+            health.answered(config, now, rtt, quality, others);
+        });
+    }
+
+    fn unreachable(&self, carrier: Carrier, now: Instant) {
+        self.update(carrier, |health, config| health.unreachable(config, now));
+    }
+
+    fn lost(&self, carrier: Carrier, now: Instant, sent: Instant) {
+        self.update(carrier, |health, config| health.lost(config, now, sent));
+    }
+}
+
+fn known_srtt(srtt: &Srtt) -> Option<Duration> {
     match srtt.load(Ordering::Relaxed) {
         0 => None,
         micros => Some(Duration::from_micros(u64::from(micros))),

@@ -25,6 +25,7 @@ pub(crate) mod rr {
     pub(crate) const DNSKEY: u16 = 48;
     pub(crate) const NSEC3: u16 = 50;
     pub(crate) const HTTPS: u16 = 65;
+    pub(crate) const TSIG: u16 = 250;
     pub(crate) const IXFR: u16 = 251;
     pub(crate) const AXFR: u16 = 252;
     pub(crate) const ANY: u16 = 255;

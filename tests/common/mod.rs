@@ -11,10 +11,11 @@
 pub(crate) mod dns;
 pub(crate) mod namespace;
 pub(crate) mod peers;
+pub(crate) mod sockets;
 pub(crate) mod stand_in;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, PipeWriter, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -110,6 +111,17 @@ impl Process {
     pub(crate) fn spawn(name: &'static str, command: &mut Command, log: PathBuf) -> Self {
         let output = File::create(&log).expect("the log file can be created");
         let errors = output.try_clone().expect("the log file can be shared");
+        Self::spawn_writing_to(name, command, log, output.into(), errors.into())
+    }
+
+    /// The same with its output and errors somewhere else than in its log.
+    fn spawn_writing_to(
+        name: &'static str,
+        command: &mut Command,
+        log: PathBuf,
+        output: Stdio,
+        errors: Stdio,
+    ) -> Self {
         let child = command
             .stdin(Stdio::null())
             .stdout(output)
@@ -140,6 +152,11 @@ impl Process {
             }
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Its process ID.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// All it wrote to standard output and standard error.
@@ -213,7 +230,18 @@ pub(crate) fn binary() -> &'static str {
 
 /// The binary under test, without whatever of our environment would configure it.
 pub(crate) fn nodens() -> Command {
-    let mut command = Command::new(binary());
+    unconfigured(Command::new(binary()))
+}
+
+/// The same with so many file descriptors at most, which it cannot raise.
+fn nodens_with_files(most: u32) -> Command {
+    let mut command = Command::new("sh");
+    let limited = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
+    command.args(["-c", &limited, binary()]);
+    unconfigured(command)
+}
+
+fn unconfigured(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("NODENS_") || name == "RUST_LOG" {
             command.env_remove(name);
@@ -255,6 +283,15 @@ impl Drop for Killed {
     }
 }
 
+/// Sets the soft limit of open files of a process.
+pub(crate) fn limit_open_files(process: u32, limit: u64) {
+    let set = Command::new("prlimit")
+        .args(["--pid", &process.to_string(), &format!("--nofile={limit}:")])
+        .status()
+        .expect("prlimit is installed: apt-get install util-linux");
+    assert!(set.success(), "prlimit --nofile={limit}: {set}");
+}
+
 /// A running `nodens serve`.
 #[derive(Debug)]
 pub(crate) struct Nodens {
@@ -279,12 +316,38 @@ impl Nodens {
 
     /// The same with an admin address of one's own.
     pub(crate) fn start_at(listen: &[&str], admin: &str, yaml: &str) -> Self {
+        let spawn = |command: &mut Command, log| Process::spawn("nodens", command, log);
+        Self::start_by(nodens(), listen, admin, yaml, spawn)
+    }
+
+    /// Starts it as [`Nodens::start`] does, with its log in a pipe.
+    pub(crate) fn start_with_log(log: PipeWriter, yaml: &str) -> Self {
+        let spawn = |command: &mut Command, file| {
+            Process::spawn_writing_to("nodens", command, file, Stdio::null(), log.into())
+        };
+        Self::start_by(nodens(), &["127.0.0.1:0"], "127.0.0.1:0", yaml, spawn)
+    }
+
+    /// Starts it with so many file descriptors at most.
+    pub(crate) fn start_with_files(most: u32, yaml: &str) -> Self {
+        let (listen, spawn) = (&["127.0.0.1:0"], |command: &mut Command, log| {
+            Process::spawn("nodens", command, log)
+        });
+        Self::start_by(nodens_with_files(most), listen, "127.0.0.1:0", yaml, spawn)
+    }
+
+    fn start_by(
+        mut command: Command,
+        listen: &[&str],
+        admin: &str,
+        yaml: &str,
+        spawn: impl FnOnce(&mut Command, PathBuf) -> Process,
+    ) -> Self {
         let dir = TempDir::new();
         let socket = dir.path("nodens.sock");
         let config = dir.write("nodens.yaml", &configuration(listen, admin, &socket, yaml));
-        let mut command = nodens();
         command.args(["serve", "--config"]).arg(&config);
-        let mut process = Process::spawn("nodens", &mut command, dir.path("nodens.log"));
+        let mut process = spawn(&mut command, dir.path("nodens.log"));
         process.wait_until("200 from /ready", || {
             get(&socket, "/ready")
                 .ok()
@@ -320,6 +383,26 @@ impl Nodens {
     /// Has it read its configuration now.
     pub(crate) fn hang_up(&self) {
         self.process.signal("HUP");
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Its process ID.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Numbers of the file descriptors it has open.
+    pub(crate) fn descriptors(&self) -> Vec<u64> {
+        let directory = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the process runs");
+        let number = |entry: io::Result<fs::DirEntry>| {
+            // One may be closed while the directory is read.
+            entry.ok()?.file_name().to_str()?.parse().ok()
+        };
+        directory.filter_map(number).collect()
     }
 
     /// What /status says.

@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 
 use super::dns::{Over, failure, question_end, rcode, read_frame, send_frame, tcp_to, wire_name};
@@ -10,6 +10,27 @@ use super::free_sockets;
 
 /// Given a query and how it came: the messages to send back, in this order.
 type Answer = dyn Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync;
+
+/// Opened once; whoever waits goes on.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.0.0.lock().expect("no thread panics with it") = true;
+        self.0.1.notify_all();
+    }
+
+    pub(crate) fn wait(&self) {
+        let open = self.0.0.lock().expect("no thread panics with it");
+        drop(
+            self.0
+                .1
+                .wait_while(open, |open| !*open)
+                .expect("no thread panics with it"),
+        );
+    }
+}
 
 /// A server over UDP and TCP that answers as told and remembers what it was asked; ends with the value.
 ///
@@ -23,6 +44,7 @@ pub(crate) struct StandIn {
 struct State {
     answer: Box<Answer>,
     asked: Mutex<Vec<Vec<u8>>>,
+    silent: AtomicBool,
     stopped: AtomicBool,
 }
 
@@ -36,6 +58,7 @@ impl StandIn {
         let state = Arc::new(State {
             answer: Box::new(answer),
             asked: Mutex::default(),
+            silent: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
         let (udp, tcp) = (Arc::clone(&state), Arc::clone(&state));
@@ -55,6 +78,20 @@ impl StandIn {
         (self.state.answer)(query, over)
     }
 
+    /// Whether it is silent from now on: it answers nothing, not even probes, and still remembers what it was asked.
+    pub(crate) fn set_silent(&self, silent: bool) {
+        self.state.silent.store(silent, Ordering::Release);
+    }
+
+    /// How many queries so far, probes apart.
+    pub(crate) fn asked_count(&self) -> usize {
+        self.state
+            .asked
+            .lock()
+            .expect("no thread panics with it")
+            .len()
+    }
+
     /// All queries so far, probes apart.
     pub(crate) fn asked(&self) -> Vec<Vec<u8>> {
         self.state
@@ -67,13 +104,21 @@ impl StandIn {
 
 impl State {
     fn answers_to(&self, query: &[u8], over: Over) -> Vec<Vec<u8>> {
+        let silent = self.silent.load(Ordering::Acquire);
         if is_probe(query) {
-            return vec![failure(query, rcode::NXDOMAIN)];
+            return if silent {
+                vec![]
+            } else {
+                vec![failure(query, rcode::NXDOMAIN)]
+            };
         }
         self.asked
             .lock()
             .expect("no thread panics with it")
             .push(query.to_vec());
+        if silent {
+            return vec![];
+        }
         (self.answer)(query, over)
     }
 
@@ -113,7 +158,7 @@ impl State {
 }
 
 /// Whether nobody but nodens asks this: for the root, or for the name by which it finds out that it asks itself.
-fn is_probe(query: &[u8]) -> bool {
+pub(crate) fn is_probe(query: &[u8]) -> bool {
     let name = &query[12..question_end(query) - 4];
     name == [0] || name.ends_with(&wire_name("nodens.invalid"))
 }

@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cli::stub::Transport;
-use crate::metrics::Metrics;
+use crate::process::metrics::Metrics;
 
 /// A client that hears nothing for so long has long given up: the proxy's own deadline is 4 s.
 const PATIENCE: Duration = Duration::from_secs(5);

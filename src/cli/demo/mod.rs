@@ -1,7 +1,7 @@
 //! `nodens demo`: the real proxy before stand-ins on loopback, and a guided tour of what it hides from its clients.
 //!
 //! Owns the order of the tour and how it is told. The questions and their promises are in `demo/step.rs`, the world in
-//! `demo/scene.rs`, asking and counting in `demo/client.rs`. Nothing is taken from the tour's own knowledge that can be read from the proxy: hit or miss, the
+//! `lab/scene.rs`, asking and counting in `demo/client.rs`. Nothing is taken from the tour's own knowledge that can be read from the proxy: hit or miss, the
 //! route and the server that answered are what the metrics say.
 //!
 //! Limits: IPv4 loopback only; the plain stub resolver beside it is [`crate::cli::stub`], which asks as glibc does.
@@ -22,7 +22,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cli::stub::{Transport, plain_stub_wait};
 use crate::lab::scene::{REGISTRY_TTL, Scene, Who};
-use crate::metrics::rcode_label;
+use crate::message::labels::rcode_label;
+use crate::metrics::Label;
 use crate::upstream::health::State;
 use client::{Cached, Counted, Counters, Reply};
 use step::{Step, alias, big, cluster_name, no_such_name, own_name, registry};
@@ -173,7 +174,7 @@ impl Tour {
             step.title,
         )?;
         let name = Name::from_ascii(format!("{}.", step.name)).context(step.name)?;
-        let metrics = &self.scene.app.shared.metrics;
+        let metrics = &self.scene.app.metrics;
         let before = Counters::read(metrics);
         let listen = self.scene.listen;
         let reply = match client::ask(listen, &name, step.record_type, step.transport).await {
@@ -256,7 +257,7 @@ impl Tour {
                 format!("upstreams.{}", health.group),
                 who.map_or("?", Who::name),
                 health.server,
-                state.name(),
+                state.label(),
                 reason.as_str().unwrap_or("?"),
                 health.report.since_seconds,
             ))?;

@@ -8,7 +8,7 @@ use hickory_proto::rr::RecordType;
 use super::client::{Cached, Counted, EDNS_PAYLOAD, Reply};
 use crate::cli::stub::Transport;
 use crate::lab::scene::{Scene, Who};
-use crate::metrics::rcode_label;
+use crate::message::labels::rcode_label;
 
 /// A reply that takes this long came too late: an impatient stub resolver (`options timeout:1`) has turned to the next
 /// server by then. It is also when a single try counts as lost, so that failover which waits for that shows.

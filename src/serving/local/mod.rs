@@ -103,7 +103,7 @@ impl LocalZone {
     /// `lower_qname_wire` is the QNAME in wire format and lower case, uncompressed and with the root's zero. The type
     /// does not matter: were A ours and AAAA the upstream's, a name would be two hosts.
     #[must_use]
-    pub fn owns(&self, lower_qname_wire: &[u8], _qtype: u16, qclass: u16) -> bool {
+    pub fn owns(&self, lower_qname_wire: &[u8], qclass: u16) -> bool {
         self.names
             .of_class(DNSClass::from(qclass))
             .is_some_and(|names| names.contains_key(lower_qname_wire))
@@ -296,7 +296,6 @@ mod tests {
 
     const IN: u16 = 1;
     const CH: u16 = 3;
-    const A: u16 = 1;
 
     fn name(text: &str) -> Name {
         Name::from_ascii(text).unwrap()
@@ -338,7 +337,7 @@ mod tests {
     }
 
     fn owns(owner: &str, class: u16) -> bool {
-        zone().owns(&wire_key(&name(owner)), A, class)
+        zone().owns(&wire_key(&name(owner)), class)
     }
 
     async fn exchange(zone: &LocalZone, message: &Message) -> Message {

@@ -1,0 +1,60 @@
+//! Every fixed limit on what clients, servers and the process itself may make us hold. Those that can be configured stand
+//! in `config::limits`; ARCHITECTURE.md lists both, with what happens at each limit and the test that shows it.
+
+use std::time::Duration;
+
+/// Octets of a query over UDP that are read; longer ones are malformed. Queries are far shorter.
+pub const CLIENT_DATAGRAM_BYTES: usize = 2_048;
+
+/// Reply buffers that a UDP socket keeps between batches, each of at most [`crate::message::wire::MAX_PAYLOAD`] octets.
+/// A burst of replies may take more; they are given back.
+pub const REPLY_BUFFERS_KEPT: usize = 256;
+
+/// Octets of buffers that a client's connection keeps between replies; larger ones are given back.
+pub const CONNECTION_BUFFER_KEPT: usize = 16 << 10;
+
+/// Prefetches that a worker has in flight: they must never crowd out what clients wait for.
+pub const PREFETCHES_IN_FLIGHT: usize = 64;
+
+/// Failures remembered by the process (RFC 9520); each is a name that somebody keeps asking for.
+pub const FAILURES: usize = 8_192;
+
+/// UDP sockets in use for one server by one worker: so many random ports at once make a guess as many times as hard, and
+/// each carries enough for a node.
+pub const UPSTREAM_PORTS: usize = 32;
+
+/// Replaced UDP sockets that wait for late answers, per server and worker. At the limit, a socket that lost a query stays
+/// in use until one of them is done: a server that is gone loses every query, and would cost a socket each.
+pub const UPSTREAM_PORTS_RETIRED: usize = 32;
+
+/// Messages that match no query, after which an upstream UDP socket is closed and its queries are asked again from
+/// another port: somebody may be guessing IDs (RFC 5452 §9.2). With this many guesses at 65,536 IDs, one in 2,048 hits.
+pub const UNMATCHED_PER_PORT: u32 = 32;
+
+/// Times that a query is asked again on another socket because its socket was closed, before its server counts as unable
+/// to answer it.
+pub const MOVES_PER_EXCHANGE: u8 = 8;
+
+/// Queries in flight on one upstream socket, be it UDP or a stream: a server that answers none must not make memory grow.
+pub const IN_FLIGHT_PER_SOCKET: usize = 4_096;
+
+/// Streams open to one server by one worker: one is enough for a server that answers out of order, and some do not.
+pub const UPSTREAM_STREAMS: usize = 4;
+
+/// The same for a server that closes streams after few answers.
+pub const UPSTREAM_STREAMS_SHORT_LIVED: usize = 16;
+
+/// Octets not yet sent on one upstream stream: a server that does not read must not make memory grow.
+pub const UPSTREAM_STREAM_UNSENT: usize = 64 << 10;
+
+/// Queries that wait for a stream to one server, per worker. At the limit the server counts as unable to answer.
+pub const WAITING_FOR_STREAM: usize = 4_096;
+
+/// Connections to one admin address. At the limit the oldest is closed.
+pub const ADMIN_CONNECTIONS: usize = 64;
+
+/// How long a client of the admin interface may take to send the header of a request.
+pub const ADMIN_HEADER_TIME: Duration = Duration::from_secs(5);
+
+/// Octets of the text of an extended error (RFC 8914) in a reply.
+pub const EXTENDED_ERROR_BYTES: usize = 200;

@@ -1,0 +1,209 @@
+//! One answer: its message, its age, its weight.
+//!
+//! Owns how long an answer is fresh (RFC 2181 §8, RFC 2308 §5); `now` is an argument.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use triomphe::{HeaderWithLength, ThinArc};
+
+use crate::config::CacheConfig;
+use crate::message::response::{Facts, Kind, Response, View};
+
+/// Bytes an entry takes beside its block: the table's slots with their slack (about 65), an eighth of a ghost, and what
+/// churn leaves unused. Measured as the resident memory that full caches of 64 MiB hold for each entry
+/// (`tests/memory.rs`), less the entry's block.
+const OVERHEAD: usize = 80;
+
+/// Answers shorter-lived than this are not prefetched, in seconds: their last second is too much of their life.
+const MIN_PREFETCH_LIFETIME: u32 = 5;
+
+/// An answer with all that is known of it, in one block of memory; clones share it.
+#[derive(Debug, Clone)]
+pub struct Entry(ThinArc<Head, u8>);
+
+/// What stands before the message. Every byte of it counts as often as there are answers.
+#[derive(Debug)]
+struct Head {
+    stored: Instant,
+    /// Seconds it is fresh.
+    lifetime: u32,
+    /// No TTL it serves is above this, in seconds.
+    ttl_cap: u32,
+    /// The route that answered, for metrics; none for what is answered here.
+    route: Option<u16>,
+    facts: Facts,
+    /// What its key says beside the question: the message holds the rest.
+    bits: u8,
+    /// Hits so far, up to the number that makes it popular.
+    hits: AtomicU8,
+    /// Whether it is being fetched anew before it expires.
+    prefetching: AtomicBool,
+}
+
+/// What the allocator sets aside for so many bytes. Its sizes are multiples of an eighth of the next power of two, and at
+/// least 16 bytes apart.
+fn block(bytes: usize) -> usize {
+    let step = (bytes.next_power_of_two() / 8).max(16);
+    bytes.next_multiple_of(step)
+}
+
+/// Upper bounds that a route sets for its answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Seconds a positive answer is kept.
+    pub max_ttl: u32,
+    /// Seconds a negative answer is kept.
+    pub max_negative_ttl: u32,
+}
+
+impl Entry {
+    /// An answer as it arrived at `stored` by way of `route`.
+    #[must_use]
+    pub fn new(
+        key: &[u8],
+        response: &Response,
+        stored: Instant,
+        route: u16,
+        bounds: Bounds,
+    ) -> Self {
+        Self::build(key, response, stored, Some(route), bounds)
+    }
+
+    /// An answer given here, never stored.
+    #[must_use]
+    pub fn local(response: &Response, now: Instant) -> Self {
+        let bounds = Bounds {
+            max_ttl: u32::MAX,
+            max_negative_ttl: u32::MAX,
+        };
+        Self::build(&[], response, now, None, bounds)
+    }
+
+    fn build(
+        key: &[u8],
+        response: &Response,
+        stored: Instant,
+        route: Option<u16>,
+        bounds: Bounds,
+    ) -> Self {
+        let bound = match response.kind() {
+            Kind::Negative => bounds.max_negative_ttl,
+            _ => bounds.max_ttl,
+        };
+        let (facts, bytes) = response.parts();
+        let head = Head {
+            stored,
+            lifetime: response.ttl().unwrap_or(0).min(bound),
+            // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
+            ttl_cap: bound,
+            route,
+            facts,
+            bits: key.last().copied().unwrap_or(0),
+            hits: AtomicU8::new(0),
+            prefetching: AtomicBool::new(false),
+        };
+        Self(ThinArc::from_header_and_slice(head, bytes))
+    }
+
+    #[inline]
+    fn head(&self) -> &Head {
+        &self.0.header.header
+    }
+
+    /// The answer.
+    #[inline]
+    #[must_use]
+    pub fn response(&self) -> View<'_> {
+        View::of(&self.head().facts, &self.0.slice)
+    }
+
+    /// QNAME, lower-cased, in wire format.
+    pub(super) fn name(&self) -> &[u8] {
+        let question = self.response().question();
+        &question[..question.len() - 4]
+    }
+
+    /// Index of the route that answered.
+    #[must_use]
+    pub fn route(&self) -> Option<u16> {
+        self.head().route
+    }
+
+    /// No TTL it serves is above this, in seconds.
+    #[must_use]
+    pub fn ttl_cap(&self) -> u32 {
+        self.head().ttl_cap
+    }
+
+    /// Seconds it is fresh.
+    #[cfg(test)]
+    pub(super) fn lifetime(&self) -> u32 {
+        self.head().lifetime
+    }
+
+    /// Whole seconds since it arrived, while it may be served as it is.
+    #[inline]
+    #[must_use]
+    pub fn age_if_fresh(&self, now: Instant) -> Option<u32> {
+        let age = now.saturating_duration_since(self.head().stored).as_secs();
+        u32::try_from(age)
+            .ok()
+            .filter(|age| *age < self.head().lifetime)
+    }
+
+    /// How long ago it ceased to be fresh; zero while it is.
+    #[must_use]
+    pub fn expired_for(&self, now: Instant) -> Duration {
+        let age = now.saturating_duration_since(self.head().stored);
+        age.saturating_sub(Duration::from_secs(u64::from(self.head().lifetime)))
+    }
+
+    /// Counts a hit at this age, in seconds; whether it is popular and about to expire, and not being fetched anew.
+    #[inline]
+    #[must_use]
+    pub fn prefetch_due(&self, age: u32, config: &CacheConfig) -> bool {
+        if config.prefetch_hits == 0 || self.head().lifetime < MIN_PREFETCH_LIFETIME {
+            return false;
+        }
+        let hits = self.head().hits.load(Ordering::Relaxed);
+        if hits < config.prefetch_hits {
+            self.head().hits.store(hits + 1, Ordering::Relaxed);
+            return false;
+        }
+        // Ages are whole seconds: the last one always counts.
+        let left = self.head().lifetime.saturating_sub(age);
+        let threshold = u64::from(self.head().lifetime) * u64::from(config.prefetch_percent) / 100;
+        u64::from(left) <= threshold.max(1) && !self.head().prefetching.load(Ordering::Relaxed)
+    }
+
+    /// It is to be fetched anew now; false if some worker does so already.
+    #[must_use]
+    pub fn start_prefetch(&self) -> bool {
+        !self.head().prefetching.swap(true, Ordering::Relaxed)
+    }
+
+    /// It was fetched anew, or could not be: another turn may come.
+    pub fn end_prefetch(&self) {
+        self.head().prefetching.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it belongs in the cache at all: RFC 1035 §3.2.1 (TTL 0), RFC 2308 §5 (no SOA), and never a cut one.
+    #[must_use]
+    pub fn storable(&self) -> bool {
+        self.head().lifetime > 0 && !self.response().truncated()
+    }
+
+    /// Whether it is the answer to the question of this key, and not one whose hash is the same.
+    #[inline]
+    pub(super) fn answers(&self, key: &[u8]) -> bool {
+        key.split_last().is_some_and(|(bits, question)| {
+            *bits == self.head().bits && question == self.response().question()
+        })
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        let bytes = size_of::<HeaderWithLength<Head>>() + size_of::<usize>() + self.0.slice.len();
+        (OVERHEAD + block(bytes)) as u64
+    }
+}

@@ -1,0 +1,70 @@
+//! Questions that failed a moment ago, kept apart from answers, so that a failure never takes an answer's place (RFC 9520).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::budgets::FAILURES;
+use crate::message::ede::ExtendedError;
+
+/// A failure that is not worth repeating yet (RFC 9520).
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The response code it got.
+    pub code: u16,
+    /// Why.
+    pub error: Arc<ExtendedError>,
+    until: Instant,
+    pause: Duration,
+}
+
+/// All that are remembered.
+#[derive(Debug)]
+pub(super) struct Failures(quick_cache::sync::Cache<Box<[u8]>, Failure>);
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self(quick_cache::sync::Cache::new(FAILURES))
+    }
+}
+
+impl Failures {
+    /// The failure of a question that is not to be repeated yet.
+    pub(super) fn get(&self, key: &[u8], now: Instant) -> Option<Failure> {
+        self.0.get(key).filter(|failure| now < failure.until)
+    }
+
+    /// Remembers that a question failed, for the shorter of the two pauses; for twice as long as the last time, up to the
+    /// longer, if it failed again as soon as it could.
+    pub(super) fn remember(
+        &self,
+        key: &[u8],
+        code: u16,
+        error: &ExtendedError,
+        (min, max): (Duration, Duration),
+        now: Instant,
+    ) {
+        let pause = match self.0.get(key) {
+            Some(last) if now < last.until + max * 2 => (last.pause * 2).min(max),
+            _ => min,
+        };
+        let failure = Failure {
+            code,
+            error: Arc::new(error.clone()),
+            until: now + pause,
+            pause,
+        };
+        self.0.insert(key.into(), failure);
+    }
+
+    /// The question was answered.
+    pub(super) fn forget(&self, key: &[u8]) {
+        if !self.0.is_empty() {
+            self.0.remove(key);
+        }
+    }
+
+    /// Each question may be tried at once.
+    pub(super) fn forget_all(&self) {
+        self.0.clear();
+    }
+}

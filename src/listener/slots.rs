@@ -1,0 +1,120 @@
+//! How many client connections there may be over TCP, in all and for each client address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::{IntCounter, IntGauge};
+
+use crate::config::TcpConfig;
+use crate::metrics::Registry;
+
+/// What is counted of client connections over TCP.
+#[derive(Debug, Clone)]
+pub struct ConnectionMetrics {
+    /// Connections now.
+    pub open: IntGauge,
+    /// Connections closed to make room for others.
+    pub evicted: IntCounter,
+}
+
+impl ConnectionMetrics {
+    /// None yet.
+    #[must_use]
+    pub fn register(registry: &Registry) -> Self {
+        Self {
+            open: registry.gauge("nodens_tcp_connections", "Client connections over TCP now."),
+            evicted: registry.counter(
+                "nodens_tcp_evicted_total",
+                "Idle client connections over TCP closed to make room for new ones.",
+            ),
+        }
+    }
+}
+
+/// The connections of all workers, in all and by client address.
+#[derive(Debug)]
+pub struct ConnectionSlots {
+    counts: Mutex<Counts>,
+    /// What is counted of them.
+    pub metrics: ConnectionMetrics,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    total: usize,
+    by_client: HashMap<IpAddr, usize, ahash::RandomState>,
+}
+
+/// Which cap a connection would be over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// `tcp.max_connections`.
+    Total,
+    /// `tcp.max_connections_per_client`.
+    Client,
+}
+
+impl ConnectionSlots {
+    /// No connections yet.
+    #[must_use]
+    pub fn new(metrics: ConnectionMetrics) -> Self {
+        Self {
+            counts: Mutex::default(),
+            metrics,
+        }
+    }
+
+    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+        // Counts are whole at any time.
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection's slot; dropping it frees it.
+pub struct Slot {
+    slots: Arc<ConnectionSlots>,
+    client: IpAddr,
+}
+
+impl Slot {
+    /// A slot for a connection of this client.
+    ///
+    /// # Errors
+    /// Which cap it would be over.
+    pub fn take(
+        slots: &Arc<ConnectionSlots>,
+        config: &TcpConfig,
+        client: IpAddr,
+    ) -> Result<Self, Full> {
+        let mut counts = slots.counts();
+        let of_client = counts.by_client.get(&client).copied().unwrap_or(0);
+        if of_client >= config.max_connections_per_client {
+            return Err(Full::Client);
+        }
+        if counts.total >= config.max_connections {
+            return Err(Full::Total);
+        }
+        counts.total += 1;
+        counts.by_client.insert(client, of_client + 1);
+        slots.metrics.open.inc();
+        Ok(Self {
+            slots: Arc::clone(slots),
+            client,
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut counts = self.slots.counts();
+        counts.total -= 1;
+        if let Some(of_client) = counts.by_client.get_mut(&self.client) {
+            *of_client -= 1;
+            if *of_client == 0 {
+                counts.by_client.remove(&self.client);
+            }
+        }
+        self.slots.metrics.open.dec();
+    }
+}

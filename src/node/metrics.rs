@@ -1,0 +1,47 @@
+//! What is counted of the node's interface, addresses and rules.
+
+use prometheus::{IntCounterVec, IntGauge};
+
+use crate::metrics::Registry;
+
+/// The state of the node, as `node:` wants it.
+#[derive(Debug, Clone)]
+pub struct NodeMetrics {
+    /// 1 while interface, addresses and rules are in place.
+    pub setup_success: IntGauge,
+    /// Its series appear with the first [`NodeMetrics::watched`].
+    repairs: IntCounterVec,
+}
+
+impl NodeMetrics {
+    /// Nothing amiss yet.
+    #[must_use]
+    pub fn register(registry: &Registry) -> Self {
+        let setup_success = registry.gauge(
+            "nodens_node_setup_success",
+            "1 while the interface, addresses and rules of `node:` are in place, or none are wanted; 0 while they are not.",
+        );
+        setup_success.set(1);
+        let repairs = registry.counters(
+            "nodens_node_repairs_total",
+            "What of `node:` somebody else removed and was put back: interface, address or rules.",
+            &["object"],
+        );
+        Self {
+            setup_success,
+            repairs,
+        }
+    }
+
+    /// The node is looked after from now on: shows that nothing was put back yet.
+    pub fn watched(&self) {
+        for object in ["interface", "address", "rules"] {
+            let _ = self.repairs.with_label_values(&[object]);
+        }
+    }
+
+    /// An `interface`, an `address` or the `rules` were put back.
+    pub fn repaired(&self, object: &'static str) {
+        self.repairs.with_label_values(&[object]).inc();
+    }
+}

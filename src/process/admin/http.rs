@@ -1,0 +1,81 @@
+//! The endpoints of the admin interface.
+//!
+//! `/health` is about our loops, `/ready` about our start and stop; neither is about the world: a node whose upstreams are
+//! all dead still needs its nameserver, if only for stale answers and clear errors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use super::status::Instance;
+
+/// A worker whose loop has not run for this long is stuck.
+const STUCK: Duration = Duration::from_secs(5);
+
+async fn health(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    let stuck = instance
+        .heartbeats
+        .iter()
+        .position(|heartbeat| heartbeat.age() > STUCK);
+    match stuck {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(index) => {
+            let age = instance.heartbeats[index].age().as_secs();
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("worker {index} has not run for {age} s\n"),
+            )
+        }
+    }
+}
+
+async fn ready(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    match instance.readiness.pending() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(pending) => (StatusCode::SERVICE_UNAVAILABLE, format!("{pending}\n")),
+    }
+}
+
+async fn metrics(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        instance.metrics_text(),
+    )
+}
+
+async fn status(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    match serde_json::to_string_pretty(&instance.status()) {
+        Ok(json) => (
+            StatusCode::OK,
+            [(header::CONTENT_TYPE, "application/json")],
+            json + "\n",
+        )
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// What a node may show to its neighbours.
+pub(super) fn public(instance: &Arc<Instance>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::clone(instance))
+}
+
+/// Everything.
+pub(super) fn whole(instance: &Arc<Instance>) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .with_state(Arc::clone(instance))
+        .merge(public(instance))
+}

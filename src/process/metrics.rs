@@ -1,0 +1,96 @@
+//! All families of the process, and those of the process itself: the cache's size, the configuration in force.
+
+use prometheus::{IntCounter, IntGauge};
+
+use crate::listener::slots::ConnectionMetrics;
+use crate::metrics::Registry;
+use crate::node::metrics::NodeMetrics;
+use crate::serving::metrics::ServingFamilies;
+use crate::upstream::metrics::UpstreamFamilies;
+
+/// Everything on /metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Clients' queries.
+    pub serving: ServingFamilies,
+    /// Groups and servers.
+    pub upstream: UpstreamFamilies,
+    /// Client connections over TCP.
+    pub connections: ConnectionMetrics,
+    /// The node's interface and rules.
+    pub node: NodeMetrics,
+    /// Entries in the cache now.
+    pub cache_entries: IntGauge,
+    /// Bytes they weigh.
+    pub cache_bytes: IntGauge,
+    /// Bytes they may weigh.
+    pub cache_max_bytes: IntGauge,
+    /// Entries that made room for others.
+    pub cache_evictions: IntCounter,
+    /// Whether the configuration files are in force as they are.
+    pub reload_success: IntGauge,
+    /// When a configuration was last put in force, in seconds since 1970.
+    pub reload_timestamp: IntGauge,
+    /// Keys whose change waits for a restart.
+    pub restart_needed: IntGauge,
+}
+
+impl Metrics {
+    /// All families, at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        registry.collect(prometheus::process_collector::ProcessCollector::for_self());
+        let build = registry.gauges(
+            "nodens_build_info",
+            "Always 1; the version is in the label.",
+            &["version"],
+        );
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Self {
+            serving: ServingFamilies::register(&registry),
+            upstream: UpstreamFamilies::register(&registry),
+            connections: ConnectionMetrics::register(&registry),
+            node: NodeMetrics::register(&registry),
+            cache_entries: registry.gauge("nodens_cache_entries", "Answers in the cache now."),
+            cache_bytes: registry.gauge(
+                "nodens_cache_bytes",
+                "Bytes of the cache's entries, keys and overhead now; cache.max_size bounds it.",
+            ),
+            cache_max_bytes: registry.gauge(
+                "nodens_cache_max_bytes",
+                "What nodens_cache_bytes may grow to: cache.max_size.",
+            ),
+            cache_evictions: registry.counter(
+                "nodens_cache_evictions_total",
+                "Answers that made room for others. Many of them beside few hits: the cache is too small.",
+            ),
+            reload_success: registry.gauge(
+                "nodens_config_reload_success",
+                "1 if the configuration files are in force as they are now, 0 if they hold a mistake and the earlier configuration stays.",
+            ),
+            reload_timestamp: registry.gauge(
+                "nodens_config_last_success_timestamp_seconds",
+                "When a configuration was last put in force, in seconds since 1970.",
+            ),
+            restart_needed: registry.gauge(
+                "nodens_config_restart_needed",
+                "Keys that were changed in the configuration and take a restart; /status names them.",
+            ),
+            registry,
+        }
+    }
+
+    /// The text exposition.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.registry.render()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

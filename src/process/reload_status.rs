@@ -1,0 +1,71 @@
+//! What became of changes of the configuration, for /status and /metrics.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::metrics::Metrics;
+
+/// What became of the last change.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ReloadStatus {
+    /// Configurations put in force since the start, the first included.
+    pub taken: u64,
+    /// Every mistake in the files as they are now; none if they are in force.
+    pub mistakes: Vec<String>,
+    /// Keys that were changed and take a restart.
+    pub restart_needed: Vec<&'static str>,
+}
+
+/// What became of changes so far.
+#[derive(Debug)]
+pub struct Reloads {
+    status: Mutex<ReloadStatus>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reloads {
+    /// None yet.
+    #[must_use]
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        Self {
+            status: Mutex::default(),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// As of now.
+    #[must_use]
+    pub fn status(&self) -> ReloadStatus {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ReloadStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A configuration is in force, but for these keys.
+    pub fn taken(&self, restart_needed: Vec<&'static str>) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let seconds = now.map_or(0, |now| now.as_secs());
+        let (timestamp, waiting) = (i64::try_from(seconds), i64::try_from(restart_needed.len()));
+        let metrics = &self.metrics;
+        metrics.reload_timestamp.set(timestamp.unwrap_or(i64::MAX));
+        metrics.restart_needed.set(waiting.unwrap_or(i64::MAX));
+        metrics.reload_success.set(1);
+        let mut status = self.lock();
+        status.taken += 1;
+        status.mistakes.clear();
+        status.restart_needed = restart_needed;
+    }
+
+    /// The files hold mistakes; what was in force stays.
+    pub fn refused(&self, mistakes: Vec<String>) {
+        for mistake in &mistakes {
+            tracing::error!("the changed configuration is not used: {mistake}");
+        }
+        self.metrics.reload_success.set(0);
+        self.lock().mistakes = mistakes;
+    }
+}

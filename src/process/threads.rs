@@ -1,0 +1,221 @@
+//! Worker threads: each runs one worker's state, its client sockets and its upstream sockets on a runtime of its own. The
+//! one place that knows both listeners and serving.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+use tokio::runtime::LocalOptions;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::listener::slots::ConnectionSlots;
+use crate::listener::{tcp, udp};
+use crate::serving::setup::Setup;
+use crate::serving::worker::{CurrentWorker, Shared};
+
+/// How often a worker looks after what is over, flushes its counters and shows that it is alive.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What is left of the end once the grace is over: enough to hand every waiting client its SERVFAIL.
+const LAST_REPLIES: Duration = Duration::from_millis(200);
+
+/// One worker's UDP socket for one listen address.
+pub struct Datagrams {
+    /// The socket.
+    pub socket: Socket,
+    /// When to take no more.
+    pub stop: CancellationToken,
+}
+
+/// What a worker is told. It serves until nobody can tell it anything more.
+pub enum Command {
+    /// Serve this address too.
+    Listen(Datagrams),
+    /// Serve this connection.
+    Connection(tcp::Accepted),
+    /// Work under this setup from now on, and say when that is so.
+    Work(Arc<Setup>, oneshot::Sender<()>),
+}
+
+/// Gives commands to one worker; clones reach the same one.
+pub type Commands = mpsc::UnboundedSender<Command>;
+
+/// Milliseconds since the process started at which a worker's loop last ran; /health reads it.
+#[derive(Debug)]
+pub struct Heartbeat {
+    start: Instant,
+    last: AtomicU64,
+}
+
+impl Heartbeat {
+    /// Beats for the first time now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    fn beat(&self) {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Time since the last beat.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.start
+            .elapsed()
+            .saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A worker's thread.
+pub struct WorkerThread {
+    /// Tells it what to do.
+    pub commands: Commands,
+    /// Ends once it has been told everything and has answered what was in flight.
+    pub handle: JoinHandle<io::Result<()>>,
+}
+
+/// Starts one thread for each heartbeat.
+///
+/// # Errors
+/// If a thread cannot be started.
+pub fn start(
+    shared: &Arc<Shared>,
+    slots: &Arc<ConnectionSlots>,
+    heartbeats: &[Arc<Heartbeat>],
+    stop: &CancellationToken,
+) -> io::Result<Vec<WorkerThread>> {
+    let mut threads = Vec::new();
+    for (index, heartbeat) in heartbeats.iter().enumerate() {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let parts = Parts {
+            shared: Arc::clone(shared),
+            slots: Arc::clone(slots),
+            heartbeat: Arc::clone(heartbeat),
+            stop: stop.clone(),
+        };
+        let handle = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || run(parts, receiver))?;
+        threads.push(WorkerThread { commands, handle });
+    }
+    Ok(threads)
+}
+
+/// What a worker's thread is given.
+pub struct Parts {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// The slots of client connections, of all workers together.
+    pub slots: Arc<ConnectionSlots>,
+    /// Shows that its loop runs.
+    pub heartbeat: Arc<Heartbeat>,
+    /// From then on what is in flight may take `shutdown_grace`.
+    pub stop: CancellationToken,
+}
+
+/// Runs a worker until it is stopped and nobody can give it commands any more, and then until its queries in flight are
+/// answered.
+///
+/// # Errors
+/// If its runtime cannot be set up.
+pub fn run(parts: Parts, commands: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        // A LocalSet would be one task that runs ours, and wakes the runtime by a system call for each of them.
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(async move {
+        // As a task, polled when it is woken: what stands here itself is polled in every turn of the runtime.
+        let work = tokio::task::spawn_local(work(parts, commands));
+        work.await
+            .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    })
+}
+
+async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
+    let Parts {
+        shared,
+        slots,
+        heartbeat,
+        stop,
+    } = parts;
+    let current = Rc::new(CurrentWorker::new(&shared));
+    let mut listeners = JoinSet::new();
+    let mut connections = tcp::Connections::new(&current, &slots);
+    let mut ticks = tokio::time::interval(TICK);
+    let mut told_all = false;
+    let mut deadline = None;
+    let mut abandoned = false;
+    while !(told_all && listeners.is_empty() && connections.is_empty()) {
+        tokio::select! {
+            _ = ticks.tick() => {
+                heartbeat.beat();
+                current.tick();
+            }
+            command = commands.recv(), if !told_all => match command {
+                Some(Command::Connection(accepted)) => connections.admit(accepted),
+                Some(Command::Listen(Datagrams { socket, stop })) => {
+                    match udp::Listener::new(&current, socket) {
+                        Ok(listener) => {
+                            listeners.spawn_local(listener.run(stop));
+                        }
+                        // The other workers' sockets of this address get its datagrams.
+                        Err(error) => tracing::error!(%error, "a worker cannot watch a UDP socket"),
+                    }
+                }
+                Some(Command::Work(setup, done)) => {
+                    current.replace(&setup);
+                    // Whoever waits for it may have been given up meanwhile.
+                    let _ = done.send(());
+                }
+                None => told_all = true,
+            },
+            () = stop.cancelled(), if deadline.is_none() => {
+                deadline = Some(Instant::now() + current.get().setup.config.shutdown_grace);
+            }
+            () = connections.ended() => {}
+            Some(ended) = listeners.join_next() => {
+                if let Err(panic) = ended && panic.is_panic() {
+                    // Listeners hold no state that a restart of the process would not rebuild better.
+                    tracing::error!("a listener of this worker failed; /health will tell");
+                    return Err(io::Error::other("listener panicked"));
+                }
+            }
+            () = until(deadline) => {
+                if abandoned {
+                    break;
+                }
+                abandoned = true;
+                current.abandon();
+                deadline = Some(Instant::now() + LAST_REPLIES);
+            }
+        }
+    }
+    heartbeat.beat();
+    current.tick();
+    Ok(())
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,167 @@
+//! Who may ask, how much at once, and when the upstreams are not asked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use super::client::{Client, Served};
+use super::metrics::{Cap, Dropped, StaleReason};
+use super::worker::Worker;
+use crate::cache::Entry;
+use crate::message::ede::{self, ExtendedError};
+use crate::message::query::{Question, Reject};
+use crate::message::reply::Asked;
+use crate::message::wire::rcode;
+use crate::upstream::group::Group;
+
+/// Why the upstreams are not asked.
+pub(super) struct Obstacle {
+    /// The reason for serving an expired answer, if there is one.
+    pub(super) stale_reason: StaleReason,
+    /// The response code of the reply if there is none.
+    pub(super) code: u16,
+    /// Why, in that reply.
+    pub(super) error: ExtendedError,
+}
+
+impl Worker {
+    /// Whether this client is answered at all.
+    #[inline]
+    #[must_use]
+    pub fn allows(&self, client: SocketAddr) -> bool {
+        let ip = client.ip();
+        let networks = &self.setup.config.allow;
+        networks.iter().any(|network| network.contains(&ip))
+    }
+
+    /// Takes one of this second's REFUSED replies to clients outside `allow`, if there is one.
+    pub(super) fn may_refuse(&self, now: Instant) -> bool {
+        let is_new_second = self
+            .refused_second
+            .get()
+            .is_none_or(|second| now.saturating_duration_since(second) >= Duration::from_secs(1));
+        if is_new_second {
+            self.refused_second.set(Some(now));
+            self.refused_left
+                .set(self.setup.config.udp.refused_per_second);
+        }
+        let left = self.refused_left.get();
+        self.refused_left.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    /// Whether an expired answer is young enough to fall back on.
+    pub(super) fn may_serve_stale(&self, entry: &Entry, now: Instant) -> bool {
+        entry.expired_for(now) < self.setup.config.cache.stale_max_age
+    }
+
+    /// Whether every server of a route is gone or suspected to be.
+    pub(super) fn suspects(&self, route: u16) -> bool {
+        let groups = &self.setup.upstreams.groups;
+        let mut tiers = self.setup.routes.get(route).tiers.iter();
+        tiers.all(|&tier| groups[tier].suspected())
+    }
+
+    /// The group a route asks first, whose cap its questions count against.
+    pub(super) fn first_group(&self, route: u16) -> &Group {
+        &self.setup.upstreams.groups[self.setup.routes.get(route).tiers[0]]
+    }
+
+    /// Whether a client is over its share of queries in flight.
+    pub(super) fn client_obstacle(&self, client: Client) -> Option<Obstacle> {
+        let ip: IpAddr = client.address.ip();
+        let most = self.setup.config.limits.client_in_flight;
+        let waiting = self.clients.of(ip);
+        (waiting >= most).then(|| {
+            self.metrics.rejected(Cap::Client);
+            let text = "too many queries of this client are in flight";
+            Obstacle {
+                stale_reason: StaleReason::Overload,
+                code: rcode::SERVFAIL,
+                error: ExtendedError::new(ede::OTHER, text),
+            }
+        })
+    }
+
+    /// Why a question is not to be asked now: it failed a moment ago, or its group is full.
+    pub(super) fn upstream_obstacle(
+        &self,
+        key: &[u8],
+        route: u16,
+        now: Instant,
+    ) -> Option<Obstacle> {
+        if Question::of(key).cacheable()
+            && let Some(failure) = self.shared.cache.failure(key, now)
+        {
+            return Some(Obstacle {
+                stale_reason: StaleReason::Failed,
+                code: failure.code,
+                error: ExtendedError::new(ede::CACHED_ERROR, &failure.error.text),
+            });
+        }
+        let group = self.first_group(route);
+        if group.has_room() {
+            return None;
+        }
+        self.metrics.rejected(Cap::Group);
+        let text = format!("{}: too many queries are in flight", group.name);
+        Some(Obstacle {
+            stale_reason: StaleReason::Overload,
+            code: rcode::SERVFAIL,
+            error: ExtendedError::new(ede::OTHER, &text),
+        })
+    }
+
+    /// Replies to bytes that are no query we can answer.
+    pub(super) fn reject(
+        &self,
+        message: &[u8],
+        reject: Reject,
+        client: Client,
+        out: &mut Vec<u8>,
+    ) -> Served {
+        let code = match reject {
+            Reject::Short => {
+                self.metrics.dropped(Dropped::Short);
+                return Served::Dropped;
+            }
+            Reject::NotAQuery => {
+                self.metrics.dropped(Dropped::NotAQuery);
+                return Served::Dropped;
+            }
+            Reject::Answer(code) => code,
+            Reject::BadVersion => rcode::BADVERS,
+        };
+        if !self.allows(client.address) && !self.may_refuse(client.received) {
+            self.metrics.dropped(Dropped::NotAllowed);
+            return Served::Dropped;
+        }
+        self.replies.reject(message, code, client, out);
+        Served::Replied
+    }
+
+    /// A client outside `allow`: REFUSED, but not so often that we could be used to flood it.
+    pub(super) fn turn_away(&self, asked: &Asked<'_>, client: Client, out: &mut Vec<u8>) -> Served {
+        if !self.may_refuse(client.received) {
+            self.metrics.dropped(Dropped::NotAllowed);
+            return Served::Dropped;
+        }
+        let error = ExtendedError::new(ede::PROHIBITED, "this client is outside allow");
+        self.replies
+            .failure(asked, rcode::REFUSED, &error, None, client, out);
+        Served::Replied
+    }
+
+    /// REFUSED for what is never forwarded.
+    pub(super) fn refuse(
+        &self,
+        asked: &Asked<'_>,
+        error: Option<ExtendedError>,
+        client: Client,
+        out: &mut Vec<u8>,
+    ) -> Served {
+        let error = error.unwrap_or_else(|| ExtendedError::new(ede::OTHER, "not forwarded"));
+        self.replies
+            .failure(asked, rcode::REFUSED, &error, None, client, out);
+        Served::Replied
+    }
+}

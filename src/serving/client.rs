@@ -1,0 +1,30 @@
+//! The client of a query, as far as serving knows it.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use crate::message::reply::Protocol;
+
+/// Who sent a message, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Client {
+    /// Its address.
+    pub address: SocketAddr,
+    /// How it came.
+    pub protocol: Protocol,
+    /// When it was read.
+    pub received: Instant,
+}
+
+/// What became of a client's message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// A reply was appended, from the cache.
+    Hit,
+    /// A reply was appended, of our own.
+    Replied,
+    /// There will be none.
+    Dropped,
+    /// It follows by way of [`super::waiting::ReplyTo`].
+    Later,
+}

@@ -1,0 +1,384 @@
+//! What is counted of clients' queries.
+//!
+//! Workers count into plain local counters and flush them four times a second, so that the hit path touches no shared
+//! memory.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prometheus::local::{LocalHistogram, LocalIntCounter};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
+
+use crate::message::labels::{RCODES, TYPES};
+use crate::message::reply::Protocol;
+use crate::metrics::{Label, PerLabel, Registry, impl_label};
+
+/// Why a client's message got no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// Shorter than a header.
+    Short,
+    /// A response, not a query.
+    NotAQuery,
+    /// A client outside `allow`, over the rate at which such are told so.
+    NotAllowed,
+    /// The kernel would not send the reply.
+    SendFailed,
+    /// The client's connection was gone before its reply was ready.
+    ClientGone,
+}
+
+impl_label!(Dropped {
+    Short => "short",
+    NotAQuery => "not_a_query",
+    NotAllowed => "not_allowed",
+    SendFailed => "send_failed",
+    ClientGone => "client_gone",
+});
+
+/// What the cache had to do with a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cached {
+    /// It came from there.
+    Hit,
+    /// An upstream had to be asked.
+    Miss,
+    /// It was given here at once: local names, errors, expired answers.
+    Neither,
+}
+
+impl_label!(Cached {
+    Hit => "hit",
+    Miss => "miss",
+    Neither => "none",
+});
+
+/// Why an expired answer was served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StaleReason {
+    /// Every server of the route is known to be gone.
+    UpstreamsDown,
+    /// No answer came within the client response timer (RFC 8767 §5).
+    Slow,
+    /// The servers failed.
+    Failed,
+    /// Too many queries were in flight.
+    Overload,
+}
+
+impl_label!(StaleReason {
+    UpstreamsDown => "upstreams_down",
+    Slow => "slow",
+    Failed => "failed",
+    Overload => "overload",
+});
+
+/// Whose cap on queries in flight was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cap {
+    /// The group's.
+    Group,
+    /// The client address's.
+    Client,
+}
+
+impl_label!(Cap {
+    Group => "group",
+    Client => "client",
+});
+
+impl_label!(Protocol {
+    Udp => "udp",
+    Tcp => "tcp",
+});
+
+/// The families of all workers; clones share them.
+#[derive(Debug, Clone)]
+pub struct ServingFamilies {
+    queries: IntCounterVec,
+    replies: IntCounterVec,
+    duration: HistogramVec,
+    cache_hits: IntCounter,
+    cache_misses: IntCounter,
+    coalesced: IntCounter,
+    dropped: IntCounterVec,
+    kernel_drops: IntCounter,
+    stale: IntCounterVec,
+    rejected: IntCounterVec,
+    prefetches: IntCounter,
+    in_flight: IntGauge,
+}
+
+impl ServingFamilies {
+    /// All at zero.
+    #[must_use]
+    pub fn register(registry: &Registry) -> Self {
+        Self {
+            queries: registry.counters(
+                "nodens_queries_total",
+                "Queries from clients, by protocol and type.",
+                &["protocol", "type"],
+            ),
+            replies: registry.counters(
+                "nodens_replies_total",
+                "Replies to clients, by response code and the route that answered; route \"none\" is answered here.",
+                &["rcode", "route"],
+            ),
+            duration: registry.histograms(
+                "nodens_reply_duration_seconds",
+                "From reading a query to handing its reply to the kernel: for cache hits, for misses, and for replies given here at once (none).",
+                &["cache"],
+            ),
+            cache_hits: registry.counter("nodens_cache_hits_total", "Queries answered from the cache."),
+            cache_misses: registry.counter(
+                "nodens_cache_misses_total",
+                "Queries that the cache could have answered and did not.",
+            ),
+            coalesced: registry.counter(
+                "nodens_coalesced_total",
+                "Queries that joined an identical one already in flight.",
+            ),
+            dropped: registry.counters(
+                "nodens_dropped_total",
+                "Messages from clients that got no reply, by reason.",
+                &["reason"],
+            ),
+            kernel_drops: registry.counter(
+                "nodens_kernel_drops_total",
+                "Datagrams from clients that the kernel dropped because our receive buffer was full (SO_RXQ_OVFL).",
+            ),
+            stale: registry.counters(
+                "nodens_stale_total",
+                "Expired answers served because no fresh one could be had, by reason.",
+                &["reason"],
+            ),
+            rejected: registry.counters(
+                "nodens_rejected_total",
+                "Queries not forwarded because too many were in flight, by whose cap was reached.",
+                &["cap"],
+            ),
+            prefetches: registry.counter(
+                "nodens_cache_prefetches_total",
+                "Popular answers fetched anew shortly before they expired.",
+            ),
+            in_flight: registry.gauge(
+                "nodens_in_flight",
+                "Distinct questions waiting for an upstream's answer now.",
+            ),
+        }
+    }
+
+    /// What `/status` shows of all clients together; workers' counts arrive with their next flush.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        fn by<L: Label>(family: &IntCounterVec) -> BTreeMap<&'static str, u64> {
+            L::ALL
+                .iter()
+                .map(|label| label.label())
+                .map(|label| (label, family.with_label_values(&[label]).get()))
+                .collect()
+        }
+        Totals {
+            cache_hits: self.cache_hits.get(),
+            cache_misses: self.cache_misses.get(),
+            coalesced: self.coalesced.get(),
+            prefetches: self.prefetches.get(),
+            stale: by::<StaleReason>(&self.stale),
+            rejected: by::<Cap>(&self.rejected),
+        }
+    }
+
+    /// A worker's own counters; `routes` are the labels by index.
+    #[must_use]
+    pub fn worker<'a>(&self, routes: impl Iterator<Item = &'a str>) -> WorkerMetrics {
+        let queries = |protocol: &str| -> Vec<_> {
+            TYPES
+                .iter()
+                .map(|(_, label)| *label)
+                .chain(["other"])
+                .map(|label| self.queries.with_label_values(&[protocol, label]).local())
+                .collect()
+        };
+        let replies = |route: &str| -> Vec<_> {
+            RCODES
+                .iter()
+                .map(|(_, label)| *label)
+                .chain(["other"])
+                .map(|label| self.replies.with_label_values(&[label, route]).local())
+                .collect()
+        };
+        WorkerMetrics {
+            queries: PerLabel::new(queries),
+            local_replies: replies("none"),
+            route_replies: routes.map(replies).collect(),
+            duration: PerLabel::new(|label| self.duration.with_label_values(&[label]).local()),
+            cache_hits: self.cache_hits.local(),
+            cache_misses: self.cache_misses.local(),
+            coalesced: self.coalesced.local(),
+            dropped: PerLabel::new(|label| self.dropped.with_label_values(&[label]).local()),
+            kernel_drops: RefCell::new(self.kernel_drops.local()),
+            in_flight: self.in_flight.clone(),
+            stale: PerLabel::new(|label| self.stale.with_label_values(&[label])),
+            rejected: PerLabel::new(|label| self.rejected.with_label_values(&[label])),
+            prefetches: self.prefetches.clone(),
+        }
+    }
+}
+
+/// What `/status` shows of all clients together, since the start.
+#[derive(Debug, serde::Serialize)]
+pub struct Totals {
+    /// Queries answered from the cache.
+    pub cache_hits: u64,
+    /// Queries that had to be forwarded.
+    pub cache_misses: u64,
+    /// Queries that joined an identical one.
+    pub coalesced: u64,
+    /// Popular answers fetched anew.
+    pub prefetches: u64,
+    /// Expired answers served, by reason.
+    pub stale: BTreeMap<&'static str, u64>,
+    /// Queries not forwarded, by whose cap was reached.
+    pub rejected: BTreeMap<&'static str, u64>,
+}
+
+/// One worker's counters.
+#[derive(Debug)]
+pub struct WorkerMetrics {
+    queries: PerLabel<Protocol, Vec<LocalIntCounter>>,
+    local_replies: Vec<LocalIntCounter>,
+    route_replies: Vec<Vec<LocalIntCounter>>,
+    duration: PerLabel<Cached, LocalHistogram>,
+    cache_hits: LocalIntCounter,
+    cache_misses: LocalIntCounter,
+    coalesced: LocalIntCounter,
+    dropped: PerLabel<Dropped, LocalIntCounter>,
+    kernel_drops: RefCell<LocalIntCounter>,
+    /// Questions in flight. Shared: changes with misses only.
+    pub in_flight: IntGauge,
+    stale: PerLabel<StaleReason, IntCounter>,
+    rejected: PerLabel<Cap, IntCounter>,
+    /// Shared: rare.
+    pub prefetches: IntCounter,
+}
+
+impl WorkerMetrics {
+    /// A query arrived.
+    #[inline]
+    pub fn query(&self, protocol: Protocol, qtype: u16) {
+        let index = TYPES
+            .iter()
+            .position(|(known, _)| *known == qtype)
+            .unwrap_or(TYPES.len());
+        self.queries.of(protocol)[index].inc();
+    }
+
+    /// A reply leaves.
+    #[inline]
+    pub fn reply(&self, code: u16, route: Option<u16>) {
+        let index = RCODES
+            .iter()
+            .position(|(known, _)| *known == code)
+            .unwrap_or(RCODES.len());
+        let counters = route.and_then(|route| self.route_replies.get(usize::from(route)));
+        counters.unwrap_or(&self.local_replies)[index].inc();
+    }
+
+    /// A query was answered from the cache.
+    #[inline]
+    pub fn hit(&self) {
+        self.cache_hits.inc();
+    }
+
+    /// A query could not be answered from the cache.
+    pub fn miss(&self) {
+        self.cache_misses.inc();
+    }
+
+    /// A query joined another.
+    pub fn coalesced(&self) {
+        self.coalesced.inc();
+    }
+
+    /// `count` replies left this long after their queries were read.
+    #[inline]
+    pub fn replied_after(&self, cached: Cached, count: usize, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        for _ in 0..count {
+            self.duration.of(cached).observe(seconds);
+        }
+    }
+
+    /// A message got no reply.
+    pub fn dropped(&self, reason: Dropped) {
+        self.dropped.of(reason).inc();
+    }
+
+    /// The kernel dropped datagrams.
+    pub fn kernel_drops(&self, count: u32) {
+        self.kernel_drops.borrow_mut().inc_by(u64::from(count));
+    }
+
+    /// An expired answer was served.
+    pub fn stale(&self, reason: StaleReason) {
+        self.stale.of(reason).inc();
+    }
+
+    /// A query was not forwarded.
+    pub fn rejected(&self, cap: Cap) {
+        self.rejected.of(cap).inc();
+    }
+
+    /// Adds what was counted since the last time to the process's totals.
+    pub fn flush(&self) {
+        let counters = self.queries.iter().flatten().chain(&self.local_replies);
+        for counter in counters
+            .chain(self.route_replies.iter().flatten())
+            .chain(self.dropped.iter())
+        {
+            counter.flush();
+        }
+        for counter in [&self.cache_hits, &self.cache_misses, &self.coalesced] {
+            counter.flush();
+        }
+        self.kernel_drops.borrow().flush();
+        for histogram in self.duration.iter() {
+            histogram.flush();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::wire::{rcode, rr};
+
+    #[test]
+    fn local_counts_show_after_a_flush() {
+        let registry = Registry::new();
+        let families = ServingFamilies::register(&registry);
+        let worker = families.worker(["cluster.local."].into_iter());
+        worker.query(Protocol::Tcp, rr::AAAA);
+        worker.query(Protocol::Udp, 65280);
+        worker.reply(rcode::NXDOMAIN, Some(0));
+        worker.reply(rcode::REFUSED, None);
+        worker.replied_after(Cached::Hit, 2, Duration::from_micros(20));
+        worker.kernel_drops(3);
+        worker.flush();
+        let text = registry.render();
+        for line in [
+            r#"nodens_queries_total{protocol="tcp",type="AAAA"} 1"#,
+            r#"nodens_queries_total{protocol="udp",type="other"} 1"#,
+            r#"nodens_replies_total{rcode="NXDOMAIN",route="cluster.local."} 1"#,
+            r#"nodens_replies_total{rcode="REFUSED",route="none"} 1"#,
+            r#"nodens_reply_duration_seconds_count{cache="hit"} 2"#,
+            "nodens_kernel_drops_total 3",
+        ] {
+            assert!(
+                text.lines().any(|have| have == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
+}

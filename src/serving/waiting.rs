@@ -1,0 +1,189 @@
+//! A client that waits for its reply: what the reply repeats, what it says, where it goes.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::client::Client;
+use super::metrics::{Cached, StaleReason};
+use super::replies::Replies;
+use crate::cache::Entry;
+use crate::message::ede::ExtendedError;
+use crate::message::query::{Edns, Query};
+use crate::message::reply::Asked;
+
+/// Takes replies that are ready later. Each kind of client socket implements it.
+pub trait ReplySink {
+    /// Sends a reply, now or when there is room for it.
+    fn send(&self, reply: Reply);
+}
+
+/// Where a reply that is ready later goes.
+pub struct ReplyTo {
+    /// The client's socket or connection.
+    pub sink: Rc<dyn ReplySink>,
+    /// The address that a datagram was sent to, on wildcard sockets: its reply leaves from there.
+    pub source: Option<IpAddr>,
+}
+
+/// Queries that wait, by client address; bounded by `limits.client_in_flight`.
+#[derive(Debug, Default)]
+pub struct ClientCounts(RefCell<HashMap<IpAddr, usize, ahash::RandomState>>);
+
+impl ClientCounts {
+    /// How many queries of this client wait.
+    #[must_use]
+    pub fn of(&self, client: IpAddr) -> usize {
+        self.0.borrow().get(&client).copied().unwrap_or(0)
+    }
+}
+
+/// A query of a client that counts as waiting until this is dropped.
+struct CountedQuery {
+    counts: Rc<ClientCounts>,
+    client: IpAddr,
+}
+
+impl CountedQuery {
+    fn new(counts: &Rc<ClientCounts>, client: IpAddr) -> Self {
+        *counts.0.borrow_mut().entry(client).or_insert(0) += 1;
+        Self {
+            counts: Rc::clone(counts),
+            client,
+        }
+    }
+}
+
+impl Drop for CountedQuery {
+    fn drop(&mut self) {
+        let mut counts = self.counts.0.borrow_mut();
+        if let Some(count) = counts.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// A client that waits.
+pub struct Waiter {
+    replies: Rc<Replies>,
+    id: u16,
+    flags: u16,
+    /// QNAME as the client spelt it, QTYPE and QCLASS.
+    section: Box<[u8]>,
+    edns: Option<Edns>,
+    client: Client,
+    reply_to: ReplyTo,
+    _counted: CountedQuery,
+}
+
+impl Waiter {
+    /// The client of `query`.
+    #[must_use]
+    pub fn new(
+        replies: &Rc<Replies>,
+        counts: &Rc<ClientCounts>,
+        query: &Query<'_>,
+        client: Client,
+        reply_to: ReplyTo,
+    ) -> Self {
+        Self {
+            replies: Rc::clone(replies),
+            id: query.id,
+            flags: query.flags,
+            section: query.section().into(),
+            edns: query.edns,
+            client,
+            reply_to,
+            _counted: CountedQuery::new(counts, client.address.ip()),
+        }
+    }
+
+    /// The client.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked {
+            id: self.id,
+            flags: self.flags,
+            section: &self.section,
+            edns: self.edns,
+            protocol: self.client.protocol,
+        }
+    }
+
+    /// Sends what it waited for. `route` is the one that failed, for metrics.
+    pub fn reply(self, content: Content, route: Option<u16>) {
+        let sink = Rc::clone(&self.reply_to.sink);
+        sink.send(Reply {
+            waiter: self,
+            content,
+            route,
+        });
+    }
+}
+
+/// What a client that waited hears.
+pub enum Content {
+    /// What the upstreams answered.
+    Answer(Entry),
+    /// What is answered from the configuration.
+    Local(Entry),
+    /// An expired answer.
+    Stale(Entry, StaleReason),
+    /// A response code, and why.
+    Failure(u16, Rc<ExtendedError>),
+}
+
+/// A reply to a client that waited. Its bytes are made when there is room for them, so that replies that wait share what
+/// they say.
+pub struct Reply {
+    waiter: Waiter,
+    content: Content,
+    route: Option<u16>,
+}
+
+impl Reply {
+    /// The client it goes to.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.waiter.client
+    }
+
+    /// The address it leaves from, on wildcard sockets.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        self.waiter.reply_to.source
+    }
+
+    /// Appends its bytes, and counts it.
+    pub fn write(self, out: &mut Vec<u8>) {
+        let (asked, client, replies) = (
+            self.waiter.asked(),
+            self.waiter.client,
+            &self.waiter.replies,
+        );
+        let mut cached = Cached::Miss;
+        match &self.content {
+            Content::Answer(entry) => replies.fresh(entry, &asked, client, "miss", out),
+            Content::Local(entry) => {
+                cached = Cached::Neither;
+                replies.fresh(entry, &asked, client, "local", out);
+            }
+            Content::Stale(entry, reason) => {
+                replies.stale(entry, &asked, client, *reason, out);
+            }
+            Content::Failure(code, error) => {
+                replies.failure(&asked, *code, error, self.route, client, out);
+            }
+        }
+        let duration = client.received.elapsed();
+        replies.metrics.replied_after(cached, 1, duration);
+    }
+}

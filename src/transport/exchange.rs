@@ -1,0 +1,323 @@
+//! One try: a question sent to one server, from the query's bytes to the delivery of what came of it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use super::metrics::{Mismatch, Outcome};
+use super::peer::{AnswerQuality, Carrier, Peer};
+use crate::message::query::{Question, UpstreamEdns};
+use crate::message::response::{Kind, Response};
+use crate::message::wire::{self, HEADER_LEN, flag, rcode};
+
+/// A question on its way, shared by all its tries.
+#[derive(Debug)]
+pub struct SharedQuestion {
+    key: Rc<[u8]>,
+    name_hash: u64,
+}
+
+impl SharedQuestion {
+    /// The question of a key made by [`crate::message::query::Query::key`].
+    #[must_use]
+    pub fn new(key: &Rc<[u8]>, hasher: &ahash::RandomState) -> Self {
+        Self {
+            key: Rc::clone(key),
+            name_hash: hasher.hash_one(Question::of(key).name),
+        }
+    }
+
+    /// The key's bytes.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The question.
+    #[must_use]
+    pub fn question(&self) -> Question<'_> {
+        Question::of(&self.key)
+    }
+
+    /// Tells different names apart: A and AAAA of one name that never resolves are one reason to doubt a server, not two.
+    #[must_use]
+    pub fn name_hash(&self) -> u64 {
+        self.name_hash
+    }
+}
+
+/// Why a try ended without a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TryError {
+    /// ICMP or the TCP stack said that the server cannot be reached.
+    #[error("unreachable")]
+    Unreachable,
+    /// It could not be sent, or its connection ended before the answer.
+    #[error("not sent, or cut off")]
+    Broken,
+    /// The response's counts, lengths or names lie.
+    #[error("malformed response")]
+    Malformed,
+}
+
+/// How a try ended.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The try's number in its plan.
+    pub number: usize,
+    /// How it travelled.
+    pub carrier: Carrier,
+    /// Whether it carried our OPT.
+    pub edns: UpstreamEdns,
+    /// What came.
+    pub result: Result<Response, TryError>,
+}
+
+/// Where the tries of one question deliver. Closed when nobody waits any more; what comes later only tells the server's
+/// health.
+#[derive(Debug, Default)]
+pub struct Mailbox {
+    deliveries: RefCell<VecDeque<Delivery>>,
+    waker: RefCell<Option<Waker>>,
+    closed: Cell<bool>,
+    answered: Cell<bool>,
+}
+
+impl Mailbox {
+    /// Delivers, and wakes whoever waits.
+    fn deliver(&self, delivery: Delivery) {
+        if self.closed.get() {
+            return;
+        }
+        self.deliveries.borrow_mut().push_back(delivery);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// What was delivered first and not taken yet.
+    #[must_use]
+    pub fn take(&self) -> Option<Delivery> {
+        self.deliveries.borrow_mut().pop_front()
+    }
+
+    /// Waits until there is something to take.
+    pub async fn filled(&self) {
+        poll_fn(|context| {
+            if self.deliveries.borrow().is_empty() {
+                *self.waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
+    /// Nobody waits any more.
+    pub fn close(&self) {
+        self.closed.set(true);
+    }
+
+    /// The question was answered: tries that never will be were lost by their servers. Of a question that nobody
+    /// answers they say nothing.
+    pub fn settle(&self) {
+        self.answered.set(true);
+    }
+}
+
+/// A try on its way.
+#[derive(Debug)]
+pub struct Exchange {
+    question: Rc<SharedQuestion>,
+    mailbox: Rc<Mailbox>,
+    number: usize,
+    edns: UpstreamEdns,
+    sent: Instant,
+    moves: u8,
+}
+
+impl Exchange {
+    /// A try that leaves now.
+    #[must_use]
+    pub fn new(
+        question: &Rc<SharedQuestion>,
+        mailbox: &Rc<Mailbox>,
+        number: usize,
+        edns: UpstreamEdns,
+        sent: Instant,
+    ) -> Self {
+        Self {
+            question: Rc::clone(question),
+            mailbox: Rc::clone(mailbox),
+            number,
+            edns,
+            sent,
+            moves: 0,
+        }
+    }
+
+    /// Appends the query's bytes under this ID.
+    pub(super) fn write(&self, id: u16, out: &mut Vec<u8>) {
+        self.question.question().write(id, self.edns, out);
+    }
+
+    /// When it left.
+    pub(super) fn sent(&self) -> Instant {
+        self.sent
+    }
+
+    /// Whether anybody waits for it.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.mailbox.closed.get()
+    }
+
+    /// How often its socket was closed under it.
+    pub(super) fn moves(&self) -> u8 {
+        self.moves
+    }
+
+    /// It leaves once more, from another socket.
+    pub(super) fn move_on(mut self, now: Instant) -> Self {
+        self.moves += 1;
+        self.sent = now;
+        self
+    }
+
+    /// Whether a message answers this try's question (RFC 5452 §9.1). Servers that fail may leave the question out.
+    pub(super) fn matches(&self, message: &[u8]) -> Result<(), Mismatch> {
+        let flags = wire::flags(message);
+        if message.len() < HEADER_LEN || flags & (flag::QR | flag::OPCODE) != flag::QR {
+            return Err(Mismatch::NotAResponse);
+        }
+        if wire::u16_at(message, 4) == Some(0) {
+            let failed = !matches!(flags & flag::RCODE, rcode::NOERROR | rcode::NXDOMAIN);
+            return if failed {
+                Ok(())
+            } else {
+                Err(Mismatch::Question)
+            };
+        }
+        let asked = self.question.question().section;
+        let (asked_name, asked_type) = asked.split_at(asked.len() - 4);
+        let Some(answered) = message.get(HEADER_LEN..HEADER_LEN + asked.len()) else {
+            return Err(Mismatch::Question);
+        };
+        let (name, qtype) = answered.split_at(asked_name.len());
+        let same = name.eq_ignore_ascii_case(asked_name) && qtype == asked_type;
+        if same {
+            Ok(())
+        } else {
+            Err(Mismatch::Question)
+        }
+    }
+
+    /// Reads a message that matches, tells the observer, and delivers.
+    pub(super) fn answered(self, peer: &Peer, carrier: Carrier, message: &[u8], now: Instant) {
+        let result = self.read(message);
+        self.deliver_answer(peer, carrier, result, now);
+    }
+
+    /// The start of a message that matches arrived, and the rest did not fit our buffer: as if the server had cut it.
+    pub(super) fn answered_in_part(
+        self,
+        peer: &Peer,
+        carrier: Carrier,
+        start: &[u8],
+        now: Instant,
+    ) {
+        let result = Response::cut_short(start).map_err(|_| TryError::Malformed);
+        self.deliver_answer(peer, carrier, result, now);
+    }
+
+    fn deliver_answer(
+        self,
+        peer: &Peer,
+        carrier: Carrier,
+        result: Result<Response, TryError>,
+        now: Instant,
+    ) {
+        let rtt = now.saturating_duration_since(self.sent);
+        peer.metrics.answered_after(rtt.as_secs_f64());
+        peer.metrics.ended(outcome(&result));
+        let quality = match &result {
+            Ok(response) if matches!(response.kind(), Kind::Positive | Kind::Negative) => {
+                AnswerQuality::Final
+            }
+            _ => AnswerQuality::Undecided,
+        };
+        peer.observer.answered(carrier, now, rtt, quality);
+        self.deliver(carrier, result);
+    }
+
+    fn read(&self, message: &[u8]) -> Result<Response, TryError> {
+        if wire::u16_at(message, 4) == Some(0) {
+            // The question was left out: put ours in its place, so that everything behind reads one form.
+            let mut whole = message[..HEADER_LEN].to_vec();
+            whole[4..].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+            whole.extend_from_slice(self.question.question().section);
+            return Response::read(&whole).map_err(|_| TryError::Malformed);
+        }
+        match Response::read(message) {
+            // RFC 2181 §9: what stands behind TC may be cut anywhere, inside a record too.
+            Err(_) if wire::flags(message) & flag::TC != 0 => Response::cut_short(message),
+            result => result,
+        }
+        .map_err(|_| TryError::Malformed)
+    }
+
+    /// The network said that the server cannot be reached.
+    pub(super) fn unreachable(self, peer: &Peer, carrier: Carrier, now: Instant) {
+        peer.metrics.ended(Outcome::Unreachable);
+        peer.observer.unreachable(carrier, now);
+        self.deliver(carrier, Err(TryError::Unreachable));
+    }
+
+    /// It could not be sent, or the connection it was on ended. That says nothing of the server: this host may be out
+    /// of sockets, or the server may have had enough of this connection.
+    pub(super) fn broken(self, peer: &Peer, carrier: Carrier) {
+        peer.metrics.ended(Outcome::Unreachable);
+        self.deliver(carrier, Err(TryError::Broken));
+    }
+
+    /// It is given up because an answer would come too late. It counts as lost only if its question was answered
+    /// otherwise.
+    pub(super) fn expired(&self, peer: &Peer, carrier: Carrier, now: Instant) {
+        if self.mailbox.answered.get() {
+            peer.metrics.ended(Outcome::Lost);
+            peer.observer.lost(carrier, now, self.sent);
+        } else {
+            peer.metrics.ended(Outcome::Unanswered);
+        }
+    }
+
+    fn deliver(self, carrier: Carrier, result: Result<Response, TryError>) {
+        let (number, edns) = (self.number, self.edns);
+        self.mailbox.deliver(Delivery {
+            number,
+            carrier,
+            edns,
+            result,
+        });
+    }
+}
+
+fn outcome(result: &Result<Response, TryError>) -> Outcome {
+    match result {
+        Err(TryError::Malformed) => Outcome::Malformed,
+        Err(TryError::Unreachable | TryError::Broken) => Outcome::Unreachable,
+        Ok(response) if response.truncated() => Outcome::Truncated,
+        Ok(response) => match (response.kind(), response.rcode()) {
+            (Kind::Positive | Kind::Negative, _) => Outcome::Answered,
+            (Kind::Referral, _) => Outcome::Referral,
+            (Kind::Failure, rcode::SERVFAIL) => Outcome::Servfail,
+            (Kind::Failure, rcode::REFUSED) => Outcome::Refused,
+            (Kind::Failure, rcode::NOTIMP) => Outcome::Notimp,
+            (Kind::Failure, rcode::FORMERR) => Outcome::Formerr,
+            (Kind::Failure, _) => Outcome::OtherCode,
+        },
+    }
+}

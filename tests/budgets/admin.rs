@@ -1,0 +1,134 @@
+//! What connections to the admin interface can cost.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::common::stand_in::StandIn;
+use crate::common::{Nodens, PATIENCE, limit_open_files, wait_for};
+use crate::{MB, growth, holds_within, in_mb};
+
+fn start() -> (StandIn, Nodens) {
+    let server = StandIn::new(|_, _| vec![]);
+    let nodens = Nodens::start(&format!(
+        "upstreams: {{group: {{servers: [\"{}\"]}}}}\n",
+        server.address
+    ));
+    (server, nodens)
+}
+
+/// The status code of a page, asked over a connection of its own; none if there is no answer soon.
+fn code(admin: SocketAddr, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(2)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+#[test]
+fn idle_connections_cost_a_bounded_number_of_descriptors_and_shut_nobody_out() {
+    const CONNECTIONS: usize = 1_000;
+    /// People, Prometheus and probes need a handful.
+    const MOST: usize = 256;
+    const MOST_BYTES: u64 = 8 * MB;
+    let (_server, nodens) = start();
+    let admin = nodens.admin.expect("it has one over TCP");
+    // Those of this process: the usual limit is 1,024.
+    limit_open_files(std::process::id(), 4_096);
+    assert_eq!(code(admin, "/health"), Some(200));
+    let (descriptors, memory) = (nodens.descriptors().len(), nodens.rss_bytes());
+    let mut idle = Vec::new();
+    let mut failed = 0;
+    for _ in 0..CONNECTIONS {
+        // A listener that is full leaves them unanswered, one after the other.
+        match TcpStream::connect_timeout(&admin, Duration::from_millis(100)) {
+            Ok(stream) => idle.push(stream),
+            Err(_) => failed += 1,
+        }
+        if failed > 20 {
+            break;
+        }
+    }
+    // Connections are accepted after they are made; until then they cost no descriptor.
+    let mut most = 0;
+    holds_within(Duration::from_secs(3), || {
+        most = most.max(nodens.descriptors().len().saturating_sub(descriptors));
+        most >= idle.len()
+    });
+    let start = Instant::now();
+    wait_for("/health to be answered over a new connection", || {
+        (code(admin, "/health") == Some(200)).then_some(())
+    });
+    let after = nodens.rss_bytes();
+    println!(
+        "{} idle connections: {most} descriptors; {}; /health answered after {:?}",
+        idle.len(),
+        growth(memory, after),
+        start.elapsed()
+    );
+    assert!(
+        most <= MOST,
+        "{most} descriptors for {} idle connections; at most {MOST}",
+        idle.len()
+    );
+    assert!(
+        after < memory + MOST_BYTES,
+        "{} for {} idle connections; at most {:.0} MB",
+        growth(memory, after),
+        idle.len(),
+        in_mb(MOST_BYTES)
+    );
+}
+
+/// Whether the server has closed the connection.
+fn closed(stream: &mut TcpStream) -> bool {
+    match stream.read(&mut [0; 1024]) {
+        Ok(0) => true,
+        // 408, for instance.
+        Ok(_) => false,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+    }
+}
+
+#[test]
+fn a_request_whose_head_does_not_end_is_given_up() {
+    let (_server, nodens) = start();
+    let admin = nodens.admin.expect("it has one over TCP");
+    let connect = || {
+        let mut stream = TcpStream::connect(admin).expect("connects");
+        stream
+            .write_all(b"GET /status HTTP/1.1\r\nHost: local")
+            .expect("sent");
+        stream.set_nonblocking(true).expect("settable");
+        stream
+    };
+    let (mut silent, mut dribbling) = (connect(), connect());
+    let start = Instant::now();
+    let (mut silent_closed, mut dribbling_closed) = (None, None);
+    let mut last_octet = start;
+    let both = holds_within(PATIENCE, || {
+        if last_octet.elapsed() > Duration::from_millis(200) {
+            // An octet now and then does not prolong it; that it cannot be sent any more shows below.
+            let _ = dribbling.write(b"x");
+            last_octet = Instant::now();
+        }
+        if silent_closed.is_none() && closed(&mut silent) {
+            silent_closed = Some(start.elapsed());
+        }
+        if dribbling_closed.is_none() && closed(&mut dribbling) {
+            dribbling_closed = Some(start.elapsed());
+        }
+        silent_closed.is_some() && dribbling_closed.is_some()
+    });
+    println!(
+        "half a head and then nothing: {silent_closed:?}; and then an octet at a time: {dribbling_closed:?}"
+    );
+    assert!(
+        both,
+        "closed within {PATIENCE:?}: the one that sends nothing more after {silent_closed:?}, the one that sends an octet \
+         now and then after {dribbling_closed:?}"
+    );
+    assert_eq!(code(admin, "/health"), Some(200));
+}
