@@ -1,0 +1,315 @@
+//! Servers, and firewalls in front of them, that cannot bear EDNS or the AD bit.
+
+use std::time::Duration;
+
+use crate::client::{Reply, ask, group_of, question, send};
+use crate::common::dns::{Over, flag, question_end, rcode};
+use crate::common::{Nodens, wait_for};
+use crate::server::{Does, Query, Server};
+
+/// What a server does with what it cannot bear, which it does to probes too.
+type Refusal = fn(&Query) -> Does;
+
+const FORMERR: Refusal = |q| q.says("FORMERR").without_opt().into();
+const NOTIMP: Refusal = |q| q.says("NOTIMP").without_opt().into();
+const SILENCE: Refusal = |_| Does::Silence;
+/// As a server of the next EDNS version might: with an OPT of its own.
+const BADVERS: Refusal = |q| q.says("BADVERS").into();
+/// The header alone, without the question.
+const BARE_FORMERR: Refusal = |q| {
+    let mut header = q.says("FORMERR").without_opt().bytes();
+    header.truncate(12);
+    header[5] = 0;
+    header.into()
+};
+/// Header and question, and ARCOUNT as in the query although nothing follows.
+const LYING_FORMERR: Refusal = |q| {
+    let mut message = q.says("FORMERR").without_opt().bytes();
+    message[11] = 1;
+    message.into()
+};
+/// Header with the query's QDCOUNT and ARCOUNT, and nothing else.
+const LYING_BARE_FORMERR: Refusal = |q| {
+    let mut header = q.says("FORMERR").without_opt().bytes();
+    header.truncate(12);
+    header[11] = 1;
+    header.into()
+};
+/// The query as it came, OPT and all, with QR and FORMERR set.
+const ECHOED_FORMERR: Refusal = |q| {
+    let mut echo = q.bytes.clone();
+    echo[2] |= 0x80;
+    echo[3] = echo[3] & 0xf0 | rcode::FORMERR.to_be_bytes()[1];
+    echo.into()
+};
+/// The same with NOTIMP.
+const ECHOED_NOTIMP: Refusal = |q| {
+    let mut echo = q.bytes.clone();
+    echo[2] |= 0x80;
+    echo[3] = echo[3] & 0xf0 | rcode::NOTIMP.to_be_bytes()[1];
+    echo.into()
+};
+
+/// Refuses every query with OPT in this way, and answers the others.
+fn refuses_edns(refusal: Refusal) -> Server {
+    Server::start_for_all(move |q: &Query| {
+        if q.edns {
+            refusal(q)
+        } else {
+            q.honest().without_opt().into()
+        }
+    })
+}
+
+fn start(server: &Server, scheme: &str) -> Nodens {
+    Nodens::start(&group_of(&[server.over(scheme)], ""))
+}
+
+/// A server that refuses something answers all the same: the first names within the deadline, further ones at once
+/// and at one query each. It is never thought to be down for long.
+fn is_answered(server: &Server, nodens: &Nodens, bears: impl Fn(&Query) -> bool) {
+    for name in ["first.corp. A", "second.corp. A"] {
+        let reply = ask(nodens, name, Over::Udp);
+        assert_eq!(
+            reply.gist(),
+            "NOERROR 192.0.2.1",
+            "{name}\n{}",
+            nodens.log()
+        );
+    }
+    // A probe that was lost before may still have its say.
+    wait_for("the server to be good", || {
+        (nodens.metric("nodens_upstream_state", &[("state", "good")]) >= 1.0).then_some(())
+    });
+    let before = server.count();
+    let replies: Vec<Reply> = (0..10)
+        .map(|n| ask(nodens, &format!("then{n}.corp. A"), Over::Udp))
+        .collect();
+    for reply in &replies {
+        assert_eq!(reply.gist(), "NOERROR 192.0.2.1", "{}", nodens.log());
+    }
+    let slow = replies
+        .iter()
+        .filter(|reply| reply.took > Duration::from_millis(150));
+    assert!(
+        slow.count() <= 1,
+        "{:?}",
+        replies.iter().map(|r| r.took).collect::<Vec<_>>()
+    );
+    let refused = server.asked()[before..]
+        .iter()
+        .filter(|q| !bears(q))
+        .count();
+    assert!(
+        refused <= 1,
+        "of 10 further queries it had to refuse {refused}"
+    );
+    let asked = server.count() - before;
+    assert!(asked <= 12, "10 further questions took {asked} queries");
+}
+
+fn edns_is_left_out(refusal: Refusal, scheme: &str) {
+    let server = refuses_edns(refusal);
+    let nodens = start(&server, scheme);
+    is_answered(&server, &nodens, |q| !q.edns);
+}
+
+#[test]
+#[ignore = "fails today: refused anew for each of 10 names"]
+fn formerr_to_edns_is_remembered() {
+    edns_is_left_out(FORMERR, "");
+}
+
+#[test]
+#[ignore = "fails today: refused anew for each of 10 names"]
+fn formerr_to_edns_without_the_question_is_remembered() {
+    edns_is_left_out(BARE_FORMERR, "");
+}
+
+#[test]
+#[ignore = "fails today: SERVFAIL"]
+fn formerr_to_edns_with_an_arcount_that_lies_is_understood() {
+    edns_is_left_out(LYING_FORMERR, "");
+}
+
+#[test]
+#[ignore = "fails today: SERVFAIL, and the server is down"]
+fn formerr_to_edns_with_counts_and_no_question_is_understood() {
+    edns_is_left_out(LYING_BARE_FORMERR, "");
+}
+
+#[test]
+#[ignore = "fails today: refused anew for each of 10 names"]
+fn formerr_to_edns_that_echoes_the_query_is_understood() {
+    edns_is_left_out(ECHOED_FORMERR, "");
+}
+
+#[test]
+#[ignore = "fails today: NOTIMP is passed on"]
+fn notimp_to_edns_is_understood() {
+    edns_is_left_out(NOTIMP, "");
+}
+
+#[test]
+#[ignore = "fails today: NOTIMP is passed on"]
+fn notimp_to_edns_that_echoes_the_query_is_understood() {
+    edns_is_left_out(ECHOED_NOTIMP, "");
+}
+
+#[test]
+#[ignore = "fails today: an empty NOERROR"]
+fn badvers_to_edns_version_0_is_understood() {
+    edns_is_left_out(BADVERS, "");
+}
+
+#[test]
+#[ignore = "fails today: SERVFAIL, and the server is down"]
+fn silence_to_edns_is_understood() {
+    edns_is_left_out(SILENCE, "");
+}
+
+#[test]
+#[ignore = "fails today: refused anew for each of 10 names"]
+fn formerr_to_edns_is_remembered_over_tcp() {
+    edns_is_left_out(FORMERR, "tcp://");
+}
+
+#[test]
+#[ignore = "fails today: SERVFAIL"]
+fn formerr_to_edns_with_an_arcount_that_lies_is_understood_over_tcp() {
+    edns_is_left_out(LYING_FORMERR, "tcp://");
+}
+
+#[test]
+#[ignore = "fails today: NOTIMP is passed on"]
+fn notimp_to_edns_is_understood_over_tcp() {
+    edns_is_left_out(NOTIMP, "tcp://");
+}
+
+#[test]
+#[ignore = "fails today: an empty NOERROR"]
+fn badvers_to_edns_version_0_is_understood_over_tcp() {
+    edns_is_left_out(BADVERS, "tcp://");
+}
+
+#[test]
+#[ignore = "fails today: SERVFAIL, and the server is down"]
+fn silence_to_edns_is_understood_over_tcp() {
+    edns_is_left_out(SILENCE, "tcp://");
+}
+
+#[test]
+#[ignore = "fails today: NOTIMP is passed on"]
+fn a_client_that_wants_dnssec_is_answered_by_a_server_without_edns() {
+    for (name, refusal) in [
+        ("FORMERR", FORMERR),
+        ("NOTIMP", NOTIMP),
+        ("silence", SILENCE),
+    ] {
+        let server = refuses_edns(refusal);
+        let nodens = start(&server, "");
+        let question = question("signed.corp. A").dnssec_ok();
+        let reply = send(&nodens, &question, Over::Udp);
+        assert_eq!(reply.gist(), "NOERROR 192.0.2.1", "{name}");
+        let opt = reply.message.opt.as_ref().map(|opt| opt.dnssec_ok);
+        assert_eq!(
+            opt,
+            Some(true),
+            "{name}: our own OPT repeats DO (RFC 3225 §3)"
+        );
+    }
+}
+
+#[test]
+fn notimp_of_a_server_that_bears_edns_moves_to_the_next_server() {
+    let first = Server::start(|q: &Query| q.says("NOTIMP"));
+    let second = Server::start(Query::honest);
+    let servers = [first.over(""), second.over("")];
+    let nodens = crate::client::settled(&group_of(&servers, ""), &servers);
+    let reply = ask(&nodens, "web.corp. A", Over::Udp);
+    assert_eq!(reply.gist(), "NOERROR 192.0.2.1");
+}
+
+#[test]
+#[ignore = "fails today: no `edns` in /status"]
+fn status_says_which_servers_do_without_edns() {
+    let (without, with) = (refuses_edns(FORMERR), Server::start(Query::honest));
+    let yaml = format!(
+        "workers: 1\nupstreams: {{old: {{servers: [\"{}\"]}}, new: {{servers: [\"{}\"]}}}}\n\
+         routes: {{corp: old, \".\": new}}\n",
+        without.address, with.address
+    );
+    let nodens = Nodens::start(&yaml);
+    for name in ["web.corp. A", "web.example. A"] {
+        assert_eq!(ask(&nodens, name, Over::Udp).gist(), "NOERROR 192.0.2.1");
+    }
+    let status = nodens.status();
+    let groups = status["upstreams"].as_array().expect("groups");
+    let edns_of = |group: &str| {
+        let group = groups.iter().find(|one| one["name"] == *group);
+        let server = &group.expect("it is configured")["servers"][0];
+        let said = server.get("edns");
+        said.unwrap_or_else(|| panic!("no `edns` in {server}"))
+            .clone()
+    };
+    assert_ne!(edns_of("old"), edns_of("new"));
+}
+
+/// A server for which the AD bit is one of the bits that must be zero (RFC 1035 §4.1.1).
+fn refuses_ad(refusal: Refusal) -> Server {
+    Server::start_for_all(move |q: &Query| if q.ad { refusal(q) } else { q.honest().into() })
+}
+
+#[test]
+#[ignore = "fails today: FORMERR is passed on"]
+fn formerr_to_the_ad_bit_is_understood() {
+    let server = refuses_ad(FORMERR);
+    let nodens = start(&server, "");
+    is_answered(&server, &nodens, |q| !q.ad);
+}
+
+#[test]
+#[ignore = "fails today: FORMERR is passed on"]
+fn formerr_to_the_ad_bit_is_understood_over_tcp() {
+    let server = refuses_ad(FORMERR);
+    let nodens = start(&server, "tcp://");
+    is_answered(&server, &nodens, |q| !q.ad);
+}
+
+#[test]
+#[ignore = "fails today: FORMERR is passed on"]
+fn formerr_to_both_edns_and_the_ad_bit_is_understood() {
+    let server = Server::start_for_all(|q: &Query| {
+        if q.ad || q.edns {
+            FORMERR(q)
+        } else {
+            q.honest().without_opt().into()
+        }
+    });
+    let nodens = start(&server, "");
+    is_answered(&server, &nodens, |q| !q.ad && !q.edns);
+}
+
+#[test]
+#[ignore = "fails today: FORMERR is passed on"]
+fn a_client_that_sets_the_ad_bit_is_answered_by_a_server_that_refuses_it() {
+    let server = refuses_ad(FORMERR);
+    let nodens = start(&server, "");
+    let question = question("web.corp. A").flags(flag::RD | flag::AD);
+    assert_eq!(
+        send(&nodens, &question, Over::Udp).gist(),
+        "NOERROR 192.0.2.1"
+    );
+}
+
+#[test]
+fn formerr_to_everything_is_an_error_and_no_endless_loop() {
+    let server = Server::start(|q: &Query| q.says("FORMERR").without_opt());
+    let nodens = crate::client::in_front_of(&server);
+    let reply = ask(&nodens, "web.corp. A", Over::Udp);
+    assert!(reply.message.rcode() != rcode::NOERROR, "{reply:?}");
+    // With and without EDNS, with and without AD.
+    assert!(server.count() <= 6, "{} queries", server.count());
+    let whole = |q: &Query| q.bytes.len() >= question_end(&q.bytes);
+    assert!(server.asked().iter().all(whole));
+}

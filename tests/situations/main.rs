@@ -1,0 +1,39 @@
+//! What real networks send: one test for each situation, the real binary between a client's socket and scripted servers.
+//!
+//! Each test shows the situation (what the servers say), the question, and the reply that is right. The scripts are
+//! closures over one query, made of [`server::Query`] (what was asked) and [`wire::Says`] (what is answered, as text).
+//!
+//! | File | Situations |
+//! |---|---|
+//! | `answers` | wrong data: tiers, referrals that are none, stale "no such name", bogus, DS, TTLs, header bits |
+//! | `streams` | TCP and TLS servers that close early, and server connections that grow old |
+//! | `truncation` | cut and oversized datagrams, servers with UDP only, compression where a reply does not fit |
+//! | `edns` | servers that refuse EDNS or the AD bit |
+//! | `names` | the longest names, an address type without a SOA, signed queries |
+//! | `clients` | idle timeouts, shutting down, file descriptors, who may ask, listeners |
+//! | `budgets` | datagrams sent for each question |
+//! | `metrics` | what Prometheus reads |
+//!
+//! What fails today, takes more than 10 s, needs a tool, or needs a key that is not there yet is ignored, with the
+//! reason:
+//!
+//! ```text
+//! cargo test --test situations -- --include-ignored --test-threads=1
+//! ```
+
+#![allow(missing_docs, reason = "no library")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod answers;
+mod budgets;
+mod client;
+mod clients;
+mod edns;
+mod metrics;
+mod names;
+mod server;
+mod streams;
+mod truncation;
+mod wire;

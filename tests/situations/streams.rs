@@ -1,0 +1,169 @@
+//! TCP and TLS servers that close a connection early, and connections that grow old.
+
+use std::time::{Duration, Instant};
+
+use crate::client::{all_at_once, assert_all, group_of, new_names, says, settled};
+use crate::common::Nodens;
+use crate::common::dns::Over;
+use crate::server::{Does, Query, Server};
+
+/// How a server ends a connection.
+#[derive(Debug, Clone, Copy)]
+enum Ends {
+    /// With a FIN; what the client still sends is read.
+    Orderly,
+    /// As a process does that closes its socket with queries unread: with a reset.
+    Abruptly,
+}
+
+/// Answers so many queries on each TCP connection, then ends it. Over UDP it says TC.
+fn closes_after(answers: usize, ends: Ends) -> impl Fn(&Query) -> Does + Send + Sync + 'static {
+    move |q: &Query| {
+        if q.over == Over::Udp {
+            return q.says("NOERROR tc").into();
+        }
+        let answer = q.honest().bytes();
+        match ends {
+            _ if q.on_connection < answers => Does::Answers(answer),
+            Ends::Orderly => Does::AnswersAndCloses(answer),
+            Ends::Abruptly => Does::AnswersAndResets(answer),
+        }
+    }
+}
+
+/// Nodens in front of one server that is reached in this way.
+fn before(server: &Server, scheme: &str) -> Nodens {
+    let options = if scheme == "tls://" {
+        format!("tls_ca: {}", server.ca())
+    } else {
+        String::new()
+    };
+    let servers = [server.over(scheme)];
+    settled(&group_of(&servers, &options), &servers)
+}
+
+/// Fifty new names at once, twice: all are answered.
+fn all_are_answered(scheme: &str, answers: usize, ends: Ends) {
+    let script = closes_after(answers, ends);
+    let server = if scheme == "tls://" {
+        Server::tls(script)
+    } else {
+        Server::start(script)
+    };
+    let nodens = before(&server, scheme);
+    for burst in ["first", "second"] {
+        let replies = all_at_once(&nodens, &new_names(burst, 50));
+        assert_all(&replies, "NOERROR 192.0.2.1", &nodens);
+    }
+}
+
+#[test]
+fn a_tcp_server_that_closes_after_each_answer_costs_no_query() {
+    all_are_answered("tcp://", 1, Ends::Orderly);
+}
+
+#[test]
+fn a_tcp_server_that_closes_after_three_answers_costs_no_query() {
+    all_are_answered("tcp://", 3, Ends::Orderly);
+}
+
+#[test]
+fn a_tcp_server_that_resets_after_each_answer_costs_no_query() {
+    all_are_answered("tcp://", 1, Ends::Abruptly);
+}
+
+#[test]
+fn a_tcp_server_that_resets_after_three_answers_costs_no_query() {
+    all_are_answered("tcp://", 3, Ends::Abruptly);
+}
+
+#[test]
+fn a_tls_server_that_closes_after_each_answer_costs_no_query() {
+    all_are_answered("tls://", 1, Ends::Orderly);
+}
+
+#[test]
+fn a_tls_server_that_closes_after_three_answers_costs_no_query() {
+    all_are_answered("tls://", 3, Ends::Orderly);
+}
+
+#[test]
+fn a_server_that_closes_after_each_answer_costs_no_truncated_query() {
+    all_are_answered("", 1, Ends::Orderly);
+}
+
+#[test]
+fn a_server_that_closes_after_three_answers_costs_no_truncated_query() {
+    all_are_answered("", 3, Ends::Orderly);
+}
+
+#[test]
+fn a_server_that_closes_early_gets_fewer_queries_on_a_connection() {
+    let server = Server::start(closes_after(1, Ends::Orderly));
+    let nodens = before(&server, "tcp://");
+    let largest = |piles: &[usize]| piles.iter().copied().max().unwrap_or(0);
+    all_at_once(&nodens, &new_names("first", 50));
+    let piles = server.piles();
+    let first = largest(&piles);
+    all_at_once(&nodens, &new_names("second", 50));
+    let second = largest(&server.piles()[piles.len()..]);
+    assert!(
+        second * 2 <= first,
+        "{first} queries on one connection at first, {second} once it is known"
+    );
+}
+
+#[test]
+fn a_server_that_closes_between_two_questions_costs_none_of_them() {
+    for scheme in ["tcp://", "tls://"] {
+        let script = closes_after(1, Ends::Orderly);
+        let server = if scheme == "tls://" {
+            Server::tls(script)
+        } else {
+            Server::start(script)
+        };
+        let nodens = before(&server, scheme);
+        for name in new_names("alone", 10) {
+            assert_eq!(says(&nodens, &name), "NOERROR 192.0.2.1", "{scheme}");
+        }
+    }
+}
+
+/// How many connections carry one query after the other for five seconds, with this group option.
+fn connections_in_five_seconds(scheme: &str, option: &str) -> usize {
+    let script = |q: &Query| q.honest();
+    let server = if scheme == "tls://" {
+        Server::tls(script)
+    } else {
+        Server::start(script)
+    };
+    let servers = [server.over(scheme)];
+    let ca = if scheme == "tls://" {
+        format!("tls_ca: {}, ", server.ca())
+    } else {
+        String::new()
+    };
+    let nodens = settled(&group_of(&servers, &format!("{ca}{option}")), &servers);
+    let started = Instant::now();
+    let mut number = 0;
+    while started.elapsed() < Duration::from_secs(5) {
+        number += 1;
+        let got = says(&nodens, &format!("n{number}.example. A"));
+        assert_eq!(got, "NOERROR 192.0.2.1", "query {number}");
+    }
+    server.piles().len()
+}
+
+#[test]
+#[ignore = "needs key upstreams.NAME.streams.max_age"]
+fn a_busy_connection_is_replaced_when_it_is_old() {
+    for scheme in ["tcp://", "tls://"] {
+        let connections = connections_in_five_seconds(scheme, "streams: {max_age: 1s}");
+        // With jitter: each lives for at least half of it.
+        let range = 4..=12;
+        assert!(
+            range.contains(&connections),
+            "{scheme}: {connections} connections"
+        );
+    }
+}
