@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +129,7 @@ fn group_defaults() -> GroupConfig {
         failover: FailoverConfig::default(),
         tls_ca: None,
         max_in_flight: NonZeroUsize::MIN.saturating_add(9_999),
+        max_queries_per_second: None,
     }
 }
 
@@ -254,6 +255,7 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
         defaults.max_in_flight.get(),
         &limits::GROUP_IN_FLIGHT,
     );
+    let per_second = section.read_in("max_queries_per_second", 0, &limits::QUERIES_PER_SECOND);
     GroupConfig {
         name: Arc::from(name),
         servers,
@@ -265,6 +267,7 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
         failover: read_failover(section),
         tls_ca,
         max_in_flight: NonZeroUsize::new(in_flight).unwrap_or(NonZeroUsize::MIN),
+        max_queries_per_second: NonZeroU32::new(per_second),
     }
 }
 

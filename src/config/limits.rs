@@ -39,6 +39,12 @@ pub(super) const GROUP_IN_FLIGHT: Range<usize> = Range {
     max: 1_000_000,
 };
 
+/// 0 is no limit; no server takes over a million.
+pub(super) const QUERIES_PER_SECOND: Range<u32> = Range {
+    min: 0,
+    max: 1_000_000,
+};
+
 /// 1 asks one server; more than 16 is a flood at start.
 pub(super) const START_FANOUT: Range<usize> = Range { min: 1, max: 16 };
 /// Below 1 ms every query is hedged; above 10 s clients are gone.

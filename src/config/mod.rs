@@ -17,7 +17,7 @@ mod servers;
 mod yaml;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +95,8 @@ pub struct GroupConfig {
     pub tls_ca: Option<PathBuf>,
     /// Most queries in flight to this group at once, in the whole process.
     pub max_in_flight: NonZeroUsize,
+    /// Queries that each server is sent in a second at most, over all workers; none for no limit.
+    pub max_queries_per_second: Option<NonZeroU32>,
 }
 
 /// One upstream server.

@@ -82,11 +82,13 @@ impl Worker {
         })
     }
 
-    /// Why a question is not to be asked now: it failed a moment ago, or its group is full.
+    /// Why a question is not to be asked now: it failed a moment ago, or its group is full, or its servers are sent all
+    /// that they may be. With an expired answer to fall back on, nobody waits for that.
     pub(super) fn upstream_obstacle(
         &self,
         key: &[u8],
         route: u16,
+        stale: Option<&Entry>,
         now: Instant,
     ) -> Option<Obstacle> {
         if Question::of(key).cacheable()
@@ -99,11 +101,19 @@ impl Worker {
             });
         }
         let group = self.first_group(route);
-        if group.has_room() {
+        let longest_wait = match stale {
+            Some(_) => Duration::ZERO,
+            None => group.deadline / 2,
+        };
+        let (cap, why) = if !group.has_room() {
+            (Cap::Group, "too many queries are in flight")
+        } else if group.wait(now) > longest_wait {
+            (Cap::Rate, "more queries than max_queries_per_second")
+        } else {
             return None;
-        }
-        self.metrics.rejected(Cap::Group);
-        let text = format!("{}: too many queries are in flight", group.name);
+        };
+        self.metrics.rejected(cap);
+        let text = format!("{}: {why}", group.name);
         Some(Obstacle {
             stale_reason: StaleReason::Overload,
             code: rcode::SERVFAIL,

@@ -81,11 +81,14 @@ pub enum Cap {
     Group,
     /// The client address's.
     Client,
+    /// A server's, of queries a second.
+    Rate,
 }
 
 impl_label!(Cap {
     Group => "group",
     Client => "client",
+    Rate => "rate",
 });
 
 impl_label!(Protocol {

@@ -111,7 +111,7 @@ impl Worker {
             // The refresh goes on, so that the first server to come back is noticed (RFC 8767 §5).
             if in_flight.is_none()
                 && self
-                    .upstream_obstacle(key, route, client.received)
+                    .upstream_obstacle(key, route, Some(entry), client.received)
                     .is_none()
             {
                 self.start(key, route, miss.stale.clone(), Purpose::Client);
@@ -122,7 +122,7 @@ impl Worker {
         }
         let obstacle = self.client_obstacle(client).or_else(|| match &in_flight {
             Some(_) => None,
-            None => self.upstream_obstacle(key, route, client.received),
+            None => self.upstream_obstacle(key, route, miss.stale.as_ref(), client.received),
         });
         if let Some(obstacle) = obstacle {
             if let Some(entry) = &miss.stale {
@@ -169,7 +169,9 @@ impl Worker {
         };
         if self.flights.may_prefetch()
             && self.flights.find(key).is_none()
-            && self.upstream_obstacle(key, route, now).is_none()
+            && self
+                .upstream_obstacle(key, route, Some(entry), now)
+                .is_none()
             && entry.start_prefetch()
         {
             self.metrics.prefetches.inc();

@@ -5,8 +5,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout_at;
+use tokio::time::{sleep, timeout_at};
 
+use super::extra::Extra;
 use super::group::{self, Group};
 use super::plan::{Plan, Step, TryFailure};
 use super::server::Server;
@@ -133,9 +134,9 @@ enum Why {
     /// It was the server's turn.
     Turn,
     /// An earlier try was lost, or its server was found silent.
-    FreeHedge,
-    /// An earlier try was overdue; it took a token.
-    PaidHedge,
+    Replacement,
+    /// An earlier try was overdue.
+    Hedge,
 }
 
 /// One question on its way through its groups.
@@ -168,6 +169,13 @@ pub async fn ask(
             .saturating_sub(MARGIN)
             .max(groups[0].deadline / 2);
     let plan = group::plan(&groups, now, end);
+    if let Some(first) = plan.first() {
+        // Taken now, so that those who come later wait for later places.
+        let wait = upstreams.servers[first].rate.take(now);
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+    }
     let mailbox = Rc::default();
     let (attempts, fallback) = (Vec::with_capacity(4), None);
     // Run in place: a future that takes it over would hold it twice.
@@ -200,13 +208,16 @@ impl Lookup<'_> {
                 }
             }
             let now = Instant::now();
-            let paid = Cell::new(false);
+            let servers = &self.upstreams.servers;
+            let taken = Cell::new(None);
             let step = self.plan.step(
                 now,
-                |server| self.upstreams.servers[server].state().suspected(),
-                || {
-                    paid.set(self.groups[0].take_token());
-                    paid.get()
+                |server| servers[server].state().suspected(),
+                |server, extra| {
+                    let may = servers[server].rate.wait(now).is_zero()
+                        && self.groups[0].extra.take(extra);
+                    taken.set(may.then_some(extra));
+                    may
                 },
             );
             match step {
@@ -215,10 +226,10 @@ impl Lookup<'_> {
                     server,
                     hedge,
                 } => {
-                    let why = match (hedge, paid.get()) {
-                        (_, true) => Why::PaidHedge,
-                        (true, false) => Why::FreeHedge,
-                        (false, false) => Why::Turn,
+                    let why = match taken.get() {
+                        Some(Extra::Hedge) => Why::Hedge,
+                        Some(Extra::Replacement) if hedge => Why::Replacement,
+                        _ => Why::Turn,
                     };
                     self.start(number, server, why, now);
                 }
@@ -240,6 +251,10 @@ impl Lookup<'_> {
         let carrier = self.upstreams.servers[server].carrier();
         if why != Why::Turn {
             self.groups[0].metrics.hedges_sent.inc();
+        }
+        if !self.attempts.is_empty() {
+            // The first try's place was taken before it left.
+            let _ = self.upstreams.servers[server].rate.take(now);
         }
         self.attempts.push(Attempt {
             no_answer: NoAnswer::Nothing,
@@ -335,8 +350,8 @@ impl Lookup<'_> {
     /// The question is settled: tells every server what that says of it.
     fn won(&mut self, number: usize, response: Response, now: Instant) -> Response {
         self.mailbox.settle();
-        if self.attempts[number].why == Why::PaidHedge {
-            self.groups[0].return_token();
+        if self.attempts[number].why == Why::Hedge {
+            self.groups[0].extra.hedge_won();
         }
         if self.attempts[number].why != Why::Turn {
             self.groups[0].metrics.hedges_won.inc();

@@ -1,19 +1,16 @@
 //! A group of servers that share one view of names: who is asked first, and how much hedging it may cost.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::extra::ExtraQueries;
 use super::health::State;
 use super::metrics::{GroupMetrics, UpstreamFamilies};
 use super::plan::{Candidate, Plan, Tier};
 use super::server::Server;
 use crate::config::{GroupConfig, Policy, Probe};
 
-/// Hedges that may be sent at once after a quiet time, so that the first queries a failure meets need not wait.
-const HEDGE_BURST: i64 = 50;
-/// A token in the units in which queries pay in: percents.
-const TOKEN: i64 = 100;
 /// One query in this many also asks a poor server, whose answer shows whether it got better.
 const TRICKLE: u32 = 100;
 
@@ -38,8 +35,10 @@ pub struct Group {
     pub metrics: GroupMetrics,
     policy: Policy,
     start_fanout: usize,
-    hedge_percent: i64,
-    tokens: AtomicI64,
+    /// What hedges, resends and moves to other servers may cost.
+    pub extra: ExtraQueries,
+    /// Whether its servers may be sent only so many queries a second.
+    limited: bool,
     turn: AtomicU32,
     in_flight: AtomicUsize,
     max_in_flight: usize,
@@ -53,9 +52,11 @@ impl Group {
         first: usize,
         servers: Vec<Arc<Server>>,
         metrics: &UpstreamFamilies,
+        now: Instant,
     ) -> Self {
         for server in &servers {
             server.set_group(&servers);
+            server.rate.set(config.max_queries_per_second);
         }
         Self {
             name: Arc::clone(&config.name),
@@ -68,8 +69,8 @@ impl Group {
             metrics: metrics.group(&config.name),
             policy: config.policy,
             start_fanout: config.failover.start_fanout,
-            hedge_percent: i64::from(config.failover.hedge_budget_percent),
-            tokens: AtomicI64::new(HEDGE_BURST * TOKEN),
+            extra: ExtraQueries::new(config.failover.hedge_budget_percent, now),
+            limited: config.max_queries_per_second.is_some(),
             turn: AtomicU32::new(0),
             in_flight: AtomicUsize::new(0),
             max_in_flight: config.max_in_flight.get(),
@@ -91,7 +92,7 @@ impl Group {
     }
 
     /// The order in which a query asks the servers that are not down; none if all are.
-    fn tier(&self) -> Option<Tier> {
+    fn tier(&self, now: Instant) -> Option<Tier> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.servers.len();
         let start = match self.policy {
@@ -108,7 +109,14 @@ impl Group {
                 Policy::Fastest => server.srtt().unwrap_or(Duration::MAX),
                 Policy::Ordered | Policy::RoundRobin => Duration::ZERO,
             };
-            (*state, rtt)
+            // One that has to wait is no better than a poor one.
+            let waits = self.limited && !server.rate.wait(now).is_zero();
+            let state = if waits {
+                (*state).max(State::Poor)
+            } else {
+                *state
+            };
+            (state, rtt)
         });
         let (best, ..) = *order.first()?;
         let mut at_once = match best {
@@ -134,35 +142,27 @@ impl Group {
         })
     }
 
+    /// Everybody, beginning with another server each time: not all may be asked.
     fn last_resort(&self) -> impl Iterator<Item = Candidate> {
-        self.servers
-            .iter()
-            .enumerate()
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        let count = self.servers.len();
+        (0..count)
+            .map(move |offset| (turn + offset) % count)
+            .map(|place| (place, &self.servers[place]))
             .filter(|(_, server)| !server.looped())
             .map(|(place, server)| server.candidate(self.first + place))
     }
 
-    /// Pays a query's share of hedging in.
-    fn pay_in(&self) {
-        let tokens = self.tokens.load(Ordering::Relaxed);
-        if tokens < HEDGE_BURST * TOKEN {
-            self.tokens.fetch_add(self.hedge_percent, Ordering::Relaxed);
-        }
-    }
-
-    /// Takes a hedge's token, if there is one.
+    /// How long a question has to wait until a server may be sent it (`max_queries_per_second`).
     #[must_use]
-    pub fn take_token(&self) -> bool {
-        if self.hedge_percent == 0 || self.tokens.load(Ordering::Relaxed) < TOKEN {
-            return false;
+    pub fn wait(&self, now: Instant) -> Duration {
+        if !self.limited {
+            return Duration::ZERO;
         }
-        self.tokens.fetch_sub(TOKEN, Ordering::Relaxed);
-        true
-    }
-
-    /// A hedge answered first: it was needed, and costs nothing.
-    pub fn return_token(&self) {
-        self.tokens.fetch_add(TOKEN, Ordering::Relaxed);
+        let up = |server: &&Arc<Server>| server.state() != State::Down;
+        let servers = self.servers.iter().filter(up);
+        let shortest = servers.map(|server| server.rate.wait(now)).min();
+        shortest.unwrap_or_default()
     }
 
     /// Whether another question may be asked; a dead zone must not starve the others.
@@ -193,9 +193,9 @@ impl Group {
 #[must_use]
 pub fn plan(groups: &[&Group], now: Instant, end: Instant) -> Plan {
     for group in groups {
-        group.pay_in();
+        group.extra.pay_in(now);
     }
-    let tiers: Vec<Tier> = groups.iter().filter_map(|group| group.tier()).collect();
+    let tiers: Vec<Tier> = groups.iter().filter_map(|group| group.tier(now)).collect();
     if tiers.is_empty() {
         let everybody = groups
             .iter()

@@ -202,10 +202,16 @@ impl Health {
     /// How long a query waits for this server before the next is asked too.
     #[must_use]
     pub fn hedge_delay(&self, config: &FailoverConfig) -> Duration {
+        self.answer_time(config).min(config.hedge_max)
+    }
+
+    /// How long its answers take at most, with few exceptions (RFC 6298 §2.3).
+    #[must_use]
+    pub fn answer_time(&self, config: &FailoverConfig) -> Duration {
         let expected = self
             .srtt
             .map_or(config.hedge_max, |srtt| srtt + 4 * self.rttvar);
-        expected.clamp(config.hedge_min, config.hedge_max)
+        expected.max(config.hedge_min)
     }
 
     /// A client's query was answered after `rtt`.

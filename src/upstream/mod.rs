@@ -1,10 +1,11 @@
 //! Upstream groups and servers as the whole process sees them, and the asking of one question.
 //!
-//! - [`health`] and [`plan`] are the rules, pure;
+//! - [`health`], [`plan`], [`extra`] and [`rate`] are the rules, pure;
 //! - [`server`] and [`group`] are the shared state they act on;
 //! - [`ask`] runs a plan over a worker's own transports.
 
 pub mod ask;
+pub mod extra;
 pub mod group;
 pub mod health;
 pub mod loops;
@@ -12,6 +13,7 @@ pub mod metrics;
 pub mod plan;
 pub mod probe;
 pub mod probe_exchange;
+pub mod rate;
 pub mod routes;
 pub mod server;
 
@@ -111,6 +113,7 @@ impl Upstreams {
                 first,
                 servers,
                 metrics,
+                now,
             ));
             upstreams.roots.push(roots);
         }

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::extra::Extra;
+
 /// A server as this query sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
@@ -11,6 +13,8 @@ pub struct Candidate {
     pub server: usize,
     /// How long its answer may take before the next one is asked too.
     pub hedge_delay: Duration,
+    /// How long its answer usually takes at most, however long that is: before then, asking it again is of no use.
+    pub answer_time: Duration,
 }
 
 /// The candidates of one group, in the order in which they are asked.
@@ -18,7 +22,7 @@ pub struct Candidate {
 pub struct Tier {
     /// Never empty.
     pub candidates: Vec<Candidate>,
-    /// How many are asked at once at first: one, or more while nothing is known.
+    /// How many are asked at once at first, if they may be: one, or more while nothing is known.
     pub at_once: usize,
     /// When a single try counts as lost.
     pub try_timeout: Duration,
@@ -67,6 +71,7 @@ struct Try {
     server: usize,
     sent: Instant,
     hedge_delay: Duration,
+    answer_time: Duration,
     status: Status,
 }
 
@@ -84,6 +89,8 @@ pub struct Plan {
     tries: Vec<Try>,
     /// When the next server is asked, if nothing happens before.
     next_at: Instant,
+    /// Extra queries that were not to be had.
+    refused: u32,
     end: Instant,
     /// One try each and no more: everything is down.
     last_resort: bool,
@@ -101,6 +108,7 @@ impl Plan {
             first: 0,
             tries: Vec::with_capacity(4),
             next_at: now,
+            refused: 0,
             end,
             last_resort: false,
         }
@@ -126,13 +134,20 @@ impl Plan {
         }
     }
 
-    /// What to do next. `suspected` tells whether a server was found silent or down meanwhile; `token` takes a hedge's
-    /// token, if there is one.
+    /// The server that is asked first.
+    #[must_use]
+    pub fn first(&self) -> Option<usize> {
+        let first = self.tiers.first()?.candidates.first()?;
+        Some(first.server)
+    }
+
+    /// What to do next. `suspected` tells whether a server was found silent or down meanwhile; `may` takes what an extra
+    /// query to a server costs, if it is to be had.
     pub fn step(
         &mut self,
         now: Instant,
         suspected: impl Fn(usize) -> bool,
-        token: impl FnOnce() -> bool,
+        mut may: impl FnMut(usize, Extra) -> bool,
     ) -> Step {
         if now >= self.end || self.tiers.is_empty() {
             return Step::Exhausted;
@@ -142,16 +157,12 @@ impl Plan {
         }
         if self.tier_is_over(now) {
             if self.tier + 1 == self.tiers.len() {
-                return self.after_the_last_tier(now, &suspected);
+                return self.after_the_last_tier(now, &suspected, &mut may);
             }
             self.enter_next_tier(now);
         }
-        if self.asked
-            < self.tiers[self.tier]
-                .at_once
-                .min(self.tiers[self.tier].candidates.len())
-        {
-            return self.ask_next(now);
+        if let Some(step) = self.ask_at_once(now, &mut may) {
+            return step;
         }
         if self.last_resort {
             return if self.nobody_can_answer() {
@@ -165,24 +176,56 @@ impl Plan {
             // Whoever was asked has said "not me": the next one hears of it now.
             return self.ask_next(now);
         };
-        if now < self.next_at && !suspected(newest.server) {
+        let moves_on = suspected(newest.server) && self.has_unasked();
+        if now < self.next_at && !moves_on {
             return Step::Wait(self.wake_at(now));
         }
-        // What was lost, or went to a server found silent, is asked elsewhere for free; hedging costs a token.
+        let Some(next) = self.next_candidate() else {
+            self.next_at = now + newest.hedge_delay;
+            return Step::Wait(self.wake_at(now));
+        };
         let timeout = self.tiers[self.tier].try_timeout;
-        let free = self.tries[self.first..]
-            .iter()
-            .filter(waiting)
-            .all(|a_try| {
-                suspected(a_try.server) || now.saturating_duration_since(a_try.sent) >= timeout
-            });
-        let moves_on = suspected(newest.server) && self.has_unasked();
-        if (now >= self.next_at || moves_on) && (free || token()) && self.can_ask() {
+        let is_lost = |a_try: &Try| now.saturating_duration_since(a_try.sent) >= timeout;
+        let mut waiting = self.tries[self.first..].iter().filter(waiting);
+        let lost = waiting.clone().all(is_lost);
+        let hopeless = waiting.all(|a_try| suspected(a_try.server) || is_lost(a_try));
+        let extra = if hopeless {
+            Extra::Replacement
+        } else {
+            Extra::Hedge
+        };
+        if may(next.server, extra) {
             return self.ask_next(now);
         }
-        if now >= self.next_at {
-            self.next_at = now + newest.hedge_delay;
+        if lost && self.tier + 1 < self.tiers.len() {
+            self.enter_next_tier(now);
+            return self.ask_next(now);
         }
+        self.refused(newest.hedge_delay, now)
+    }
+
+    /// The tier's first servers: one for certain, further ones at once as far as they may be asked.
+    fn ask_at_once(
+        &mut self,
+        now: Instant,
+        may: &mut impl FnMut(usize, Extra) -> bool,
+    ) -> Option<Step> {
+        let tier = &mut self.tiers[self.tier];
+        if self.asked >= tier.at_once.min(tier.candidates.len()) {
+            return None;
+        }
+        if self.asked > 0 && !may(tier.candidates[self.asked].server, Extra::Replacement) {
+            tier.at_once = self.asked;
+            return None;
+        }
+        Some(self.ask_next(now))
+    }
+
+    /// An extra query is not to be had now. Each time it is, it is asked for later: what is asked for comes with further
+    /// questions.
+    fn refused(&mut self, delay: Duration, now: Instant) -> Step {
+        self.refused += 1;
+        self.next_at = now + delay * (1 << self.refused.min(5));
         Step::Wait(self.wake_at(now))
     }
 
@@ -204,7 +247,7 @@ impl Plan {
     pub fn goes_on(&mut self, number: usize, now: Instant) {
         self.tries[number].sent = now;
         self.tries[number].status = Status::Waiting;
-        self.next_at = now + self.tries[number].hedge_delay;
+        self.schedule(now, self.tries[number].hedge_delay);
     }
 
     /// The server a try went to.
@@ -268,14 +311,37 @@ impl Plan {
         self.asked < self.tiers[self.tier].candidates.len()
     }
 
-    /// Whether there is anybody to ask, for the first time or again.
-    fn can_ask(&self) -> bool {
-        self.has_unasked() || self.resend_target().is_some()
+    /// Who is asked next, for the first time or again.
+    fn next_candidate(&self) -> Option<Candidate> {
+        let unasked = self.tiers[self.tier].candidates.get(self.asked).copied();
+        unasked.or_else(|| self.resend_target())
+    }
+
+    /// Has the next server asked after `delay`; if it is asked again, not before it had time to answer.
+    fn schedule(&mut self, now: Instant, delay: Duration) {
+        self.next_at = now + delay;
+        if self.has_unasked() {
+            return;
+        }
+        let Some(target) = self.resend_target() else {
+            return;
+        };
+        let last = self.tries[self.first..]
+            .iter()
+            .rfind(|a_try| a_try.server == target.server);
+        if let Some(last) = last {
+            self.next_at = self.next_at.max(last.sent + last.answer_time);
+        }
     }
 
     /// All servers of the last tier were silent for a whole try's time. Those of which something else is heard are
     /// asked again; the others get as much time once more, should they be slow rather than gone, and no more queries.
-    fn after_the_last_tier(&mut self, now: Instant, suspected: impl Fn(usize) -> bool) -> Step {
+    fn after_the_last_tier(
+        &mut self,
+        now: Instant,
+        suspected: impl Fn(usize) -> bool,
+        may: &mut impl FnMut(usize, Extra) -> bool,
+    ) -> Step {
         if self.nobody_can_answer() {
             return Step::Exhausted;
         }
@@ -294,8 +360,13 @@ impl Plan {
             }
             return Step::Wait(self.wake_at(now).min(enough));
         }
-        if now >= self.next_at && self.resend_target().is_some() {
-            return self.ask_next(now);
+        if now >= self.next_at
+            && let Some(target) = self.resend_target()
+        {
+            if may(target.server, Extra::Replacement) {
+                return self.ask_next(now);
+            }
+            return self.refused(target.hedge_delay, now);
         }
         Step::Wait(self.wake_at(now))
     }
@@ -322,7 +393,6 @@ impl Plan {
             self.resent += 1;
             (candidate, candidate.hedge_delay * (1 << round.min(6)))
         };
-        self.next_at = now + delay;
         let number = self.tries.len();
         // Those asked together at first are no hedges of each other.
         let hedge = self.tries.len() - self.first >= self.tiers[self.tier].at_once
@@ -331,8 +401,10 @@ impl Plan {
             server: candidate.server,
             sent: now,
             hedge_delay: candidate.hedge_delay,
+            answer_time: candidate.answer_time,
             status: Status::Waiting,
         });
+        self.schedule(now, delay);
         Step::Try {
             number,
             server: candidate.server,
@@ -368,7 +440,7 @@ impl Plan {
                 wake = wake.min(lost);
             }
         }
-        if self.next_at > now && self.can_ask() {
+        if self.next_at > now && self.next_candidate().is_some() {
             wake = wake.min(self.next_at);
         }
         wake
@@ -387,6 +459,7 @@ mod tests {
             .map(|&server| Candidate {
                 server,
                 hedge_delay: 20 * MS,
+                answer_time: 20 * MS,
             })
             .collect();
         Tier {
@@ -401,7 +474,8 @@ mod tests {
         plan: Plan,
         start: Instant,
         now: Instant,
-        tokens: u32,
+        hedges: u32,
+        replacements: u32,
         suspected: Vec<usize>,
         log: Vec<(u128, usize)>,
     }
@@ -414,7 +488,8 @@ mod tests {
                 plan,
                 start,
                 now: start,
-                tokens: u32::MAX,
+                hedges: u32::MAX,
+                replacements: u32::MAX,
                 suspected: vec![],
                 log: vec![],
             }
@@ -422,13 +497,17 @@ mod tests {
 
         fn step(&mut self) -> Step {
             let suspected = &self.suspected;
-            let tokens = &mut self.tokens;
+            let (hedges, replacements) = (&mut self.hedges, &mut self.replacements);
             self.plan.step(
                 self.now,
                 |server| suspected.contains(&server),
-                || {
-                    let some = *tokens > 0;
-                    *tokens = tokens.saturating_sub(1);
+                |_, extra| {
+                    let left = match extra {
+                        Extra::Hedge => &mut *hedges,
+                        Extra::Replacement => &mut *replacements,
+                    };
+                    let some = *left > 0;
+                    *left = left.saturating_sub(1);
                     some
                 },
             )
@@ -511,19 +590,52 @@ mod tests {
     }
 
     #[test]
-    fn without_tokens_a_query_waits_for_its_server() {
+    fn without_hedges_a_query_waits_for_its_server() {
         let mut run = Run::new(vec![tier(&[1, 2])]);
-        run.tokens = 0;
+        run.hedges = 0;
         run.until(900, &[]);
         assert_eq!(run.log, [(0, 1)]);
-        run.until(1100, &[]);
-        assert_eq!(run.log[1].1, 2, "a try that is lost is repeated for free");
+        run.until(2000, &[]);
+        assert_eq!(run.log[1].1, 2, "a try that is lost is no hedge");
+    }
+
+    #[test]
+    fn without_extra_queries_the_next_tier_is_asked_once_the_try_is_lost() {
+        let mut run = Run::new(vec![tier(&[1, 2]), tier(&[3])]);
+        (run.hedges, run.replacements) = (0, 0);
+        run.until(3500, &[]);
+        let [first, second] = run.log[..] else {
+            panic!("one query to each tier: {:?}", run.log)
+        };
+        assert_eq!((first, second.1), ((0, 1), 3));
+        assert!((1000..2000).contains(&second.0), "{second:?}");
+    }
+
+    #[test]
+    fn without_extra_queries_one_of_those_asked_together_is_asked() {
+        let mut run = Run::new(vec![Tier {
+            at_once: 3,
+            ..tier(&[1, 2, 3])
+        }]);
+        (run.hedges, run.replacements) = (0, 1);
+        run.until(900, &[]);
+        assert_eq!(run.log, [(0, 1), (0, 2)]);
+    }
+
+    #[test]
+    fn a_slow_server_is_asked_again_once_its_answer_is_late() {
+        let mut slow = tier(&[1]);
+        slow.candidates[0].answer_time = 700 * MS;
+        let mut run = Run::new(vec![slow]);
+        run.until(1500, &[]);
+        let asked: Vec<_> = run.log.iter().map(|(at, _)| *at).collect();
+        assert_eq!(asked, [0, 700, 1400]);
     }
 
     #[test]
     fn queries_in_flight_leave_a_server_found_silent() {
         let mut run = Run::new(vec![tier(&[1, 2])]);
-        run.tokens = 0;
+        run.hedges = 0;
         run.until(5, &[]);
         run.suspected.push(1);
         run.until(6, &[]);
@@ -592,7 +704,8 @@ mod tests {
             tiers in proptest::collection::vec(1_usize..4, 1..4),
             not_me in proptest::collection::vec(0_usize..9, 0..9),
             unreachable in proptest::collection::vec(0_usize..9, 0..4),
-            tokens in 0_u32..5,
+            hedges in 0_u32..5,
+            replacements in 0_u32..5,
         ) {
             let mut next = 0;
             let tiers: Vec<Tier> = tiers.iter().map(|&size| {
@@ -601,7 +714,7 @@ mod tests {
                 tier(&servers)
             }).collect();
             let mut run = Run::new(tiers);
-            run.tokens = tokens;
+            (run.hedges, run.replacements) = (hedges, replacements);
             let end = run.start + 4000 * MS;
             let mut steps = 0;
             loop {

@@ -3,6 +3,7 @@
 //! Owns the sockets of probes: hickory's exchange for UDP, streams framed as everywhere here.
 
 use std::io;
+use std::time::Instant;
 
 use hickory_proto::op::{DnsRequest, DnsRequestOptions, Edns, Message, Query};
 use hickory_resolver::net::NetError;
@@ -23,6 +24,8 @@ use crate::transport::Carrier;
 /// # Errors
 /// Those of the socket, of the TLS handshake, and a connection that ends before the answer.
 pub(super) async fn ask(server: &Server, carrier: Carrier, question: Query) -> io::Result<()> {
+    // Our own questions count as well, and need not wait: they are few.
+    let _ = server.rate.take(Instant::now());
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message.add_query(question);

@@ -12,11 +12,15 @@ use tokio::sync::Notify;
 use super::health::{Health, LostProbe, Reason, State};
 use super::metrics::{HealthMetrics, UpstreamFamilies};
 use super::plan::Candidate;
+use super::rate::RateLimit;
 use crate::config::{FailoverConfig, ServerConfig, Transport};
 use crate::metrics::Label;
 use crate::transport::metrics::ExchangeMetrics;
 use crate::transport::tls::Tls;
 use crate::transport::{AnswerQuality, Carrier, Observer, Peer};
+
+/// However slow a server is, it is asked again after this long: then a datagram is more likely lost than late.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// A smoothed round-trip time in microseconds, 0 for none yet.
 type Srtt = Arc<AtomicU32>;
@@ -34,6 +38,8 @@ pub struct Server {
     pub label: String,
     /// When a single try counts as lost.
     pub try_timeout: Duration,
+    /// How many queries a second it may be sent.
+    pub rate: RateLimit,
     metrics: ExchangeMetrics,
     failover: FailoverConfig,
     by_carrier: [CarrierHealth; 2],
@@ -51,6 +57,7 @@ struct CarrierHealth {
     health: Mutex<Health>,
     state: AtomicU8,
     hedge_micros: AtomicU32,
+    answer_micros: AtomicU32,
     metrics: HealthMetrics,
 }
 
@@ -94,6 +101,7 @@ impl Server {
             health: Mutex::new(Health::new(parts.failover, parts.now)),
             state: AtomicU8::new(State::Unknown as u8),
             hedge_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
+            answer_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
             metrics: parts.metrics.health(parts.group, &label, carrier),
         };
         Self {
@@ -101,6 +109,7 @@ impl Server {
             tls: parts.tls,
             group: Arc::clone(parts.group),
             try_timeout: parts.try_timeout,
+            rate: RateLimit::none(parts.now),
             metrics: parts.metrics.exchanges(parts.group, &label),
             failover: parts.failover.clone(),
             by_carrier: [Carrier::Datagram, Carrier::Stream].map(|carrier| health(&carrier)),
@@ -169,12 +178,13 @@ impl Server {
     /// This server as a query's plan sees it; `index` is its position among all servers.
     #[must_use]
     pub fn candidate(&self, index: usize) -> Candidate {
-        let micros = self.by_carrier[self.carrier().index()]
-            .hedge_micros
-            .load(Ordering::Relaxed);
+        let known = &self.by_carrier[self.carrier().index()];
+        let load =
+            |micros: &AtomicU32| Duration::from_micros(u64::from(micros.load(Ordering::Relaxed)));
         Candidate {
             server: index,
-            hedge_delay: Duration::from_micros(u64::from(micros)),
+            hedge_delay: load(&known.hedge_micros),
+            answer_time: load(&known.answer_micros),
         }
     }
 
@@ -296,6 +306,10 @@ impl Server {
             micros(health.hedge_delay(&self.failover)),
             Ordering::Relaxed,
         );
+        let answer_time = health.answer_time(&self.failover).min(ANSWER_TIME_MAX);
+        known
+            .answer_micros
+            .store(micros(answer_time), Ordering::Relaxed);
         known.state.store(after as u8, Ordering::Relaxed);
         drop(health);
         if carrier == self.carrier()

@@ -226,7 +226,7 @@ fn a_server_that_never_reads_makes_nothing_grow() {
     const FIRST: usize = 2_000;
     /// Over 200 octets each: about 12 MB that nobody reads.
     const QUERIES: usize = 50_000;
-    const MOST: u64 = 4 * MB;
+    const MOST: u64 = 6 * MB;
     let (closed, open) = (never_reads(), StandIn::new(|query, _| vec![answer(query)]));
     let nodens = Nodens::start(&format!(
         "workers: 1\nlimits: {{client_in_flight: 10000}}\nupstreams:\n  closed:\n    servers: [\"tcp://{closed}\"]\n    \
