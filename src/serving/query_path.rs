@@ -260,9 +260,11 @@ fn land(leader: Leader, result: Result<Answer, Failed>, bounds: Bounds) {
     let cache = &worker.shared.cache;
     let now = Instant::now();
     let keep = Question::of(&key).cacheable() && leader.still_counts();
-    // It was young enough when the flight began; a prefetch begins before that is asked.
+    // A prefetch began with it fresh, and may land when it is too old.
     let known = leader.flight.stale().cloned();
-    let usable = |entry: &Entry| worker.may_serve_stale(&key, route, entry, now);
+    let usable = |entry: &Entry| {
+        entry.age_if_fresh(now).is_some() || worker.may_serve_stale(&key, route, entry, now)
+    };
     match result {
         Ok(Answer { response, tier }) => {
             let entry = Entry::new(&key, &response, now, Origin { route, tier }, bounds);

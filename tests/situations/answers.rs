@@ -8,6 +8,7 @@ use crate::client::{
 use crate::common::dns::{Over, Section, flag, rr};
 use crate::common::{Nodens, wait_for};
 use crate::server::{Does, Query, Server};
+use crate::wire::extended_errors;
 
 /// Long enough that nothing asks again by itself, for a name that is gone for good.
 const GONE: &str = "corp. 3600 SOA 3600";
@@ -108,6 +109,40 @@ fn a_later_tiers_no_such_name_is_forgotten_after_tiers_max_negative_ttl() {
         "{:?}",
         started.elapsed()
     );
+}
+
+#[test]
+fn an_expired_empty_answer_of_the_first_tier_outranks_the_seconds_no_such_name() {
+    // musl fails the lookup of A and AAAA if either does not exist.
+    let vpc = Server::start(|q: &Query| match q.qtype {
+        rr::A => q.says("NOERROR").answer("@ 1 A 10.0.0.1"),
+        _ => q.says("NOERROR").authority("corp. 1 SOA 1"),
+    });
+    let public = public();
+    let nodens = tiers(&vpc, &public, "");
+    assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 10.0.0.1");
+    assert_eq!(says(&nodens, "x.corp. AAAA"), "NOERROR");
+    vpc.now_says(|q| q.says("SERVFAIL"));
+    always(
+        &nodens,
+        "x.corp. AAAA",
+        &["NOERROR"],
+        "public was asked three times",
+        || public.asked_for("x.corp. AAAA") >= 3,
+    );
+    assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 10.0.0.1");
+}
+
+#[test]
+fn a_later_tiers_no_such_name_is_not_served_once_it_expired() {
+    let (vpc, public) = (vpc(), public());
+    let nodens = tiers(&vpc, &public, "tiers: {max_negative_ttl: 1s}\n");
+    vpc.now_says(|q| q.says("SERVFAIL"));
+    assert_eq!(says(&nodens, "y.corp. A"), "NXDOMAIN");
+    public.now_says(|q| q.says("SERVFAIL"));
+    wait_for("the end of its lifetime", || {
+        (says(&nodens, "y.corp. A") == "SERVFAIL").then_some(())
+    });
 }
 
 /// A load balancer's way of saying "no such record": its own name servers, authoritative, and no SOA.
@@ -275,8 +310,12 @@ fn a_validators_verdict_is_final() {
         for code in 6..=9 {
             let v = Validating::start(scheme, code, "");
             for turn in ["first", "remembered"] {
-                let got = says(&v.nodens, "forged.example. A");
-                assert_eq!(got, "SERVFAIL", "{scheme} EDE {code}, {turn}");
+                let ask = question("forged.example. A").payload(1232);
+                let reply = send(&v.nodens, &ask, Over::Udp);
+                assert_eq!(reply.gist(), "SERVFAIL", "{scheme} EDE {code}, {turn}");
+                let told = extended_errors(&reply.message);
+                assert_eq!(told.len(), 1, "{scheme} EDE {code}, {turn}: {told:?}");
+                assert_eq!(told[0].0, code, "{scheme} EDE {code}, {turn}: {told:?}");
             }
             assert_eq!(
                 v.second.count(),
@@ -311,6 +350,22 @@ fn a_validators_verdict_moves_to_the_next_server_where_the_group_says_so() {
     assert_eq!(says(&v.nodens, "forged.example. A"), "NOERROR 203.0.113.66");
     let v = Validating::start("", 6, ", bogus: final");
     assert_eq!(says(&v.nodens, "forged.example. A"), "SERVFAIL");
+}
+
+#[test]
+fn what_was_valid_when_it_came_stands_in_for_what_is_bogus() {
+    let server = Server::start(|q: &Query| q.says("NOERROR").answer("@ 1 A 10.0.0.1"));
+    let nodens = in_front_of(&server);
+    assert_eq!(says(&nodens, "signed.example. A"), "NOERROR 10.0.0.1");
+    server.now_says(|q| q.says("SERVFAIL").ede(7));
+    always(
+        &nodens,
+        "signed.example. A",
+        &["NOERROR 10.0.0.1"],
+        "the server was asked again",
+        || server.asked_for("signed.example. A") > 1,
+    );
+    assert_eq!(says(&nodens, "signed.example. A"), "NOERROR 10.0.0.1");
 }
 
 /// A server that answers everything with its number.
