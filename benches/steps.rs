@@ -15,7 +15,7 @@ use nodens::message::query::Query;
 use nodens::message::reply::{self, Asked, Extras, Protocol, Ttls};
 use nodens::message::response::Response;
 use nodens::upstream::routes::Routes;
-use support::{BOUNDS, Edns, answer, client, hit, query, store, worker};
+use support::{BOUNDS, Edns, ORIGIN, answer, client, hit, query, store, worker};
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler<mimalloc::MiMalloc> = AllocProfiler::new(mimalloc::MiMalloc);
@@ -76,7 +76,7 @@ fn stamp(bencher: Bencher<'_, '_>, addresses: u8) {
         query.key().as_bytes(),
         &response,
         client().received,
-        0,
+        ORIGIN,
         BOUNDS,
     );
     let asked = Asked::new(&query, Protocol::Udp);
@@ -127,7 +127,7 @@ fn insert(bencher: Bencher<'_, '_>) {
             let message = query(&format!("host-{number:09}.bench.example"), Edns::Without);
             let key = Query::read(&message).expect("well-formed").key();
             let response = Response::read(&answer(&message, 1)).expect("well-formed");
-            let entry = Entry::new(key.as_bytes(), &response, client().received, 0, BOUNDS);
+            let entry = Entry::new(key.as_bytes(), &response, client().received, ORIGIN, BOUNDS);
             (key, entry)
         })
         .bench_local_refs(|(key, entry)| cache.insert(key.as_bytes(), entry));
@@ -147,5 +147,5 @@ fn route(bencher: Bencher<'_, '_>, routes: u32) {
     let message = query(NAME, Edns::Without);
     let key = Query::read(&message).expect("well-formed").key();
     let name = &key.as_bytes()[..key.as_bytes().len() - 5];
-    bencher.bench(|| routes.find(black_box(name)));
+    bencher.bench(|| routes.find(black_box(name), 1));
 }

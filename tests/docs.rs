@@ -704,6 +704,7 @@ node: {addresses: [169.254.20.53]}
 upstreams: {vpc: {servers: [10.0.0.2]}}
 routes: {".": vpc, zone: {group: vpc, max_negative_ttl: 5s}, other: {tiers: [vpc]}}
 records: {name: {A: [10.1.40.7], AAAA: ["fd00::7"], TXT: [text]}, alias: {CNAME: name}}
+cache: {stale: {max_negative_age: 5m}}
 "#;
 
 #[test]

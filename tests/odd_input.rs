@@ -355,7 +355,7 @@ fn unknown_types_and_odd_rdata_arrive_byte_for_byte() {
             vec![message]
         });
         let nodens = in_front_of(&upstream);
-        for over in BOTH {
+        for (turn, over) in BOTH.into_iter().enumerate() {
             let ask = Ask::new("type.example.", qtype);
             let reply = dns::exchange(nodens.address(), over, &ask.message());
             let mut reply = reply.unwrap_or_else(|error| panic!("{name} over {over:?}: {error}"));
@@ -363,6 +363,10 @@ fn unknown_types_and_odd_rdata_arrive_byte_for_byte() {
             assert_eq!(asked.len(), 1, "{name}: asked once, then cached");
             // What the upstream would have sent to this client; the age of TTLs apart.
             let mut want = upstream.answer(&ask.message(), over).remove(0);
+            // No more than the first reply, which is the upstream's own, is authoritative.
+            if turn > 0 {
+                want[2] &= !flag::AA.to_be_bytes()[0];
+            }
             let start = dns::question_end(&want);
             for message in [&mut reply, &mut want] {
                 clear_ttls(message, start);

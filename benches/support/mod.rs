@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use nodens::cache::{Bounds, Cache, Entry};
+use nodens::cache::{Bounds, Cache, Entry, Origin};
 use nodens::config::Config;
 use nodens::message::query::Query;
 use nodens::message::reply::Protocol;
@@ -26,7 +26,10 @@ pub(crate) const CONFIG: &str = "workers: 1\nupstreams: {vpc: {servers: [192.0.2
 pub(crate) const BOUNDS: Bounds = Bounds {
     max_ttl: 86_400,
     max_negative_ttl: 3_600,
+    later_max_negative_ttl: 30,
 };
+
+pub(crate) const ORIGIN: Origin = Origin { route: 0, tier: 0 };
 
 /// What workers of this configuration share.
 pub(crate) fn shared(yaml: &str) -> Arc<Shared> {
@@ -98,7 +101,7 @@ pub(crate) fn answer(query: &[u8], addresses: u8) -> Vec<u8> {
 pub(crate) fn store(cache: &Cache, query: &[u8], addresses: u8) {
     let response = Response::read(&answer(query, addresses)).expect("well-formed");
     let key = Query::read(query).expect("well-formed").key();
-    let entry = Entry::new(key.as_bytes(), &response, Instant::now(), 0, BOUNDS);
+    let entry = Entry::new(key.as_bytes(), &response, Instant::now(), ORIGIN, BOUNDS);
     cache.insert(key.as_bytes(), &entry);
 }
 

@@ -33,6 +33,8 @@ struct Head {
     /// The route that answered, for metrics; none for what is answered here.
     route: Option<u16>,
     facts: Facts,
+    /// Which of the route's tiers answered.
+    tier: u8,
     /// What its key says beside the question: the message holds the rest.
     bits: u8,
     /// Hits so far, up to the number that makes it popular.
@@ -55,19 +57,30 @@ pub struct Bounds {
     pub max_ttl: u32,
     /// Seconds a negative answer is kept.
     pub max_negative_ttl: u32,
+    /// Seconds a negative answer of a tier other than the first is kept.
+    pub later_max_negative_ttl: u32,
+}
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Index of the route that answered.
+    pub route: u16,
+    /// Which of its tiers did; 0 is the one it asks first.
+    pub tier: usize,
 }
 
 impl Entry {
-    /// An answer as it arrived at `stored` by way of `route`.
+    /// An answer as it arrived at `stored` from `origin`.
     #[must_use]
     pub fn new(
         key: &[u8],
         response: &Response,
         stored: Instant,
-        route: u16,
+        origin: Origin,
         bounds: Bounds,
     ) -> Self {
-        Self::build(key, response, stored, Some(route), bounds)
+        Self::build(key, response, stored, Some(origin), bounds)
     }
 
     /// An answer given here, never stored.
@@ -76,6 +89,7 @@ impl Entry {
         let bounds = Bounds {
             max_ttl: u32::MAX,
             max_negative_ttl: u32::MAX,
+            later_max_negative_ttl: u32::MAX,
         };
         Self::build(&[], response, now, None, bounds)
     }
@@ -84,11 +98,13 @@ impl Entry {
         key: &[u8],
         response: &Response,
         stored: Instant,
-        route: Option<u16>,
+        origin: Option<Origin>,
         bounds: Bounds,
     ) -> Self {
-        let bound = match response.kind() {
-            Kind::Negative => bounds.max_negative_ttl,
+        let tier = origin.map_or(0, |origin| origin.tier);
+        let bound = match (response.kind(), tier) {
+            (Kind::Negative, 0) => bounds.max_negative_ttl,
+            (Kind::Negative, _) => bounds.later_max_negative_ttl,
             _ => bounds.max_ttl,
         };
         let (facts, bytes) = response.parts();
@@ -97,7 +113,8 @@ impl Entry {
             lifetime: response.ttl().unwrap_or(0).min(bound),
             // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
             ttl_cap: bound,
-            route,
+            route: origin.map(|origin| origin.route),
+            tier: u8::try_from(tier).unwrap_or(u8::MAX),
             facts,
             bits: key.last().copied().unwrap_or(0),
             hits: AtomicU8::new(0),
@@ -119,15 +136,36 @@ impl Entry {
     }
 
     /// QNAME, lower-cased, in wire format.
-    pub(super) fn name(&self) -> &[u8] {
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
         let question = self.response().question();
         &question[..question.len() - 4]
+    }
+
+    /// QTYPE.
+    #[must_use]
+    pub fn qtype(&self) -> u16 {
+        let question = self.response().question();
+        let at = question.len() - 4;
+        u16::from_be_bytes([question[at], question[at + 1]])
     }
 
     /// Index of the route that answered.
     #[must_use]
     pub fn route(&self) -> Option<u16> {
         self.head().route
+    }
+
+    /// Which of the route's tiers answered.
+    #[must_use]
+    pub fn tier(&self) -> u8 {
+        self.head().tier
+    }
+
+    /// Whether it says that the name, or its record, does not exist.
+    #[must_use]
+    pub fn is_negative(&self) -> bool {
+        self.response().kind() == Kind::Negative
     }
 
     /// No TTL it serves is above this, in seconds.
@@ -188,7 +226,7 @@ impl Entry {
         self.head().prefetching.store(false, Ordering::Relaxed);
     }
 
-    /// Whether it belongs in the cache at all: RFC 1035 §3.2.1 (TTL 0), RFC 2308 §5 (no SOA), and never a cut one.
+    /// Whether it belongs in the cache at all: RFC 1035 §3.2.1 (TTL 0), RFC 2308 §5 (NXDOMAIN without SOA), and never a cut one.
     #[must_use]
     pub fn storable(&self) -> bool {
         self.head().lifetime > 0 && !self.response().truncated()

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache as Shards;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
-pub use entry::{Bounds, Entry};
+pub use entry::{Bounds, Entry, Origin};
 pub use failures::Failure;
 
 use crate::config::CacheConfig;
@@ -164,10 +164,9 @@ impl Cache {
         self.failures.remember(key, code, error, pauses, now);
     }
 
-    /// Forgets every entry for which `keep` is false; it is told the QNAME, lower-cased and in wire format, and the
-    /// entry. Hits of other shards go on meanwhile.
-    pub fn retain(&self, keep: impl Fn(&[u8], &Entry) -> bool) {
-        self.shards.retain(|_, entry| keep(entry.name(), entry));
+    /// Forgets every entry for which `keep` is false. Hits of other shards go on meanwhile.
+    pub fn retain(&self, keep: impl Fn(&Entry) -> bool) {
+        self.shards.retain(|_, entry| keep(entry));
     }
 
     /// Forgets all failures, so that each question may be tried at once.
@@ -215,7 +214,10 @@ mod tests {
     const BOUNDS: Bounds = Bounds {
         max_ttl: 86_400,
         max_negative_ttl: 3_600,
+        later_max_negative_ttl: 30,
     };
+
+    const ORIGIN: Origin = Origin { route: 0, tier: 0 };
 
     /// The default `cache.failure_min` and `cache.failure_max`.
     const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -223,7 +225,7 @@ mod tests {
     /// Stores an answer under its own question's key.
     fn store(cache: &Cache, response: &Response, now: Instant) -> Vec<u8> {
         let key = [response.view().question(), &[0]].concat();
-        let entry = Entry::new(&key, response, now, 0, BOUNDS);
+        let entry = Entry::new(&key, response, now, ORIGIN, BOUNDS);
         cache.insert(&key, &entry);
         key
     }
@@ -250,7 +252,7 @@ mod tests {
             response("b.example.", 10, &[1]),
         );
         let key = |response: &Response, bits| [response.view().question(), &[bits]].concat();
-        let entry = Entry::new(&key(&a, 1), &a, Instant::now(), 0, BOUNDS);
+        let entry = Entry::new(&key(&a, 1), &a, Instant::now(), ORIGIN, BOUNDS);
         assert!(entry.answers(&key(&a, 1)));
         assert!(!entry.answers(&key(&a, 0)));
         assert!(!entry.answers(&key(&b, 1)));
@@ -260,23 +262,26 @@ mod tests {
     #[test]
     fn bounds_cut_lifetimes() {
         let now = Instant::now();
-        let lifetime = |ttl, addresses: &[u8]| {
+        let lifetime = |tier, ttl, addresses: &[u8]| {
             let bounds = Bounds {
                 max_ttl: 100,
                 max_negative_ttl: 5,
+                later_max_negative_ttl: 3,
             };
             Entry::new(
                 &[0],
                 &response("a.example.", ttl, addresses),
                 now,
-                0,
+                Origin { route: 0, tier },
                 bounds,
             )
             .lifetime()
         };
-        assert_eq!(lifetime(300, &[1]), 100);
-        assert_eq!(lifetime(30, &[1]), 30);
-        assert_eq!(lifetime(300, &[]), 5);
+        assert_eq!(lifetime(0, 300, &[1]), 100);
+        assert_eq!(lifetime(0, 30, &[1]), 30);
+        assert_eq!(lifetime(0, 300, &[]), 5);
+        assert_eq!(lifetime(1, 300, &[1]), 100, "a later tier's answer");
+        assert_eq!(lifetime(1, 300, &[]), 3, "a later tier's denial");
     }
 
     #[test]
@@ -321,9 +326,10 @@ mod tests {
         let now = Instant::now();
         let gone = store(&cache, &response("a.cluster.local.", 60, &[1]), now);
         let kept = store(&cache, &response("A.example.", 60, &[1]), now);
-        cache.retain(|name, entry| {
+        cache.retain(|entry| {
             assert_eq!(entry.route(), Some(0));
-            name != b"\x01a\x07cluster\x05local\0"
+            assert_eq!(entry.qtype(), 1);
+            entry.name() != b"\x01a\x07cluster\x05local\0"
         });
         assert!(cache.get(&gone).is_none());
         assert!(cache.get(&kept).is_some());
@@ -386,7 +392,7 @@ mod tests {
     fn popular_answers_are_fetched_anew_once_before_they_expire() {
         let config = CacheConfig::default();
         let answer = response("a.example.", 100, &[1]);
-        let entry = Entry::new(&[0], &answer, Instant::now(), 0, BOUNDS);
+        let entry = Entry::new(&[0], &answer, Instant::now(), ORIGIN, BOUNDS);
         let mut fetched_at = Vec::new();
         for age in [91, 92, 50, 93, 94] {
             if entry.prefetch_due(age, &config) && entry.start_prefetch() {

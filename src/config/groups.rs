@@ -15,7 +15,7 @@ use super::leaf::{show_list, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items};
 use super::servers::{self, Entry};
-use super::{FailoverConfig, GroupConfig, Policy, Probe, ServerConfig, limits};
+use super::{Bogus, FailoverConfig, GroupConfig, Policy, Probe, ServerConfig, limits};
 
 /// The group that stands in when nobody wrote one.
 pub(super) const DEFAULT_GROUP: &str = "resolv.conf";
@@ -127,6 +127,7 @@ fn group_defaults() -> GroupConfig {
             record_type: RecordType::NS,
         },
         failover: FailoverConfig::default(),
+        bogus: Bogus::Final,
         tls_ca: None,
         max_in_flight: NonZeroUsize::MIN.saturating_add(9_999),
         max_queries_per_second: None,
@@ -249,6 +250,7 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
     let deadline = section.read_in("deadline", defaults.deadline, &limits::DEADLINE);
     section.ordered(("try_timeout", &try_timeout), ("deadline", &deadline));
     let probe = section.read("probe", defaults.probe);
+    let bogus = section.read("bogus", defaults.bogus);
     let tls_ca = section.read_or_null("tls_ca", defaults.tls_ca);
     let in_flight = section.read_in(
         "max_in_flight",
@@ -265,6 +267,7 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
         deadline,
         probe,
         failover: read_failover(section),
+        bogus,
         tls_ca,
         max_in_flight: NonZeroUsize::new(in_flight).unwrap_or(NonZeroUsize::MIN),
         max_queries_per_second: NonZeroU32::new(per_second),

@@ -9,7 +9,7 @@ use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::error::Problem;
-use super::{InterfaceKind, LogFormat, OnExit, Policy, Probe, QueryLog};
+use super::{Bogus, InterfaceKind, LogFormat, OnExit, Policy, Probe, QueryLog};
 
 /// A value that stands for itself.
 pub(super) trait Leaf: Sized {
@@ -313,6 +313,10 @@ word! {
         Policy::Ordered => "ordered",
         Policy::Fastest => "fastest",
         Policy::RoundRobin => "round_robin",
+    };
+    Bogus: "final or failover", |bogus| match bogus {
+        Bogus::Final => "final",
+        Bogus::Failover => "failover",
     };
     LogFormat: "text or json", |format| match format {
         LogFormat::Text => "text",

@@ -71,10 +71,15 @@ pub(super) const POOR_SLOWER_FACTOR: Range<u32> = Range { min: 1, max: 1_000 };
 pub(super) const MAX_TTL: Range<Duration> = seconds(1, 7 * 86_400);
 /// RFC 2308 §5: "values exceeding one day have been found to be problematic". 0 keeps no negative answers.
 pub(super) const MAX_NEGATIVE_TTL: Range<Duration> = seconds(0, 86_400);
+/// 0 asks each time. After 1 h the first group is back, and what another one said in its place still hides names.
+pub(super) const LATER_TIER_NEGATIVE_TTL: Range<Duration> = seconds(0, 3_600);
 /// RFC 9520 §3.2: at least 1 s, at most 5 min. Shorter floods a broken upstream, longer outlives its repair.
 pub(super) const FAILURE: Range<Duration> = seconds(1, 300);
 /// RFC 8767 §5 suggests one to three days; 0 turns stale answers off.
 pub(super) const STALE_MAX_AGE: Range<Duration> = seconds(0, 7 * 86_400);
+/// Names that are denied come to be: after 1 d of outage "no such name" is more often wrong than not. 0 serves no expired
+/// negative answers.
+pub(super) const STALE_MAX_NEGATIVE_AGE: Range<Duration> = seconds(0, 86_400);
 /// RFC 8767 §5 recommends 1.8 s; the clients here wait 1 s. 0 serves stale answers first and refreshes behind them.
 pub(super) const STALE_AFTER: Range<Duration> = millis(0, 10_000);
 /// RFC 8767 §4 recommends 30 s and wants it above 0; longer than 5 min delays the return to fresh answers.

@@ -58,6 +58,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Names answered from the configuration itself.
     pub records: Vec<StaticRecords>,
+    /// What holds for routes with several groups.
+    pub tiers: TiersConfig,
     /// The answer cache.
     pub cache: CacheConfig,
     /// Client connections over TCP.
@@ -91,6 +93,8 @@ pub struct GroupConfig {
     pub probe: Probe,
     /// When to hedge, suspect, distrust and forgive a server.
     pub failover: FailoverConfig,
+    /// What follows when a validating server finds an answer bogus.
+    pub bogus: Bogus,
     /// PEM file of further roots that `tls://` servers' certificates may chain to, beside the web's.
     pub tls_ca: Option<PathBuf>,
     /// Most queries in flight to this group at once, in the whole process.
@@ -129,6 +133,16 @@ pub enum Policy {
     Fastest,
     /// Healthy servers in turn.
     RoundRobin,
+}
+
+/// What follows when a server that validates finds an answer bogus: SERVFAIL with EDE 6 to 9 (RFC 8914 §4.7 to 4.10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bogus {
+    /// The client hears so, unless it set CD: a server that does not validate would give it the forged answer.
+    Final,
+    /// The next server is asked, as after any other failure.
+    Failover,
 }
 
 /// The question a health probe asks.
@@ -195,6 +209,13 @@ pub struct StaticRecords {
     pub txt: Vec<String>,
 }
 
+/// What holds for routes with several groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TiersConfig {
+    /// How long an NXDOMAIN or NODATA of a group other than the first is kept: the first may know better when it is back.
+    pub max_negative_ttl: Duration,
+}
+
 /// The answer cache.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CacheConfig {
@@ -210,6 +231,9 @@ pub struct CacheConfig {
     pub failure_max: Duration,
     /// How long an expired answer is kept for the case that nobody answers (RFC 8767 §4). 0 turns stale answers off.
     pub stale_max_age: Duration,
+    /// The same for NXDOMAIN and NODATA; none for [`CacheConfig::STALE_MAX_NEGATIVE_AGE`], and 0 on routes that cap their
+    /// negative answers.
+    pub stale_max_negative_age: Option<Duration>,
     /// RFC 8767 §5: the client response timer, after which a stale answer is served.
     pub stale_after: Duration,
     /// RFC 8767 §4: TTL of a stale answer.
@@ -388,6 +412,20 @@ impl Default for FailoverConfig {
     }
 }
 
+impl CacheConfig {
+    /// How long an expired NXDOMAIN or NODATA is kept for the case that nobody answers: about as long as a short outage. The
+    /// longer, the more names that came to be are denied.
+    pub const STALE_MAX_NEGATIVE_AGE: Duration = Duration::from_mins(5);
+}
+
+impl Default for TiersConfig {
+    fn default() -> Self {
+        Self {
+            max_negative_ttl: Duration::from_secs(30),
+        }
+    }
+}
+
 impl Default for CacheConfig {
     fn default() -> Self {
         Self {
@@ -397,6 +435,7 @@ impl Default for CacheConfig {
             failure_min: Duration::from_secs(1),
             failure_max: Duration::from_secs(5),
             stale_max_age: Duration::from_hours(24),
+            stale_max_negative_age: None,
             stale_after: Duration::from_millis(500),
             stale_ttl: Duration::from_secs(30),
             prefetch_hits: 2,

@@ -18,7 +18,7 @@ use super::layers::Layers;
 use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, Setting, list_items};
-use super::{CacheConfig, Config, LimitsConfig, LogConfig, TcpConfig, UdpConfig};
+use super::{CacheConfig, Config, LimitsConfig, LogConfig, TcpConfig, TiersConfig, UdpConfig};
 use super::{groups, limits, node, routes, yaml};
 
 /// What the command line says about the configuration.
@@ -172,6 +172,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let groups = groups::read(&top, report, &listen, &host.resolv_conf);
     let routes = routes::read_routes(&top, report, &groups);
     let records = routes::read_records(&top, report);
+    let tiers = read_tiers(&top);
     let cache = read_cache(&top);
     warn_useless_caps(report, &routes, &cache);
     let config = Config {
@@ -186,6 +187,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         groups,
         routes,
         records,
+        tiers,
         cache,
         tcp: read_tcp(&top),
         udp: read_udp(&top),
@@ -370,6 +372,17 @@ fn read_node_name(top: &Section<'_>, report: &Report<'_>, host: &Host) -> String
     name
 }
 
+fn read_tiers(top: &Section<'_>) -> TiersConfig {
+    let section = top.section("tiers");
+    let max_negative_ttl = section.read_in(
+        "max_negative_ttl",
+        TiersConfig::default().max_negative_ttl,
+        &limits::LATER_TIER_NEGATIVE_TTL,
+    );
+    section.finish();
+    TiersConfig { max_negative_ttl }
+}
+
 fn read_cache(top: &Section<'_>) -> CacheConfig {
     let section = top.section("cache");
     let defaults = CacheConfig::default();
@@ -385,6 +398,7 @@ fn read_cache(top: &Section<'_>) -> CacheConfig {
     section.ordered(("failure_min", &failure_min), ("failure_max", &failure_max));
     let stale = section.section("stale");
     let stale_max_age = stale.read_in("max_age", defaults.stale_max_age, &limits::STALE_MAX_AGE);
+    let stale_max_negative_age = read_stale_max_negative_age(&stale, stale_max_age);
     let stale_after = stale.read_in("after", defaults.stale_after, &limits::STALE_AFTER);
     let stale_ttl = stale.read_in("ttl", defaults.stale_ttl, &limits::STALE_TTL);
     stale.finish();
@@ -405,12 +419,24 @@ fn read_cache(top: &Section<'_>) -> CacheConfig {
         failure_min,
         failure_max,
         stale_max_age,
+        stale_max_negative_age,
         stale_after,
         stale_ttl,
         prefetch_hits,
         prefetch_percent,
         rotate,
     }
+}
+
+/// None if nobody set it: the default is another one on routes that cap their negative answers.
+fn read_stale_max_negative_age(stale: &Section<'_>, max_age: Duration) -> Option<Duration> {
+    let key = "max_negative_age";
+    stale.value(key)?;
+    // Should the value be wrong, what stands in for it is nobody's mistake.
+    let default = CacheConfig::STALE_MAX_NEGATIVE_AGE.min(max_age);
+    let age = stale.read_in(key, default, &limits::STALE_MAX_NEGATIVE_AGE);
+    stale.ordered((key, &age), ("max_age", &max_age));
+    Some(age)
 }
 
 /// 0, or between the limits.

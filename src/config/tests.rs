@@ -380,6 +380,7 @@ fn every_good_form_is_read() {
         (config.cache.stale_after, config.cache.prefetch_hits),
         (Duration::ZERO, 0)
     );
+    assert_eq!(config.cache.stale_max_negative_age, None, "nobody set it");
     assert_eq!(
         (config.log.format, config.log.queries),
         (LogFormat::Json, QueryLog::Off)
@@ -398,6 +399,26 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "under a minimum",
         "cache: {failure_min: 0s}",
         "2: cache.failure_min: 0s is under the minimum of 1s",
+    ),
+    (
+        "stale denials for too long",
+        "cache: {stale: {max_negative_age: 2d}}",
+        "2: cache.stale.max_negative_age: 2d is over the limit of 1d",
+    ),
+    (
+        "stale denials for longer than stale answers",
+        "cache: {stale: {max_age: 1m, max_negative_age: 5m}}",
+        "2: cache.stale.max_negative_age: 5m is over max_age (1m); raise max_age or lower max_negative_age",
+    ),
+    (
+        "a later tier's denials for too long",
+        "tiers: {max_negative_ttl: 2h}",
+        "2: tiers.max_negative_ttl: 2h is over the limit of 1h",
+    ),
+    (
+        "tiers of no route",
+        "tiers: [vpc]",
+        "2: tiers: [vpc] is not a table of keys",
     ),
     (
         "no unit",
@@ -880,6 +901,11 @@ const BAD_GROUPS: &[(&str, &str, &str)] = &[
         "policy",
         "servers: [10.0.0.2], policy: random",
         ".policy: random is not ordered, fastest or round_robin",
+    ),
+    (
+        "bogus",
+        "servers: [10.0.0.2], bogus: relay",
+        ".bogus: relay is not final or failover",
     ),
     (
         "try over deadline",

@@ -4,6 +4,11 @@
 pub const OTHER: u16 = 0;
 /// The answer is older than its TTL (§4.4).
 pub const STALE_ANSWER: u16 = 3;
+/// The first of the four verdicts of a validator (§4.7): DNSSEC Bogus, Signature Expired, Signature Not Yet Valid, DNSKEY
+/// Missing.
+pub const DNSSEC_BOGUS: u16 = 6;
+/// The last of them (§4.10).
+pub const DNSKEY_MISSING: u16 = 9;
 /// The failure is a remembered one (§4.14, RFC 9520).
 pub const CACHED_ERROR: u16 = 13;
 /// The server is not up yet, or no longer (§4.15).
@@ -28,6 +33,9 @@ pub struct ExtendedError {
     pub text: String,
 }
 
+/// EDNS option code of an extended error (§2).
+pub(super) const OPTION: u16 = 15;
+
 impl ExtendedError {
     /// An error with its text.
     #[must_use]
@@ -36,5 +44,10 @@ impl ExtendedError {
             code,
             text: text.to_owned(),
         }
+    }
+    /// Whether it is a validator's verdict that the answer is forged or its signatures do not hold.
+    #[must_use]
+    pub fn is_verdict(&self) -> bool {
+        (DNSSEC_BOGUS..=DNSKEY_MISSING).contains(&self.code)
     }
 }

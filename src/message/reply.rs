@@ -3,7 +3,7 @@
 //! Owns every byte a client reads. Pure: what is random or depends on the clock comes in as an argument.
 //! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
 
-use super::ede::ExtendedError;
+use super::ede::{self, ExtendedError};
 use super::query::{Edns, OPTION_NSID, Query};
 use super::response::{Rotation, View, sane_ttl};
 use super::wire::{
@@ -12,8 +12,6 @@ use super::wire::{
 };
 use crate::budgets::EXTENDED_ERROR_BYTES;
 
-/// EDNS option: extended DNS error (RFC 8914).
-const OPTION_EDE: u16 = 15;
 /// RFC 8914 §2: INFO-CODE.
 const EDE_CODE_LEN: usize = 2;
 /// RFC 6891 §6.1.2: OPTION-CODE and OPTION-LENGTH.
@@ -129,7 +127,12 @@ pub fn answer(
     let reply = &mut out[start..];
 
     wire::put_u16(reply, 0, asked.id);
-    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD;
+    // We do recurse, by way of others, whoever of them says that it does not.
+    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD | flag::RA;
+    if ttls != Ttls::Fresh {
+        // RFC 1035 §4.1.1: whoever answers from a cache is no authority.
+        flags &= !flag::AA;
+    }
     if !asked.wants_ad() {
         flags &= !flag::AD;
     }
@@ -291,7 +294,7 @@ impl<'a> Options<'a> {
             out.extend_from_slice(nsid);
         }
         if let Some((code, text)) = self.error {
-            out.extend_from_slice(&OPTION_EDE.to_be_bytes());
+            out.extend_from_slice(&ede::OPTION.to_be_bytes());
             out.extend_from_slice(&length_octets(EDE_CODE_LEN + text.len()));
             out.extend_from_slice(&code.to_be_bytes());
             out.extend_from_slice(text);
@@ -405,6 +408,25 @@ mod tests {
         assert!(message.metadata.recursion_desired);
         assert!(message.answers.iter().all(|record| record.ttl == 280));
         assert_eq!(message.edns.map(|edns| edns.max_payload()), Some(1232));
+    }
+
+    #[test]
+    fn recursion_is_available_and_only_a_fresh_answer_is_authoritative() {
+        let address = entry(&[1]);
+        let mut message = address.view().message().to_vec();
+        let flags = (wire::flags(&message) | flag::AA) & !flag::RA;
+        wire::put_u16(&mut message, 2, flags);
+        let said = Response::read(&message).expect("well-formed");
+        for (ttls, authoritative) in [
+            (Ttls::Fresh, true),
+            (Ttls::Aged(0), false),
+            (Ttls::Fixed(30), false),
+        ] {
+            let asked = asked(None, Protocol::Udp);
+            let (_, message) = stamp(&said, &asked, ttls, Extras::default());
+            assert!(message.metadata.recursion_available, "{ttls:?}");
+            assert_eq!(message.metadata.authoritative, authoritative, "{ttls:?}");
+        }
     }
 
     #[test]
@@ -528,7 +550,7 @@ mod tests {
                 .map(|option| Vec::<u8>::try_from(option).expect("encodes"))
         };
         assert_eq!(
-            bytes(OPTION_EDE),
+            bytes(ede::OPTION),
             Some(b"\0\x16vpc: 10.0.0.2 timed out".to_vec())
         );
         assert_eq!(bytes(OPTION_NSID), Some(b"node-1".to_vec()));

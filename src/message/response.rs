@@ -5,14 +5,24 @@
 
 use std::num::NonZeroU16;
 
+use super::ede::{self, ExtendedError};
 use super::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
+use crate::budgets::EXTENDED_ERROR_BYTES;
 
-/// A response without OPT and TSIG, its QNAME lower-cased, otherwise byte for byte as the upstream sent it.
+/// RFC 2308 §5 wants an empty answer without SOA kept by nobody, lest two caches hand it to each other for ever. But it often
+/// stands beside addresses of the other family: gone sooner than they are, it fails the lookup of both in musl. Kept longer,
+/// it hides records that come to be.
+const EMPTY_WITHOUT_SOA: u32 = 30;
+
+/// A response without OPT and TSIG, its QNAME lower-cased, the TTLs of each `RRset` made equal, otherwise byte for byte as
+/// the upstream sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     facts: Facts,
     /// Seconds it may be kept; none when nothing in it says.
     ttl: Option<u32>,
+    /// Why it failed, if a validator found the answer bogus.
+    verdict: Option<Box<ExtendedError>>,
     /// The message, then the offsets of its TTLs as native 16-bit numbers.
     bytes: Vec<u8>,
 }
@@ -138,6 +148,12 @@ impl Response {
         self.ttl
     }
 
+    /// A validator's verdict that what it was told is bogus (RFC 8914 §4.7 to 4.10); none unless it is a failure.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&ExtendedError> {
+        self.verdict.as_deref()
+    }
+
     /// Whether the upstream cut it.
     #[must_use]
     pub fn truncated(&self) -> bool {
@@ -196,6 +212,13 @@ impl<'a> View<'a> {
         self.facts.rcode
     }
 
+    /// What it means.
+    #[inline]
+    #[must_use]
+    pub fn kind(self) -> Kind {
+        self.facts.kind
+    }
+
     /// Address records whose order may change.
     #[inline]
     #[must_use]
@@ -222,6 +245,7 @@ struct Survey<'a> {
     tsig: Option<Record>,
     asked_for: bool,
     min_ttl: u32,
+    max_ttl: u32,
     soa_minimum: Option<u32>,
     name_servers: bool,
 }
@@ -236,6 +260,7 @@ impl<'a> Survey<'a> {
             tsig: None,
             asked_for: false,
             min_ttl: u32::MAX,
+            max_ttl: 0,
             soa_minimum: None,
             name_servers: false,
         }
@@ -266,13 +291,15 @@ impl<'a> Survey<'a> {
                 if record.end - record.rdata_at() < 22 {
                     return Err(Malformed);
                 }
-                self.soa_minimum = wire::u32_at(self.message, record.end - 4);
+                let minimum = self.minimum(&record);
+                self.soa_minimum = Some(self.soa_minimum.unwrap_or(minimum).min(minimum));
             }
             (Section::Authority, rr::NS) => self.name_servers = true,
             _ => {}
         }
-        let ttl = wire::u32_at(self.message, record.ttl_at).ok_or(Malformed)?;
-        self.min_ttl = self.min_ttl.min(sane_ttl(ttl));
+        let ttl = sane_ttl(wire::u32_at(self.message, record.ttl_at).ok_or(Malformed)?);
+        self.min_ttl = self.min_ttl.min(ttl);
+        self.max_ttl = self.max_ttl.max(ttl);
         self.kept.push(record);
         Ok(())
     }
@@ -311,13 +338,14 @@ impl<'a> Survey<'a> {
                 return Err(Malformed);
             }
         }
-        for record in &self.kept {
-            let shift = match self.opt {
-                Some(opt) if record.start > opt.start => opt.end - opt.start,
-                _ => 0,
-            };
-            let offset = u16::try_from(record.ttl_at - shift).map_err(|_| Malformed)?;
+        let ttls = self.ttls(rcode, &bytes);
+        for (index, record) in self.kept.iter().enumerate() {
+            let offset = u16::try_from(record.ttl_at - self.shift(record));
+            let offset = offset.map_err(|_| Malformed)?;
             bytes.extend_from_slice(&offset.to_ne_bytes());
+            if let Some(ttls) = &ttls {
+                wire::put_u32(&mut bytes, usize::from(offset), ttls[index]);
+            }
         }
         Ok(Response {
             facts: Facts {
@@ -328,14 +356,85 @@ impl<'a> Survey<'a> {
                 kind,
             },
             ttl,
+            verdict: self.verdict(kind),
             bytes,
         })
     }
 
+    /// How far a record moved forward when OPT was taken out.
+    fn shift(&self, record: &Record) -> usize {
+        match self.opt {
+            Some(opt) if record.start > opt.start => opt.end - opt.start,
+            _ => 0,
+        }
+    }
+
+    /// SOA.MINIMUM.
+    fn minimum(&self, soa: &Record) -> u32 {
+        sane_ttl(wire::u32_at(self.message, soa.end - 4).unwrap_or(0))
+    }
+
+    /// The TTL of each record, if any is to have another than it came with. Records of one `RRset` get the lowest of theirs
+    /// (RFC 2181 §5.2). The SOA of a negative answer gets its MINIMUM, if that is lower: clients read there how long they
+    /// may keep it (RFC 2308 §5). `bytes` is the message as it is kept.
+    fn ttls(&self, rcode: u16, bytes: &[u8]) -> Option<Vec<u32>> {
+        // Not by what kind it is: high bits of the code, which make it a failure, are gone from what is kept.
+        let denies = !self.asked_for || rcode & flag::RCODE == rcode::NXDOMAIN;
+        let lowers_soa = denies && self.soa_minimum.is_some();
+        if self.min_ttl == self.max_ttl && !lowers_soa {
+            return None;
+        }
+        let ttl = |record: &Record| {
+            let ttl = sane_ttl(wire::u32_at(self.message, record.ttl_at).unwrap_or(0));
+            match (record.section, record.rtype) {
+                (Section::Authority, rr::SOA) if denies => ttl.min(self.minimum(record)),
+                _ => ttl,
+            }
+        };
+        let mut ttls: Vec<u32> = self.kept.iter().map(ttl).collect();
+        // RFC 4034 §3: signatures of one owner are no RRset; the TTL of each follows what it covers.
+        let in_sets = self.kept.iter().enumerate();
+        let in_sets = in_sets.filter(|(_, record)| record.rtype != rr::RRSIG);
+        // Should a server make two names share a hash, it gets the lower of its own TTLs for both.
+        let hash = |record: &Record| wire::name_hash(bytes, record.start - self.shift(record));
+        let mut in_sets: Vec<((u64, u16, u16), usize)> = in_sets
+            .map(|(index, record)| ((hash(record), record.rtype, record.class), index))
+            .collect();
+        in_sets.sort_unstable();
+        for set in in_sets.chunk_by(|(a, _), (b, _)| a == b) {
+            let lowest = set.iter().map(|&(_, index)| ttls[index]).min();
+            for &(_, index) in set {
+                ttls[index] = lowest.unwrap_or(0);
+            }
+        }
+        Some(ttls)
+    }
+
+    /// The first of OPT's extended errors that is a validator's verdict.
+    fn verdict(&self, kind: Kind) -> Option<Box<ExtendedError>> {
+        let opt = self.opt.filter(|_| kind == Kind::Failure)?;
+        let mut options = self.message.get(opt.rdata_at()..opt.end)?;
+        loop {
+            let (code, length) = (wire::u16_at(options, 0)?, wire::u16_at(options, 2)?);
+            let data = options.get(4..4 + usize::from(length))?;
+            if code == ede::OPTION
+                && let Some(code) = wire::u16_at(data, 0)
+            {
+                // RFC 8914 §2: the text need not end with a null, but it may.
+                let text = String::from_utf8_lossy(&data[2..]);
+                let text = text.trim_end_matches('\0');
+                let text = &text[..text.floor_char_boundary(EXTENDED_ERROR_BYTES)];
+                let error = ExtendedError::new(code, text);
+                if error.is_verdict() {
+                    return Some(Box::new(error));
+                }
+            }
+            options = &options[4 + usize::from(length)..];
+        }
+    }
+
     fn judge(&self, rcode: u16, counts: Counts) -> (Kind, Option<u32>) {
-        let negative_ttl = self
-            .soa_minimum
-            .map(|minimum| self.min_ttl.min(sane_ttl(minimum)));
+        let negative_ttl = self.soa_minimum.map(|minimum| self.min_ttl.min(minimum));
         match rcode {
             rcode::NXDOMAIN => (Kind::Negative, negative_ttl),
             rcode::NOERROR if self.asked_for => (Kind::Positive, Some(self.min_ttl)),
@@ -346,13 +445,16 @@ impl<'a> Survey<'a> {
             rcode::NOERROR if self.soa_minimum.is_some() || counts.answers > 0 => {
                 (Kind::Negative, negative_ttl)
             }
-            rcode::NOERROR if self.name_servers => (Kind::Referral, None),
-            rcode::NOERROR => (Kind::Negative, None),
+            // RFC 1034 §4.3.2: a server that is authoritative does not point elsewhere. Load balancers say so, without SOA.
+            rcode::NOERROR if self.name_servers && wire::flags(self.message) & flag::AA == 0 => {
+                (Kind::Referral, None)
+            }
+            rcode::NOERROR => (Kind::Negative, Some(self.min_ttl.min(EMPTY_WITHOUT_SOA))),
             _ => (Kind::Failure, None),
         }
     }
 
-    /// The first run of address records that share owner and TTL, if it has at least two.
+    /// The first run of address records of one `RRset`, if it has at least two.
     fn rotation(&self) -> Option<Rotation> {
         let width = match self.qtype {
             rr::A => 4,
@@ -366,12 +468,11 @@ impl<'a> Survey<'a> {
         };
         let first = self.kept.iter().position(is_address)?;
         let head = self.kept[first];
-        let ttl = |record: &Record| wire::u32_at(self.message, record.ttl_at);
         let count = self.kept[first..]
             .iter()
             .take_while(|record| {
                 is_address(record)
-                    && ttl(record) == ttl(&head)
+                    && record.class == head.class
                     && wire::same_name(self.message, record.start, head.start)
             })
             .count();
@@ -569,7 +670,17 @@ mod tests {
                 authority(empty(), 60, soa(90)),
                 (Kind::Negative, Some(60)),
             ),
-            ("NODATA without SOA", empty(), (Kind::Negative, None)),
+            ("NODATA without SOA", empty(), (Kind::Negative, Some(30))),
+            (
+                "an authoritative server's name servers alone",
+                {
+                    let mut message =
+                        authority(empty(), 20, RData::NS(NS(name("ns.example.com."))));
+                    message.metadata.authoritative = true;
+                    message
+                },
+                (Kind::Negative, Some(20)),
+            ),
             (
                 "NXDOMAIN",
                 authority(coded(empty(), ResponseCode::NXDomain), 900, soa(300)),
@@ -598,6 +709,142 @@ mod tests {
         ] {
             let response = read(&message);
             assert_eq!((response.kind(), response.ttl()), want, "{case}");
+        }
+    }
+
+    fn ttls(response: &Response) -> Vec<u32> {
+        let view = response.view();
+        let ttl = |index| wire::u32_at(view.message(), view.ttl_at(index)).expect("inside");
+        (0..view.ttl_count()).map(ttl).collect()
+    }
+
+    #[test]
+    fn records_of_one_set_get_the_lowest_of_their_ttls() {
+        let (www, edge) = ("www.example.com.", "edge.example.net.");
+        let alias = || RData::CNAME(CNAME(name(edge)));
+        for (case, answers, want) in [
+            (
+                "an alias has a TTL of its own",
+                vec![(www, 300, alias()), (edge, 60, a(1)), (edge, 60, a(2))],
+                vec![300, 60, 60],
+            ),
+            (
+                "they need not stand together, nor be spelt alike",
+                vec![
+                    (edge, 200, a(1)),
+                    (www, 100, a(2)),
+                    ("EDGE.example.NET.", 50, a(3)),
+                ],
+                vec![50, 100, 50],
+            ),
+            (
+                "another type is another set",
+                vec![
+                    (edge, 200, a(1)),
+                    (edge, 100, RData::AAAA(AAAA::new(1, 2, 3, 4, 5, 6, 7, 8))),
+                ],
+                vec![200, 100],
+            ),
+            (
+                "a TTL with the top bit set is none",
+                vec![(www, 300, a(1)), (www, 1 << 31, a(2))],
+                vec![0, 0],
+            ),
+        ] {
+            let mut message = response(RecordType::A, &answers);
+            message.set_edns(Edns::new());
+            assert_eq!(ttls(&read(&message)), want, "{case}");
+        }
+    }
+
+    #[test]
+    fn the_soa_of_a_denial_tells_its_minimum() {
+        let www = "www.example.com.";
+        let alias = || (www, 300, RData::CNAME(CNAME(name("edge.example.net."))));
+        for (case, answers, code, (ttl, minimum), want) in [
+            (
+                "NODATA",
+                vec![],
+                ResponseCode::NoError,
+                (3600, 30),
+                vec![30],
+            ),
+            (
+                "NXDOMAIN",
+                vec![],
+                ResponseCode::NXDomain,
+                (3600, 30),
+                vec![30],
+            ),
+            (
+                "its TTL is lower",
+                vec![],
+                ResponseCode::NXDomain,
+                (20, 3600),
+                vec![20],
+            ),
+            (
+                "an alias to nothing",
+                vec![alias()],
+                ResponseCode::NoError,
+                (3600, 30),
+                vec![300, 30],
+            ),
+            (
+                "an answer",
+                vec![(www, 60, a(1))],
+                ResponseCode::NoError,
+                (3600, 30),
+                vec![60, 3600],
+            ),
+        ] {
+            let mut message = response(RecordType::A, &answers);
+            message.metadata.response_code = code;
+            message.add_authority(Rr::from_rdata(name("example.com."), ttl, soa(minimum)));
+            let response = read(&message);
+            assert_eq!(ttls(&response), want, "{case}");
+            let again = Response::read(response.view().message()).expect("well-formed");
+            assert_eq!(again, response, "{case}: nothing is left to change");
+        }
+    }
+
+    #[test]
+    fn verdicts_are_those_of_failures() {
+        let failed = |code: u8, options: &[u8]| {
+            let mut message = response(RecordType::A, &[]).to_vec().expect("encodes");
+            message[3] |= code;
+            message[11] = 1;
+            let length = u8::try_from(options.len()).expect("short");
+            message.extend_from_slice(&[0, 0, 41, 4, 208, 0, 0, 0, 0, 0, length]);
+            message.extend_from_slice(options);
+            let response = Response::read(&message).expect("well-formed");
+            response
+                .verdict()
+                .map(|error| (error.code, error.text.clone()))
+        };
+        let bogus = |text: &str| Some((6, text.to_owned()));
+        for (case, code, options, want) in [
+            ("without text", 2, &b"\0\x0f\0\x02\0\x06"[..], bogus("")),
+            ("with text", 2, b"\0\x0f\0\x05\0\x06sig", bogus("sig")),
+            (
+                "with a null behind",
+                2,
+                b"\0\x0f\0\x06\0\x06sig\0",
+                bogus("sig"),
+            ),
+            (
+                "behind others",
+                2,
+                b"\0\x03\0\x01x\0\x0f\0\x02\0\x16\0\x0f\0\x02\0\x06",
+                bogus(""),
+            ),
+            ("another reason", 2, b"\0\x0f\0\x02\0\x16", None),
+            ("cut off", 2, b"\0\x0f\0\x05\0\x06", None),
+            ("no code", 2, b"\0\x0f\0\x01\0", None),
+            ("no options", 2, b"", None),
+            ("no failure", 3, b"\0\x0f\0\x02\0\x06", None),
+        ] {
+            assert_eq!(failed(code, options), want, "{case}");
         }
     }
 
@@ -703,7 +950,8 @@ mod tests {
         );
         assert_eq!(
             rotation(RecordType::A, &[(www, 9, a(1)), (www, 8, a(2))]),
-            None
+            Some((0, 2, 4)),
+            "one RRset has one TTL"
         );
     }
 
@@ -747,8 +995,8 @@ mod tests {
         }
 
         #[test]
-        fn damaged_responses_do_not_panic(at in 0_usize..90, value: u8) {
-            let mut message = response(RecordType::A, &[("www.example.com.", 60, a(1)), ("x.example.com.", 60, a(2))]);
+        fn damaged_responses_do_not_panic(at in 0_usize..110, value: u8) {
+            let mut message = response(RecordType::A, &[("www.example.com.", 60, a(1)), ("www.example.com.", 50, a(2)), ("x.example.com.", 40, a(3))]);
             message.set_edns(Edns::new());
             let mut bytes = message.to_vec().expect("encodes");
             let at = at % bytes.len();
@@ -757,6 +1005,8 @@ mod tests {
                 for index in 0..response.view().ttl_count() {
                     assert!(response.view().ttl_at(index) + 4 <= response.view().message().len());
                 }
+                let again = Response::read(response.view().message()).expect("well-formed");
+                assert_eq!(again.view().message(), response.view().message());
             }
         }
     }

@@ -3,6 +3,8 @@
 //! Owns offsets, header bits and the walk over names and records. It looks no deeper than a record's fixed fields:
 //! RDATA passes through unseen, so types nobody has invented yet work.
 
+use std::hash::{DefaultHasher, Hasher};
+
 /// RFC 1035 §4.1.1: six 16-bit fields.
 pub const HEADER_LEN: usize = 12;
 /// RFC 1035 §2.3.4: the longest name in wire format, lengths and root label included.
@@ -82,6 +84,8 @@ pub mod rr {
     pub const DNAME: u16 = 39;
     /// Delegation signer (RFC 4034 §5); belongs to the parent zone.
     pub const DS: u16 = 43;
+    /// Signature of one `RRset` (RFC 4034 §3).
+    pub const RRSIG: u16 = 46;
     /// Zone key (RFC 4034 §2).
     pub const DNSKEY: u16 = 48;
     /// Service binding (RFC 9460).
@@ -298,6 +302,26 @@ pub fn same_name(message: &[u8], a: usize, b: usize) -> bool {
         a = follow(message, a + 1 + length);
         b = follow(message, b + 1 + length);
     }
+}
+
+/// A number that is the same for equal names, upper and lower case being equal (RFC 4343). Anybody can make two names
+/// share it. The name must have passed [`skip_name`].
+#[must_use]
+pub fn name_hash(message: &[u8], start: usize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let mut at = follow(message, start);
+    while let Some(&length @ 1..=63) = message.get(at) {
+        let end = at + 1 + usize::from(length);
+        let Some(label) = message.get(at..end) else {
+            break;
+        };
+        // Length octets are below 'A', so that lower-casing leaves them alone.
+        for octet in label {
+            hasher.write_u8(octet.to_ascii_lowercase());
+        }
+        at = follow(message, end);
+    }
+    hasher.finish()
 }
 
 /// Follows pointers until a label; pointers of checked names lead strictly backwards.

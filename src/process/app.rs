@@ -257,10 +257,11 @@ impl App {
         if !setup.keeps_all(old) {
             let (shared, new, old) = (Arc::clone(&self.shared), Arc::clone(setup), Arc::clone(old));
             let forget = move || {
-                shared.cache.retain(|name, entry| {
+                shared.cache.retain(|entry| {
+                    let (name, qtype) = (entry.name(), entry.qtype());
                     entry
                         .route()
-                        .is_some_and(|route| new.keeps(name, route, &old))
+                        .is_some_and(|route| new.keeps(name, qtype, route, &old))
                 });
             };
             if tokio::task::spawn_blocking(forget).await.is_err() {

@@ -10,7 +10,7 @@ use crate::cache::Entry;
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Question, Reject};
 use crate::message::reply::Asked;
-use crate::message::wire::rcode;
+use crate::message::wire::{self, rcode, rr};
 use crate::upstream::group::Group;
 
 /// Why the upstreams are not asked.
@@ -21,6 +21,15 @@ pub(super) struct Obstacle {
     pub(super) code: u16,
     /// Why, in that reply.
     pub(super) error: ExtendedError,
+}
+
+/// Whether an expired answer may be served for this reason. "No such name" may not in place of one that is only late: the
+/// name may have come to be.
+pub(super) fn may_stand_in(entry: &Entry, reason: StaleReason) -> bool {
+    match reason {
+        StaleReason::UpstreamsDown | StaleReason::Failed => true,
+        StaleReason::Slow | StaleReason::Overload => !entry.is_negative(),
+    }
 }
 
 impl Worker {
@@ -50,15 +59,53 @@ impl Worker {
     }
 
     /// Whether an expired answer is young enough to fall back on.
-    pub(super) fn may_serve_stale(&self, entry: &Entry, now: Instant) -> bool {
-        entry.expired_for(now) < self.setup.config.cache.stale_max_age
+    pub(super) fn may_serve_stale(
+        &self,
+        key: &[u8],
+        route: u16,
+        entry: &Entry,
+        now: Instant,
+    ) -> bool {
+        let age = entry.expired_for(now);
+        if age >= self.setup.config.cache.stale_max_age || !entry.is_negative() {
+            return age < self.setup.config.cache.stale_max_age;
+        }
+        // A later tier's denial is kept while it is fresh, and no longer.
+        (entry.tier() == 0 && age < self.setup.routes.get(route).stale_max_negative_age)
+            || self.stands_beside_addresses(key, entry, now)
     }
 
-    /// Whether every server of a route is gone or suspected to be.
-    pub(super) fn suspects(&self, route: u16) -> bool {
+    /// Whether an entry says that a name has no addresses of one family, while those of the other may be served. Clients
+    /// ask for both, and musl fails the lookup if it hears of an error for either.
+    fn stands_beside_addresses(&self, key: &[u8], entry: &Entry, now: Instant) -> bool {
+        let other = match entry.qtype() {
+            rr::A => rr::AAAA,
+            rr::AAAA => rr::A,
+            _ => return false,
+        };
+        if entry.response().rcode() != rcode::NOERROR {
+            return false;
+        }
+        let mut key = key.to_vec();
+        let at = entry.name().len();
+        wire::put_u16(&mut key, at, other);
+        self.shared.cache.get(&key).is_some_and(|addresses| {
+            !addresses.is_negative()
+                && entry.tier() <= addresses.tier()
+                && addresses.expired_for(now) < self.setup.config.cache.stale_max_age
+        })
+    }
+
+    /// Whether no server of a route is left to say something better than an expired answer: each is down, or at least silent
+    /// if that answer holds records.
+    pub(super) fn is_gone(&self, route: u16, entry: &Entry) -> bool {
         let groups = &self.setup.upstreams.groups;
         let mut tiers = self.setup.routes.get(route).tiers.iter();
-        tiers.all(|&tier| groups[tier].suspected())
+        if entry.is_negative() {
+            tiers.all(|&tier| groups[tier].down())
+        } else {
+            tiers.all(|&tier| groups[tier].suspected())
+        }
     }
 
     /// The group a route asks first, whose cap its questions count against.
@@ -94,10 +141,15 @@ impl Worker {
         if Question::of(key).cacheable()
             && let Some(failure) = self.shared.cache.failure(key, now)
         {
+            let code = if failure.error.is_verdict() {
+                failure.error.code
+            } else {
+                ede::CACHED_ERROR
+            };
             return Some(Obstacle {
                 stale_reason: StaleReason::Failed,
                 code: failure.code,
-                error: ExtendedError::new(ede::CACHED_ERROR, &failure.error.text),
+                error: ExtendedError::new(code, &failure.error.text),
             });
         }
         let group = self.first_group(route);

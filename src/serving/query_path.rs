@@ -7,19 +7,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::admission::may_stand_in;
 use super::client::{Client, Served};
 use super::flights::{Flight, Purpose};
 use super::metrics::StaleReason;
 use super::waiting::{Content, ReplyTo, Waiter};
 use super::worker::Worker;
-use crate::cache::{Bounds, Entry};
+use crate::cache::{Bounds, Entry, Origin};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
 use crate::message::reply::Asked;
 use crate::message::response::Response;
 use crate::message::wire::{rcode, rr};
 use crate::transport::SharedQuestion;
-use crate::upstream::ask::{Failed, ask};
+use crate::upstream::ask::{Answer, Failed, ask};
 
 /// A query that the cache could not answer.
 struct Miss<'a> {
@@ -77,14 +78,14 @@ impl Worker {
         if self.shared.loops.is_ours(question.name) {
             return self.refuse(&asked, None, client, out);
         }
-        let Some(route) = self.setup.routes.find(question.name) else {
+        let Some(route) = self.setup.routes.find(question.name, query.qtype) else {
             let error = ExtendedError::new(ede::NOT_AUTHORITATIVE, "no route holds this name");
             return self.refuse(&asked, Some(error), client, out);
         };
         if query.cacheable() {
             self.metrics.miss();
         }
-        let stale = stored.filter(|entry| self.may_serve_stale(entry, client.received));
+        let stale = stored.filter(|entry| self.may_serve_stale(key, route, entry, client.received));
         let miss = Miss {
             query: &query,
             asked,
@@ -106,7 +107,7 @@ impl Worker {
         let (key, route, client) = (miss.key, miss.route, miss.client);
         let in_flight = self.flights.find(key);
         if let Some(entry) = &miss.stale
-            && self.suspects(route)
+            && self.is_gone(route, entry)
         {
             // The refresh goes on, so that the first server to come back is noticed (RFC 8767 §5).
             if in_flight.is_none()
@@ -125,7 +126,9 @@ impl Worker {
             None => self.upstream_obstacle(key, route, miss.stale.as_ref(), client.received),
         });
         if let Some(obstacle) = obstacle {
-            if let Some(entry) = &miss.stale {
+            if let Some(entry) = &miss.stale
+                && may_stand_in(entry, obstacle.stale_reason)
+            {
                 self.replies
                     .stale(entry, &miss.asked, client, obstacle.stale_reason, out);
                 return Served::Replied;
@@ -136,7 +139,9 @@ impl Worker {
             return Served::Replied;
         }
         let flight = match (in_flight, &miss.stale) {
-            (Some(flight), Some(entry)) if flight.is_overdue() => {
+            (Some(flight), Some(entry))
+                if flight.is_overdue() && may_stand_in(entry, StaleReason::Slow) =>
+            {
                 self.metrics.coalesced();
                 self.replies
                     .stale(entry, &miss.asked, client, StaleReason::Slow, out);
@@ -164,7 +169,8 @@ impl Worker {
     #[cold]
     fn prefetch(self: &Rc<Self>, key: &[u8], entry: &Entry, now: Instant) {
         // Not the entry's own: that may be of a setup this worker has not heard of.
-        let Some(route) = self.setup.routes.find(Question::of(key).name) else {
+        let question = Question::of(key);
+        let Some(route) = self.setup.routes.find(question.name, question.qtype) else {
             return;
         };
         if self.flights.may_prefetch()
@@ -230,7 +236,8 @@ async fn fly(leader: Leader) {
         &route.tiers,
         &question
     ));
-    let result = if leader.flight.stale().is_some() {
+    let stale = leader.flight.stale();
+    let result = if stale.is_some_and(|entry| may_stand_in(entry, StaleReason::Slow)) {
         // RFC 8767 §5: the client response timer.
         tokio::select! {
             result = &mut answer => result,
@@ -246,18 +253,40 @@ async fn fly(leader: Leader) {
 }
 
 /// The upstreams answered, or did not: keeps the outcome and answers all that wait.
-fn land(leader: Leader, result: Result<Response, Failed>, bounds: Bounds) {
-    let (worker, key) = (Rc::clone(&leader.worker), Rc::clone(&leader.key));
+fn land(leader: Leader, result: Result<Answer, Failed>, bounds: Bounds) {
+    let (worker, key, route) = (
+        Rc::clone(&leader.worker),
+        Rc::clone(&leader.key),
+        leader.route,
+    );
     let cache = &worker.shared.cache;
     let now = Instant::now();
     let keep = Question::of(&key).cacheable() && leader.still_counts();
+    // A prefetch began with it fresh, and may land when it is too old.
+    let known = leader.flight.stale().cloned();
+    let usable = |entry: &Entry| {
+        entry.age_if_fresh(now).is_some() || worker.may_serve_stale(&key, route, entry, now)
+    };
     match result {
-        Ok(response) => {
-            let entry = Entry::new(&key, &response, now, leader.route, bounds);
+        Ok(Answer { response, tier }) => {
+            let entry = Entry::new(&key, &response, now, Origin { route, tier }, bounds);
+            // Another worker may have stored an answer meanwhile.
+            let stored = || cache.get(&key).filter(|_| keep);
+            if entry.is_negative()
+                && entry.tier() > 0
+                && let Some(earlier) = stored().or(known)
+                && earlier.tier() < entry.tier()
+                && usable(&earlier)
+            {
+                // Those who know the name better cannot be asked, which is no reason to believe that it is gone. Nothing is
+                // remembered of this, so that their next answer is served at once.
+                leader.land(|_| Content::Stale(earlier.clone(), StaleReason::Failed));
+                return;
+            }
             if keep {
                 cache.insert(&key, &entry);
             }
-            leader.land(|_| Content::Answer(entry.clone()));
+            leader.land(|turn| Content::Answer(entry.clone(), turn));
         }
         Err(Failed { code, error }) => {
             if keep {
@@ -266,7 +295,8 @@ fn land(leader: Leader, result: Result<Response, Failed>, bounds: Bounds) {
                 cache.remember_failure(&key, code, &error, pauses, now);
             }
             let error = Rc::new(error);
-            leader.land(|stale| match stale {
+            let stale = known.filter(usable);
+            leader.land(|_| match &stale {
                 Some(entry) => Content::Stale(entry.clone(), StaleReason::Failed),
                 None => Content::Failure(code, Rc::clone(&error)),
             });
@@ -299,11 +329,10 @@ impl Leader {
         }
     }
 
-    /// Ends the flight: each that waits gets what `content` makes of the expired answer, if there is one.
-    fn land(self, content: impl Fn(Option<&Entry>) -> Content) {
-        for waiter in self.depart() {
-            let content = content(self.flight.stale());
-            waiter.reply(content, Some(self.route));
+    /// Ends the flight: each that waits gets what `content` makes of its turn, which is 0 for the first.
+    fn land(self, content: impl Fn(u32) -> Content) {
+        for (waiter, turn) in self.depart().into_iter().zip(0..) {
+            waiter.reply(content(turn), Some(self.route));
         }
     }
 
@@ -311,8 +340,9 @@ impl Leader {
     /// the setup in force only, and a reload may have changed it since the flight began.
     fn still_counts(&self) -> bool {
         let (current, setup) = (self.worker.shared.current.load(), &self.worker.setup);
-        let name = Question::of(&self.key).name;
-        Arc::ptr_eq(&current, setup) || current.keeps(name, self.route, setup)
+        let question = Question::of(&self.key);
+        Arc::ptr_eq(&current, setup)
+            || current.keeps(question.name, question.qtype, self.route, setup)
     }
 
     fn depart(&self) -> Vec<Waiter> {

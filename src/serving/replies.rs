@@ -41,6 +41,15 @@ impl Replies {
         self.setup.config.node_name.as_bytes()
     }
 
+    /// Which address comes first in a reply from the cache; see [`Extras::rotate`].
+    #[inline]
+    fn random_turn(&self, entry: &Entry) -> u32 {
+        match entry.response().rotation() {
+            Some(_) if self.setup.config.cache.rotate => self.random.borrow_mut().u32(..),
+            _ => 0,
+        }
+    }
+
     /// Stamps a fresh answer from the cache.
     #[inline]
     pub fn hit(
@@ -52,34 +61,46 @@ impl Replies {
         out: &mut Vec<u8>,
     ) {
         self.metrics.hit();
-        let rotate = match entry.response().rotation() {
-            Some(_) if self.setup.config.cache.rotate => self.random.borrow_mut().u32(..),
-            _ => 0,
-        };
         let extras = Extras {
             error: None,
             nsid: self.nsid(),
-            rotate,
+            rotate: self.random_turn(entry),
         };
         let code = reply::answer(source(entry), asked, Ttls::Aged(age), extras, out);
         self.count_reply(code, entry.route(), asked.section, client, "hit");
     }
 
-    /// Stamps an answer that has just come.
+    /// Stamps an answer that has just come, for the client that is number `turn` among those who waited for it. The first
+    /// gets it in the server's order.
     pub fn fresh(
         &self,
         entry: &Entry,
+        turn: u32,
         asked: &Asked<'_>,
         client: Client,
-        how: &str,
         out: &mut Vec<u8>,
     ) {
+        let extras = Extras {
+            error: None,
+            nsid: self.nsid(),
+            rotate: if self.setup.config.cache.rotate {
+                turn
+            } else {
+                0
+            },
+        };
+        let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
+        self.count_reply(code, entry.route(), asked.section, client, "miss");
+    }
+
+    /// Stamps an answer given here.
+    pub fn local(&self, entry: &Entry, asked: &Asked<'_>, client: Client, out: &mut Vec<u8>) {
         let extras = Extras {
             nsid: self.nsid(),
             ..Extras::default()
         };
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        self.count_reply(code, entry.route(), asked.section, client, how);
+        self.count_reply(code, entry.route(), asked.section, client, "local");
     }
 
     /// Stamps an expired answer (RFC 8767).
@@ -106,7 +127,7 @@ impl Replies {
         let extras = Extras {
             error: Some(&error),
             nsid: self.nsid(),
-            rotate: 0,
+            rotate: self.random_turn(entry),
         };
         let ttl = seconds(self.setup.config.cache.stale_ttl);
         let code = reply::answer(source(entry), asked, Ttls::Fixed(ttl), extras, out);

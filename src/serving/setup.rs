@@ -63,11 +63,11 @@ impl Setup {
         })
     }
 
-    /// Whether an answer for a lower-cased wire name, cached by way of `other`'s route `index`, may be served under this
-    /// configuration.
+    /// Whether an answer for a lower-cased wire name and type, cached by way of `other`'s route `index`, may be served under
+    /// this configuration.
     #[must_use]
-    pub fn keeps(&self, name: &[u8], index: u16, other: &Self) -> bool {
-        self.routes.keeps(name, index, &other.routes) && !self.local.owns(name, rr::IN)
+    pub fn keeps(&self, name: &[u8], qtype: u16, index: u16, other: &Self) -> bool {
+        self.routes.keeps(name, qtype, index, &other.routes) && !self.local.owns(name, rr::IN)
     }
 
     /// Whether it keeps everything cached under `other`.

@@ -131,8 +131,8 @@ impl Waiter {
 
 /// What a client that waited hears.
 pub enum Content {
-    /// What the upstreams answered.
-    Answer(Entry),
+    /// What the upstreams answered, and how many who waited for it come before: each gets another address first.
+    Answer(Entry, u32),
     /// What is answered from the configuration.
     Local(Entry),
     /// An expired answer.
@@ -171,10 +171,10 @@ impl Reply {
         );
         let mut cached = Cached::Miss;
         match &self.content {
-            Content::Answer(entry) => replies.fresh(entry, &asked, client, "miss", out),
+            Content::Answer(entry, turn) => replies.fresh(entry, *turn, &asked, client, out),
             Content::Local(entry) => {
                 cached = Cached::Neither;
-                replies.fresh(entry, &asked, client, "local", out);
+                replies.local(entry, &asked, client, out);
             }
             Content::Stale(entry, reason) => {
                 replies.stale(entry, &asked, client, *reason, out);

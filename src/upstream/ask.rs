@@ -12,6 +12,7 @@ use super::group::{self, Group};
 use super::plan::{Plan, Step, TryFailure};
 use super::server::Server;
 use super::{Upstreams, health::State};
+use crate::config::Bogus;
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::UpstreamEdns;
 use crate::message::response::{Kind, Response};
@@ -81,6 +82,15 @@ impl Links {
     }
 }
 
+/// What a server said, and whose word it is.
+#[derive(Debug)]
+pub struct Answer {
+    /// What it said.
+    pub response: Response,
+    /// Its tier: the index of its group among those of the route.
+    pub tier: usize,
+}
+
 /// Nobody answered.
 #[derive(Debug)]
 pub struct Failed {
@@ -148,7 +158,7 @@ struct Lookup<'a> {
     mailbox: Rc<Mailbox>,
     plan: Plan,
     attempts: Vec<Attempt>,
-    fallback: Option<Response>,
+    fallback: Option<Answer>,
 }
 
 /// Asks the groups in turn until one of their servers gives a final answer, or the first group's deadline is near.
@@ -160,7 +170,7 @@ pub async fn ask(
     upstreams: &Upstreams,
     tiers: &[usize],
     question: &Rc<SharedQuestion>,
-) -> Result<Response, Failed> {
+) -> Result<Answer, Failed> {
     let groups: Vec<&Group> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
     let now = Instant::now();
     let end = now
@@ -199,12 +209,12 @@ impl Drop for Lookup<'_> {
 }
 
 impl Lookup<'_> {
-    async fn run(&mut self) -> Result<Response, Failed> {
+    async fn run(&mut self) -> Result<Answer, Failed> {
         loop {
             // Before the next step: a final answer that is here must not be outrun by a failure that came with it.
             while let Some(delivery) = self.mailbox.take() {
-                if let Some(response) = self.weigh(delivery) {
-                    return Ok(response);
+                if let Some(outcome) = self.weigh(delivery) {
+                    return outcome;
                 }
             }
             let now = Instant::now();
@@ -286,8 +296,20 @@ impl Lookup<'_> {
         }
     }
 
-    /// What a delivery means: the final answer, or one more reason to ask on.
-    fn weigh(&mut self, delivery: Delivery) -> Option<Response> {
+    /// The tier of a try's server. Each group has servers of its own, whatever their addresses.
+    fn tier(&self, number: usize) -> usize {
+        let server = self.server(number);
+        let holds = |group: &&Group| {
+            group
+                .servers
+                .iter()
+                .any(|one: &Arc<Server>| std::ptr::eq(Arc::as_ptr(one), server))
+        };
+        self.groups.iter().position(holds).unwrap_or_default()
+    }
+
+    /// What a delivery means: the final outcome, or one more reason to ask on.
+    fn weigh(&mut self, delivery: Delivery) -> Option<Result<Answer, Failed>> {
         let Delivery {
             number,
             carrier,
@@ -304,7 +326,7 @@ impl Lookup<'_> {
         };
         if response.truncated() && carrier == Carrier::Datagram {
             // RFC 7766 §5: the same question to the same server over TCP. Should TCP fail, a cut answer beats none.
-            self.keep(response);
+            self.keep(number, response);
             let no_tcp = self.server(number).state_of(Carrier::Stream).suspected();
             if no_tcp && self.plan.has_unasked() {
                 self.attempts[number].no_answer = NoAnswer::NoStream;
@@ -315,10 +337,16 @@ impl Lookup<'_> {
             self.send(number, Carrier::Stream, edns, now);
             return None;
         }
+        if let Some(failed) = self.condemned(number, &response) {
+            self.won(number, response, now);
+            return Some(Err(failed));
+        }
         let recursion = self.question.question().recursion_desired;
         match (response.kind(), response.rcode()) {
-            (Kind::Positive | Kind::Negative, _) => return Some(self.won(number, response, now)),
-            (Kind::Referral, _) if !recursion => return Some(self.won(number, response, now)),
+            (Kind::Positive | Kind::Negative, _) => {
+                return Some(Ok(self.won(number, response, now)));
+            }
+            (Kind::Referral, _) if !recursion => return Some(Ok(self.won(number, response, now))),
             (Kind::Failure, rcode::FORMERR) if edns == UpstreamEdns::Sent => {
                 // RFC 6891 §7: it may not know EDNS.
                 self.plan.goes_on(number, now);
@@ -329,8 +357,27 @@ impl Lookup<'_> {
             (Kind::Failure, code) => self.attempts[number].no_answer = NoAnswer::Code(code),
         }
         self.plan.failed(number, TryFailure::Declined);
-        self.keep(response);
+        self.keep(number, response);
         None
+    }
+
+    /// The failure that a validator's verdict is, for clients that leave the checking to it. A server that does not
+    /// validate would give them what was found forged.
+    fn condemned(&self, number: usize, response: &Response) -> Option<Failed> {
+        let verdict = response.verdict()?;
+        let group = self.groups[self.tier(number)];
+        if response.rcode() != rcode::SERVFAIL
+            || group.bogus != Bogus::Final
+            || self.question.question().checking_disabled
+        {
+            return None;
+        }
+        let (name, label, text) = (&group.name, &self.server(number).label, &verdict.text);
+        let why = if text.is_empty() { "" } else { ": " };
+        let text = format!("{name}: {label} found the answer bogus{why}{text}");
+        let error = ExtendedError::new(verdict.code, &text);
+        let code = rcode::SERVFAIL;
+        Some(Failed { code, error })
     }
 
     fn lost(&mut self, number: usize, carrier: Carrier, error: TryError) {
@@ -348,7 +395,7 @@ impl Lookup<'_> {
     }
 
     /// The question is settled: tells every server what that says of it.
-    fn won(&mut self, number: usize, response: Response, now: Instant) -> Response {
+    fn won(&mut self, number: usize, response: Response, now: Instant) -> Answer {
         self.mailbox.settle();
         if self.attempts[number].why == Why::Hedge {
             self.groups[0].extra.hedge_won();
@@ -364,11 +411,12 @@ impl Lookup<'_> {
                 server.refused_alone(attempt.carrier, now);
             }
         }
-        response
+        let tier = self.tier(number);
+        Answer { response, tier }
     }
 
     /// Keeps the best of what is no final answer.
-    fn keep(&mut self, response: Response) {
+    fn keep(&mut self, number: usize, response: Response) {
         fn rank(response: &Response) -> u8 {
             match (response.truncated(), response.kind(), response.rcode()) {
                 (true, _, _) => 4,
@@ -381,20 +429,23 @@ impl Lookup<'_> {
         if self
             .fallback
             .as_ref()
-            .is_none_or(|kept| rank(kept) < rank(&response))
+            .is_none_or(|kept| rank(&kept.response) < rank(&response))
         {
-            self.fallback = Some(response);
+            let tier = self.tier(number);
+            self.fallback = Some(Answer { response, tier });
         }
     }
 
-    fn give_up(&mut self) -> Result<Response, Failed> {
+    fn give_up(&mut self) -> Result<Answer, Failed> {
         match self.fallback.take() {
-            Some(response) if response.truncated() || response.kind() == Kind::Referral => {
-                Ok(response)
+            Some(answer)
+                if answer.response.truncated() || answer.response.kind() == Kind::Referral =>
+            {
+                Ok(answer)
             }
-            response => {
+            answer => {
                 // Only when all say the same is it more than a failure.
-                let code = response.map_or(rcode::SERVFAIL, |response| response.rcode());
+                let code = answer.map_or(rcode::SERVFAIL, |answer| answer.response.rcode());
                 let agreed = self
                     .attempts
                     .iter()

@@ -9,7 +9,7 @@ use super::health::State;
 use super::metrics::{GroupMetrics, UpstreamFamilies};
 use super::plan::{Candidate, Plan, Tier};
 use super::server::Server;
-use crate::config::{GroupConfig, Policy, Probe};
+use crate::config::{Bogus, GroupConfig, Policy, Probe};
 
 /// One query in this many also asks a poor server, whose answer shows whether it got better.
 const TRICKLE: u32 = 100;
@@ -31,6 +31,8 @@ pub struct Group {
     pub probe: Probe,
     /// The zone through which it is reached: the root if any route of it is, written as the end of a name.
     pub zone: String,
+    /// What follows when one of its servers finds an answer bogus.
+    pub bogus: Bogus,
     /// Counters.
     pub metrics: GroupMetrics,
     policy: Policy,
@@ -66,6 +68,7 @@ impl Group {
             deadline: config.deadline,
             probe: config.probe.clone(),
             zone,
+            bogus: config.bogus,
             metrics: metrics.group(&config.name),
             policy: config.policy,
             start_fanout: config.failover.start_fanout,

@@ -4,10 +4,12 @@
 //! for the life of the process, whatever reloads bring, because cached answers and metrics remember routes by it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::cache::{Bounds, seconds};
-use crate::config::{Config, RouteConfig};
+use crate::config::{CacheConfig, Config, RouteConfig};
 use crate::message::query::wire_name;
+use crate::message::wire::rr;
 
 /// Names under one zone.
 #[derive(Debug, Clone)]
@@ -18,6 +20,8 @@ pub struct Route {
     pub tiers: Vec<usize>,
     /// How long its answers may be kept.
     pub bounds: Bounds,
+    /// How long after it expired a negative answer may still be served.
+    pub stale_max_negative_age: Duration,
     /// Another number whenever a reload changed what answers may be expected of it.
     revision: u64,
 }
@@ -81,6 +85,7 @@ impl Routes {
                 zone,
                 tiers: route.tiers.clone(),
                 bounds: bounds(config, route),
+                stale_max_negative_age: stale_max_negative_age(config, route),
                 revision: 0,
             };
             let old = previous.and_then(|(old, of)| Some((old.by_index.get(index)?.as_ref()?, of)));
@@ -107,18 +112,29 @@ impl Routes {
         revisions(self) == revisions(other)
     }
 
-    /// Whether an answer that came for `name` by way of `other`'s route `index` would be found the same way here.
+    /// Whether an answer that came for `name` and `qtype` by way of `other`'s route `index` would be found the same way here.
     #[must_use]
-    pub fn keeps(&self, name: &[u8], index: u16, other: &Self) -> bool {
+    pub fn keeps(&self, name: &[u8], qtype: u16, index: u16, other: &Self) -> bool {
         let revision = |routes: &Self| routes.existing(index).map(|route| route.revision);
         revision(self).is_some()
             && revision(self) == revision(other)
-            && self.find(name) == Some(index)
+            && self.find(name, qtype) == Some(index)
     }
 
-    /// The route of a lower-cased wire name; none if no zone holds it.
+    /// The route of a lower-cased wire name and a type; none if no zone holds the name. DS stands on the parent's side of a
+    /// zone cut (RFC 4035 §3.1.4.1), so that a zone's own goes to the route that holds its parent, if there is one.
     #[must_use]
-    pub fn find(&self, name: &[u8]) -> Option<u16> {
+    pub fn find(&self, name: &[u8], qtype: u16) -> Option<u16> {
+        let parent = || name.get(usize::from(*name.first()?) + 1..);
+        match qtype {
+            rr::DS => parent().and_then(|parent| self.holder(parent)),
+            _ => None,
+        }
+        .or_else(|| self.holder(name))
+    }
+
+    /// The route of the longest zone that holds a name.
+    fn holder(&self, name: &[u8]) -> Option<u16> {
         let mut suffix = name;
         loop {
             if let Some(index) = self.by_zone.get(suffix) {
@@ -174,9 +190,25 @@ fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
     let max_negative = route
         .max_negative_ttl
         .unwrap_or(config.cache.max_negative_ttl);
+    let max_negative = max_negative.min(config.cache.max_negative_ttl);
+    let later_max_negative = match route.tiers.len() {
+        // It has no later tier, so that a change of the key changes nothing for what it promises.
+        1 => max_negative,
+        _ => max_negative.min(config.tiers.max_negative_ttl),
+    };
     Bounds {
         max_ttl: seconds(config.cache.max_ttl),
-        max_negative_ttl: seconds(max_negative.min(config.cache.max_negative_ttl)),
+        max_negative_ttl: seconds(max_negative),
+        later_max_negative_ttl: seconds(later_max_negative),
+    }
+}
+
+/// Whoever caps the negative answers of a route expects its names to come to be soon.
+fn stale_max_negative_age(config: &Config, route: &RouteConfig) -> Duration {
+    match (config.cache.stale_max_negative_age, route.max_negative_ttl) {
+        (Some(age), _) => age,
+        (None, Some(_)) => Duration::ZERO,
+        (None, None) => CacheConfig::STALE_MAX_NEGATIVE_AGE,
     }
 }
 
@@ -210,7 +242,7 @@ routes:
         );
         let zone = |name| {
             routes
-                .find(&wire(name))
+                .find(&wire(name), rr::A)
                 .map(|index| routes.get(index).zone.clone())
         };
         for (name, want) in [
@@ -230,8 +262,8 @@ routes:
     #[test]
     fn without_a_root_route_other_names_have_none() {
         let routes = routes("upstreams: {c: {servers: [127.0.0.1:1]}}\nroutes: {cluster.local: c}");
-        assert_eq!(routes.find(&wire("example.com.")), None);
-        assert_eq!(routes.find(&wire(".")), None);
+        assert_eq!(routes.find(&wire("example.com."), rr::A), None);
+        assert_eq!(routes.find(&wire("."), rr::A), None);
     }
 
     #[test]
@@ -258,7 +290,7 @@ routes: {new.: a, same.: a, part.more.: a, more.: a, moved.: c, bounds.: {group:
         let new = Routes::replacing(&after, Some((&old, &before))).expect("few zones");
         let kept = |name: &str| {
             let name = wire(name);
-            new.keeps(&name, old.find(&name).expect("a route"), &old)
+            new.keeps(&name, rr::A, old.find(&name, rr::A).expect("a route"), &old)
         };
         for (name, want) in [
             ("x.same.", true),
@@ -278,8 +310,18 @@ routes: {new.: a, same.: a, part.more.: a, more.: a, moved.: c, bounds.: {group:
         // There and back again: what was cached in between is of another view.
         let back = Routes::replacing(&before, Some((&again, &after))).expect("few zones");
         let moved = wire("x.moved.");
-        assert!(!back.keeps(&moved, new.find(&moved).expect("a route"), &new));
-        assert!(!back.keeps(&moved, old.find(&moved).expect("a route"), &old));
+        assert!(!back.keeps(
+            &moved,
+            rr::A,
+            new.find(&moved, rr::A).expect("a route"),
+            &new
+        ));
+        assert!(!back.keeps(
+            &moved,
+            rr::A,
+            old.find(&moved, rr::A).expect("a route"),
+            &old
+        ));
     }
 
     #[test]
@@ -290,10 +332,79 @@ routes: {a: {group: c, max_negative_ttl: 5s}, b: {group: c, max_negative_ttl: 2h
         );
         let bound = |name| {
             routes
-                .get(routes.find(&wire(name)).expect("a route"))
+                .get(routes.find(&wire(name), rr::A).expect("a route"))
                 .bounds
                 .max_negative_ttl
         };
         assert_eq!((bound("a."), bound("b."), bound("c.")), (5, 3600, 3600));
+    }
+    #[test]
+    fn ds_of_an_apex_goes_to_the_parents_route() {
+        let config = |zones: &str| {
+            let text = format!("upstreams: {{c: {{servers: [127.0.0.1:1]}}}}\nroutes: {{{zones}}}");
+            Config::from_yaml(&text).expect("valid")
+        };
+        let before = config(r#"".": c, corp.: c, sub.corp.: c"#);
+        let old = Routes::new(&before);
+        let zone = |routes: &Routes, name| {
+            let found = routes.find(&wire(name), rr::DS);
+            found.map(|index| routes.get(index).zone.clone())
+        };
+        for (name, want) in [
+            ("corp.", "."),
+            ("sub.corp.", "corp."),
+            ("host.corp.", "corp."),
+            ("host.sub.corp.", "sub.corp."),
+            (".", "."),
+        ] {
+            assert_eq!(zone(&old, name).as_deref(), Some(want), "{name}");
+        }
+        let alone = Routes::new(&config("corp.: c"));
+        assert_eq!(
+            zone(&alone, "corp.").as_deref(),
+            Some("corp."),
+            "no route holds its parent"
+        );
+        assert_eq!(zone(&alone, "."), None);
+
+        // A zone that becomes a route of its own takes its names, but not its DS.
+        let after = config(r#"".": c, corp.: c, sub.corp.: c, new.corp.: c"#);
+        let new = Routes::replacing(&after, Some((&old, &before))).expect("few zones");
+        let name = wire("new.corp.");
+        let index = old.find(&name, rr::A).expect("a route");
+        assert!(new.keeps(&name, rr::DS, index, &old));
+        assert!(!new.keeps(&name, rr::A, index, &old));
+    }
+
+    #[test]
+    fn a_later_tiers_denials_are_kept_shorter() {
+        let bounds = |text: &str| {
+            let routes = routes(text);
+            let route = routes.get(routes.find(&wire("a."), rr::A).expect("a route"));
+            (
+                route.bounds.later_max_negative_ttl,
+                route.stale_max_negative_age.as_secs(),
+            )
+        };
+        let groups = "upstreams: {c: {servers: [127.0.0.1:1]}, d: {servers: [127.0.0.1:2]}}\n";
+        for (text, want) in [
+            ("routes: {.: [c, d]}", (30, 300)),
+            (
+                "routes: {.: [c, d]}\ntiers: {max_negative_ttl: 2s}",
+                (2, 300),
+            ),
+            ("routes: {.: {tiers: [c, d], max_negative_ttl: 5s}}", (5, 0)),
+            (
+                "routes: {.: {tiers: [c, d], max_negative_ttl: 5s}}\ncache: {stale: {max_negative_age: 10s}}",
+                (5, 10),
+            ),
+            (
+                "routes: {.: [c, d]}\ncache: {stale: {max_negative_age: 0}}",
+                (30, 0),
+            ),
+            ("routes: {.: c}\ntiers: {max_negative_ttl: 2s}", (3600, 300)),
+        ] {
+            assert_eq!(bounds(&format!("{groups}{text}")), want, "{text}");
+        }
     }
 }
