@@ -336,7 +336,7 @@ fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
     for one in found {
         if let Some(listen) = listen
             .iter()
-            .find(|listen| meets(**listen, one.server.address))
+            .find(|listen| reaches(**listen, one.server.address))
         {
             let problem = Problem::Loop {
                 server: one.server.to_string(),
@@ -349,7 +349,7 @@ fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
 }
 
 /// Whether a packet to `server` arrives at `listen`. Which other addresses the host has is not known here.
-fn meets(listen: SocketAddr, server: SocketAddr) -> bool {
+fn reaches(listen: SocketAddr, server: SocketAddr) -> bool {
     let (ours, theirs) = (listen.ip().to_canonical(), server.ip().to_canonical());
     let everywhere = match ours {
         IpAddr::V4(ip) => ip.is_unspecified() && theirs.is_ipv4(),
@@ -363,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_meets_its_own_address_and_a_wildcard_meets_loopback() {
+    fn packets_to_its_own_address_reach_a_listener_and_those_to_loopback_a_wildcard() {
         let cases = [
             ("10.0.0.1:53", "10.0.0.1:53", true),
             ("10.0.0.1:53", "10.0.0.1:54", false),
@@ -376,7 +376,7 @@ mod tests {
             ("10.0.0.1:53", "[::ffff:10.0.0.1]:53", true),
         ];
         for (listen, server, expected) in cases {
-            let found = meets(
+            let found = reaches(
                 listen.parse().expect("an address"),
                 server.parse().expect("an address"),
             );

@@ -432,7 +432,7 @@ impl Leaf for Level {
         for word in text.split(',').map(str::trim).filter(bare) {
             if !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)) {
                 let known: Vec<_> = LEVELS.iter().map(|&level| level.to_owned()).collect();
-                let near = super::read::nearest(word, &known);
+                let near = super::spelling::nearest(word, &known);
                 let value = show_text(word);
                 return Err(Problem::Level { value, near, known });
             }

@@ -14,6 +14,7 @@ mod read;
 mod routes;
 mod schema;
 mod servers;
+mod spelling;
 mod yaml;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -10,7 +10,8 @@ use hickory_proto::rr::Name;
 use super::error::{Missing, Origin, Problem};
 use super::leaf::{Leaf, parse_name, show_list, show_name, show_text, show_value};
 use super::path::KeyPath;
-use super::read::{Report, Section, list_items, nearest};
+use super::read::{Report, Section, list_items};
+use super::spelling::nearest;
 use super::{GroupConfig, RouteConfig, StaticRecords, limits};
 
 const GROUP_EXPECTED: &str =

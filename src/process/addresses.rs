@@ -66,7 +66,7 @@ impl SharedStage {
         self.0.store(stage as u8, Ordering::Relaxed);
     }
 
-    fn is(&self, stage: Stage) -> bool {
+    fn is_at(&self, stage: Stage) -> bool {
         self.0.load(Ordering::Relaxed) == stage as u8
     }
 }
@@ -199,7 +199,7 @@ impl ListenAddress {
     /// Whether an earlier instance serves the address too.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.stage.is(Stage::Waiting)
+        self.stage.is_at(Stage::Waiting)
     }
 
     /// Ends it: queries that came are answered, and a successor on the same address gets all others.
@@ -248,7 +248,7 @@ impl Acceptor {
         }
         // While the predecessor is there too, the order of the listeners is not known. Without a successor there is
         // nobody to steer to, and the kernel chooses as before.
-        let may_steer = self.handover && self.stage.is(Stage::Sole);
+        let may_steer = self.handover && self.stage.is_at(Stage::Sole);
         self.stage.set(Stage::Draining);
         if may_steer {
             if let Err(error) = steering::steer(&self.listener, SUCCESSOR_LISTENER) {
