@@ -164,19 +164,16 @@ fn the_cut_answer_comes_at_once_when_tcp_is_refused() {
 }
 
 #[test]
-#[ignore = "fails today: 3.9 s for every query"]
 fn the_cut_answer_comes_at_once_when_syn_is_dropped() {
     the_cut_answer_comes_at_once(Tcp::SynDropped);
 }
 
 #[test]
-#[ignore = "fails today: 3.9 s for every query"]
 fn the_cut_answer_comes_at_once_when_tcp_is_mute() {
     the_cut_answer_comes_at_once(Tcp::Mute);
 }
 
 #[test]
-#[ignore = "fails today: 3.9 s for every query"]
 fn one_name_asked_repeatedly_gets_its_cut_answer_at_once_when_tcp_is_mute() {
     let server = Server::start_with(Tcp::Mute, |q: &Query| addresses(q, "NOERROR tc", 5, "@"));
     let nodens = in_front_of(&server);
