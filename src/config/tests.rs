@@ -934,7 +934,7 @@ const BAD_GROUPS: &[(&str, &str, &str)] = &[
     (
         "streams age under a second",
         "servers: [10.0.0.2], streams: {max_age: 500ms}",
-        ".streams.max_age: 500ms is under the limit of 1s",
+        ".streams.max_age: 500ms is under the minimum of 1s",
     ),
     (
         "streams age over a day",

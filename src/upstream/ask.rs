@@ -23,7 +23,7 @@ use crate::transport::{Carrier, Delivery, Exchange, Mailbox, SharedQuestion, Try
 /// What is left of the deadline when we give up: the client must hear from us before it is over.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// How long a question that UDP answered with TC may stay without an answer over TCP, if *try_timeout* is longer: a server
+/// How long a question that UDP answered with TC may stay without an answer over TCP, if `try_timeout` is longer: a server
 /// that has UDP only is found out before the client asks again.
 const STREAM_PATIENCE: Duration = Duration::from_secs(2);
 /// How long other servers have for the whole answer when one has given a cut answer and cannot be asked over TCP.

@@ -287,11 +287,10 @@ impl Prober {
         let (mut form, mut code) = (heard.form, heard.code);
         let refusal = Refusal::of(code);
         while let Some(next) = form.after(code) {
-            let sent = match timeout(server.try_timeout, self.ask(next)).await {
-                Ok(sent) => sent,
-                Err(_) => return,
+            let sent = timeout(server.try_timeout, self.ask(next)).await;
+            let Ok(Ok(answered)) = sent.map(|sent| sent.answer) else {
+                return;
             };
-            let Ok(answered) = sent.answer else { return };
             (form, code) = (next, answered);
         }
         // A server may refuse the probe's question in every form: that says nothing of others.

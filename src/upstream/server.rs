@@ -340,16 +340,17 @@ impl Server {
             return;
         }
         let (group, server) = (&*self.group, &self.label);
-        match learnt {
-            Some(learnt) => tracing::warn!(
+        if let Some(learnt) = learnt {
+            tracing::warn!(
                 group,
                 server,
                 refusal = learnt.refusal.label(),
                 edns = form.has_opt(),
                 ad_bit = form.has_ad(),
                 "upstream server refuses a part of queries, which is left out for now"
-            ),
-            None => tracing::info!(group, server, "upstream server takes whole queries again"),
+            );
+        } else {
+            tracing::info!(group, server, "upstream server takes whole queries again");
         }
     }
 
