@@ -129,6 +129,8 @@ fn group_defaults() -> GroupConfig {
         failover: FailoverConfig::default(),
         bogus: Bogus::Final,
         tls_ca: None,
+        // So that kube-dns endpoints that come are used within about a minute.
+        stream_max_age: Duration::from_mins(1),
         max_in_flight: NonZeroUsize::MIN.saturating_add(9_999),
         max_queries_per_second: None,
     }
@@ -269,9 +271,17 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
         failover: read_failover(section),
         bogus,
         tls_ca,
+        stream_max_age: read_stream_max_age(section, defaults.stream_max_age),
         max_in_flight: NonZeroUsize::new(in_flight).unwrap_or(NonZeroUsize::MIN),
         max_queries_per_second: NonZeroU32::new(per_second),
     }
+}
+
+fn read_stream_max_age(group: &Section<'_>, default: Duration) -> Duration {
+    let section = group.section("streams");
+    let max_age = section.read_in("max_age", default, &limits::STREAM_MAX_AGE);
+    section.finish();
+    max_age
 }
 
 fn read_failover(group: &Section<'_>) -> FailoverConfig {

@@ -38,6 +38,8 @@ pub(super) const GROUP_IN_FLIGHT: Range<usize> = Range {
     min: 1,
     max: 1_000_000,
 };
+/// Below 1 s every query pays for a connection; a day is as good as for ever.
+pub(super) const STREAM_MAX_AGE: Range<Duration> = seconds(1, 86_400);
 
 /// 0 is no limit; no server takes over a million.
 pub(super) const QUERIES_PER_SECOND: Range<u32> = Range {

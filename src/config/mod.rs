@@ -98,6 +98,8 @@ pub struct GroupConfig {
     pub bogus: Bogus,
     /// PEM file of further roots that `tls://` servers' certificates may chain to, beside the web's.
     pub tls_ca: Option<PathBuf>,
+    /// When a TCP or TLS connection takes no new queries any more, before jitter.
+    pub stream_max_age: Duration,
     /// Most queries in flight to this group at once, in the whole process.
     pub max_in_flight: NonZeroUsize,
     /// Queries that each server is sent in a second at most, over all workers; none for no limit.

@@ -953,6 +953,26 @@ const BAD_GROUPS: &[(&str, &str, &str)] = &[
         ".failover.x: there is no such key; keys here: start_fanout, hedge_min",
     ),
     (
+        "streams key",
+        "servers: [10.0.0.2], streams: {age: 1m}",
+        ".streams.age: there is no such key",
+    ),
+    (
+        "streams age under a second",
+        "servers: [10.0.0.2], streams: {max_age: 500ms}",
+        ".streams.max_age: 500ms is under the minimum of 1s",
+    ),
+    (
+        "streams age over a day",
+        "servers: [10.0.0.2], streams: {max_age: 2d}",
+        ".streams.max_age: 2d is over the limit of 1d",
+    ),
+    (
+        "streams age without unit",
+        "servers: [10.0.0.2], streams: {max_age: 60}",
+        ".streams.max_age: 60",
+    ),
+    (
         "percent",
         "servers: [10.0.0.2], failover: {hedge_budget_percent: 101}",
         ".failover.hedge_budget_percent: 101 is over the limit of 100",
@@ -1393,6 +1413,8 @@ fn key() -> impl Strategy<Value = &'static str> {
         "failover",
         "hedge_min",
         "hedge_max",
+        "streams",
+        "max_age",
         "routes",
         "\".\"",
         "cluster.local",

@@ -19,6 +19,8 @@ pub const PROHIBITED: u16 = 18;
 pub const STALE_NXDOMAIN: u16 = 19;
 /// No route holds the name (§4.21).
 pub const NOT_AUTHORITATIVE: u16 = 20;
+/// What the query asks for is not supported here (§4.22).
+pub const NOT_SUPPORTED: u16 = 21;
 /// No server could be reached, or none could answer (§4.23).
 pub const NO_REACHABLE_AUTHORITY: u16 = 22;
 /// The network itself said so (§4.24).

@@ -1,6 +1,7 @@
 //! DNS messages: bytes in and out. No sockets, no clock, no configuration.
 
 pub mod ede;
+pub mod form;
 pub mod framing;
 pub mod labels;
 pub mod query;

@@ -76,6 +76,8 @@ pub mod rr {
     pub const MX: u16 = 15;
     /// Text.
     pub const TXT: u16 = 16;
+    /// Signature; one that covers no type signs the message (RFC 2931).
+    pub const SIG: u16 = 24;
     /// IPv6 address.
     pub const AAAA: u16 = 28;
     /// Service location.

@@ -213,6 +213,23 @@ impl Worker {
         Served::Replied
     }
 
+    /// NOTIMP for a query that is signed as a whole. Forwarded in our own words it would lose its signature, and the reply
+    /// would be unsigned; as it is, it would need a way of its own past flights, cache and failover.
+    #[cold]
+    pub(super) fn decline_signed(
+        &self,
+        asked: &Asked<'_>,
+        client: Client,
+        out: &mut Vec<u8>,
+    ) -> Served {
+        let text =
+            "signed queries (TSIG, SIG(0)) are not forwarded; ask a server that holds the key";
+        let error = ExtendedError::new(ede::NOT_SUPPORTED, text);
+        self.replies
+            .failure(asked, rcode::NOTIMP, &error, None, client, out);
+        Served::Replied
+    }
+
     /// REFUSED for what is never forwarded.
     pub(super) fn refuse(
         &self,

@@ -52,6 +52,9 @@ impl Worker {
             return self.turn_away(&asked, client, out);
         }
 
+        if query.signed {
+            return self.decline_signed(&asked, client, out);
+        }
         let key = query.key();
         let key = key.as_bytes();
         let stored = if query.cacheable() {

@@ -56,6 +56,8 @@ pub struct Peer {
     pub label: String,
     /// When a single try counts as lost.
     pub try_timeout: Duration,
+    /// When a connection takes no new queries any more, before jitter.
+    pub stream_max_age: Duration,
     /// Counters.
     pub metrics: ExchangeMetrics,
     /// Who hears what became of exchanges.

@@ -32,9 +32,6 @@ const CROWDED: usize = 32;
 const MAX_IDLE: Duration = Duration::from_secs(8);
 /// TCP's own retries would go on for minutes.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A connection takes no new queries after this and up to a quarter more: behind a Service's address, each connection
-/// stays with one endpoint, and one opened anew may find a less busy one.
-const MAX_AGE: Duration = Duration::from_mins(1);
 /// How long it is remembered that a server closes connections after a few answers.
 const SHORT_LIVED_FOR: Duration = Duration::from_mins(1);
 
@@ -166,6 +163,9 @@ impl Pool {
 
     /// The least busy connection, or a new one; none if all that may be open have no room.
     fn pick(self: &Rc<Self>, now: Instant) -> Option<Rc<Connection>> {
+        for connection in &*self.connections.borrow() {
+            connection.retire_if_old(now);
+        }
         let per_connection = self.answers_per_connection(now);
         let most = match per_connection {
             Some(_) => UPSTREAM_STREAMS_SHORT_LIVED,
@@ -203,7 +203,8 @@ impl Pool {
             state: Cell::new(ConnectionState::Connecting),
             queries: Cell::new(0),
             answers: Cell::new(0),
-            old_at: now + MAX_AGE.mul_f64(1.0 + jitter / 4.0),
+            // Up to a quarter more, so that connections opened together are not all replaced together.
+            old_at: now + self.peer.stream_max_age.mul_f64(1.0 + jitter / 4.0),
             last_used: Cell::new(now),
             last_heard: Cell::new(now),
         });
@@ -292,12 +293,18 @@ impl Connection {
             self.give_up.notify_one();
             return;
         }
-        if self.state.get() == ConnectionState::Established && now >= self.old_at {
-            self.state.set(ConnectionState::Draining);
-        }
+        self.retire_if_old(now);
         let idle = now.saturating_duration_since(self.last_used.get()) > MAX_IDLE;
         if self.in_flight.is_empty() && (idle || self.state.get() == ConnectionState::Draining) {
             self.close();
+        }
+    }
+
+    /// Behind a Service's address, each connection stays with one endpoint, and one opened anew may find a less busy
+    /// one.
+    fn retire_if_old(&self, now: Instant) {
+        if self.state.get() == ConnectionState::Established && now >= self.old_at {
+            self.state.set(ConnectionState::Draining);
         }
     }
 

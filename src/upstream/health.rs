@@ -276,6 +276,11 @@ impl Health {
         self.fall(config, now, Reason::Unreachable);
     }
 
+    /// It left a question without an answer that it has answered over the other transport.
+    pub fn unanswered(&mut self, config: &FailoverConfig, now: Instant) {
+        self.fall(config, now, Reason::Overdue);
+    }
+
     /// It leads back to us: no query may go there, though it is probed for again.
     pub fn looped(&mut self, config: &FailoverConfig, now: Instant) {
         self.fall(config, now, Reason::Loop);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::{
-    BOTH, Reply, all_at_once, ask, group_of, in_front_of, question, send, settled,
+    BOTH, Reply, all_at_once, ask, group_of, in_front_of, question, send, settled, tiers,
 };
 use crate::common::dns::{Over, Section, flag};
 use crate::server::{Does, Query, Server, Tcp};
@@ -164,19 +164,16 @@ fn the_cut_answer_comes_at_once_when_tcp_is_refused() {
 }
 
 #[test]
-#[ignore = "fails today: 3.9 s for every query"]
 fn the_cut_answer_comes_at_once_when_syn_is_dropped() {
     the_cut_answer_comes_at_once(Tcp::SynDropped);
 }
 
 #[test]
-#[ignore = "fails today: 3.9 s for every query"]
 fn the_cut_answer_comes_at_once_when_tcp_is_mute() {
     the_cut_answer_comes_at_once(Tcp::Mute);
 }
 
 #[test]
-#[ignore = "fails today: 3.9 s for every query"]
 fn one_name_asked_repeatedly_gets_its_cut_answer_at_once_when_tcp_is_mute() {
     let server = Server::start_with(Tcp::Mute, |q: &Query| addresses(q, "NOERROR tc", 5, "@"));
     let nodens = in_front_of(&server);
@@ -194,6 +191,37 @@ fn one_name_asked_repeatedly_gets_its_cut_answer_at_once_when_tcp_is_mute() {
         .iter()
         .filter(|took| **took > Duration::from_millis(300));
     assert!(late.count() <= 1, "{took:?}");
+}
+
+#[test]
+fn a_whole_answer_of_another_server_beats_the_cut_one_of_a_server_without_tcp() {
+    for tcp in [Tcp::Refused, Tcp::Mute, Tcp::SynDropped] {
+        let first = Server::start_with(tcp, |q: &Query| addresses(q, "NOERROR tc", 5, "@"));
+        let second = Server::start(|q: &Query| addresses(q, "NOERROR", 20, "@"));
+        let servers = [first.over(""), second.over("")];
+        let nodens = settled(&group_of(&servers, ""), &servers);
+        for name in ["first.corp. A", "then.corp. A"] {
+            assert_eq!(count(&ask(&nodens, name, Over::Tcp)), 20, "{tcp:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cut_answer_is_not_given_up_for_what_a_later_tier_says() {
+    for tcp in [Tcp::Refused, Tcp::Mute] {
+        let vpc = Server::start_with(tcp, |q: &Query| addresses(q, "NOERROR tc", 5, "@"));
+        let public = Server::start(|q: &Query| q.says("NXDOMAIN"));
+        let nodens = tiers(&vpc, &public, "");
+        for name in ["first.corp. A", "then.corp. A"] {
+            let reply = ask(&nodens, name, Over::Udp);
+            assert_eq!(
+                (&reply.gist()[..7], count(&reply)),
+                ("NOERROR", 5),
+                "{tcp:?}"
+            );
+        }
+        assert_eq!(public.count(), 0, "the second tier has no say, {tcp:?}");
+    }
 }
 
 /// A name with which twenty addresses take 1,136 octets as they come and 376 with pointers.

@@ -18,7 +18,7 @@ use crate::serving::worker::Shared;
 use crate::transport::Carrier;
 use crate::upstream::group::Group;
 use crate::upstream::health::State;
-use crate::upstream::server::{HealthReport, Server};
+use crate::upstream::server::{FormReport, HealthReport, Server};
 
 /// The parts of a running instance that are shown.
 pub struct Instance {
@@ -144,6 +144,8 @@ struct GroupStatus {
 struct ServerStatus {
     server: String,
     looped: bool,
+    #[serde(flatten)]
+    form: FormReport,
     health: Vec<HealthReport>,
 }
 
@@ -172,6 +174,7 @@ impl ServerStatus {
         Self {
             server: server.label.clone(),
             looped: server.looped(),
+            form: server.form_report(now),
             health: Carrier::ALL
                 .iter()
                 .filter(is_shown)
