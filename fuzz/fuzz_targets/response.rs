@@ -1,10 +1,12 @@
 //! Any bytes as an upstream's response: reading must not panic, offsets must lie inside, and what is kept must read as
-//! the same again.
+//! the same again. Compressed, it must stay within its room and read as well.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use nodens::message::compress::Compressed;
 use nodens::message::response::Response;
+use nodens::message::wire::MAX_MESSAGE_LEN;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(response) = Response::read(bytes) else {
@@ -23,4 +25,14 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(again.view().rotation(), view.rotation());
     // OPT, which is gone, may have held the high bits of the response code.
     assert_eq!(again.rcode(), response.rcode() & 0xf);
+    for room in [view.question_end(), 512, MAX_MESSAGE_LEN] {
+        let compressed = Compressed::new(view, room.max(view.question_end()));
+        let shown = compressed.view();
+        assert!(shown.message().len() <= room.max(view.question_end()));
+        let read = Response::read(shown.message()).expect("what is shown is well-formed");
+        assert_eq!(read.view().ttl_count(), shown.ttl_count());
+        for index in 0..shown.ttl_count() {
+            assert_eq!(read.view().ttl_at(index), shown.ttl_at(index));
+        }
+    }
 });

@@ -1,14 +1,16 @@
 //! The one place that stamps a reply: ID, the client's own spelling of QNAME, TTLs, header bits, OPT, truncation.
 //!
-//! Owns every byte a client reads. Pure: what is random or depends on the clock comes in as an argument.
+//! Owns every byte a client reads. Pure: what is random or depends on the clock comes in as an argument. An answer that is
+//! too long for its client is compressed ([`super::compress`]), and cut behind as many whole records as there is room for:
+//! musl before 1.2.4 never asks again over TCP and lives on what the datagram brought.
 //! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
 
+use super::compress::Compressed;
 use super::ede::ExtendedError;
 use super::query::{Edns, OPTION_NSID, Query};
 use super::response::{Rotation, View, sane_ttl};
 use super::wire::{
-    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, OPT_LEN, Records, Section,
-    flag, rcode, rr,
+    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, OPT_LEN, flag, rcode, rr,
 };
 use crate::budgets::EXTENDED_ERROR_BYTES;
 
@@ -118,14 +120,13 @@ pub fn answer(
     extras: Extras<'_>,
     out: &mut Vec<u8>,
 ) -> u16 {
-    let response = source.response;
-    let message = response.message();
-    let options = Options::fitting(asked, extras, response.question_end());
+    let whole = source.response;
+    let options = Options::fitting(asked, extras, whole.question_end());
     let room = asked.limit() - options.len();
-    // Only what the client gets is copied: an answer may be 50 times as long.
-    let cut = (message.len() > room).then(|| Cut::new(message, response.question_end(), room));
+    let compressed = (whole.message().len() > room).then(|| Compressed::new(whole, room));
+    let response = compressed.as_ref().map_or(whole, Compressed::view);
     let start = out.len();
-    out.extend_from_slice(&message[..cut.as_ref().map_or(message.len(), |cut| cut.end)]);
+    out.extend_from_slice(response.message());
     let reply = &mut out[start..];
 
     wire::put_u16(reply, 0, asked.id);
@@ -133,17 +134,16 @@ pub fn answer(
     if !asked.wants_ad() {
         flags &= !flag::AD;
     }
-    if let Some(cut) = cut {
-        cut.kept.write(reply);
-        flags |= cut.flags;
+    if let Some(compressed) = &compressed
+        && lacks_something(compressed.kept, whole)
+    {
+        flags |= flag::TC;
     }
     wire::put_u16(reply, 2, flags);
     reply[HEADER_LEN..HEADER_LEN + asked.name().len()].copy_from_slice(asked.name());
     for index in 0..response.ttl_count() {
         let at = response.ttl_at(index);
-        let Some(ttl) = reply.get_mut(at..at + 4) else {
-            break;
-        };
+        let ttl = &mut reply[at..at + 4];
         let old = u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]);
         let new = match ttls {
             Ttls::Fresh => sane_ttl(old).min(source.ttl_cap),
@@ -153,9 +153,9 @@ pub fn answer(
         ttl.copy_from_slice(&new.to_be_bytes());
     }
     if extras.rotate != 0
-        && let Some(rotation) = response.rotation()
+        && let Some(rotation) = whole.rotation()
     {
-        rotate(response, rotation, extras.rotate, reply);
+        rotate(whole, rotation, extras.rotate, response, reply);
     }
     options.put(response.rcode(), out, start);
     response.rcode()
@@ -199,20 +199,21 @@ pub fn reject(message: &[u8], code: u16, out: &mut Vec<u8>) {
     error(&asked, code, Extras::default(), out);
 }
 
-/// Moves the addresses round so that number `by` comes first; owners and TTLs are equal and stay.
-fn rotate(response: View<'_>, rotation: Rotation, by: u32, reply: &mut [u8]) {
+/// Moves the addresses of `whole` round so that number `by` comes first; owners and TTLs are equal and stay. `shown` says
+/// where they stand in the reply, which may have only some of them.
+fn rotate(whole: View<'_>, rotation: Rotation, by: u32, shown: View<'_>, reply: &mut [u8]) {
     let (first, count) = (
         usize::from(rotation.first),
         usize::from(rotation.count.get()),
     );
     let mut turn = by as usize % count;
-    for index in 0..count {
-        let from = response.ttl_at(first + turn) + 6;
-        let to = response.ttl_at(first + index) + 6;
+    for index in 0..count.min(shown.ttl_count().saturating_sub(first)) {
+        let from = whole.ttl_at(first + turn) + 6;
+        let to = shown.ttl_at(first + index) + 6;
         // Of a length known here, a copy is one or two instructions, and no call.
         match rotation.width {
-            4 => copy::<4>(response.message(), from, reply, to),
-            _ => copy::<16>(response.message(), from, reply, to),
+            4 => copy::<4>(whole.message(), from, reply, to),
+            _ => copy::<16>(whole.message(), from, reply, to),
         }
         turn += 1;
         if turn == count {
@@ -222,10 +223,7 @@ fn rotate(response: View<'_>, rotation: Rotation, by: u32, reply: &mut [u8]) {
 }
 
 fn copy<const LENGTH: usize>(source: &[u8], from: usize, target: &mut [u8], to: usize) {
-    // A reply that was cut has fewer addresses than the answer.
-    if let Some(address) = target.get_mut(to..to + LENGTH) {
-        address.copy_from_slice(&source[from..from + LENGTH]);
-    }
+    target[to..to + LENGTH].copy_from_slice(&source[from..from + LENGTH]);
 }
 
 /// Our own OPT record, for clients that sent one (RFC 6891 §7): as much of it as fits beside the question.
@@ -308,41 +306,13 @@ fn length_octets(length: usize) -> [u8; 2] {
         .to_be_bytes()
 }
 
-/// Where a message is cut to fit: behind as many whole records as there is room for. musl before 1.2.4 never asks again
-/// over TCP and lives on what the datagram brought.
-struct Cut {
-    end: usize,
-    kept: Counts,
-    /// TC, if something is missing that the client needs.
-    flags: u16,
-}
-
-impl Cut {
-    fn new(message: &[u8], question_end: usize, room: usize) -> Self {
-        let whole = Counts::read(message).unwrap_or_default();
-        let mut kept = Counts {
-            questions: whole.questions,
-            ..Counts::default()
-        };
-        let mut end = question_end;
-        for record in Records::new(message, question_end, whole).map_while(Result::ok) {
-            if record.end > room {
-                break;
-            }
-            end = record.end;
-            match record.section {
-                Section::Answer => kept.answers += 1,
-                Section::Authority => kept.authorities += 1,
-                Section::Additional => kept.additionals += 1,
-            }
-        }
-        // RFC 2181 §9: extra information may be left out silently. A referral's glue is more than that (RFC 9471 §3).
-        let incomplete = kept.answers < whole.answers
-            || kept.authorities < whole.authorities
-            || (whole.answers == 0 && kept.additionals < whole.additionals);
-        let flags = if incomplete { flag::TC } else { 0 };
-        Self { end, kept, flags }
-    }
+/// Whether a message that holds the records `kept` of a response lacks any that the client needs. RFC 2181 §9: extra
+/// information may be left out silently. A referral's glue is more than that (RFC 9471 §3).
+fn lacks_something(kept: Counts, response: View<'_>) -> bool {
+    let whole = Counts::read(response.message()).unwrap_or_default();
+    kept.answers < whole.answers
+        || kept.authorities < whole.authorities
+        || (whole.answers == 0 && kept.additionals < whole.additionals)
 }
 
 #[cfg(test)]

@@ -203,6 +203,19 @@ impl<'a> View<'a> {
         self.facts.rotation
     }
 
+    /// What is known of it when its records stand in a message of this length, in the same order.
+    ///
+    /// # Panics
+    /// If `message_len` is longer than a message may be.
+    #[must_use]
+    pub(super) fn facts_of_length(self, message_len: usize) -> Facts {
+        let message_len = u16::try_from(message_len).expect("a message has at most 65,535 octets");
+        Facts {
+            message_len,
+            ..*self.facts
+        }
+    }
+
     /// Whether the upstream cut it.
     #[must_use]
     pub fn truncated(self) -> bool {
