@@ -4,8 +4,8 @@
 //! are written out (RFC 3597 §4), also where the upstream sent a pointer. A name that differs in case alone is the same
 //! name, so that the first spelling stands for all. RDATA that is not what its type says passes as it is.
 
-use super::response::{Facts, View};
-use super::wire::{self, Counts, HEADER_LEN, Record, Records, Section, rr};
+use super::response::View;
+use super::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, rr};
 
 /// RFC 1035 §4.1.4: a pointer has 14 bits for the offset.
 const POINTER_REACH: usize = 1 << 14;
@@ -13,60 +13,60 @@ const POINTER_REACH: usize = 1 << 14;
 const POINTER: u16 = 0xc000;
 /// RFC 1035 §2.3.4: 255 octets hold 127 labels and the root.
 const MAX_LABELS: usize = 127;
-/// Labels that names may point to. More than any reply over UDP holds; without a limit, the largest messages, which only
-/// go over TCP, would take time in proportion to the square of their length.
-const MAX_KNOWN_LABELS: usize = 1_024;
+/// Labels that names may point to; what comes beyond them is written out. A reply over UDP hardly has as many. Without a
+/// limit, the largest messages, which only go over TCP, would take time in proportion to the square of their length.
+const MAX_KNOWN_LABELS: usize = 512;
 
-/// A response as it is sent to a client whom it is too long for: as many whole records as there is room for.
-#[derive(Debug)]
-pub struct Compressed {
-    facts: Facts,
-    /// The message, then the offsets of its TTLs as native 16-bit numbers.
-    bytes: Vec<u8>,
-    /// The records that it has.
-    pub kept: Counts,
+/// What is to become of a response's records, which are counted from 0 through all sections.
+#[derive(Debug, Clone, Copy)]
+pub struct Changes<T, R> {
+    /// From a record's TTL to the one that is sent.
+    pub ttl: T,
+    /// From a record's number to the number of the one whose RDATA is sent in its place: an address of the same type.
+    pub rdata_of: R,
 }
 
-impl Compressed {
-    /// Writes `response` in at most `room` octets, which must have room for the question.
-    #[cold]
-    #[must_use]
-    pub fn new(response: View<'_>, room: usize) -> Self {
-        let message = response.message();
-        let question_end = response.question_end();
-        let whole = Counts::read(message).unwrap_or_default();
-        let mut kept = Counts {
-            questions: whole.questions,
-            ..Counts::default()
+/// Appends `response` in at most `room` octets: as many whole records as there is room for. Returns how many those are.
+///
+/// # Panics
+/// If there is no room for the question.
+#[cold]
+pub fn append(
+    response: View<'_>,
+    room: usize,
+    changes: &Changes<impl Fn(u32) -> u32, impl Fn(usize) -> usize>,
+    out: &mut Vec<u8>,
+) -> Counts {
+    let message = response.message();
+    let question_end = response.question_end();
+    assert!(question_end <= room, "no room for the question");
+    let whole = Counts::read(message).unwrap_or_default();
+    let mut kept = Counts {
+        questions: whole.questions,
+        ..Counts::default()
+    };
+    let mut writer = Writer::new(message, question_end, out);
+    let records = Records::new(message, question_end, whole).map_while(Result::ok);
+    for (number, record) in records.enumerate() {
+        let start = writer.out.len();
+        let source = (changes.rdata_of)(number);
+        let written = if source == number {
+            writer.put_record(record, &changes.ttl)
+        } else {
+            writer.put_address(record, response.ttl_at(source) + 6, &changes.ttl)
         };
-        let mut writer = Writer::new(message, question_end);
-        let mut ttls = Vec::with_capacity(response.ttl_count() * 2);
-        for record in Records::new(message, question_end, whole).map_while(Result::ok) {
-            let start = writer.out.len();
-            let ttl_at = writer.put_record(record);
-            let (true, Ok(ttl_at)) = (writer.out.len() <= room, u16::try_from(ttl_at)) else {
-                writer.out.truncate(start);
-                break;
-            };
-            ttls.extend_from_slice(&ttl_at.to_ne_bytes());
-            match record.section {
-                Section::Answer => kept.answers += 1,
-                Section::Authority => kept.authorities += 1,
-                Section::Additional => kept.additionals += 1,
-            }
+        if written.is_err() || writer.len() > room {
+            writer.out.truncate(start);
+            break;
         }
-        let mut bytes = writer.out;
-        kept.write(&mut bytes);
-        let facts = response.facts_of_length(bytes.len());
-        bytes.extend_from_slice(&ttls);
-        Self { facts, bytes, kept }
+        match record.section {
+            Section::Answer => kept.answers += 1,
+            Section::Authority => kept.authorities += 1,
+            Section::Additional => kept.additionals += 1,
+        }
     }
-
-    /// It, to be read.
-    #[must_use]
-    pub fn view(&self) -> View<'_> {
-        View::of(&self.facts, &self.bytes)
-    }
+    kept.write(&mut writer.out[writer.start..]);
+    kept
 }
 
 /// Whether names in a type's RDATA may be compressed.
@@ -125,63 +125,90 @@ fn naptr_before(message: &[u8], record: &Record) -> Option<usize> {
     Some(at - record.rdata_at())
 }
 
-/// A label in the output that names may point to, with all that follows it. Labels with the same end form a list.
-#[derive(Debug, Clone, Copy)]
+/// A label in the output that names may point to, with all that follows it. Labels with the same end form a list. Indices
+/// lead into [`Writer::known`]; 0, the root's, stands for none.
+#[derive(Debug, Clone, Copy, Default)]
 struct Known {
+    /// Its offset in the output.
     at: u16,
     /// The first of the labels that stand before this one.
-    child: Option<u16>,
+    child: u16,
     /// The next of the labels that stand before the same one.
-    sibling: Option<u16>,
+    sibling: u16,
 }
+
+/// Index of the root in [`Writer::known`]. Nothing points to it: it takes one octet, and a pointer two.
+const ROOT: u16 = 0;
 
 struct Writer<'a> {
     message: &'a [u8],
-    out: Vec<u8>,
-    /// The root comes first; nothing points to it.
-    known: Vec<Known>,
+    out: &'a mut Vec<u8>,
+    /// Where the message begins in the output.
+    start: usize,
+    known: [Known; MAX_KNOWN_LABELS],
+    known_len: u16,
 }
 
 impl<'a> Writer<'a> {
     /// Begins with the header and the question, which has no pointers.
-    fn new(message: &'a [u8], question_end: usize) -> Self {
-        let root = Known {
-            at: 0,
-            child: None,
-            sibling: None,
-        };
+    fn new(message: &'a [u8], question_end: usize, out: &'a mut Vec<u8>) -> Self {
+        let start = out.len();
+        out.extend_from_slice(&message[..HEADER_LEN]);
         let mut writer = Self {
             message,
-            out: message[..HEADER_LEN].to_vec(),
-            known: vec![root],
+            out,
+            start,
+            known: [Known::default(); MAX_KNOWN_LABELS],
+            known_len: ROOT + 1,
         };
         writer.put_name(HEADER_LEN, Names::Compressed);
-        writer
-            .out
-            .extend_from_slice(&message[writer.out.len()..question_end]);
+        writer.copy(question_end - 4, question_end);
         writer
     }
 
-    /// Appends a record; returns the offset of its TTL.
-    fn put_record(&mut self, record: Record) -> usize {
-        let rdata_at = record.rdata_at();
-        self.put_name(record.start, Names::Compressed);
-        let ttl_at = self.out.len() + 4;
-        self.copy(record.ttl_at - 4, rdata_at);
-        match self.rdata_names(&record) {
-            Some((layout, names)) => {
-                self.copy(rdata_at, rdata_at + layout.before);
-                for &at in &names[..layout.count] {
-                    self.put_name(at, layout.names);
-                }
-                self.copy(record.end - layout.after, record.end);
-            }
-            None => self.copy(rdata_at, record.end),
+    /// Octets of the message so far.
+    fn len(&self) -> usize {
+        self.out.len() - self.start
+    }
+
+    /// Appends a record.
+    fn put_record(&mut self, record: Record, ttl: impl Fn(u32) -> u32) -> Result<(), Malformed> {
+        self.put_fixed(record, ttl)?;
+        let (rdata_at, start) = (record.rdata_at(), self.out.len());
+        let Some((layout, names)) = self.rdata_names(&record) else {
+            self.copy(rdata_at, record.end);
+            return Ok(());
+        };
+        self.copy(rdata_at, rdata_at + layout.before);
+        for &at in &names[..layout.count] {
+            self.put_name(at, layout.names);
         }
-        // More than 65,535 octets have no room anywhere, so that the record is taken back.
-        let length = u16::try_from(self.out.len() - ttl_at - 6).unwrap_or(u16::MAX);
-        wire::put_u16(&mut self.out, ttl_at + 4, length);
-        ttl_at
+        self.copy(record.end - layout.after, record.end);
+        let length = u16::try_from(self.out.len() - start).map_err(|_| Malformed)?;
+        wire::put_u16(self.out, start - 2, length);
+        Ok(())
+    }
+
+    /// Appends a record with the RDATA at `rdata_at`, of the same length and without names.
+    fn put_address(
+        &mut self,
+        record: Record,
+        rdata_at: usize,
+        ttl: impl Fn(u32) -> u32,
+    ) -> Result<(), Malformed> {
+        self.put_fixed(record, ttl)?;
+        self.copy(rdata_at, rdata_at + record.end - record.rdata_at());
+        Ok(())
+    }
+
+    /// Appends what stands before a record's RDATA.
+    fn put_fixed(&mut self, record: Record, ttl: impl Fn(u32) -> u32) -> Result<(), Malformed> {
+        let old = wire::u32_at(self.message, record.ttl_at).ok_or(Malformed)?;
+        self.put_name(record.start, Names::Compressed);
+        self.copy(record.ttl_at - 4, record.ttl_at);
+        self.out.extend_from_slice(&ttl(old).to_be_bytes());
+        self.copy(record.ttl_at + 4, record.rdata_at());
+        Ok(())
     }
 
     fn copy(&mut self, from: usize, to: usize) {
@@ -202,36 +229,37 @@ impl<'a> Writer<'a> {
 
     /// Appends the name at `at`, which [`wire::skip_name`] has passed.
     fn put_name(&mut self, at: usize, names: Names) {
-        let mut labels = [0; MAX_LABELS];
+        let message = self.message;
+        let mut labels: [&[u8]; MAX_LABELS] = [&[]; MAX_LABELS];
         let mut count = 0;
-        for label in wire::labels(self.message, at).take(MAX_LABELS) {
-            labels[count] = label;
+        for (slot, label) in labels.iter_mut().zip(wire::labels(message, at)) {
+            *slot = label;
             count += 1;
         }
-        let mut end = 0;
+        let mut end = ROOT;
         let mut new = count;
         while names == Names::Compressed
             && new > 0
-            && let Some(longer) = self.find(end, wire::label(self.message, labels[new - 1]))
+            && let Some(longer) = self.find(end, labels[new - 1])
         {
             end = longer;
             new -= 1;
         }
-        let pointer = self.known[end].at;
-        for label in &mut labels[..new] {
-            let text = wire::label(self.message, *label);
-            *label = self.out.len();
-            self.out.extend_from_slice(text);
+        let mut behind = self.len();
+        for label in &labels[..new] {
+            self.out.extend_from_slice(label);
+            behind += label.len();
         }
-        if end == 0 {
+        if end == ROOT {
             self.out.push(0);
         } else {
-            self.out
-                .extend_from_slice(&(POINTER | pointer).to_be_bytes());
+            let pointer = POINTER | self.known[usize::from(end)].at;
+            self.out.extend_from_slice(&pointer.to_be_bytes());
         }
         if names == Names::Compressed {
-            for &label in labels[..new].iter().rev() {
-                let Some(longer) = self.learn(end, label) else {
+            for label in labels[..new].iter().rev() {
+                behind -= label.len();
+                let Some(longer) = self.learn(end, behind) else {
                     break;
                 };
                 end = longer;
@@ -240,30 +268,31 @@ impl<'a> Writer<'a> {
     }
 
     /// The known label that stands before the one at index `end` and equals `label`.
-    fn find(&self, end: usize, label: &[u8]) -> Option<usize> {
-        let mut next = self.known[end].child;
-        while let Some(index) = next {
-            let known = self.known[usize::from(index)];
-            if wire::label(&self.out, usize::from(known.at)).eq_ignore_ascii_case(label) {
-                return Some(usize::from(index));
+    fn find(&self, end: u16, label: &[u8]) -> Option<u16> {
+        let written = &self.out[self.start..];
+        let mut next = self.known[usize::from(end)].child;
+        while next != ROOT {
+            let known = self.known[usize::from(next)];
+            if wire::label(written, usize::from(known.at)).eq_ignore_ascii_case(label) {
+                return Some(next);
             }
             next = known.sibling;
         }
         None
     }
 
-    /// Notes the label at offset `at` of the output, behind which stands the one at index `end`.
-    fn learn(&mut self, end: usize, at: usize) -> Option<usize> {
-        let index = self.known.len();
-        if at >= POINTER_REACH || index >= MAX_KNOWN_LABELS {
+    /// Notes the label at offset `at` of the message that is written, behind which stands the one at index `end`.
+    fn learn(&mut self, end: u16, at: usize) -> Option<u16> {
+        let index = self.known_len;
+        let slot = self.known.get_mut(usize::from(index))?;
+        if at >= POINTER_REACH {
             return None;
         }
-        self.known.push(Known {
-            at: u16::try_from(at).ok()?,
-            child: None,
-            sibling: self.known[end].child,
-        });
-        self.known[end].child = Some(u16::try_from(index).ok()?);
+        slot.at = u16::try_from(at).ok()?;
+        let parent = &mut self.known[usize::from(end)];
+        let sibling = std::mem::replace(&mut parent.child, index);
+        self.known[usize::from(index)].sibling = sibling;
+        self.known_len += 1;
         Some(index)
     }
 }
@@ -306,9 +335,20 @@ mod tests {
         message
     }
 
-    fn compressed(message: &[u8], room: usize) -> Compressed {
+    /// It as it is sent, behind something else in the buffer.
+    fn compressed(message: &[u8], room: usize) -> Vec<u8> {
         let response = Response::read(message).expect("well-formed");
-        Compressed::new(response.view(), room)
+        append_unchanged(&response, room)
+    }
+
+    fn append_unchanged(response: &Response, room: usize) -> Vec<u8> {
+        let changes = Changes {
+            ttl: |ttl| ttl,
+            rdata_of: |number| number,
+        };
+        let mut out = b"earlier".to_vec();
+        append(response.view(), room, &changes, &mut out);
+        out.split_off(7)
     }
 
     const NO_LIMIT: usize = wire::MAX_MESSAGE_LEN;
@@ -331,12 +371,11 @@ mod tests {
             &record(&[0xc0, 41], rr::A, &[192, 0, 2, 1])[..],
         ];
         assert_eq!(
-            compressed.view().message()[question_end..],
+            compressed[question_end..],
             want.concat(),
             "the alias' RDATA is at {}",
             question_end + 2 + 10
         );
-        assert_eq!(compressed.view().ttl_at(1), question_end + 2 + 10 + 10 + 6);
     }
 
     #[test]
@@ -361,7 +400,7 @@ mod tests {
             record(&[0xc0, 12], rr::NAPTR, &order_written_out),
             record(&[0xc0, 12], rr::DNAME, &name(&["example"])),
         ];
-        assert_eq!(compressed.view().message()[29..], want.concat());
+        assert_eq!(compressed[29..], want.concat());
     }
 
     #[test]
@@ -378,7 +417,7 @@ mod tests {
             let message = response([&[record(&owner, rtype, rdata)], &[], &[]]);
             let compressed = compressed(&message, NO_LIMIT);
             let want = record(&[0xc0, 12], rtype, rdata);
-            assert_eq!(compressed.view().message()[29..], want, "{case}");
+            assert_eq!(compressed[29..], want, "{case}");
         }
     }
 
@@ -415,19 +454,14 @@ mod tests {
         ) {
             let message = response([&answers, &authorities, &additionals]);
             let want = Message::from_vec(&message).expect("hickory reads it");
-            let whole = compressed(&message, NO_LIMIT);
-            let bytes = whole.view().message();
+            let bytes = &compressed(&message, NO_LIMIT)[..];
             prop_assert!(bytes.len() <= message.len());
             let got = Message::from_vec(bytes).expect("hickory reads it");
             prop_assert_eq!(&got.answers, &want.answers);
             prop_assert_eq!(&got.authorities, &want.authorities);
             prop_assert_eq!(&got.additionals, &want.additionals);
-            // Reading it again finds the TTLs where the view says that they are.
-            let again = Response::read(bytes).expect("well-formed");
-            prop_assert_eq!(again.parts().1, &whole.bytes[..]);
 
-            let cut = compressed(&message, room);
-            let cut_bytes = cut.view().message();
+            let cut_bytes = &compressed(&message, room)[..];
             prop_assert!(cut_bytes.len() <= room);
             prop_assert_eq!(&cut_bytes[HEADER_LEN..], &bytes[HEADER_LEN..cut_bytes.len()]);
             Message::from_vec(cut_bytes).expect("hickory reads it");
@@ -440,9 +474,9 @@ mod tests {
             wire::put_u16(&mut message, 6, count);
             message.extend_from_slice(&tail);
             if let Ok(response) = Response::read(&message) {
-                let compressed = Compressed::new(response.view(), room);
-                prop_assert!(compressed.view().message().len() <= room);
-                prop_assert!(Response::read(compressed.view().message()).is_ok());
+                let compressed = append_unchanged(&response, room);
+                prop_assert!(compressed.len() <= room);
+                prop_assert!(Response::read(&compressed).is_ok());
             }
         }
     }

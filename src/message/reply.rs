@@ -5,7 +5,7 @@
 //! musl before 1.2.4 never asks again over TCP and lives on what the datagram brought.
 //! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
 
-use super::compress::Compressed;
+use super::compress::{self, Changes};
 use super::ede::ExtendedError;
 use super::query::{Edns, OPTION_NSID, Query};
 use super::response::{Rotation, View, sane_ttl};
@@ -120,43 +120,50 @@ pub fn answer(
     extras: Extras<'_>,
     out: &mut Vec<u8>,
 ) -> u16 {
-    let whole = source.response;
-    let options = Options::fitting(asked, extras, whole.question_end());
+    let response = source.response;
+    let message = response.message();
+    let options = Options::fitting(asked, extras, response.question_end());
     let room = asked.limit() - options.len();
-    let compressed = (whole.message().len() > room).then(|| Compressed::new(whole, room));
-    let response = compressed.as_ref().map_or(whole, Compressed::view);
+    let new_ttl = |old| match ttls {
+        Ttls::Fresh => sane_ttl(old).min(source.ttl_cap),
+        Ttls::Aged(age) => sane_ttl(old).min(source.ttl_cap).saturating_sub(age),
+        Ttls::Fixed(ttl) => ttl,
+    };
+    let rotation = response.rotation().filter(|_| extras.rotate != 0);
     let start = out.len();
-    out.extend_from_slice(response.message());
+    let mut truncated = 0;
+    if message.len() <= room {
+        out.extend_from_slice(message);
+        let reply = &mut out[start..];
+        for index in 0..response.ttl_count() {
+            let at = response.ttl_at(index);
+            let ttl = &mut reply[at..at + 4];
+            let new = new_ttl(u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]));
+            ttl.copy_from_slice(&new.to_be_bytes());
+        }
+        if let Some(rotation) = rotation {
+            rotate(response, rotation, extras.rotate, reply);
+        }
+    } else {
+        let changes = Changes {
+            ttl: new_ttl,
+            rdata_of: |number| {
+                rotation.map_or(number, |rotation| rotation.source(extras.rotate, number))
+            },
+        };
+        let kept = compress::append(response, room, &changes, out);
+        if lacks_something(kept, response) {
+            truncated = flag::TC;
+        }
+    }
     let reply = &mut out[start..];
-
     wire::put_u16(reply, 0, asked.id);
-    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD;
+    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD | truncated;
     if !asked.wants_ad() {
         flags &= !flag::AD;
     }
-    if let Some(compressed) = &compressed
-        && lacks_something(compressed.kept, whole)
-    {
-        flags |= flag::TC;
-    }
     wire::put_u16(reply, 2, flags);
     reply[HEADER_LEN..HEADER_LEN + asked.name().len()].copy_from_slice(asked.name());
-    for index in 0..response.ttl_count() {
-        let at = response.ttl_at(index);
-        let ttl = &mut reply[at..at + 4];
-        let old = u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]);
-        let new = match ttls {
-            Ttls::Fresh => sane_ttl(old).min(source.ttl_cap),
-            Ttls::Aged(age) => sane_ttl(old).min(source.ttl_cap).saturating_sub(age),
-            Ttls::Fixed(ttl) => ttl,
-        };
-        ttl.copy_from_slice(&new.to_be_bytes());
-    }
-    if extras.rotate != 0
-        && let Some(rotation) = whole.rotation()
-    {
-        rotate(whole, rotation, extras.rotate, response, reply);
-    }
     options.put(response.rcode(), out, start);
     response.rcode()
 }
@@ -199,21 +206,20 @@ pub fn reject(message: &[u8], code: u16, out: &mut Vec<u8>) {
     error(&asked, code, Extras::default(), out);
 }
 
-/// Moves the addresses of `whole` round so that number `by` comes first; owners and TTLs are equal and stay. `shown` says
-/// where they stand in the reply, which may have only some of them.
-fn rotate(whole: View<'_>, rotation: Rotation, by: u32, shown: View<'_>, reply: &mut [u8]) {
+/// Moves the addresses round so that number `by` comes first; owners and TTLs are equal and stay.
+fn rotate(response: View<'_>, rotation: Rotation, by: u32, reply: &mut [u8]) {
     let (first, count) = (
         usize::from(rotation.first),
         usize::from(rotation.count.get()),
     );
     let mut turn = by as usize % count;
-    for index in 0..count.min(shown.ttl_count().saturating_sub(first)) {
-        let from = whole.ttl_at(first + turn) + 6;
-        let to = shown.ttl_at(first + index) + 6;
+    for index in 0..count {
+        let from = response.ttl_at(first + turn) + 6;
+        let to = response.ttl_at(first + index) + 6;
         // Of a length known here, a copy is one or two instructions, and no call.
         match rotation.width {
-            4 => copy::<4>(whole.message(), from, reply, to),
-            _ => copy::<16>(whole.message(), from, reply, to),
+            4 => copy::<4>(response.message(), from, reply, to),
+            _ => copy::<16>(response.message(), from, reply, to),
         }
         turn += 1;
         if turn == count {
@@ -424,6 +430,16 @@ mod tests {
                 .map(|record| last(&record.data))
                 .collect::<Vec<_>>()
         };
+        let asked = asked(None, Protocol::Udp);
+        let extras = Extras {
+            rotate: 58,
+            ..Extras::default()
+        };
+        let many: Vec<u8> = (0..60).collect();
+        let (cut, _) = stamp(&entry(&many), &asked, Ttls::Aged(0), extras);
+        let last_octets = cut[HEADER_LEN + QUESTION.len()..].chunks(16);
+        let last_octets: Vec<_> = last_octets.map(|record| record[15]).collect();
+        assert_eq!(last_octets[..4], [58, 59, 0, 1], "of a reply that is cut");
         assert_eq!(addresses(0), [1, 2, 3]);
         assert_eq!(addresses(1), [2, 3, 1]);
         assert_eq!(addresses(5), [3, 1, 2]);

@@ -60,6 +60,19 @@ pub struct Rotation {
     pub width: u8,
 }
 
+impl Rotation {
+    /// The number of the record whose address stands at `number` when address `by` comes first. Records of no turn keep
+    /// theirs.
+    #[must_use]
+    pub fn source(self, by: u32, number: usize) -> usize {
+        let (first, count) = (usize::from(self.first), usize::from(self.count.get()));
+        match number.checked_sub(first) {
+            Some(index) if index < count => first + (index + by as usize % count) % count,
+            _ => number,
+        }
+    }
+}
+
 impl Response {
     /// Checks a message whose ID and question were already matched.
     ///
@@ -201,19 +214,6 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn rotation(self) -> Option<Rotation> {
         self.facts.rotation
-    }
-
-    /// What is known of it when its records stand in a message of this length, in the same order.
-    ///
-    /// # Panics
-    /// If `message_len` is longer than a message may be.
-    #[must_use]
-    pub(super) fn facts_of_length(self, message_len: usize) -> Facts {
-        let message_len = u16::try_from(message_len).expect("a message has at most 65,535 octets");
-        Facts {
-            message_len,
-            ..*self.facts
-        }
     }
 
     /// Whether the upstream cut it.

@@ -333,14 +333,14 @@ fn follow(message: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Offsets of the labels of a possibly compressed name, without the root. It must have passed [`skip_name`].
-pub(super) fn labels(message: &[u8], start: usize) -> impl Iterator<Item = usize> {
-    let mut at = follow(message, start);
+/// The labels of a possibly compressed name, with their length octets, without the root. It must have passed
+/// [`skip_name`].
+pub(super) fn labels(message: &[u8], start: usize) -> impl Iterator<Item = &[u8]> {
+    let mut at = start;
     std::iter::from_fn(move || {
-        let this = at;
-        let length = usize::from(*message.get(this)?);
-        at = follow(message, this + 1 + length);
-        (length > 0).then_some(this)
+        let label = label(message, follow(message, at));
+        at = follow(message, at) + label.len();
+        (label.len() > 1).then_some(label)
     })
 }
 
