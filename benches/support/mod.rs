@@ -45,6 +45,7 @@ pub(crate) fn shared(yaml: &str) -> Arc<Shared> {
         metrics: metrics.serving.clone(),
         hasher: ahash::RandomState::new(),
         loops: Arc::default(),
+        upstream_sockets: 1_024,
     })
 }
 

@@ -226,7 +226,7 @@ macro_rules! number {
     )*};
 }
 
-number!(u8, u32, usize);
+number!(u32, usize);
 
 impl Leaf for bool {
     const EXPECTED: &'static str = "true or false";

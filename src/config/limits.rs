@@ -86,8 +86,9 @@ pub(super) const STALE_MAX_NEGATIVE_AGE: Range<Duration> = seconds(0, 86_400);
 pub(super) const STALE_AFTER: Range<Duration> = millis(0, 10_000);
 /// RFC 8767 §4 recommends 30 s and wants it above 0; longer than 5 min delays the return to fresh answers.
 pub(super) const STALE_TTL: Range<Duration> = seconds(1, 300);
-/// 0 turns prefetch off. Entries count their hits in one octet.
-pub(super) const PREFETCH_HITS: Range<u8> = Range { min: 0, max: 255 };
+/// 0 turns prefetch off. Entries count their hits in one octet. A wider type than that one's, so that what is above is read
+/// as it is, and refused.
+pub(super) const PREFETCH_HITS: Range<u32> = Range { min: 0, max: 255 };
 /// Above 90 % every hit would fetch.
 pub(super) const PREFETCH_PERCENT: Range<u32> = Range { min: 1, max: 90 };
 

@@ -384,6 +384,15 @@ impl Config {
         keep("node", self.node == running.node);
         keep("log.format", self.log.format == running.log.format);
         keep("log.level", self.log.level == running.log.level);
+        let (udp, running_udp) = (&self.udp, &running.udp);
+        keep(
+            "udp.receive_buffer",
+            udp.receive_buffer == running_udp.receive_buffer,
+        );
+        keep(
+            "udp.send_buffer",
+            udp.send_buffer == running_udp.send_buffer,
+        );
         self.admin = running.admin;
         self.metrics_listen = running.metrics_listen;
         self.socket.clone_from(&running.socket);
@@ -392,6 +401,8 @@ impl Config {
         self.node.clone_from(&running.node);
         self.log.format = running.log.format;
         self.log.level.clone_from(&running.log.level);
+        self.udp.receive_buffer = running.udp.receive_buffer;
+        self.udp.send_buffer = running.udp.send_buffer;
         changed
     }
 }

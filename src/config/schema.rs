@@ -403,7 +403,9 @@ fn read_cache(top: &Section<'_>) -> CacheConfig {
     let stale_ttl = stale.read_in("ttl", defaults.stale_ttl, &limits::STALE_TTL);
     stale.finish();
     let prefetch = section.section("prefetch");
-    let prefetch_hits = prefetch.read_in("hits", defaults.prefetch_hits, &limits::PREFETCH_HITS);
+    let prefetch_hits = u32::from(defaults.prefetch_hits);
+    let prefetch_hits = prefetch.read_in("hits", prefetch_hits, &limits::PREFETCH_HITS);
+    let prefetch_hits = u8::try_from(prefetch_hits).expect("the range ends at 255");
     let prefetch_percent = prefetch.read_in(
         "percent",
         defaults.prefetch_percent,

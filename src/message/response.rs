@@ -70,6 +70,19 @@ pub struct Rotation {
     pub width: u8,
 }
 
+impl Rotation {
+    /// The number of the record whose address stands at `number` when address `by` comes first. Records of no turn keep
+    /// theirs.
+    #[must_use]
+    pub fn source(self, by: u32, number: usize) -> usize {
+        let (first, count) = (usize::from(self.first), usize::from(self.count.get()));
+        match number.checked_sub(first) {
+            Some(index) if index < count => first + (index + by as usize % count) % count,
+            _ => number,
+        }
+    }
+}
+
 impl Response {
     /// Checks a message whose ID and question were already matched.
     ///

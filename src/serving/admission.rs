@@ -207,7 +207,9 @@ impl Worker {
             self.metrics.dropped(Dropped::NotAllowed);
             return Served::Dropped;
         }
-        let error = ExtendedError::new(ede::PROHIBITED, "this client is outside allow");
+        let ip = client.address.ip();
+        let text = format!("{ip} is in no network of the key allow: add it there");
+        let error = ExtendedError::new(ede::PROHIBITED, &text);
         self.replies
             .failure(asked, rcode::REFUSED, &error, None, client, out);
         Served::Replied

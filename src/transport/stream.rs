@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::exchange::Exchange;
 use super::in_flight::{Arrived, InFlight};
 use super::peer::{Carrier, Peer};
-use super::udp::Shared;
+use super::udp::{Shared, is_ours};
 use crate::budgets::{
     MOVES_PER_EXCHANGE, UPSTREAM_STREAM_UNSENT, UPSTREAM_STREAMS, UPSTREAM_STREAMS_SHORT_LIVED,
     WAITING_FOR_STREAM,
@@ -171,6 +171,7 @@ impl Pool {
             Some(_) => UPSTREAM_STREAMS_SHORT_LIVED,
             None => UPSTREAM_STREAMS,
         };
+        let most = self.shared.most(most);
         let least = {
             let connections = self.connections.borrow();
             let open = || {
@@ -210,6 +211,7 @@ impl Pool {
         });
         self.connections.borrow_mut().push(Rc::clone(&connection));
         let (pool, peer) = (Rc::downgrade(self), Rc::clone(&self.peer));
+        let shared = self.shared.clone();
         let runs = Rc::clone(&connection);
         tokio::task::spawn_local(async move {
             let ended = runs.run(&peer, &pool).await;
@@ -217,7 +219,12 @@ impl Pool {
                 Ok(ended_by) => ended_by,
                 Err(error) => {
                     tracing::debug!(server = %peer.label, %error, "upstream connection ended");
-                    EndedBy::Peer
+                    if is_ours(&error) {
+                        shared.warn_of(&error, Instant::now());
+                        EndedBy::Us
+                    } else {
+                        EndedBy::Peer
+                    }
                 }
             };
             runs.finish(&peer, &pool, ended_by);
@@ -411,7 +418,11 @@ impl Connection {
                     .retain(|open| !Rc::ptr_eq(open, self));
                 let waiting = std::mem::take(&mut *pool.waiting.borrow_mut());
                 for exchange in in_flight.into_iter().chain(waiting) {
-                    exchange.unreachable(peer, Carrier::Stream, now);
+                    match ended_by {
+                        // It was never opened, for want of a file descriptor: that says nothing about the server.
+                        EndedBy::Us => exchange.broken(peer, Carrier::Stream),
+                        EndedBy::Peer => exchange.unreachable(peer, Carrier::Stream, now),
+                    }
                 }
             }
             None => {

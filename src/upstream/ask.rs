@@ -44,10 +44,12 @@ struct Link {
 }
 
 impl Links {
-    /// Nothing is opened before the first query; sockets to servers that `previous` has too stay.
+    /// Nothing is opened before the first query; sockets to servers that `previous` has too stay. All servers together
+    /// get about `sockets` of them.
     #[must_use]
-    pub fn new(upstreams: &Upstreams, previous: Option<&Self>) -> Self {
+    pub fn new(upstreams: &Upstreams, previous: Option<&Self>, sockets: usize) -> Self {
         let shared = previous.map_or_else(Shared::new, |old| old.shared.clone());
+        shared.share_out(sockets, upstreams.servers.len());
         let link = |server: &Arc<Server>| {
             let same = |link: &&Rc<Link>| Arc::ptr_eq(&link.server, server);
             let known = previous.and_then(|old| old.links.iter().find(same).cloned());

@@ -15,7 +15,7 @@
 //! | `metrics` | what Prometheus reads |
 //!
 //! What fails today, takes more than 10 s, needs a tool, or needs a key that is not there yet is ignored, with the
-//! reason:
+//! reason. `.ci/run` runs all of them whose reason has neither "fails today" nor "needs key" in it:
 //!
 //! ```text
 //! cargo test --test situations -- --include-ignored --test-threads=1

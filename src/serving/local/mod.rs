@@ -25,9 +25,10 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponse;
 
 use crate::config::StaticRecords;
+use crate::message::wire::HEADER_LEN;
 use authority::{Authority, Known, Names, Stored, wire_key};
 
-/// TTL of `records:`, in seconds. They change with a restart of ours only, of which clients hear nothing; a minute
+/// TTL of `records:`, in seconds. They change with a reload or a restart of ours, of which clients hear nothing; a minute
 /// bounds how long they keep the old ones, and asking again costs us next to nothing.
 pub const RECORD_TTL: u32 = 60;
 
@@ -38,9 +39,6 @@ pub const CHAOS_TTL: u32 = 0;
 /// RFC 1035 §3.3: a character-string has at most 255 bytes; longer texts are cut into several, which readers of TXT
 /// put together again.
 const MAX_CHARACTER_STRING: usize = 255;
-
-/// RFC 1035 §4.1.1: bytes of a header.
-const HEADER_LEN: usize = 12;
 
 /// Names that tell which node answered (RFC 4892, and BIND's older one).
 const NODE_NAMES: [&[u8]; 2] = [b"\x02id\x06server\0", b"\x08hostname\x04bind\0"];
