@@ -5,7 +5,7 @@
 //! name, so that the first spelling stands for all. RDATA that is not what its type says passes as it is.
 
 use super::response::View;
-use super::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, rr};
+use super::wire::{self, Counts, HEADER_LEN, Record, Records, Section, rr};
 
 /// RFC 1035 §4.1.4: a pointer has 14 bits for the offset.
 const POINTER_REACH: usize = 1 << 14;
@@ -39,13 +39,22 @@ pub fn append(
 ) -> Counts {
     let message = response.message();
     let question_end = response.question_end();
-    assert!(question_end <= room, "no room for the question");
     let whole = Counts::read(message).unwrap_or_default();
     let mut kept = Counts {
         questions: whole.questions,
         ..Counts::default()
     };
-    let mut writer = Writer::new(message, question_end, out);
+    let mut writer = Writer {
+        message,
+        start: out.len(),
+        room,
+        out,
+        known: [Known::default(); MAX_KNOWN_LABELS],
+        known_len: ROOT + 1,
+    };
+    writer
+        .put_question(question_end)
+        .expect("there is room for the question");
     let records = Records::new(message, question_end, whole).map_while(Result::ok);
     for (number, record) in records.enumerate() {
         let start = writer.out.len();
@@ -55,7 +64,7 @@ pub fn append(
         } else {
             writer.put_address(record, response.ttl_at(source) + 6, &changes.ttl)
         };
-        if written.is_err() || writer.len() > room {
+        if written.is_err() {
             writer.out.truncate(start);
             break;
         }
@@ -140,30 +149,27 @@ struct Known {
 /// Index of the root in [`Writer::known`]. Nothing points to it: it takes one octet, and a pointer two.
 const ROOT: u16 = 0;
 
+/// What was to be appended would be over the room there is. The output's buffer must not grow for it.
+#[derive(Debug)]
+struct NoRoom;
+
 struct Writer<'a> {
     message: &'a [u8],
     out: &'a mut Vec<u8>,
     /// Where the message begins in the output.
     start: usize,
+    /// Octets it may have.
+    room: usize,
     known: [Known; MAX_KNOWN_LABELS],
     known_len: u16,
 }
 
-impl<'a> Writer<'a> {
-    /// Begins with the header and the question, which has no pointers.
-    fn new(message: &'a [u8], question_end: usize, out: &'a mut Vec<u8>) -> Self {
-        let start = out.len();
-        out.extend_from_slice(&message[..HEADER_LEN]);
-        let mut writer = Self {
-            message,
-            out,
-            start,
-            known: [Known::default(); MAX_KNOWN_LABELS],
-            known_len: ROOT + 1,
-        };
-        writer.put_name(HEADER_LEN, Names::Compressed);
-        writer.copy(question_end - 4, question_end);
-        writer
+impl Writer<'_> {
+    /// Appends the header and the question, which has no pointers.
+    fn put_question(&mut self, question_end: usize) -> Result<(), NoRoom> {
+        self.copy(0, HEADER_LEN)?;
+        self.put_name(HEADER_LEN, Names::Compressed)?;
+        self.copy(question_end - 4, question_end)
     }
 
     /// Octets of the message so far.
@@ -172,19 +178,19 @@ impl<'a> Writer<'a> {
     }
 
     /// Appends a record.
-    fn put_record(&mut self, record: Record, ttl: impl Fn(u32) -> u32) -> Result<(), Malformed> {
+    fn put_record(&mut self, record: Record, ttl: impl Fn(u32) -> u32) -> Result<(), NoRoom> {
         self.put_fixed(record, ttl)?;
         let (rdata_at, start) = (record.rdata_at(), self.out.len());
         let Some((layout, names)) = self.rdata_names(&record) else {
-            self.copy(rdata_at, record.end);
-            return Ok(());
+            return self.copy(rdata_at, record.end);
         };
-        self.copy(rdata_at, rdata_at + layout.before);
+        self.copy(rdata_at, rdata_at + layout.before)?;
         for &at in &names[..layout.count] {
-            self.put_name(at, layout.names);
+            self.put_name(at, layout.names)?;
         }
-        self.copy(record.end - layout.after, record.end);
-        let length = u16::try_from(self.out.len() - start).map_err(|_| Malformed)?;
+        self.copy(record.end - layout.after, record.end)?;
+        let length = u16::try_from(self.out.len() - start);
+        let length = length.expect("RDATA is shorter than a message");
         wire::put_u16(self.out, start - 2, length);
         Ok(())
     }
@@ -195,24 +201,31 @@ impl<'a> Writer<'a> {
         record: Record,
         rdata_at: usize,
         ttl: impl Fn(u32) -> u32,
-    ) -> Result<(), Malformed> {
+    ) -> Result<(), NoRoom> {
         self.put_fixed(record, ttl)?;
-        self.copy(rdata_at, rdata_at + record.end - record.rdata_at());
-        Ok(())
+        self.copy(rdata_at, rdata_at + record.end - record.rdata_at())
     }
 
     /// Appends what stands before a record's RDATA.
-    fn put_fixed(&mut self, record: Record, ttl: impl Fn(u32) -> u32) -> Result<(), Malformed> {
-        let old = wire::u32_at(self.message, record.ttl_at).ok_or(Malformed)?;
-        self.put_name(record.start, Names::Compressed);
-        self.copy(record.ttl_at - 4, record.ttl_at);
-        self.out.extend_from_slice(&ttl(old).to_be_bytes());
-        self.copy(record.ttl_at + 4, record.rdata_at());
-        Ok(())
+    fn put_fixed(&mut self, record: Record, ttl: impl Fn(u32) -> u32) -> Result<(), NoRoom> {
+        let old = wire::u32_at(self.message, record.ttl_at);
+        let old = old.expect("a record that was read has a TTL");
+        self.put_name(record.start, Names::Compressed)?;
+        self.copy(record.ttl_at - 4, record.ttl_at)?;
+        self.put(&ttl(old).to_be_bytes())?;
+        self.copy(record.ttl_at + 4, record.rdata_at())
     }
 
-    fn copy(&mut self, from: usize, to: usize) {
-        self.out.extend_from_slice(&self.message[from..to]);
+    fn copy(&mut self, from: usize, to: usize) -> Result<(), NoRoom> {
+        self.put(&self.message[from..to])
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), NoRoom> {
+        if self.len() + bytes.len() > self.room {
+            return Err(NoRoom);
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(())
     }
 
     /// Where the names of a record's RDATA begin; none if they and what is around them do not fill it.
@@ -228,7 +241,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Appends the name at `at`, which [`wire::skip_name`] has passed.
-    fn put_name(&mut self, at: usize, names: Names) {
+    fn put_name(&mut self, at: usize, names: Names) -> Result<(), NoRoom> {
         let message = self.message;
         let mut labels: [&[u8]; MAX_LABELS] = [&[]; MAX_LABELS];
         let mut count = 0;
@@ -247,14 +260,14 @@ impl<'a> Writer<'a> {
         }
         let mut behind = self.len();
         for label in &labels[..new] {
-            self.out.extend_from_slice(label);
+            self.put(label)?;
             behind += label.len();
         }
         if end == ROOT {
-            self.out.push(0);
+            self.put(&[0])?;
         } else {
             let pointer = POINTER | self.known[usize::from(end)].at;
-            self.out.extend_from_slice(&pointer.to_be_bytes());
+            self.put(&pointer.to_be_bytes())?;
         }
         if names == Names::Compressed {
             for label in labels[..new].iter().rev() {
@@ -265,6 +278,7 @@ impl<'a> Writer<'a> {
                 end = longer;
             }
         }
+        Ok(())
     }
 
     /// The known label that stands before the one at index `end` and equals `label`.
@@ -346,8 +360,11 @@ mod tests {
             ttl: |ttl| ttl,
             rdata_of: |number| number,
         };
-        let mut out = b"earlier".to_vec();
+        let mut out = Vec::with_capacity(7 + room);
+        out.extend_from_slice(b"earlier");
+        let capacity = out.capacity();
         append(response.view(), room, &changes, &mut out);
+        assert_eq!(out.capacity(), capacity, "the buffer did not grow");
         out.split_off(7)
     }
 
