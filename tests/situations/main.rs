@@ -14,8 +14,7 @@
 //! | `budgets` | datagrams sent for each question |
 //! | `metrics` | what Prometheus reads |
 //!
-//! What fails today, takes more than 10 s, needs a tool, or needs a key that is not there yet is ignored, with the
-//! reason. `.ci/run` runs all of them whose reason has neither "fails today" nor "needs key" in it:
+//! What takes more than 10 s, or needs a tool, is ignored, with the reason; `.ci/run` runs all:
 //!
 //! ```text
 //! cargo test --test situations -- --include-ignored --test-threads=1
