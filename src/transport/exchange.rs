@@ -188,31 +188,9 @@ impl Exchange {
         self
     }
 
-    /// Whether a message answers this try's question (RFC 5452 §9.1). Servers that fail may leave the question out.
+    /// Whether a message answers this try's question.
     pub(super) fn matches(&self, message: &[u8]) -> Result<(), Mismatch> {
-        let flags = wire::flags(message);
-        if message.len() < HEADER_LEN || flags & (flag::QR | flag::OPCODE) != flag::QR {
-            return Err(Mismatch::NotAResponse);
-        }
-        if leaves_question_out(message) {
-            return if form::failed(message) {
-                Ok(())
-            } else {
-                Err(Mismatch::Question)
-            };
-        }
-        let asked = self.question.question().section;
-        let (asked_name, asked_type) = asked.split_at(asked.len() - 4);
-        let Some(answered) = message.get(HEADER_LEN..HEADER_LEN + asked.len()) else {
-            return Err(Mismatch::Question);
-        };
-        let (name, qtype) = answered.split_at(asked_name.len());
-        let same = name.eq_ignore_ascii_case(asked_name) && qtype == asked_type;
-        if same {
-            Ok(())
-        } else {
-            Err(Mismatch::Question)
-        }
+        answers(self.question.question().section, message)
     }
 
     /// Reads a message that matches, tells the observer, and delivers.
@@ -308,6 +286,33 @@ impl Exchange {
             form,
             result,
         });
+    }
+}
+
+/// Whether a message answers the question of a query, given as the section it has there (RFC 5452 §9.1). Servers that fail
+/// may leave the question out.
+pub(crate) fn answers(asked: &[u8], message: &[u8]) -> Result<(), Mismatch> {
+    let flags = wire::flags(message);
+    if message.len() < HEADER_LEN || flags & (flag::QR | flag::OPCODE) != flag::QR {
+        return Err(Mismatch::NotAResponse);
+    }
+    if leaves_question_out(message) {
+        return if form::failed(message) {
+            Ok(())
+        } else {
+            Err(Mismatch::Question)
+        };
+    }
+    let (asked_name, asked_type) = asked.split_at(asked.len() - 4);
+    let Some(answered) = message.get(HEADER_LEN..HEADER_LEN + asked.len()) else {
+        return Err(Mismatch::Question);
+    };
+    let (name, qtype) = answered.split_at(asked_name.len());
+    let same = name.eq_ignore_ascii_case(asked_name) && qtype == asked_type;
+    if same {
+        Ok(())
+    } else {
+        Err(Mismatch::Question)
     }
 }
 

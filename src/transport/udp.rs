@@ -118,7 +118,8 @@ pub struct Port {
     opened: Instant,
     uses: Cell<u32>,
     retired: Cell<bool>,
-    lost_query: Cell<bool>,
+    /// It lost a query, or somebody may be guessing at it.
+    doubtful: Cell<bool>,
     reader: Cell<Option<AbortHandle>>,
 }
 
@@ -138,12 +139,12 @@ impl Port {
 
     /// A query on it was overdue: it is replaced as soon as there is room.
     pub fn lost_query(&self) {
-        self.lost_query.set(true);
+        self.doubtful.set(true);
     }
 
     fn is_usable(&self, now: Instant, crowded: bool) -> bool {
         !self.retired.get()
-            && (crowded || !self.lost_query.get())
+            && (crowded || !self.doubtful.get())
             && self.uses.get() < MAX_USES
             && !self.in_flight.is_full()
             && now.saturating_duration_since(self.opened) < MAX_AGE
@@ -197,8 +198,9 @@ impl Port {
             .in_flight
             .accept(peer, batch.datagram(index), arrived, now);
         if accepted.is_err() {
-            // Somebody may be guessing: the port is worth nothing to them from now on.
-            self.retire();
+            // Somebody may be guessing: the port is worth nothing to them from now on, if there is room for another. If there
+            // is none, it is closed after some more.
+            self.doubtful.set(true);
         }
     }
 }
@@ -352,7 +354,7 @@ impl Pool {
             opened: now,
             uses: Cell::new(0),
             retired: Cell::new(false),
-            lost_query: Cell::new(false),
+            doubtful: Cell::new(false),
             reader: Cell::new(None),
         });
         let (peer, shared, pool) = (

@@ -545,6 +545,9 @@ impl Lookup<'_> {
         }
         if self.attempts[number].why != Why::Turn {
             self.groups[0].metrics.hedges_won.inc();
+            if self.server(number).state() == State::Good {
+                self.groups[0].extra.answered_by_a_good_server();
+            }
         }
         for (other, attempt) in self.attempts.iter().enumerate() {
             let server = self.server(other);

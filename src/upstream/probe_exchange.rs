@@ -13,9 +13,9 @@ use super::server::Server;
 use crate::config::Transport;
 use crate::message::form::{QueryForm, code_of};
 use crate::message::framing::{Frames, put_frame};
-use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD, flag};
+use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD};
 use crate::net::open::connect_udp;
-use crate::transport::Carrier;
+use crate::transport::{Carrier, exchange};
 
 /// Octets read of a datagram: more than we ask for, and of what is longer the header is enough.
 const DATAGRAM_BYTES: usize = 4_096;
@@ -56,11 +56,15 @@ pub(super) async fn ask(
     }
 }
 
-/// Whether a message is a response to the query, whatever it says.
+/// Whether a message is the response to this query, which has one question and at most an OPT, whatever it says. Messages
+/// to anybody else's questions are no sign of life.
 fn answers(query: &[u8], response: &[u8]) -> bool {
+    let Ok(name_end) = wire::skip_question_name(query, HEADER_LEN) else {
+        return false;
+    };
     response.len() >= HEADER_LEN
         && wire::id(response) == wire::id(query)
-        && wire::flags(response) & flag::QR != 0
+        && exchange::answers(&query[HEADER_LEN..name_end + 4], response).is_ok()
 }
 
 async fn over_datagrams(socket: &UdpSocket, query: &[u8]) -> io::Result<u16> {

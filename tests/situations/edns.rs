@@ -246,6 +246,29 @@ fn server_in_status(nodens: &Nodens, group: &str) -> serde_json::Value {
     group.expect("it is configured")["servers"][0].clone()
 }
 
+/// The right ID, and a question that nobody asked: somebody else's answer, or a forger's.
+const ANOTHER_QUESTION: Refusal = |q| {
+    let mut message = q.honest().bytes();
+    let qtype = question_end(&message) - 3;
+    message[qtype] ^= 1;
+    message.into()
+};
+
+#[test]
+fn answers_to_other_questions_are_no_sign_of_life() {
+    let (first, second) = (
+        Server::start_for_all(ANOTHER_QUESTION),
+        Server::start(Query::honest),
+    );
+    let nodens = Nodens::start(&group_of(&[first.over(""), second.over("")], ""));
+    wait_for("the server that answers other questions to be down", || {
+        let server = &server_in_status(&nodens, "group")["health"][0];
+        (server["state"] == "down").then_some(())
+    });
+    let reply = ask(&nodens, "example. A", Over::Udp);
+    assert_eq!(reply.gist(), "NOERROR 192.0.2.1");
+}
+
 #[test]
 fn status_says_how_edns_was_refused() {
     for (refusal, by) in [
