@@ -70,4 +70,4 @@ pub const EXTENDED_ERROR_BYTES: usize = 200;
 /// Queries beyond the first that a group's servers may be sent for each hundred questions: hedges, resends, and moves to
 /// another server. With 20 % of all datagrams lost, every question can still be answered (25); with probes, it stays below
 /// 1.3 queries a question.
-pub const EXTRA_QUERIES_PERCENT: i64 = 28;
+pub const EXTRA_QUERIES_PERCENT: i64 = 27;

@@ -270,6 +270,7 @@ impl Exchange {
     /// It is given up because an answer would come too late. It counts as lost only if its question was answered
     /// otherwise.
     pub(super) fn expired(&self, peer: &Peer, carrier: Carrier, now: Instant) {
+        peer.observer.expired(carrier, now);
         if self.mailbox.answered.get() {
             peer.metrics.ended(Outcome::Lost);
             peer.observer.lost(carrier, now, self.sent);

@@ -545,8 +545,8 @@ impl Lookup<'_> {
         }
         if self.attempts[number].why != Why::Turn {
             self.groups[0].metrics.hedges_won.inc();
-            if self.server(number).state() == State::Good {
-                self.groups[0].extra.answered_by_a_good_server();
+            if self.server(number).is_reliable() {
+                self.groups[0].extra.answered_by_a_reliable_server();
             }
         }
         for (other, attempt) in self.attempts.iter().enumerate() {

@@ -77,8 +77,8 @@ impl ExtraQueries {
         self.hedges.give_back();
     }
 
-    /// An extra query was answered by a server that loses little: it was another's fault, and loss is not general.
-    pub fn answered_by_a_good_server(&self) {
+    /// An extra query was answered by a server that answers nearly all it is sent: loss is not general.
+    pub fn answered_by_a_reliable_server(&self) {
         self.all.give_back();
     }
 }

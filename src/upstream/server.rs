@@ -64,6 +64,8 @@ struct CarrierHealth {
     state: AtomicU8,
     hedge_micros: AtomicU32,
     answer_micros: AtomicU32,
+    /// Whether it answers nearly all it is sent.
+    reliable: AtomicBool,
     metrics: HealthMetrics,
 }
 
@@ -147,6 +149,7 @@ impl Server {
             state: AtomicU8::new(State::Unknown as u8),
             hedge_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
             answer_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
+            reliable: AtomicBool::new(true),
             metrics: parts.metrics.health(parts.group, &label, carrier),
         };
         Self {
@@ -216,6 +219,14 @@ impl Server {
                 .state
                 .load(Ordering::Relaxed),
         )
+    }
+
+    /// Whether it answers nearly all it is sent, over the transport its queries take at first.
+    #[must_use]
+    pub fn is_reliable(&self) -> bool {
+        self.by_carrier[self.carrier().index()]
+            .reliable
+            .load(Ordering::Relaxed)
     }
 
     /// Smoothed round-trip time; none if it was never timed.
@@ -459,6 +470,9 @@ impl Server {
         known
             .answer_micros
             .store(micros(answer_time), Ordering::Relaxed);
+        known
+            .reliable
+            .store(health.is_reliable(), Ordering::Relaxed);
         known.state.store(after as u8, Ordering::Relaxed);
         drop(health);
         if carrier == self.carrier()
@@ -526,6 +540,10 @@ impl Observer for Server {
 
     fn unreachable(&self, carrier: Carrier, now: Instant) {
         self.update(carrier, |health, config| health.unreachable(config, now));
+    }
+
+    fn expired(&self, carrier: Carrier, now: Instant) {
+        self.update(carrier, |health, _| health.expired(now));
     }
 
     fn lost(&self, carrier: Carrier, now: Instant, sent: Instant) {
