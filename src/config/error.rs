@@ -425,7 +425,9 @@ pub enum Missing {
     #[error("there are several groups ({0}) and no `routes`; write which names go where, for example routes: {{\".\": {first}}}", first = .0.split(", ").next().unwrap_or_default())]
     Routes(String),
     /// A route without a group.
-    #[error("the route has no group; write `group: name` or `tiers: [name, name]`")]
+    #[error(
+        "the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`"
+    )]
     Group,
     /// A record without data.
     #[error("the name has no records; write for example {{A: [10.0.0.1]}}")]

@@ -8,6 +8,8 @@ use super::leaf::{Range, Size};
 pub(super) const MAX_LISTEN: usize = 64;
 /// Every packet is compared with the networks one by one.
 pub(super) const MAX_NETWORKS: usize = 1_024;
+/// One reply holds them all; of more, clients over UDP would get a part.
+pub(super) const MAX_ANSWER_ADDRESSES: usize = 32;
 /// Each server costs sockets per worker and a probe; health comparisons are pairwise.
 pub(super) const MAX_SERVERS: usize = 64;
 /// One for each family, and a second of each while clients move; every address costs six rules that each packet of the

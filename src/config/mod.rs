@@ -10,6 +10,7 @@ mod leaf;
 mod limits;
 mod node;
 mod path;
+mod private_zones;
 mod read;
 mod routes;
 mod schema;
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 
 pub use error::{ConfigError, ConfigErrors, Missing, Origin, Problem};
 pub use path::KeyPath;
+pub use private_zones::private_zones;
 pub use read::Setting;
 pub use schema::{Flags, Loaded, load, load_from};
 pub use yaml::YamlProblem;
@@ -56,6 +58,8 @@ pub struct Config {
     pub groups: Vec<GroupConfig>,
     /// Routes, in no particular order: the longest zone wins.
     pub routes: Vec<RouteConfig>,
+    /// What becomes of reverse names of private addresses that no route of their own holds.
+    pub private_zones: PrivateZones,
     /// Names answered from the configuration itself.
     pub records: Vec<StaticRecords>,
     /// What holds for routes with several groups.
@@ -188,10 +192,36 @@ pub struct FailoverConfig {
 pub struct RouteConfig {
     /// The zone; `.` for everything else.
     pub zone: Name,
-    /// Groups (indices into [`Config::groups`]), asked one after the other. Never empty.
+    /// Groups (indices into [`Config::groups`]), asked one after the other. Empty if, and only if, there is an `answer`.
     pub tiers: Vec<usize>,
+    /// What it says by itself, so that its names never leave the node.
+    pub answer: Option<OwnAnswer>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
+}
+
+/// What a route says of all its names without asking anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnAnswer {
+    /// There is no such name.
+    NxDomain,
+    /// The name has no such record.
+    NoData,
+    /// Nobody may ask.
+    Refused,
+    /// The name has these addresses, and no records of other types. Never empty.
+    Addresses(Vec<IpAddr>),
+}
+
+/// What becomes of the zones of RFC 6303 and RFC 7793 that are no routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+pub enum PrivateZones {
+    /// They are part of whatever route holds them.
+    #[serde(rename = "forward")]
+    Forward,
+    /// Their names do not exist, and never leave the node.
+    #[serde(rename = "NXDOMAIN")]
+    NxDomain,
 }
 
 /// A name answered from the configuration.
@@ -481,6 +511,20 @@ impl Default for LogConfig {
             format: LogFormat::Text,
             level: "info".to_owned(),
             queries: QueryLog::Off,
+        }
+    }
+}
+
+impl std::fmt::Display for OwnAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NxDomain => f.write_str("NXDOMAIN"),
+            Self::NoData => f.write_str("NODATA"),
+            Self::Refused => f.write_str("REFUSED"),
+            Self::Addresses(addresses) => {
+                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                f.write_str(&addresses.join(", "))
+            }
         }
     }
 }

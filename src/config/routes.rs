@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::time::Duration;
 
 use figment::value::Value;
 use hickory_proto::rr::Name;
@@ -11,7 +10,7 @@ use super::error::{Missing, Origin, Problem};
 use super::leaf::{Leaf, parse_name, show_list, show_name, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items, nearest};
-use super::{GroupConfig, RouteConfig, StaticRecords, limits};
+use super::{GroupConfig, OwnAnswer, RouteConfig, StaticRecords, limits};
 
 const GROUP_EXPECTED: &str =
     "a group's name, a list of them, or a table such as {group: vpc, max_negative_ttl: 5s}";
@@ -34,16 +33,12 @@ pub(super) fn read_routes(
             "a route covers every name below its zone; leave out the *",
         );
         let name = known_once(report, &mut seen, &path, value, zone, name);
-        let (tiers, max_negative_ttl) = match value {
+        let route = match value {
             Value::Dict(..) => read_route_table(report, &path, value, groups),
-            _ => (read_tiers(report, &path, value, groups), None),
+            _ => to_groups(read_tiers(report, &path, value, groups)),
         };
         if let Some(zone) = name {
-            routes.push(RouteConfig {
-                zone,
-                tiers,
-                max_negative_ttl,
-            });
+            routes.push(RouteConfig { zone, ..route });
         }
     }
     warn_unused(report, groups, &routes);
@@ -66,11 +61,17 @@ fn default_routes(
         &top.path("routes").key("."),
         only.name.to_string(),
     );
-    vec![RouteConfig {
+    vec![to_groups(vec![0])]
+}
+
+/// A route of the root to these groups, without any option.
+fn to_groups(tiers: Vec<usize>) -> RouteConfig {
+    RouteConfig {
         zone: Name::root(),
-        tiers: vec![0],
+        tiers,
+        answer: None,
         max_negative_ttl: None,
-    }]
+    }
 }
 
 fn warn_unused(report: &Report<'_>, groups: &[GroupConfig], routes: &[RouteConfig]) {
@@ -87,15 +88,19 @@ fn warn_unused(report: &Report<'_>, groups: &[GroupConfig], routes: &[RouteConfi
     }
 }
 
+/// A route whose zone is still to be filled in.
 fn read_route_table<'a>(
     report: &'a Report<'a>,
     path: &KeyPath,
     value: &'a Value,
     groups: &[GroupConfig],
-) -> (Vec<usize>, Option<Duration>) {
+) -> RouteConfig {
     let section = report.table(path, value, GROUP_EXPECTED);
-    let (group, tiers) = (section.value("group"), section.value("tiers"));
-    let tiers = match (group, tiers) {
+    let answer = section
+        .value("answer")
+        .map(|answer| read_answer(report, &section.path("answer"), answer));
+    let tiers = match (section.value("group"), section.value("tiers")) {
+        _ if answer.is_some() => Vec::new(),
         (Some(_), Some(_)) => {
             report.error_at(path, value, Problem::Both("group", "tiers"));
             Vec::new()
@@ -112,8 +117,53 @@ fn read_route_table<'a>(
         let whole = limits::MAX_NEGATIVE_TTL.max;
         section.read_in(key, whole, &limits::MAX_NEGATIVE_TTL)
     });
+    if answer.is_some() {
+        // Whoever answers without asking has nobody to ask, and nothing to keep.
+        for other in ["group", "tiers", "max_negative_ttl"] {
+            if section.value(other).is_some() {
+                report.error_at(path, value, Problem::Both("answer", other));
+            }
+        }
+    }
     section.finish();
-    (tiers, max_negative_ttl)
+    RouteConfig {
+        answer: answer.flatten(),
+        max_negative_ttl,
+        ..to_groups(tiers)
+    }
+}
+
+const ANSWER_EXPECTED: &str =
+    "NXDOMAIN, NODATA, REFUSED, or addresses such as [10.0.0.1, \"fd00::1\"]";
+
+/// What a route says by itself: a word, or addresses.
+fn read_answer(report: &Report<'_>, path: &KeyPath, value: &Value) -> Option<OwnAnswer> {
+    let word = value.as_str().map(str::to_ascii_uppercase);
+    let answer = match word.as_deref() {
+        Some("NXDOMAIN") => OwnAnswer::NxDomain,
+        Some("NODATA") => OwnAnswer::NoData,
+        Some("REFUSED") => OwnAnswer::Refused,
+        _ if matches!(value, Value::Empty(..)) => {
+            let expected = ANSWER_EXPECTED;
+            report.error_at(path, value, Problem::NoValue { expected });
+            return None;
+        }
+        _ => {
+            let expected = match value {
+                Value::Array(..) => "an address such as 10.0.0.1 or fd00::1",
+                _ => ANSWER_EXPECTED,
+            };
+            let addresses = read_data(report, path, value, expected, parsed);
+            let (count, limit) = (addresses.len(), limits::MAX_ANSWER_ADDRESSES);
+            if count > limit {
+                report.error_at(path, value, Problem::TooMany { count, limit });
+            }
+            return (!addresses.is_empty()).then_some(OwnAnswer::Addresses(addresses));
+        }
+    };
+    let shown = word.unwrap_or_default();
+    report.setting(report.origin(path, Some(value)), path, shown);
+    Some(answer)
 }
 
 /// A group or a list of groups, each once.

@@ -18,7 +18,9 @@ use super::layers::Layers;
 use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, Setting, list_items};
-use super::{CacheConfig, Config, LimitsConfig, LogConfig, TcpConfig, TiersConfig, UdpConfig};
+use super::{
+    CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, TcpConfig, TiersConfig, UdpConfig,
+};
 use super::{groups, limits, node, routes, yaml};
 
 /// What the command line says about the configuration.
@@ -171,6 +173,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let node_name = read_node_name(&top, report, host);
     let groups = groups::read(&top, report, &listen, &host.resolv_conf);
     let routes = routes::read_routes(&top, report, &groups);
+    let private_zones = top.read("private_zones", PrivateZones::Forward);
     let records = routes::read_records(&top, report);
     let tiers = read_tiers(&top);
     let cache = read_cache(&top);
@@ -186,6 +189,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         node_name,
         groups,
         routes,
+        private_zones,
         records,
         tiers,
         cache,

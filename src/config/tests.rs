@@ -698,7 +698,7 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
     (
         "no tiers",
         "routes: {x: []}",
-        "2: routes.x: the route has no group; write `group: name` or `tiers: [name, name]`",
+        "2: routes.x: the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`",
     ),
     (
         "null route",
@@ -708,7 +708,47 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
     (
         "route without group",
         "routes: {x: {max_negative_ttl: 5s}}",
-        "2: routes.x: the route has no group; write `group: name` or `tiers: [name, name]`",
+        "2: routes.x: the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`",
+    ),
+    (
+        "answer of no kind",
+        "routes: {x: {answer: nxdomian}}",
+        "2: routes.x.answer: nxdomian is not NXDOMAIN, NODATA, REFUSED, or addresses such as [10.0.0.1, \"fd00::1\"]",
+    ),
+    (
+        "answer of a word and an address",
+        "routes: {x: {answer: [10.0.0.1, NXDOMAIN]}}",
+        "2: routes.x.answer[1]: NXDOMAIN is not an address such as 10.0.0.1 or fd00::1",
+    ),
+    (
+        "answer twice",
+        "routes: {x: {answer: [10.0.0.1, 10.0.0.1]}}",
+        "2: routes.x.answer[1]: 10.0.0.1 is here twice; keep one",
+    ),
+    (
+        "empty answer",
+        "routes: {x: {answer: []}}",
+        "2: routes.x.answer: has no value; write one or remove the key",
+    ),
+    (
+        "null answer",
+        "routes: {x: {answer: }}",
+        "2: routes.x.answer: has no value; write NXDOMAIN, NODATA, REFUSED, or addresses such as ",
+    ),
+    (
+        "answer and group",
+        "routes: {x: {group: vpc, answer: NXDOMAIN}}",
+        "2: routes.x: `answer` and `group` exclude each other; keep one",
+    ),
+    (
+        "answer and a cap on what others say",
+        "routes: {x: {answer: NXDOMAIN, max_negative_ttl: 5s}}",
+        "2: routes.x: `answer` and `max_negative_ttl` exclude each other; keep one",
+    ),
+    (
+        "private zones",
+        "private_zones: true",
+        "2: private_zones: true is not forward or NXDOMAIN",
     ),
     (
         "group and tiers",

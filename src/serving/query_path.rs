@@ -82,6 +82,9 @@ impl Worker {
             let error = ExtendedError::new(ede::NOT_AUTHORITATIVE, "no route holds this name");
             return self.refuse(&asked, Some(error), client, out);
         };
+        if let Some(answer) = self.setup.routes.get(route).own_answer() {
+            return self.answer_by_route(answer, route, &question, &asked, client, out);
+        }
         if query.cacheable() {
             self.metrics.miss();
         }
@@ -173,7 +176,8 @@ impl Worker {
         let Some(route) = self.setup.routes.find(question.name, question.qtype) else {
             return;
         };
-        if self.flights.may_prefetch()
+        if self.setup.routes.get(route).own_answer().is_none()
+            && self.flights.may_prefetch()
             && self.flights.find(key).is_none()
             && self
                 .upstream_obstacle(key, route, Some(entry), now)

@@ -3,11 +3,13 @@
 //! A name has few labels, so a lookup costs one hash probe a label however many routes there are. A zone keeps its index
 //! for the life of the process, whatever reloads bring, because cached answers and metrics remember routes by it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use hickory_proto::rr::Name;
+
 use crate::cache::{Bounds, seconds};
-use crate::config::{CacheConfig, Config, RouteConfig};
+use crate::config::{CacheConfig, Config, OwnAnswer, PrivateZones, RouteConfig, private_zones};
 use crate::message::query::wire_name;
 use crate::message::wire::rr;
 
@@ -16,8 +18,10 @@ use crate::message::wire::rr;
 pub struct Route {
     /// The zone as text, lower-cased, with its final dot: the label of metrics.
     pub zone: String,
-    /// Groups (indices), asked one after the other.
+    /// Groups (indices), asked one after the other; none if it answers by itself.
     pub tiers: Vec<usize>,
+    /// What it says of every name, asking nobody.
+    pub answer: Option<OwnAnswer>,
     /// How long its answers may be kept.
     pub bounds: Bounds,
     /// How long after it expired a negative answer may still be served.
@@ -32,6 +36,9 @@ pub struct Routes {
     /// By index; a zone that is gone leaves its place empty.
     by_index: Vec<Option<Route>>,
     by_zone: HashMap<Box<[u8]>, u16, ahash::RandomState>,
+    /// Names that exist because another route, or a record, is below them: RFC 8020 forbids to deny them. Empty while no
+    /// route denies names.
+    ancestors: HashSet<Box<[u8]>, ahash::RandomState>,
     /// Every zone there ever was, as text.
     zones: Vec<String>,
     /// The last revision given out.
@@ -66,24 +73,36 @@ impl Routes {
         let mut routes = Self {
             by_index: Vec::new(),
             by_zone: HashMap::default(),
+            ancestors: ancestors(config),
             zones: previous.map_or_else(Vec::new, |(old, _)| old.zones.clone()),
             revision: previous.map_or(0, |(old, _)| old.revision),
         };
         let mut indices: HashMap<String, usize> = routes.zones.iter().cloned().zip(0..).collect();
         routes.by_index.resize(routes.zones.len(), None);
-        for route in &config.routes {
-            let zone = route.zone.to_lowercase().to_ascii();
+        let private = private_route(config);
+        let configured = config.routes.iter();
+        let labelled = configured.map(|route| (route.zone.to_lowercase().to_ascii(), route));
+        let private = private.iter().map(|route| (PRIVATE.to_owned(), route));
+        for (zone, route) in labelled.chain(private) {
             let index = *indices.entry(zone.clone()).or_insert_with(|| {
                 routes.zones.push(zone.clone());
                 routes.by_index.push(None);
                 routes.zones.len() - 1
             });
             let number = u16::try_from(index).map_err(|_| TooManyZones)?;
-            let key = wire_name(&route.zone).into_boxed_slice();
-            routes.by_zone.insert(key, number);
+            if zone == PRIVATE {
+                for zone in private_zones() {
+                    let key = wire_name(&zone).into_boxed_slice();
+                    routes.by_zone.entry(key).or_insert(number);
+                }
+            } else {
+                let key = wire_name(&route.zone).into_boxed_slice();
+                routes.by_zone.insert(key, number);
+            }
             let mut new = Route {
                 zone,
                 tiers: route.tiers.clone(),
+                answer: route.answer.clone(),
                 bounds: bounds(config, route),
                 stale_max_negative_age: stale_max_negative_age(config, route),
                 revision: 0,
@@ -122,27 +141,41 @@ impl Routes {
     }
 
     /// The route of a lower-cased wire name and a type; none if no zone holds the name. DS stands on the parent's side of a
-    /// zone cut (RFC 4035 §3.1.4.1), so that a zone's own goes to the route that holds its parent, if there is one.
+    /// zone cut (RFC 4035 §3.1.4.1), so that a zone's own goes to the route that holds its parent, if there is one; but no
+    /// name of a route that answers by itself goes anywhere else.
     #[must_use]
     pub fn find(&self, name: &[u8], qtype: u16) -> Option<u16> {
-        let parent = || name.get(usize::from(*name.first()?) + 1..);
-        match qtype {
-            rr::DS => parent().and_then(|parent| self.holder(parent)),
-            _ => None,
+        let (own, _) = self.holder(name)?;
+        if qtype != rr::DS || self.get(own).answer.is_some() {
+            return Some(own);
         }
-        .or_else(|| self.holder(name))
+        let parent = name.get(usize::from(*name.first()?) + 1..);
+        let of_parent = parent.and_then(|parent| self.holder(parent));
+        Some(of_parent.map_or(own, |(index, _)| index))
     }
 
-    /// The route of the longest zone that holds a name.
-    fn holder(&self, name: &[u8]) -> Option<u16> {
+    /// The route of the longest zone that holds a name, and where that zone begins in the name.
+    fn holder(&self, name: &[u8]) -> Option<(u16, usize)> {
         let mut suffix = name;
         loop {
             if let Some(index) = self.by_zone.get(suffix) {
-                return Some(*index);
+                return Some((*index, name.len() - suffix.len()));
             }
             let label = usize::from(*suffix.first()?);
             suffix = suffix.get(label + 1..)?;
         }
+    }
+
+    /// Where the zone of its route begins in a lower-cased wire name.
+    #[must_use]
+    pub fn zone_at(&self, name: &[u8]) -> usize {
+        self.holder(name).map_or(0, |(_, at)| at)
+    }
+
+    /// Whether another route, or a record, is below a name, which exists for that reason.
+    #[must_use]
+    pub fn is_above_others(&self, name: &[u8]) -> bool {
+        self.ancestors.contains(name)
     }
 
     /// A route that [`Routes::find`] named.
@@ -171,6 +204,12 @@ impl Routes {
 }
 
 impl Route {
+    /// What is answered instead of asking its groups.
+    #[must_use]
+    pub fn own_answer(&self) -> Option<&OwnAnswer> {
+        self.answer.as_ref()
+    }
+
     /// Whether answers of this route, of the configuration `of`, may stand for answers of `new`: the bounds are the same,
     /// and the groups are the same by name, each with at least one server it had before. (All servers of a group share
     /// one view of names, so one that stays vouches for those that come.)
@@ -181,9 +220,42 @@ impl Route {
             old.name == new.name && old.servers.iter().any(stays)
         };
         self.bounds == new.bounds
+            && self.answer == new.answer
             && self.tiers.len() == new.tiers.len()
             && self.tiers.iter().zip(&new.tiers).all(same_view)
     }
+}
+
+/// What all private zones are called together, in place of a zone: they are many, and each would be a label of metrics.
+const PRIVATE: &str = "private_zones";
+
+/// The route of the private zones that are no routes themselves.
+fn private_route(config: &Config) -> Option<RouteConfig> {
+    (config.private_zones == PrivateZones::NxDomain).then(|| RouteConfig {
+        zone: Name::root(),
+        tiers: Vec::new(),
+        answer: Some(OwnAnswer::NxDomain),
+        max_negative_ttl: None,
+    })
+}
+
+/// See [`Routes::ancestors`].
+fn ancestors(config: &Config) -> HashSet<Box<[u8]>, ahash::RandomState> {
+    let denies = |route: &&RouteConfig| route.answer == Some(OwnAnswer::NxDomain);
+    let mut found = HashSet::default();
+    if config.private_zones == PrivateZones::Forward && !config.routes.iter().any(|r| denies(&r)) {
+        return found;
+    }
+    let zones = config.routes.iter().filter(|route| !denies(route));
+    let zones = zones.map(|route| &route.zone);
+    for name in zones.chain(config.records.iter().map(|records| &records.name)) {
+        let mut ancestor = name.clone();
+        while !ancestor.is_root() {
+            ancestor = ancestor.base_name();
+            found.insert(wire_name(&ancestor).into_boxed_slice());
+        }
+    }
+    found
 }
 
 fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
@@ -193,7 +265,7 @@ fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
     let max_negative = max_negative.min(config.cache.max_negative_ttl);
     let later_max_negative = match route.tiers.len() {
         // It has no later tier, so that a change of the key changes nothing for what it promises.
-        1 => max_negative,
+        0 | 1 => max_negative,
         _ => max_negative.min(config.tiers.max_negative_ttl),
     };
     Bounds {
@@ -214,8 +286,6 @@ fn stale_max_negative_age(config: &Config, route: &RouteConfig) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::Name;
-
     use super::*;
 
     fn routes(yaml: &str) -> Routes {

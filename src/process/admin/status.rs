@@ -90,6 +90,7 @@ impl Instance {
                 .map(|route| RouteStatus {
                     zone: route.zone.clone(),
                     groups: route.tiers.iter().map(group_name).collect(),
+                    answer: route.answer.as_ref().map(ToString::to_string),
                 })
                 .collect(),
             upstreams: upstreams
@@ -129,6 +130,9 @@ pub(super) struct Status {
 struct RouteStatus {
     zone: String,
     groups: Vec<String>,
+    /// What it says by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<String>,
 }
 
 #[derive(Serialize)]

@@ -1,0 +1,187 @@
+//! Names that are answered here: what the configuration says of a zone, of a type or of a name, nobody is asked.
+
+use crate::client::{BOTH, ask, question, says, send, settled};
+use crate::common::dns::{Message, Over, Section, flag, rr};
+use crate::common::{Nodens, wait_for};
+use crate::server::{Query, Server};
+use crate::wire::extended_errors;
+
+/// A server that knows every name, in front of it a nodens with these further lines, and these entries of `routes`.
+fn with_routes(server: &Server, routes: &str, more: &str) -> Nodens {
+    settled(&configuration(server, routes, more), &[server.over("")])
+}
+
+fn configuration(server: &Server, routes: &str, more: &str) -> String {
+    let server = server.over("");
+    format!(
+        "workers: 1\nupstreams: {{vpc: {{servers: [\"{server}\"]}}}}\nroutes: {{\".\": vpc, {routes}}}\n{more}"
+    )
+}
+
+fn knows_everything() -> Server {
+    Server::start(|q: &Query| match q.qtype {
+        rr::A => q.says("NOERROR").answer("@ 300 A 192.0.2.1"),
+        rr::AAAA => q.says("NOERROR").answer("@ 300 AAAA 2001:db8::1"),
+        rr::TXT => q.says("NOERROR").answer("@ 300 TXT text"),
+        _ => q.says("NOERROR").authority("example. 300 SOA 300"),
+    })
+}
+
+/// Owner, TTL and MINIMUM of the SOA in the authority section, which must be its only record.
+fn soa(reply: &Message) -> (String, u32, u32) {
+    let records: Vec<_> = reply.section(Section::Authority).collect();
+    let [soa] = records[..] else {
+        panic!("one SOA: {reply:?}")
+    };
+    assert_eq!(soa.rtype, rr::SOA);
+    let minimum = soa.rdata.last_chunk().expect("five numbers");
+    let owner = crate::server::text_of(&soa.owner);
+    (owner, soa.ttl, u32::from_be_bytes(*minimum))
+}
+
+/// Puts another configuration in force.
+fn change(nodens: &Nodens, yaml: &str) {
+    let taken = |nodens: &Nodens| nodens.status()["configuration"]["taken"].as_u64();
+    let before = taken(nodens);
+    nodens.rewrite(&["127.0.0.1:0"], yaml);
+    nodens.hang_up();
+    wait_for("the configuration to be in force", || {
+        (taken(nodens) > before).then_some(())
+    });
+}
+
+#[test]
+fn a_zone_that_must_not_leak_does_not_exist_and_clients_may_keep_that() {
+    let server = knows_everything();
+    let nodens = with_routes(&server, "internal.: {answer: NXDOMAIN}", "");
+    for over in BOTH {
+        for text in [
+            "db.prod.internal. A",
+            "db.prod.internal. TXT",
+            "internal. AAAA",
+            "internal. DS",
+            "internal. SOA",
+        ] {
+            let reply = ask(&nodens, text, over);
+            assert_eq!(reply.gist(), "NXDOMAIN", "{text}");
+            assert_eq!(soa(&reply.message), ("internal.".to_owned(), 60, 60));
+            assert!(reply.has(flag::AA) && reply.has(flag::RA), "{text}");
+        }
+    }
+    assert_eq!(says(&nodens, "internal.example. A"), "NOERROR 192.0.2.1");
+    assert_eq!(server.count(), 1, "nothing of internal. left");
+}
+
+#[test]
+fn a_route_below_such_a_zone_is_asked_and_the_names_above_it_exist() {
+    let server = knows_everything();
+    let nodens = with_routes(
+        &server,
+        "internal.: {answer: NXDOMAIN}, corp.eu.internal.: vpc",
+        "records: {here.us.internal: {A: 10.0.0.9}}\n",
+    );
+    for (text, want) in [
+        ("db.corp.eu.internal. A", "NOERROR 192.0.2.1"),
+        ("corp.eu.internal. A", "NOERROR 192.0.2.1"),
+        ("here.us.internal. A", "NOERROR 10.0.0.9"),
+        // RFC 8020: "there is no eu.internal" would say that there is nothing below it either.
+        ("eu.internal. A", "NOERROR"),
+        ("us.internal. A", "NOERROR"),
+        ("internal. A", "NOERROR"),
+        ("asia.internal. A", "NXDOMAIN"),
+    ] {
+        assert_eq!(says(&nodens, text), want, "{text}");
+    }
+}
+
+#[test]
+fn nodata_refused_and_addresses() {
+    let server = knows_everything();
+    let nodens = with_routes(
+        &server,
+        "empty.: {answer: NODATA}, closed.: {answer: REFUSED}, \
+         portal.: {answer: [10.0.0.1, 10.0.0.2, \"fd00::1\"]}, four.: {answer: 10.0.0.4}",
+        "",
+    );
+    for (text, want) in [
+        ("x.empty. A", "NOERROR"),
+        ("x.closed. A", "REFUSED"),
+        ("portal. A", "NOERROR 10.0.0.1 10.0.0.2"),
+        ("any.where.portal. AAAA", "NOERROR fd00::1"),
+        ("any.where.portal. TXT", "NOERROR"),
+        ("x.four. A", "NOERROR 10.0.0.4"),
+        ("x.four. AAAA", "NOERROR"),
+    ] {
+        for over in BOTH {
+            assert_eq!(ask(&nodens, text, over).gist(), want, "{text}");
+        }
+    }
+    for (text, zone) in [("x.empty. A", "empty."), ("x.four. AAAA", "four.")] {
+        let reply = ask(&nodens, text, Over::Udp);
+        assert_eq!(soa(&reply.message), (zone.to_owned(), 60, 60));
+    }
+    assert_eq!(server.count(), 0);
+}
+
+#[test]
+fn the_client_is_told_whose_word_it_is_and_metrics_count_it_for_the_route() {
+    let server = knows_everything();
+    let nodens = with_routes(
+        &server,
+        "internal.: {answer: NXDOMAIN}, portal.: {answer: 10.0.0.1}",
+        "",
+    );
+    for (text, code, zone) in [
+        ("x.internal. A", 15, "internal."),
+        ("portal. A", 4, "portal."),
+    ] {
+        let reply = send(&nodens, &question(text).payload(1232), Over::Udp);
+        let why = format!("answered by the configuration of {zone}");
+        assert_eq!(extended_errors(&reply.message), [(code, why)], "{text}");
+    }
+    let labels = [("route", "internal."), ("rcode", "NXDOMAIN")];
+    nodens.wait_for_metric("nodens_replies_total", &labels, 1.0);
+    assert_eq!(nodens.status()["routes"][1]["answer"], "NXDOMAIN");
+}
+
+#[test]
+fn private_reverse_zones_stay_on_the_node_by_one_word() {
+    let server = Server::start(|q: &Query| q.says("NOERROR").answer("@ 300 TXT pod"));
+    let nodens = with_routes(
+        &server,
+        "96.10.in-addr.arpa: vpc",
+        "private_zones: NXDOMAIN\n",
+    );
+    for (text, want) in [
+        ("1.0.0.10.in-addr.arpa. TXT", "NXDOMAIN"),
+        ("1.1.168.192.in-addr.arpa. TXT", "NXDOMAIN"),
+        ("1.0.20.172.in-addr.arpa. TXT", "NXDOMAIN"),
+        ("1.0.64.100.in-addr.arpa. TXT", "NXDOMAIN"),
+        ("1.0.d.f.ip6.arpa. TXT", "NXDOMAIN"),
+        // The longest zone wins, and what is above a route exists.
+        ("1.0.96.10.in-addr.arpa. TXT", "NOERROR TXT"),
+        ("10.in-addr.arpa. TXT", "NOERROR"),
+        ("8.8.8.8.in-addr.arpa. TXT", "NOERROR TXT"),
+    ] {
+        assert_eq!(says(&nodens, text), want, "{text}");
+    }
+    let reply = ask(&nodens, "1.0.20.172.in-addr.arpa. TXT", Over::Udp);
+    assert_eq!(soa(&reply.message).0, "20.172.in-addr.arpa.");
+    assert_eq!(server.count(), 2);
+
+    let nodens = with_routes(&server, "x.: vpc", "");
+    let text = "1.0.0.10.in-addr.arpa. TXT";
+    assert_eq!(says(&nodens, text), "NOERROR TXT", "by default");
+}
+
+#[test]
+fn a_zone_that_comes_to_be_answered_here_is_no_longer_served_from_the_cache() {
+    let server = knows_everything();
+    let nodens = with_routes(&server, "internal.: vpc", "");
+    assert_eq!(says(&nodens, "x.internal. A"), "NOERROR 192.0.2.1");
+    let denied = configuration(&server, "internal.: {answer: NXDOMAIN}", "");
+    change(&nodens, &denied);
+    assert_eq!(says(&nodens, "x.internal. A"), "NXDOMAIN");
+    change(&nodens, &configuration(&server, "internal.: vpc", ""));
+    assert_eq!(says(&nodens, "x.internal. A"), "NOERROR 192.0.2.1");
+}
