@@ -10,6 +10,8 @@ pub(super) const MAX_LISTEN: usize = 64;
 pub(super) const MAX_NETWORKS: usize = 1_024;
 /// One reply holds them all; of more, clients over UDP would get a part.
 pub(super) const MAX_ANSWER_ADDRESSES: usize = 32;
+/// There are fewer types in use; each query that the cache cannot answer is compared with them one by one.
+pub(super) const MAX_FILTER: usize = 32;
 /// Each server costs sockets per worker and a probe; health comparisons are pairwise.
 pub(super) const MAX_SERVERS: usize = 64;
 /// One for each family, and a second of each while clients move; every address costs six rules that each packet of the

@@ -196,6 +196,8 @@ pub struct RouteConfig {
     pub tiers: Vec<usize>,
     /// What it says by itself, so that its names never leave the node.
     pub answer: Option<OwnAnswer>,
+    /// Types of which it says that no name has any, without asking.
+    pub filter: Vec<RecordType>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use figment::value::Value;
-use hickory_proto::rr::Name;
+use hickory_proto::rr::{Name, RecordType};
 
 use super::error::{Missing, Origin, Problem};
 use super::leaf::{Leaf, parse_name, show_list, show_name, show_text, show_value};
@@ -70,6 +70,7 @@ fn to_groups(tiers: Vec<usize>) -> RouteConfig {
         zone: Name::root(),
         tiers,
         answer: None,
+        filter: Vec::new(),
         max_negative_ttl: None,
     }
 }
@@ -117,9 +118,12 @@ fn read_route_table<'a>(
         let whole = limits::MAX_NEGATIVE_TTL.max;
         section.read_in(key, whole, &limits::MAX_NEGATIVE_TTL)
     });
+    let filter = section.value("filter").map_or_else(Vec::new, |filter| {
+        read_filter(report, &section.path("filter"), filter)
+    });
     if answer.is_some() {
         // Whoever answers without asking has nobody to ask, and nothing to keep.
-        for other in ["group", "tiers", "max_negative_ttl"] {
+        for other in ["group", "tiers", "filter", "max_negative_ttl"] {
             if section.value(other).is_some() {
                 report.error_at(path, value, Problem::Both("answer", other));
             }
@@ -128,6 +132,7 @@ fn read_route_table<'a>(
     section.finish();
     RouteConfig {
         answer: answer.flatten(),
+        filter,
         max_negative_ttl,
         ..to_groups(tiers)
     }
@@ -164,6 +169,47 @@ fn read_answer(report: &Report<'_>, path: &KeyPath, value: &Value) -> Option<Own
     let shown = word.unwrap_or_default();
     report.setting(report.origin(path, Some(value)), path, shown);
     Some(answer)
+}
+
+/// Types that no name of a route has.
+fn read_filter(report: &Report<'_>, path: &KeyPath, value: &Value) -> Vec<RecordType> {
+    let expected = "a type of records such as AAAA, HTTPS or TYPE65";
+    if matches!(value, Value::Empty(..)) {
+        report.error_at(path, value, Problem::NoValue { expected });
+        return Vec::new();
+    }
+    let types = read_data(report, path, value, expected, record_type);
+    let (count, limit) = (types.len(), limits::MAX_FILTER);
+    if count > limit {
+        report.error_at(path, value, Problem::TooMany { count, limit });
+    }
+    types
+}
+
+fn record_type(value: &Value, expected: &'static str) -> Result<RecordType, Problem> {
+    let text = value.as_str().unwrap_or_default().to_ascii_uppercase();
+    // RFC 3597 §5: the name of a type that has none.
+    let numbered = text.strip_prefix("TYPE").map(str::parse::<u16>);
+    let found = match numbered {
+        Some(number) => number.ok().map(RecordType::from),
+        None => text.parse().ok(),
+    };
+    match found {
+        Some(RecordType::ANY) => Err(Problem::Unusable {
+            value: show_value(value),
+            why: "that is every type; for a zone without records write `answer: NODATA` in place of `group` and `filter`",
+        }),
+        Some(found) if is_of_records(found) => Ok(found),
+        _ => Err(Problem::NotA {
+            value: show_value(value),
+            expected,
+        }),
+    }
+}
+
+/// RFC 6895 §3.1: 128 to 255 can be asked for, and are no types of records; nor is OPT.
+fn is_of_records(record_type: RecordType) -> bool {
+    record_type != RecordType::OPT && !matches!(u16::from(record_type), 0 | 128..=255)
 }
 
 /// A group or a list of groups, each once.

@@ -746,6 +746,41 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "2: routes.x: `answer` and `max_negative_ttl` exclude each other; keep one",
     ),
     (
+        "filter and answer",
+        "routes: {x: {answer: NXDOMAIN, filter: [A]}}",
+        "2: routes.x: `answer` and `filter` exclude each other; keep one",
+    ),
+    (
+        "filter of everything",
+        "routes: {x: {group: vpc, filter: [ANY]}}",
+        "2: routes.x.filter[0]: ANY: that is every type; for a zone without records write `answer: NODATA` in place of `group` and `filter`",
+    ),
+    (
+        "filter of a type that nobody knows",
+        "routes: {x: {group: vpc, filter: [A, QUADA]}}",
+        "2: routes.x.filter[1]: QUADA is not a type of records such as AAAA, HTTPS or TYPE65",
+    ),
+    (
+        "filter of what is no type of records",
+        "routes: {x: {group: vpc, filter: TYPE251}}",
+        "2: routes.x.filter: TYPE251 is not a type of records such as AAAA, HTTPS or TYPE65",
+    ),
+    (
+        "filter twice",
+        "routes: {x: {group: vpc, filter: [AAAA, aaaa]}}",
+        "2: routes.x.filter[1]: aaaa is here twice; keep one",
+    ),
+    (
+        "filter of nothing",
+        "routes: {x: {group: vpc, filter: []}}",
+        "2: routes.x.filter: has no value; write one or remove the key",
+    ),
+    (
+        "filter without group",
+        "routes: {x: {filter: [AAAA]}}",
+        "2: routes.x: the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`",
+    ),
+    (
         "private zones",
         "private_zones: true",
         "2: private_zones: true is not forward or NXDOMAIN",

@@ -1,6 +1,6 @@
-//! Replies of routes that answer by themselves: nobody is asked, nothing is kept, and nobody waits.
+//! Replies of routes that answer by themselves (`answer`, `filter`): nobody is asked, nothing is kept, and nobody waits.
 //!
-//! The names of such a zone are ours alone, so AA is set. Negative answers carry a SOA, so that clients keep them
+//! The names of a zone with `answer` are ours alone, so AA is set. Negative answers carry a SOA, so that clients keep them
 //! (RFC 2308 §5), and an extended error that names the key which made them.
 
 use super::client::{Client, Served};
@@ -13,6 +13,7 @@ use crate::message::query::Question;
 use crate::message::reply::Asked;
 use crate::message::response::Response;
 use crate::message::wire::{flag, rcode};
+use crate::upstream::routes::Route;
 
 impl Worker {
     /// Answers what route `index` answers by itself.
@@ -26,17 +27,23 @@ impl Worker {
         out: &mut Vec<u8>,
     ) -> Served {
         let routes = &self.setup.routes;
-        let zone = &routes.get(index).zone;
+        let route = routes.get(index);
         let (name, qtype) = (question.name, question.qtype);
         let question = own::Asked {
             section: question.section,
             qtype,
             ttl: NEGATIVE_TTL,
         };
-        let deny = |code| own::denial(question, code, flag::AA, routes.zone_at(name));
+        // Of a filtered zone only this is ours to say: the name has no such record. The SOA is the name's own, so that
+        // nothing is said of others.
+        let (flags, zone_at) = match route.answer {
+            Some(_) => (flag::AA, routes.zone_at(name)),
+            None => (0, 0),
+        };
+        let deny = |code| own::denial(question, code, flags, zone_at);
         let (code, message) = match answer {
             OwnAnswer::Refused => {
-                let error = why(ede::BLOCKED, zone);
+                let error = why(ede::BLOCKED, route);
                 self.replies
                     .failure(asked, rcode::REFUSED, &error, Some(index), client, out);
                 return Served::Replied;
@@ -52,12 +59,17 @@ impl Worker {
         };
         let response = Response::read(&message).expect("a message of our own is well-formed");
         self.replies
-            .own(&response, &why(code, zone), index, asked, client, out);
+            .own(&response, &why(code, route), index, asked, client, out);
         Served::Replied
     }
 }
 
 /// The key behind an answer, for whoever wonders about it.
-fn why(code: u16, zone: &str) -> ExtendedError {
-    ExtendedError::new(code, &format!("answered by the configuration of {zone}"))
+fn why(code: u16, route: &Route) -> ExtendedError {
+    let done = match route.answer {
+        Some(_) => "answered",
+        None => "filtered",
+    };
+    let text = format!("{done} by the configuration of {}", route.zone);
+    ExtendedError::new(code, &text)
 }

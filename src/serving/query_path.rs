@@ -82,7 +82,7 @@ impl Worker {
             let error = ExtendedError::new(ede::NOT_AUTHORITATIVE, "no route holds this name");
             return self.refuse(&asked, Some(error), client, out);
         };
-        if let Some(answer) = self.setup.routes.get(route).own_answer() {
+        if let Some(answer) = self.setup.routes.get(route).own_answer(query.qtype) {
             return self.answer_by_route(answer, route, &question, &asked, client, out);
         }
         if query.cacheable() {
@@ -176,7 +176,12 @@ impl Worker {
         let Some(route) = self.setup.routes.find(question.name, question.qtype) else {
             return;
         };
-        if self.setup.routes.get(route).own_answer().is_none()
+        if self
+            .setup
+            .routes
+            .get(route)
+            .own_answer(question.qtype)
+            .is_none()
             && self.flights.may_prefetch()
             && self.flights.find(key).is_none()
             && self

@@ -22,6 +22,8 @@ pub struct Route {
     pub tiers: Vec<usize>,
     /// What it says of every name, asking nobody.
     pub answer: Option<OwnAnswer>,
+    /// Types of which it says that no name has any, without asking.
+    pub filter: Vec<u16>,
     /// How long its answers may be kept.
     pub bounds: Bounds,
     /// How long after it expired a negative answer may still be served.
@@ -103,6 +105,7 @@ impl Routes {
                 zone,
                 tiers: route.tiers.clone(),
                 answer: route.answer.clone(),
+                filter: route.filter.iter().copied().map(u16::from).collect(),
                 bounds: bounds(config, route),
                 stale_max_negative_age: stale_max_negative_age(config, route),
                 revision: 0,
@@ -123,12 +126,12 @@ impl Routes {
     /// Whether every zone is there as in `other`, so that no name changed its route and no route what it promises.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
-        let revisions = |routes: &Self| -> Vec<Option<u64>> {
-            let all = routes.by_index.iter();
-            all.map(|route| route.as_ref().map(|route| route.revision))
-                .collect()
+        let promises = |route: &Option<Route>| {
+            let route = route.as_ref();
+            route.map(|route| (route.revision, route.filter.clone()))
         };
-        revisions(self) == revisions(other)
+        let all = |routes: &Self| -> Vec<_> { routes.by_index.iter().map(promises).collect() };
+        all(self) == all(other)
     }
 
     /// Whether an answer that came for `name` and `qtype` by way of `other`'s route `index` would be found the same way here.
@@ -138,6 +141,7 @@ impl Routes {
         revision(self).is_some()
             && revision(self) == revision(other)
             && self.find(name, qtype) == Some(index)
+            && self.get(index).own_answer(qtype).is_none()
     }
 
     /// The route of a lower-cased wire name and a type; none if no zone holds the name. DS stands on the parent's side of a
@@ -204,10 +208,13 @@ impl Routes {
 }
 
 impl Route {
-    /// What is answered instead of asking its groups.
+    /// What is answered to a question of this type instead of asking its groups.
     #[must_use]
-    pub fn own_answer(&self) -> Option<&OwnAnswer> {
-        self.answer.as_ref()
+    pub fn own_answer(&self, qtype: u16) -> Option<&OwnAnswer> {
+        match &self.answer {
+            None if self.filter.contains(&qtype) => Some(&OwnAnswer::NoData),
+            answer => answer.as_ref(),
+        }
     }
 
     /// Whether answers of this route, of the configuration `of`, may stand for answers of `new`: the bounds are the same,
@@ -235,6 +242,7 @@ fn private_route(config: &Config) -> Option<RouteConfig> {
         zone: Name::root(),
         tiers: Vec::new(),
         answer: Some(OwnAnswer::NxDomain),
+        filter: Vec::new(),
         max_negative_ttl: None,
     })
 }

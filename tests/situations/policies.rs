@@ -185,3 +185,48 @@ fn a_zone_that_comes_to_be_answered_here_is_no_longer_served_from_the_cache() {
     change(&nodens, &configuration(&server, "internal.: vpc", ""));
     assert_eq!(says(&nodens, "x.internal. A"), "NOERROR 192.0.2.1");
 }
+
+#[test]
+fn a_filtered_type_is_nodata_for_every_name_and_nobody_is_asked() {
+    let server = knows_everything();
+    let nodens = with_routes(&server, "corp.: {group: vpc, filter: [AAAA, HTTPS]}", "");
+    for over in BOTH {
+        for text in ["x.corp. AAAA", "corp. HTTPS"] {
+            let reply = ask(&nodens, text, over);
+            assert_eq!(reply.gist(), "NOERROR", "{text}");
+            let name = text.split(' ').next().expect("a name");
+            assert_eq!(soa(&reply.message), (name.to_owned(), 60, 60));
+            assert!(!reply.has(flag::AA) && reply.has(flag::RA), "{text}");
+        }
+    }
+    assert_eq!(server.count(), 0);
+    assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 192.0.2.1");
+    assert_eq!(says(&nodens, "x.example. AAAA"), "NOERROR 2001:db8::1");
+    let reply = send(&nodens, &question("x.corp. AAAA").payload(1232), Over::Udp);
+    let why = "filtered by the configuration of corp.".to_owned();
+    assert_eq!(extended_errors(&reply.message), [(15, why)]);
+}
+
+#[test]
+fn a_filtered_type_of_a_name_that_does_not_exist_is_nodata_too() {
+    let server = Server::start(|q: &Query| q.says("NXDOMAIN").authority("corp. 300 SOA 300"));
+    let nodens = with_routes(&server, "corp.: {group: vpc, filter: AAAA}", "");
+    assert_eq!(says(&nodens, "nobody.corp. AAAA"), "NOERROR");
+    assert_eq!(says(&nodens, "nobody.corp. A"), "NXDOMAIN");
+    assert_eq!(says(&nodens, "nobody.corp. AAAA"), "NOERROR");
+}
+
+#[test]
+fn a_type_that_comes_to_be_filtered_leaves_the_cache_and_others_stay() {
+    let server = knows_everything();
+    let nodens = with_routes(&server, "corp.: vpc", "");
+    assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 192.0.2.1");
+    assert_eq!(says(&nodens, "x.corp. AAAA"), "NOERROR 2001:db8::1");
+    let filtered = configuration(&server, "corp.: {group: vpc, filter: [AAAA]}", "");
+    change(&nodens, &filtered);
+    assert_eq!(says(&nodens, "x.corp. AAAA"), "NOERROR");
+    assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 192.0.2.1");
+    assert_eq!(server.count(), 2, "the address came from the cache");
+    change(&nodens, &configuration(&server, "corp.: vpc", ""));
+    assert_eq!(says(&nodens, "x.corp. AAAA"), "NOERROR 2001:db8::1");
+}
