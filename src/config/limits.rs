@@ -73,6 +73,10 @@ pub(super) const POOR_SLOWER_FACTOR: Range<u32> = Range { min: 1, max: 1_000 };
 /// RFC 8767 §4 caps TTLs on the order of days to weeks; after 7 days a mistake is still being served. For no caching
 /// at all there is `max_size: 0`.
 pub(super) const MAX_TTL: Range<Duration> = seconds(1, 7 * 86_400);
+/// The same for one route, where 0 keeps no answers.
+pub(super) const ROUTE_MAX_TTL: Range<Duration> = seconds(0, 7 * 86_400);
+/// Whoever gives a shorter TTL means it (RFC 2181 §8): after 1 h of an address that has moved, raising it is a fault of ours.
+pub(super) const ROUTE_MIN_TTL: Range<Duration> = seconds(0, 3_600);
 /// RFC 2308 §5: "values exceeding one day have been found to be problematic". 0 keeps no negative answers.
 pub(super) const MAX_NEGATIVE_TTL: Range<Duration> = seconds(0, 86_400);
 /// 0 asks each time. After 1 h the first group is back, and what another one said in its place still hides names.

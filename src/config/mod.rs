@@ -200,6 +200,27 @@ pub struct RouteConfig {
     pub filter: Vec<RecordType>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
+    /// What else it says of the cache.
+    pub cache: RouteCacheConfig,
+}
+
+/// What a route says of the cache; what it leaves out is as in [`CacheConfig`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteCacheConfig {
+    /// Whether none of its answers are kept. Clients hear the TTLs that the servers give.
+    pub off: bool,
+    /// Cap on how long an answer is kept, beside that of the whole cache.
+    pub max_ttl: Option<Duration>,
+    /// TTLs of positive answers below this are raised to it.
+    pub min_ttl: Duration,
+    /// See [`CacheConfig::stale_max_age`].
+    pub stale_max_age: Option<Duration>,
+    /// See [`CacheConfig::stale_max_negative_age`].
+    pub stale_max_negative_age: Option<Duration>,
+    /// See [`CacheConfig::stale_after`].
+    pub stale_after: Option<Duration>,
+    /// See [`CacheConfig::stale_ttl`].
+    pub stale_ttl: Option<Duration>,
 }
 
 /// What a route says of all its names without asking anybody.

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::time::Duration;
 
 use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::error::{Missing, Origin, Problem};
-use super::leaf::{Leaf, parse_name, show_list, show_name, show_text, show_value};
+use super::leaf::{Leaf, Range, parse_name, show_list, show_name, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items, nearest};
-use super::{GroupConfig, OwnAnswer, RouteConfig, StaticRecords, limits};
+use super::{GroupConfig, OwnAnswer, RouteCacheConfig, RouteConfig, StaticRecords, limits};
 
 const GROUP_EXPECTED: &str =
     "a group's name, a list of them, or a table such as {group: vpc, max_negative_ttl: 5s}";
@@ -72,6 +73,7 @@ fn to_groups(tiers: Vec<usize>) -> RouteConfig {
         answer: None,
         filter: Vec::new(),
         max_negative_ttl: None,
+        cache: RouteCacheConfig::default(),
     }
 }
 
@@ -113,17 +115,20 @@ fn read_route_table<'a>(
             Vec::new()
         }
     };
-    let key = "max_negative_ttl";
-    let max_negative_ttl = section.value(key).map(|_| {
-        let whole = limits::MAX_NEGATIVE_TTL.max;
-        section.read_in(key, whole, &limits::MAX_NEGATIVE_TTL)
-    });
+    let max_negative_ttl = if_set(&section, "max_negative_ttl", &limits::MAX_NEGATIVE_TTL);
+    let (cache, negative) = read_route_cache(&section);
+    if let (Some(one), Some(other)) = (max_negative_ttl, negative)
+        && one != other
+    {
+        let problem = Problem::Both("max_negative_ttl", "cache.max_negative_ttl");
+        report.error_at(path, value, problem);
+    }
     let filter = section.value("filter").map_or_else(Vec::new, |filter| {
         read_filter(report, &section.path("filter"), filter)
     });
     if answer.is_some() {
         // Whoever answers without asking has nobody to ask, and nothing to keep.
-        for other in ["group", "tiers", "filter", "max_negative_ttl"] {
+        for other in ["group", "tiers", "filter", "max_negative_ttl", "cache"] {
             if section.value(other).is_some() {
                 report.error_at(path, value, Problem::Both("answer", other));
             }
@@ -133,9 +138,56 @@ fn read_route_table<'a>(
     RouteConfig {
         answer: answer.flatten(),
         filter,
-        max_negative_ttl,
+        max_negative_ttl: max_negative_ttl.or(negative),
+        cache,
         ..to_groups(tiers)
     }
+}
+
+/// A duration that has no default here.
+fn if_set(section: &Section<'_>, key: &'static str, range: &Range<Duration>) -> Option<Duration> {
+    section.value(key)?;
+    Some(section.read_in(key, range.max, range))
+}
+
+/// What a route says of the cache, and its `max_negative_ttl` there.
+fn read_route_cache(route: &Section<'_>) -> (RouteCacheConfig, Option<Duration>) {
+    let mut cache = RouteCacheConfig::default();
+    match route.value("cache") {
+        None => return (cache, None),
+        // YAML 1.1 took `off` for false, and so do people.
+        Some(value) if value.as_str() == Some("off") || value.to_bool() == Some(false) => {
+            route.setting("cache", "off".to_owned());
+            cache.off = true;
+            return (cache, None);
+        }
+        Some(value) if !matches!(value, Value::Dict(..)) => {
+            let (value, expected) = (show_value(value), "off, or a table such as {max_ttl: 30s}");
+            route.error("cache", Problem::NotA { value, expected });
+            return (cache, None);
+        }
+        Some(_) => {}
+    }
+    let section = route.section("cache");
+    cache.max_ttl = if_set(&section, "max_ttl", &limits::ROUTE_MAX_TTL);
+    let min_ttl = if_set(&section, "min_ttl", &limits::ROUTE_MIN_TTL);
+    cache.min_ttl = min_ttl.unwrap_or_default();
+    if let (Some(low), Some(high)) = (&min_ttl, &cache.max_ttl) {
+        section.ordered(("min_ttl", low), ("max_ttl", high));
+    }
+    let negative = if_set(&section, "max_negative_ttl", &limits::MAX_NEGATIVE_TTL);
+    let stale = section.section("stale");
+    cache.stale_max_age = if_set(&stale, "max_age", &limits::STALE_MAX_AGE);
+    let negative_age = "max_negative_age";
+    cache.stale_max_negative_age = if_set(&stale, negative_age, &limits::STALE_MAX_NEGATIVE_AGE);
+    if let (Some(low), Some(high)) = (&cache.stale_max_negative_age, &cache.stale_max_age) {
+        stale.ordered((negative_age, low), ("max_age", high));
+    }
+    cache.stale_after = if_set(&stale, "after", &limits::STALE_AFTER);
+    cache.stale_ttl = if_set(&stale, "ttl", &limits::STALE_TTL);
+    stale.finish();
+    section.finish();
+    (cache, negative)
 }
 
 const ANSWER_EXPECTED: &str =

@@ -454,21 +454,30 @@ fn read_cache_size(section: &Section<'_>, default: Size) -> u64 {
     size.0
 }
 
-/// The cache keeps no negative answer longer than its own limit, whatever a route says.
+/// The cache keeps nothing longer than its own limits, whatever a route says.
 fn warn_useless_caps(report: &Report<'_>, routes: &[super::RouteConfig], cache: &CacheConfig) {
+    let (most, most_negative) = (cache.max_ttl, cache.max_negative_ttl);
     for route in routes {
-        if let Some(cap) = route
-            .max_negative_ttl
-            .filter(|cap| *cap > cache.max_negative_ttl)
-        {
-            let path = KeyPath::default()
-                .key("routes")
-                .key(&super::leaf::show_name(&route.zone));
-            let limit = cache.max_negative_ttl.show();
-            let cap = cap.show();
-            report.warn(format!(
-                "{path}.max_negative_ttl: {cap} has no effect, cache.max_negative_ttl is {limit}"
-            ));
+        let path = KeyPath::default()
+            .key("routes")
+            .key(&super::leaf::show_name(&route.zone));
+        let min_ttl = Some(route.cache.min_ttl);
+        for (value, key, limit, of) in [
+            (
+                route.max_negative_ttl,
+                "max_negative_ttl",
+                most_negative,
+                "max_negative_ttl",
+            ),
+            (route.cache.max_ttl, "cache.max_ttl", most, "max_ttl"),
+            (min_ttl, "cache.min_ttl", most, "max_ttl"),
+        ] {
+            if let Some(value) = value.filter(|value| *value > limit) {
+                let (value, limit) = (value.show(), limit.show());
+                report.warn(format!(
+                    "{path}.{key}: {value} has no effect, cache.{of} is {limit}"
+                ));
+            }
         }
     }
 }

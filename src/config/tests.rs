@@ -781,6 +781,46 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "2: routes.x: the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`",
     ),
     (
+        "a route's cache of no kind",
+        "routes: {x: {group: vpc, cache: none}}",
+        "2: routes.x.cache: none is not off, or a table such as {max_ttl: 30s}",
+    ),
+    (
+        "a route's cache for too long",
+        "routes: {x: {group: vpc, cache: {max_ttl: 8d}}}",
+        "2: routes.x.cache.max_ttl: 8d is over the limit of 7d",
+    ),
+    (
+        "a route's TTLs raised too far",
+        "routes: {x: {group: vpc, cache: {min_ttl: 2h}}}",
+        "2: routes.x.cache.min_ttl: 2h is over the limit of 1h",
+    ),
+    (
+        "a route's TTLs raised over their cap",
+        "routes: {x: {group: vpc, cache: {min_ttl: 2m, max_ttl: 1m}}}",
+        "2: routes.x.cache.min_ttl: 2m is over max_ttl (1m); raise max_ttl or lower min_ttl",
+    ),
+    (
+        "a route's stale denials for longer than its stale answers",
+        "routes: {x: {group: vpc, cache: {stale: {max_age: 1m, max_negative_age: 2m}}}}",
+        "2: routes.x.cache.stale.max_negative_age: 2m is over max_age (1m); raise max_age or lower max_negative_age",
+    ),
+    (
+        "a route's cap in both places",
+        "routes: {x: {group: vpc, max_negative_ttl: 5s, cache: {max_negative_ttl: 6s}}}",
+        "2: routes.x: `max_negative_ttl` and `cache.max_negative_ttl` exclude each other; keep one",
+    ),
+    (
+        "a route's cache misspelt",
+        "routes: {x: {group: vpc, cache: {stale: {max_agee: 1m}}}}",
+        "2: routes.x.cache.stale.max_agee: there is no such key; did you mean max_age?",
+    ),
+    (
+        "a cache of what is answered here",
+        "routes: {x: {answer: NODATA, cache: off}}",
+        "2: routes.x: `answer` and `cache` exclude each other; keep one",
+    ),
+    (
         "private zones",
         "private_zones: true",
         "2: private_zones: true is not forward or NXDOMAIN",
@@ -1357,12 +1397,14 @@ fn mistakes_outside_the_file_name_the_variable_or_the_flag() {
 
 #[test]
 fn what_is_allowed_but_hardly_meant_is_a_warning() {
-    let text = "upstreams: {a: {servers: 10.0.0.2}, b: {servers: 10.0.0.3}}\nroutes: {x.y: {group: a, max_negative_ttl: 2h}}\n";
+    let text = "upstreams: {a: {servers: 10.0.0.2}, b: {servers: 10.0.0.3}}\nroutes: {x.y: {group: a, max_negative_ttl: 2h, cache: {min_ttl: 1h, max_ttl: 2h}}}\ncache: {max_ttl: 1m}\n";
     assert_eq!(
         loaded(text).warnings,
         [
             "upstreams.b: no route uses this group",
             "routes.\"x.y\".max_negative_ttl: 2h has no effect, cache.max_negative_ttl is 1h",
+            "routes.\"x.y\".cache.max_ttl: 2h has no effect, cache.max_ttl is 1m",
+            "routes.\"x.y\".cache.min_ttl: 1h has no effect, cache.max_ttl is 1m",
         ]
     );
 }

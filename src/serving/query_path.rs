@@ -250,7 +250,7 @@ async fn fly(leader: Leader) {
         // RFC 8767 §5: the client response timer.
         tokio::select! {
             result = &mut answer => result,
-            () = tokio::time::sleep(setup.config.cache.stale_after) => {
+            () = tokio::time::sleep(route.stale.after) => {
                 leader.flight.serve_stale(StaleReason::Slow, leader.route);
                 answer.await
             }
@@ -277,7 +277,8 @@ fn land(leader: Leader, result: Result<Answer, Failed>, bounds: Bounds) {
         entry.age_if_fresh(now).is_some() || worker.may_serve_stale(&key, route, entry, now)
     };
     match result {
-        Ok(Answer { response, tier }) => {
+        Ok(Answer { mut response, tier }) => {
+            response.raise_ttls(bounds.min_ttl);
             let entry = Entry::new(&key, &response, now, Origin { route, tier }, bounds);
             // Another worker may have stored an answer meanwhile.
             let stored = || cache.get(&key).filter(|_| keep);

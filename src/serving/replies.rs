@@ -153,7 +153,12 @@ impl Replies {
             nsid: self.nsid(),
             rotate: self.random_turn(entry),
         };
-        let ttl = seconds(self.setup.config.cache.stale_ttl);
+        // The entry may be of routes that a reload has since replaced.
+        let route = entry
+            .route()
+            .and_then(|index| self.setup.routes.existing(index));
+        let ttl = route.map_or(self.setup.config.cache.stale_ttl, |route| route.stale.ttl);
+        let ttl = seconds(ttl);
         let code = reply::answer(source(entry), asked, Ttls::Fixed(ttl), extras, out);
         self.count_reply(code, entry.route(), asked.section, client, "stale");
     }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use hickory_proto::rr::Name;
 
 use crate::cache::{Bounds, seconds};
-use crate::config::{CacheConfig, Config, OwnAnswer, PrivateZones, RouteConfig, private_zones};
+use crate::config::{
+    CacheConfig, Config, OwnAnswer, PrivateZones, RouteCacheConfig, RouteConfig, private_zones,
+};
 use crate::message::query::wire_name;
 use crate::message::wire::rr;
 
@@ -26,10 +28,23 @@ pub struct Route {
     pub filter: Vec<u16>,
     /// How long its answers may be kept.
     pub bounds: Bounds,
-    /// How long after it expired a negative answer may still be served.
-    pub stale_max_negative_age: Duration,
+    /// When an expired answer may be served.
+    pub stale: Stale,
     /// Another number whenever a reload changed what answers may be expected of it.
     revision: u64,
+}
+
+/// When expired answers are served, and how (RFC 8767).
+#[derive(Debug, Clone)]
+pub struct Stale {
+    /// How long after it expired an answer may still be served.
+    pub max_age: Duration,
+    /// The same for a negative answer.
+    pub max_negative_age: Duration,
+    /// How long a fresh answer is waited for.
+    pub after: Duration,
+    /// Its TTL.
+    pub ttl: Duration,
 }
 
 /// All routes.
@@ -107,7 +122,7 @@ impl Routes {
                 answer: route.answer.clone(),
                 filter: route.filter.iter().copied().map(u16::from).collect(),
                 bounds: bounds(config, route),
-                stale_max_negative_age: stale_max_negative_age(config, route),
+                stale: stale(config, route),
                 revision: 0,
             };
             let old = previous.and_then(|(old, of)| Some((old.by_index.get(index)?.as_ref()?, of)));
@@ -192,7 +207,9 @@ impl Routes {
             .expect("an index that these routes gave")
     }
 
-    fn existing(&self, index: u16) -> Option<&Route> {
+    /// A route that earlier routes named, if it is still there.
+    #[must_use]
+    pub fn existing(&self, index: u16) -> Option<&Route> {
         self.by_index.get(usize::from(index))?.as_ref()
     }
 
@@ -244,6 +261,7 @@ fn private_route(config: &Config) -> Option<RouteConfig> {
         answer: Some(OwnAnswer::NxDomain),
         filter: Vec::new(),
         max_negative_ttl: None,
+        cache: RouteCacheConfig::default(),
     })
 }
 
@@ -276,19 +294,29 @@ fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
         0 | 1 => max_negative,
         _ => max_negative.min(config.tiers.max_negative_ttl),
     };
+    let max_ttl = route.cache.max_ttl.unwrap_or(config.cache.max_ttl);
     Bounds {
-        max_ttl: seconds(config.cache.max_ttl),
+        max_ttl: seconds(max_ttl.min(config.cache.max_ttl)),
+        min_ttl: seconds(route.cache.min_ttl),
+        max_lifetime: if route.cache.off { 0 } else { u32::MAX },
         max_negative_ttl: seconds(max_negative),
         later_max_negative_ttl: seconds(later_max_negative),
     }
 }
 
-/// Whoever caps the negative answers of a route expects its names to come to be soon.
-fn stale_max_negative_age(config: &Config, route: &RouteConfig) -> Duration {
-    match (config.cache.stale_max_negative_age, route.max_negative_ttl) {
-        (Some(age), _) => age,
-        (None, Some(_)) => Duration::ZERO,
-        (None, None) => CacheConfig::STALE_MAX_NEGATIVE_AGE,
+fn stale(config: &Config, route: &RouteConfig) -> Stale {
+    let (own, all) = (&route.cache, &config.cache);
+    let negative = own.stale_max_negative_age.or(all.stale_max_negative_age);
+    Stale {
+        max_age: own.stale_max_age.unwrap_or(all.stale_max_age),
+        max_negative_age: match (negative, route.max_negative_ttl) {
+            (Some(age), _) => age,
+            // Whoever caps the negative answers of a route expects its names to come to be soon.
+            (None, Some(_)) => Duration::ZERO,
+            (None, None) => CacheConfig::STALE_MAX_NEGATIVE_AGE,
+        },
+        after: own.stale_after.unwrap_or(all.stale_after),
+        ttl: own.stale_ttl.unwrap_or(all.stale_ttl),
     }
 }
 
@@ -461,7 +489,7 @@ routes: {a: {group: c, max_negative_ttl: 5s}, b: {group: c, max_negative_ttl: 2h
             let route = routes.get(routes.find(&wire("a."), rr::A).expect("a route"));
             (
                 route.bounds.later_max_negative_ttl,
-                route.stale_max_negative_age.as_secs(),
+                route.stale.max_negative_age.as_secs(),
             )
         };
         let groups = "upstreams: {c: {servers: [127.0.0.1:1]}, d: {servers: [127.0.0.1:2]}}\n";

@@ -1,5 +1,7 @@
 //! Names that are answered here: what the configuration says of a zone, of a type or of a name, nobody is asked.
 
+use std::time::{Duration, Instant};
+
 use crate::client::{BOTH, ask, question, says, send, settled};
 use crate::common::dns::{Message, Over, Section, flag, rr};
 use crate::common::{Nodens, wait_for};
@@ -229,4 +231,100 @@ fn a_type_that_comes_to_be_filtered_leaves_the_cache_and_others_stay() {
     assert_eq!(server.count(), 2, "the address came from the cache");
     change(&nodens, &configuration(&server, "corp.: vpc", ""));
     assert_eq!(says(&nodens, "x.corp. AAAA"), "NOERROR 2001:db8::1");
+}
+
+/// The TTL of the first record of the answer, or of the SOA.
+fn told(nodens: &Nodens, text: &str) -> u32 {
+    ask(nodens, text, Over::Udp).message.records[0].ttl
+}
+
+#[test]
+fn a_route_without_a_cache_is_asked_each_time_and_its_ttls_pass() {
+    let server = Server::start(|q: &Query| match q.qtype {
+        rr::A => q.says("NOERROR").answer("@ 300 A 192.0.2.1"),
+        _ => q.says("NXDOMAIN").authority("corp. 300 SOA 300"),
+    });
+    let nodens = with_routes(&server, "corp.: {group: vpc, cache: off}", "");
+    for turn in 1..=3 {
+        assert_eq!(told(&nodens, "x.corp. A"), 300);
+        assert_eq!(told(&nodens, "x.corp. TXT"), 300);
+        assert_eq!(server.asked_for("x.corp. A"), turn);
+        assert_eq!(server.asked_for("x.corp. TXT"), turn);
+        says(&nodens, "x.example. A");
+    }
+    assert_eq!(
+        server.asked_for("x.example. A"),
+        1,
+        "the others' cache is on"
+    );
+    server.now_says(|q| q.says("SERVFAIL"));
+    assert_eq!(says(&nodens, "x.corp. A"), "SERVFAIL", "nothing is stale");
+}
+
+#[test]
+fn a_route_caps_and_raises_the_ttls_of_its_answers() {
+    let server = Server::start(|q: &Query| match (q.name.as_str(), q.qtype) {
+        ("short.corp.", rr::A) => q
+            .says("NOERROR")
+            .answer("@ 0 CNAME y.corp.")
+            .answer("y.corp. 1 A 192.0.2.1"),
+        (_, rr::A) => q.says("NOERROR").answer("@ 3600 A 192.0.2.1"),
+        ("short.corp.", _) => q.says("NOERROR").authority("corp. 2 SOA 2"),
+        _ => q.says("NXDOMAIN").authority("corp. 3600 SOA 3600"),
+    });
+    let cache = "cache: {min_ttl: 20s, max_ttl: 1m, max_negative_ttl: 40s}";
+    let nodens = with_routes(&server, &format!("corp.: {{group: vpc, {cache}}}"), "");
+    assert_eq!(told(&nodens, "long.corp. A"), 60);
+    assert_eq!(told(&nodens, "long.corp. TXT"), 40);
+    assert_eq!(
+        told(&nodens, "short.corp. TXT"),
+        2,
+        "a denial is not raised"
+    );
+    let reply = ask(&nodens, "short.corp. A", Over::Udp);
+    assert_eq!(reply.ttls(Section::Answer), ["20 CNAME", "20 192.0.2.1"]);
+    // From the cache, for longer than the server's TTL.
+    let waited = Instant::now();
+    wait_for("the end of the server's TTL", || {
+        (waited.elapsed() > Duration::from_millis(1_500)).then_some(())
+    });
+    assert!((1..20).contains(&told(&nodens, "short.corp. A")));
+    assert_eq!(server.asked_for("short.corp. A"), 1);
+    assert_eq!(told(&nodens, "x.example. A"), 3600);
+}
+
+#[test]
+fn a_max_ttl_of_zero_is_told_to_clients() {
+    let server = knows_everything();
+    let nodens = with_routes(&server, "corp.: {group: vpc, cache: {max_ttl: 0s}}", "");
+    assert_eq!(told(&nodens, "x.corp. A"), 0);
+    assert_eq!(told(&nodens, "x.corp. A"), 0);
+    assert_eq!(server.asked_for("x.corp. A"), 2);
+}
+
+#[test]
+fn a_route_has_stale_answers_of_its_own_kind() {
+    let server = Server::start(|q: &Query| q.says("NOERROR").answer("@ 1 A 192.0.2.1"));
+    let nodens = with_routes(
+        &server,
+        "never.: {group: vpc, cache: {stale: {max_age: 0s}}}, \
+         brief.: {group: vpc, cache: {stale: {ttl: 7s}}}",
+        "",
+    );
+    for zone in ["never", "brief", "example"] {
+        assert_eq!(says(&nodens, &format!("x.{zone}. A")), "NOERROR 192.0.2.1");
+    }
+    server.now_says(|q| q.says("SERVFAIL"));
+    wait_for("the end of the answer that is never stale", || {
+        (says(&nodens, "x.never. A") == "SERVFAIL").then_some(())
+    });
+    let stale = |text: &str| {
+        wait_for("a stale answer", || {
+            let reply = send(&nodens, &question(text).payload(1232), Over::Udp);
+            let errors = extended_errors(&reply.message);
+            let is_stale = errors.iter().any(|(code, _)| *code == 3);
+            is_stale.then(|| reply.message.records[0].ttl)
+        })
+    };
+    assert_eq!((stale("x.brief. A"), stale("x.example. A")), (7, 30));
 }
