@@ -289,6 +289,14 @@ pub enum Problem {
         /// What to do.
         remedy: &'static str,
     },
+    /// A hosts file that cannot be read.
+    #[error("{}: cannot be read: {source}; check the path and the file's permissions", file.display())]
+    HostsUnreadable {
+        /// As typed.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An upstream by name.
     #[error(
         "{value} is a host name; write its IP address (who would resolve the name before nodens runs?)"

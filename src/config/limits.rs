@@ -8,6 +8,12 @@ use super::leaf::{Range, Size};
 pub(super) const MAX_LISTEN: usize = 64;
 /// Every packet is compared with the networks one by one.
 pub(super) const MAX_NETWORKS: usize = 1_024;
+/// All are read once a second.
+pub(super) const MAX_HOSTS_FILES: usize = 16;
+/// Bytes; as much as the configuration itself. Some 100,000 names, at some 200 bytes of memory each.
+pub(super) const MAX_HOSTS_FILE: usize = 4 << 20;
+/// Of one name: 1,000 AAAA records take 28,000 bytes of the 65,535 that a message has.
+pub(super) const MAX_HOST_ADDRESSES: usize = 1_000;
 /// One reply holds them all; of more, clients over UDP would get a part.
 pub(super) const MAX_ANSWER_ADDRESSES: usize = 32;
 /// There are fewer types in use; each query that the cache cannot answer is compared with them one by one.

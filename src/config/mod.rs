@@ -5,6 +5,7 @@
 
 mod error;
 mod groups;
+mod hosts;
 mod layers;
 mod leaf;
 mod limits;
@@ -62,6 +63,8 @@ pub struct Config {
     pub private_zones: PrivateZones,
     /// Names answered from the configuration itself.
     pub records: Vec<StaticRecords>,
+    /// Names answered from hosts files, unless `records` has them.
+    pub hosts: HostsConfig,
     /// What holds for routes with several groups.
     pub tiers: TiersConfig,
     /// The answer cache.
@@ -250,7 +253,7 @@ pub enum PrivateZones {
 /// A name answered from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticRecords {
-    /// Owner name.
+    /// Owner name; `*.dev.example` stands for every name below `dev.example` that does not exist (RFC 4592).
     pub name: Name,
     /// A records.
     pub a: Vec<Ipv4Addr>,
@@ -260,6 +263,17 @@ pub struct StaticRecords {
     pub cname: Option<Name>,
     /// TXT records, each one string.
     pub txt: Vec<String>,
+}
+
+/// What hosts files say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostsConfig {
+    /// The files.
+    pub files: Vec<PathBuf>,
+    /// Each name once, with its addresses.
+    pub names: Vec<StaticRecords>,
+    /// Each address once, with the name that its reverse name points to.
+    pub reverse: Vec<(IpAddr, Name)>,
 }
 
 /// What holds for routes with several groups.
@@ -413,6 +427,7 @@ impl Config {
         self.groups
             .iter()
             .flat_map(|group| group.resolv_confs.iter().chain(&group.tls_ca))
+            .chain(&self.hosts.files)
     }
 
     /// Takes over from `running` what cannot change while we run; returns the keys of what would have been different.

@@ -348,10 +348,13 @@ pub(super) fn read_records(top: &Section<'_>, report: &Report<'_>) -> Vec<Static
     let mut seen = BTreeMap::new();
     let mut records = Vec::new();
     for (owner, path, value) in top.entries("records") {
-        let name = zone_name(
-            owner,
-            "names of records are taken literally; write each name out",
-        );
+        let name = parse_name(owner).and_then(|name| match name.is_wildcard() {
+            true if name.base_name().is_root() => Err(Problem::Wildcard {
+                value: owner.to_owned(),
+                why: "nothing would be forwarded; write routes: {\".\": {answer: 10.0.0.1}}",
+            }),
+            _ => Ok(name),
+        });
         let name = known_once(report, &mut seen, &path, value, owner, name);
         let read = read_record(
             report,

@@ -21,7 +21,7 @@ use super::read::{Report, Section, Setting, list_items};
 use super::{
     CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, TcpConfig, TiersConfig, UdpConfig,
 };
-use super::{groups, limits, node, routes, yaml};
+use super::{groups, hosts, limits, node, routes, yaml};
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
@@ -175,6 +175,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let routes = routes::read_routes(&top, report, &groups);
     let private_zones = top.read("private_zones", PrivateZones::Forward);
     let records = routes::read_records(&top, report);
+    let hosts = hosts::read(&top, report);
     let tiers = read_tiers(&top);
     let cache = read_cache(&top);
     warn_useless_caps(report, &routes, &cache);
@@ -191,6 +192,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         routes,
         private_zones,
         records,
+        hosts,
         tiers,
         cache,
         tcp: read_tcp(&top),

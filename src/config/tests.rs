@@ -867,8 +867,23 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "record wildcard",
-        "records: {\"*.x\": {A: 10.0.0.1}}",
-        "2: records.\"*.x\": *.x: names of records are taken literally; write each name out",
+        "records: {\"*\": {A: 10.0.0.1}}",
+        "2: records.\"*\": *: nothing would be forwarded; write routes: {\".\": {answer: 10.0.0.1}}",
+    ),
+    (
+        "hosts file that is not there",
+        "hosts: /nonexistent/hosts",
+        "2: hosts: /nonexistent/hosts: cannot be read: No such file or directory (os error 2); check the path and the file's permissions",
+    ),
+    (
+        "hosts file twice",
+        "hosts: [/dev/null, /dev/null]",
+        "2: hosts[1]: /dev/null is here twice; keep one",
+    ),
+    (
+        "hosts in place of records",
+        "hosts: {x: {A: 10.0.0.1}}",
+        "2: hosts: {x: {A: 10.0.0.1}} is not a path such as /run/nodens/nodens.sock",
     ),
     (
         "record address",

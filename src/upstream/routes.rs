@@ -274,7 +274,8 @@ fn ancestors(config: &Config) -> HashSet<Box<[u8]>, ahash::RandomState> {
     }
     let zones = config.routes.iter().filter(|route| !denies(route));
     let zones = zones.map(|route| &route.zone);
-    for name in zones.chain(config.records.iter().map(|records| &records.name)) {
+    let records = config.records.iter().chain(&config.hosts.names);
+    for name in zones.chain(records.map(|records| &records.name)) {
         let mut ancestor = name.clone();
         while !ancestor.is_root() {
             ancestor = ancestor.base_name();

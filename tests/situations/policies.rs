@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{BOTH, ask, question, says, send, settled};
-use crate::common::dns::{Message, Over, Section, flag, rr};
-use crate::common::{Nodens, wait_for};
+use crate::common::dns::{Ask, Message, Over, Section, flag, rr};
+use crate::common::{Nodens, TempDir, wait_for};
 use crate::server::{Query, Server};
 use crate::wire::extended_errors;
 
@@ -327,4 +327,114 @@ fn a_route_has_stale_answers_of_its_own_kind() {
         })
     };
     assert_eq!((stale("x.brief. A"), stale("x.example. A")), (7, 30));
+}
+
+#[test]
+fn a_wildcard_stands_for_names_that_do_not_exist() {
+    let server = knows_everything();
+    let records = "records:\n  \"*.dev.example\": {A: 10.0.0.1}\n  api.dev.example: {TXT: text}\n  \
+                   x.deep.dev.example: {A: 10.0.0.2}\n  \"*.alias.example\": {CNAME: web.dev.example}\n";
+    let nodens = with_routes(&server, "x.: vpc", records);
+    for (text, want) in [
+        ("web.dev.example. A", "NOERROR 10.0.0.1"),
+        ("a.b.c.dev.example. A", "NOERROR 10.0.0.1"),
+        ("*.dev.example. A", "NOERROR 10.0.0.1"),
+        ("web.dev.example. AAAA", "NOERROR"),
+        // RFC 4592 §2.2.1: a name that exists is not one of the wildcard's, whatever its types are.
+        ("api.dev.example. A", "NOERROR"),
+        // §2.2.2: this one exists because x.deep does.
+        ("deep.dev.example. A", "NOERROR"),
+        ("x.deep.dev.example. A", "NOERROR 10.0.0.2"),
+        ("any.alias.example. A", "NOERROR 10.0.0.1 CNAME"),
+        // Not below the wildcard, or below a name that exists: forwarded, as all that is not in `records`.
+        ("dev.example. A", "NOERROR 192.0.2.1"),
+        ("v1.api.dev.example. A", "NOERROR 192.0.2.1"),
+        ("y.deep.dev.example. A", "NOERROR 192.0.2.1"),
+        ("xdev.example. A", "NOERROR 192.0.2.1"),
+    ] {
+        for over in BOTH {
+            assert_eq!(ask(&nodens, text, over).gist(), want, "{text}");
+        }
+    }
+    let reply = ask(&nodens, "WeB.dev.example. A", Over::Udp);
+    let owner = &reply.message.records[0].owner;
+    assert_eq!(crate::server::text_of(owner), "web.dev.example.");
+    assert_eq!(server.count(), 4);
+}
+
+#[test]
+fn a_hosts_file_is_answered_and_a_broken_line_loses_nothing_else() {
+    let server = knows_everything();
+    let dir = TempDir::new();
+    let hosts = "10.1.40.7 cache.example cache # ours\nfd00::7 cache.example\nnonsense\n\
+                 10.1.40.8 a..b shop.example\n10.1.40.9 listed.example\n0.0.0.0 ads.example\n";
+    let file = dir.write("hosts", hosts);
+    let more = format!(
+        "hosts: {}\nrecords: {{listed.example: {{A: 10.9.9.9}}}}\n",
+        file.display()
+    );
+    let nodens = with_routes(&server, "x.: vpc", &more);
+    for (text, want) in [
+        ("cache.example. A", "NOERROR 10.1.40.7"),
+        ("CACHE.example. AAAA", "NOERROR fd00::7"),
+        ("cache. A", "NOERROR 10.1.40.7"),
+        ("shop.example. A", "NOERROR 10.1.40.8"),
+        ("shop.example. AAAA", "NOERROR"),
+        ("ads.example. A", "NOERROR 0.0.0.0"),
+        ("listed.example. A", "NOERROR 10.9.9.9"),
+        ("below.cache.example. A", "NOERROR 192.0.2.1"),
+    ] {
+        assert_eq!(says(&nodens, text), want, "{text}");
+    }
+    let reverse = send(
+        &nodens,
+        &Ask::new("7.40.1.10.in-addr.arpa.", rr::PTR),
+        Over::Udp,
+    );
+    let pointers: Vec<_> = reverse.message.section(Section::Answer).collect();
+    let [pointer] = pointers[..] else {
+        panic!("one name: {reverse:?}")
+    };
+    assert_eq!(crate::server::text_of(&pointer.rdata), "cache.example.");
+    let log = nodens.log();
+    for (line, what) in [
+        (3, "nonsense is not an address such as"),
+        (4, "a..b is not a domain name; it is left out"),
+    ] {
+        let warning = format!("hosts: {}:{line}: {what}", file.display());
+        assert!(log.contains(&warning), "{warning}\n{log}");
+    }
+}
+
+#[test]
+fn a_hosts_file_is_read_again_when_it_changes() {
+    let server = knows_everything();
+    let dir = TempDir::new();
+    let file = dir.write("hosts", "10.0.0.1 moves.example\n");
+    let more = format!("hosts: [{}]\n", file.display());
+    let nodens = with_routes(&server, "x.: vpc", &more);
+    assert_eq!(says(&nodens, "moves.example. A"), "NOERROR 10.0.0.1");
+    assert_eq!(says(&nodens, "new.example. A"), "NOERROR 192.0.2.1");
+    let text = "10.0.0.2 moves.example\n10.0.0.3 new.example\n";
+    std::fs::write(&file, text).expect("it can be written");
+    wait_for("the changed file to be read", || {
+        (says(&nodens, "moves.example. A") == "NOERROR 10.0.0.2").then_some(())
+    });
+    assert_eq!(
+        says(&nodens, "new.example. A"),
+        "NOERROR 10.0.0.3",
+        "in place of what the cache holds"
+    );
+    // Without the file nothing changes, and /status says so.
+    std::fs::remove_file(&file).expect("it was there");
+    wait_for("the missing file to be noticed", || {
+        let status = nodens.status();
+        let mistakes = status["configuration"]["mistakes"].as_array()?.clone();
+        let said = mistakes
+            .first()?
+            .as_str()?
+            .contains("hosts: cannot be read");
+        said.then_some(())
+    });
+    assert_eq!(says(&nodens, "moves.example. A"), "NOERROR 10.0.0.2");
 }
