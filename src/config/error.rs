@@ -375,6 +375,14 @@ pub enum Problem {
     /// A CNAME that points to its owner.
     #[error("the CNAME points to itself")]
     CnameToItself,
+    /// A wildcard's CNAME that points below the wildcard's parent.
+    #[error(
+        "the CNAME points to {target}, which this wildcard stands for itself; write {target} in `records`, too"
+    )]
+    WildcardTarget {
+        /// The target.
+        target: String,
+    },
     /// RFC 1035 §3.3: one length octet.
     #[error("{length} bytes are over the limit of 255 for a string (RFC 1035 §3.3)")]
     TextTooLong {

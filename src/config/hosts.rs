@@ -119,7 +119,7 @@ impl Hosts {
                     ));
                 }
                 Ok(name) if name.is_root() => {
-                    warn("the root is no host; it is left out".to_owned())
+                    warn("the root is no host; it is left out".to_owned());
                 }
                 Ok(name) => {
                     // As gethostbyaddr has it: the first name of the first line.

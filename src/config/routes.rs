@@ -11,7 +11,9 @@ use super::error::{Missing, Origin, Problem};
 use super::leaf::{Leaf, Range, parse_name, show_list, show_name, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items, nearest};
-use super::{GroupConfig, OwnAnswer, RouteCacheConfig, RouteConfig, StaticRecords, limits};
+use super::{
+    GroupConfig, HostsConfig, OwnAnswer, RouteCacheConfig, RouteConfig, StaticRecords, limits,
+};
 
 const GROUP_EXPECTED: &str =
     "a group's name, a list of them, or a table such as {group: vpc, max_negative_ttl: 5s}";
@@ -343,17 +345,23 @@ fn known_once(
     }
 }
 
-/// Reads `records`.
-pub(super) fn read_records(top: &Section<'_>, report: &Report<'_>) -> Vec<StaticRecords> {
+/// Reads `records`. Names of `hosts` stand beside them.
+pub(super) fn read_records(
+    top: &Section<'_>,
+    report: &Report<'_>,
+    hosts: &HostsConfig,
+) -> Vec<StaticRecords> {
     let mut seen = BTreeMap::new();
     let mut records = Vec::new();
     for (owner, path, value) in top.entries("records") {
-        let name = parse_name(owner).and_then(|name| match name.is_wildcard() {
-            true if name.base_name().is_root() => Err(Problem::Wildcard {
-                value: owner.to_owned(),
-                why: "nothing would be forwarded; write routes: {\".\": {answer: 10.0.0.1}}",
-            }),
-            _ => Ok(name),
+        let name = parse_name(owner).and_then(|name| {
+            if name.is_wildcard() && name.base_name().is_root() {
+                return Err(Problem::Wildcard {
+                    value: owner.to_owned(),
+                    why: "nothing would be forwarded; write routes: {\".\": {answer: 10.0.0.1}}",
+                });
+            }
+            Ok(name)
         });
         let name = known_once(report, &mut seen, &path, value, owner, name);
         let read = read_record(
@@ -366,7 +374,38 @@ pub(super) fn read_records(top: &Section<'_>, report: &Report<'_>) -> Vec<Static
             records.push(read);
         }
     }
+    for (owner, path, value) in top.entries("records") {
+        if let Some(target) = target_of_its_own(owner, &records, hosts) {
+            let target = show_name(target);
+            report.error_at(
+                &path.key("CNAME"),
+                value,
+                Problem::WildcardTarget { target },
+            );
+        }
+    }
     records
+}
+
+/// The target of a wildcard's CNAME, if no other name of ours is in the way of the wildcard standing for it too.
+fn target_of_its_own<'a>(
+    owner: &str,
+    records: &'a [StaticRecords],
+    hosts: &HostsConfig,
+) -> Option<&'a Name> {
+    let name = parse_name(owner).ok().filter(Name::is_wildcard)?;
+    let wildcard = records.iter().find(|entry| entry.name == name)?;
+    let target = wildcard.cname.as_ref()?;
+    let stands_for = |wildcard: &Name| {
+        let parent = wildcard.base_name();
+        parent != *target && parent.zone_of(target)
+    };
+    let is_closer = |other: &StaticRecords| {
+        let other = &other.name;
+        *other == *target || (other.is_wildcard() && *other != name && stands_for(other))
+    };
+    let mut others = records.iter().chain(&hosts.names);
+    (stands_for(&name) && !others.any(is_closer)).then_some(target)
 }
 
 const IPV4_EXPECTED: &str = "an IPv4 address such as 10.0.0.1";

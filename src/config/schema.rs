@@ -174,8 +174,8 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let groups = groups::read(&top, report, &listen, &host.resolv_conf);
     let routes = routes::read_routes(&top, report, &groups);
     let private_zones = top.read("private_zones", PrivateZones::Forward);
-    let records = routes::read_records(&top, report);
     let hosts = hosts::read(&top, report);
+    let records = routes::read_records(&top, report, &hosts);
     let tiers = read_tiers(&top);
     let cache = read_cache(&top);
     warn_useless_caps(report, &routes, &cache);

@@ -2,7 +2,7 @@
 //!
 //! [`query_path`] is the whole way on one page: serve → forward → fly → land. [`admission`] says who may ask and when the
 //! upstreams are not asked, [`flights`] who waits for what, [`replies`] what a client reads, [`local`] what is answered
-//! from the configuration, [`own_answers`] what a route says by itself. No listener is known here: one gives a [`waiting::ReplyTo`] with each query.
+//! from the configuration, `own_answers` what a route says by itself. No listener is known here: one gives a [`waiting::ReplyTo`] with each query.
 
 pub mod admission;
 pub mod client;

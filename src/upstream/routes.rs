@@ -4,6 +4,7 @@
 //! for the life of the process, whatever reloads bring, because cached answers and metrics remember routes by it.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
@@ -275,8 +276,12 @@ fn ancestors(config: &Config) -> HashSet<Box<[u8]>, ahash::RandomState> {
     let zones = config.routes.iter().filter(|route| !denies(route));
     let zones = zones.map(|route| &route.zone);
     let records = config.records.iter().chain(&config.hosts.names);
-    for name in zones.chain(records.map(|records| &records.name)) {
-        let mut ancestor = name.clone();
+    let addresses = records.clone().flat_map(|records| {
+        let v4 = records.a.iter().copied().map(IpAddr::from);
+        v4.chain(records.aaaa.iter().copied().map(IpAddr::from))
+    });
+    let names = zones.chain(records.map(|records| &records.name)).cloned();
+    for mut ancestor in names.chain(addresses.map(Name::from)) {
         while !ancestor.is_root() {
             ancestor = ancestor.base_name();
             found.insert(wire_name(&ancestor).into_boxed_slice());

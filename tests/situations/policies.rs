@@ -152,7 +152,7 @@ fn private_reverse_zones_stay_on_the_node_by_one_word() {
     let nodens = with_routes(
         &server,
         "96.10.in-addr.arpa: vpc",
-        "private_zones: NXDOMAIN\n",
+        "private_zones: NXDOMAIN\nrecords: {here.example: {A: 192.168.2.1}}\n",
     );
     for (text, want) in [
         ("1.0.0.10.in-addr.arpa. TXT", "NXDOMAIN"),
@@ -163,6 +163,9 @@ fn private_reverse_zones_stay_on_the_node_by_one_word() {
         // The longest zone wins, and what is above a route exists.
         ("1.0.96.10.in-addr.arpa. TXT", "NOERROR TXT"),
         ("10.in-addr.arpa. TXT", "NOERROR"),
+        // So does what is above the reverse name of a record.
+        ("168.192.in-addr.arpa. TXT", "NOERROR"),
+        ("2.168.192.in-addr.arpa. TXT", "NOERROR"),
         ("8.8.8.8.in-addr.arpa. TXT", "NOERROR TXT"),
     ] {
         assert_eq!(says(&nodens, text), want, "{text}");
