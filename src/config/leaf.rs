@@ -9,7 +9,7 @@ use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::error::Problem;
-use super::{Bogus, InterfaceKind, LogFormat, OnExit, Policy, Probe, QueryLog};
+use super::{Bogus, InterfaceKind, LogFormat, OnExit, Policy, PrivateZones, Probe, QueryLog};
 
 /// A value that stands for itself.
 pub(super) trait Leaf: Sized {
@@ -317,6 +317,10 @@ word! {
     Bogus: "final or failover", |bogus| match bogus {
         Bogus::Final => "final",
         Bogus::Failover => "failover",
+    };
+    PrivateZones: "forward or NXDOMAIN", |zones| match zones {
+        PrivateZones::Forward => "forward",
+        PrivateZones::NxDomain => "NXDOMAIN",
     };
     LogFormat: "text or json", |format| match format {
         LogFormat::Text => "text",

@@ -5,11 +5,13 @@
 
 mod error;
 mod groups;
+mod hosts;
 mod layers;
 mod leaf;
 mod limits;
 mod node;
 mod path;
+mod private_zones;
 mod read;
 mod routes;
 mod schema;
@@ -28,6 +30,7 @@ use ipnet::IpNet;
 
 pub use error::{ConfigError, ConfigErrors, Missing, Origin, Problem};
 pub use path::KeyPath;
+pub use private_zones::private_zones;
 pub use read::Setting;
 pub use schema::{Flags, Loaded, load, load_from};
 pub use yaml::YamlProblem;
@@ -57,8 +60,12 @@ pub struct Config {
     pub groups: Vec<GroupConfig>,
     /// Routes, in no particular order: the longest zone wins.
     pub routes: Vec<RouteConfig>,
+    /// What becomes of reverse names of private addresses that no route of their own holds.
+    pub private_zones: PrivateZones,
     /// Names answered from the configuration itself.
     pub records: Vec<StaticRecords>,
+    /// Names answered from hosts files, unless `records` has them.
+    pub hosts: HostsConfig,
     /// What holds for routes with several groups.
     pub tiers: TiersConfig,
     /// The answer cache.
@@ -191,16 +198,65 @@ pub struct FailoverConfig {
 pub struct RouteConfig {
     /// The zone; `.` for everything else.
     pub zone: Name,
-    /// Groups (indices into [`Config::groups`]), asked one after the other. Never empty.
+    /// Groups (indices into [`Config::groups`]), asked one after the other. Empty if, and only if, there is an `answer`.
     pub tiers: Vec<usize>,
+    /// What it says by itself, so that its names never leave the node.
+    pub answer: Option<OwnAnswer>,
+    /// Types of which it says that no name has any, without asking.
+    pub filter: Vec<RecordType>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
+    /// What else it says of the cache.
+    pub cache: RouteCacheConfig,
+}
+
+/// What a route says of the cache; what it leaves out is as in [`CacheConfig`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteCacheConfig {
+    /// Whether none of its answers are kept. Clients hear the TTLs that the servers give.
+    pub off: bool,
+    /// Cap on how long an answer is kept, beside that of the whole cache.
+    pub max_ttl: Option<Duration>,
+    /// TTLs of positive answers below this are raised to it.
+    pub min_ttl: Duration,
+    /// See [`CacheConfig::stale_max_age`].
+    pub stale_max_age: Option<Duration>,
+    /// See [`CacheConfig::stale_max_negative_age`].
+    pub stale_max_negative_age: Option<Duration>,
+    /// See [`CacheConfig::stale_after`].
+    pub stale_after: Option<Duration>,
+    /// See [`CacheConfig::stale_ttl`].
+    pub stale_ttl: Option<Duration>,
+}
+
+/// What a route says of all its names without asking anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnAnswer {
+    /// There is no such name.
+    NxDomain,
+    /// The name has no such record.
+    NoData,
+    /// Nobody may ask.
+    Refused,
+    /// The name has these addresses, and no records of other types. Never empty.
+    Addresses(Vec<IpAddr>),
+}
+
+/// What becomes of the zones of RFC 6303 and RFC 7793 that are no routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+pub enum PrivateZones {
+    /// They are part of whatever route holds them.
+    #[serde(rename = "forward")]
+    Forward,
+    /// Their names do not exist, and never leave the node.
+    #[serde(rename = "NXDOMAIN")]
+    NxDomain,
 }
 
 /// A name answered from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticRecords {
-    /// Owner name.
+    /// Owner name; `*.dev.example` stands for every name below `dev.example` that does not exist (RFC 4592).
     pub name: Name,
     /// A records.
     pub a: Vec<Ipv4Addr>,
@@ -210,6 +266,17 @@ pub struct StaticRecords {
     pub cname: Option<Name>,
     /// TXT records, each one string.
     pub txt: Vec<String>,
+}
+
+/// What hosts files say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostsConfig {
+    /// The files.
+    pub files: Vec<PathBuf>,
+    /// Each name once, with its addresses.
+    pub names: Vec<StaticRecords>,
+    /// Each address once, with the name that its reverse name points to.
+    pub reverse: Vec<(IpAddr, Name)>,
 }
 
 /// What holds for routes with several groups.
@@ -363,6 +430,7 @@ impl Config {
         self.groups
             .iter()
             .flat_map(|group| group.resolv_confs.iter().chain(&group.tls_ca))
+            .chain(&self.hosts.files)
     }
 
     /// Takes over from `running` what cannot change while we run; returns the keys of what would have been different.
@@ -495,6 +563,20 @@ impl Default for LogConfig {
             format: LogFormat::Text,
             level: "info".to_owned(),
             queries: QueryLog::Off,
+        }
+    }
+}
+
+impl std::fmt::Display for OwnAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NxDomain => f.write_str("NXDOMAIN"),
+            Self::NoData => f.write_str("NODATA"),
+            Self::Refused => f.write_str("REFUSED"),
+            Self::Addresses(addresses) => {
+                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                f.write_str(&addresses.join(", "))
+            }
         }
     }
 }

@@ -9,6 +9,10 @@ pub const STALE_ANSWER: u16 = 3;
 pub const DNSSEC_BOGUS: u16 = 6;
 /// The last of them (§4.10).
 pub const DNSKEY_MISSING: u16 = 9;
+/// The answer is not what the name's owner says (§4.5).
+pub const FORGED_ANSWER: u16 = 4;
+/// The operator of this server does not want the name resolved (§4.16).
+pub const BLOCKED: u16 = 15;
 /// The failure is a remembered one (§4.14, RFC 9520).
 pub const CACHED_ERROR: u16 = 13;
 /// The server is not up yet, or no longer (§4.15).

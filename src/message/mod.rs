@@ -5,6 +5,7 @@ pub mod ede;
 pub mod form;
 pub mod framing;
 pub mod labels;
+pub mod own;
 pub mod query;
 pub mod reply;
 pub mod response;

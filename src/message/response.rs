@@ -161,6 +161,20 @@ impl Response {
         self.ttl
     }
 
+    /// Raises the TTLs of a positive answer to at least so many seconds.
+    pub fn raise_ttls(&mut self, least: u32) {
+        if least == 0 || self.facts.kind != Kind::Positive {
+            return;
+        }
+        let view = self.view();
+        let offsets: Vec<usize> = (0..view.ttl_count()).map(|i| view.ttl_at(i)).collect();
+        for at in offsets {
+            let ttl = wire::u32_at(&self.bytes, at).map_or(0, sane_ttl);
+            wire::put_u32(&mut self.bytes, at, ttl.max(least));
+        }
+        self.ttl = Some(self.ttl.unwrap_or(0).max(least));
+    }
+
     /// A validator's verdict that what it was told is bogus (RFC 8914 §4.7 to 4.10); none unless it is a failure.
     #[must_use]
     pub fn verdict(&self) -> Option<&ExtendedError> {

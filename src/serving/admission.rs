@@ -67,17 +67,24 @@ impl Worker {
         now: Instant,
     ) -> bool {
         let age = entry.expired_for(now);
-        if age >= self.setup.config.cache.stale_max_age || !entry.is_negative() {
-            return age < self.setup.config.cache.stale_max_age;
+        let stale = &self.setup.routes.get(route).stale;
+        if age >= stale.max_age || !entry.is_negative() {
+            return age < stale.max_age;
         }
         // A later tier's denial is kept while it is fresh, and no longer.
-        (entry.tier() == 0 && age < self.setup.routes.get(route).stale_max_negative_age)
-            || self.stands_beside_addresses(key, entry, now)
+        (entry.tier() == 0 && age < stale.max_negative_age)
+            || self.stands_beside_addresses(key, entry, stale.max_age, now)
     }
 
     /// Whether an entry says that a name has no addresses of one family, while those of the other may be served. Clients
     /// ask for both, and musl fails the lookup if it hears of an error for either.
-    fn stands_beside_addresses(&self, key: &[u8], entry: &Entry, now: Instant) -> bool {
+    fn stands_beside_addresses(
+        &self,
+        key: &[u8],
+        entry: &Entry,
+        max_age: Duration,
+        now: Instant,
+    ) -> bool {
         let other = match entry.qtype() {
             rr::A => rr::AAAA,
             rr::AAAA => rr::A,
@@ -92,7 +99,7 @@ impl Worker {
         self.shared.cache.get(&key).is_some_and(|addresses| {
             !addresses.is_negative()
                 && entry.tier() <= addresses.tier()
-                && addresses.expired_for(now) < self.setup.config.cache.stale_max_age
+                && addresses.expired_for(now) < max_age
         })
     }
 

@@ -2,13 +2,14 @@
 //!
 //! [`query_path`] is the whole way on one page: serve → forward → fly → land. [`admission`] says who may ask and when the
 //! upstreams are not asked, [`flights`] who waits for what, [`replies`] what a client reads, [`local`] what is answered
-//! from the configuration. No listener is known here: one gives a [`waiting::ReplyTo`] with each query.
+//! from the configuration, `own_answers` what a route says by itself. No listener is known here: one gives a [`waiting::ReplyTo`] with each query.
 
 pub mod admission;
 pub mod client;
 pub mod flights;
 pub mod local;
 pub mod metrics;
+mod own_answers;
 pub mod query_path;
 pub mod replies;
 pub mod setup;

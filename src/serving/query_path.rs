@@ -85,6 +85,9 @@ impl Worker {
             let error = ExtendedError::new(ede::NOT_AUTHORITATIVE, "no route holds this name");
             return self.refuse(&asked, Some(error), client, out);
         };
+        if let Some(answer) = self.setup.routes.get(route).own_answer(query.qtype) {
+            return self.answer_by_route(answer, route, &question, &asked, client, out);
+        }
         if query.cacheable() {
             self.metrics.miss();
         }
@@ -176,7 +179,13 @@ impl Worker {
         let Some(route) = self.setup.routes.find(question.name, question.qtype) else {
             return;
         };
-        if self.flights.may_prefetch()
+        if self
+            .setup
+            .routes
+            .get(route)
+            .own_answer(question.qtype)
+            .is_none()
+            && self.flights.may_prefetch()
             && self.flights.find(key).is_none()
             && self
                 .upstream_obstacle(key, route, Some(entry), now)
@@ -244,7 +253,7 @@ async fn fly(leader: Leader) {
         // RFC 8767 §5: the client response timer.
         tokio::select! {
             result = &mut answer => result,
-            () = tokio::time::sleep(setup.config.cache.stale_after) => {
+            () = tokio::time::sleep(route.stale.after) => {
                 leader.flight.serve_stale(StaleReason::Slow, leader.route);
                 answer.await
             }
@@ -271,7 +280,8 @@ fn land(leader: Leader, result: Result<Answer, Failed>, bounds: Bounds) {
         entry.age_if_fresh(now).is_some() || worker.may_serve_stale(&key, route, entry, now)
     };
     match result {
-        Ok(Answer { response, tier }) => {
+        Ok(Answer { mut response, tier }) => {
+            response.raise_ttls(bounds.min_ttl);
             let entry = Entry::new(&key, &response, now, Origin { route, tier }, bounds);
             // Another worker may have stored an answer meanwhile.
             let stored = || cache.get(&key).filter(|_| keep);

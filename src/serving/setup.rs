@@ -54,7 +54,7 @@ impl Setup {
         let upstreams = Upstreams::new(&config, known, metrics, now)
             .map_err(|errors| errors.into_iter().map(SetupError::from).collect::<Vec<_>>())?;
         let version = env!("CARGO_PKG_VERSION");
-        let local = LocalZone::new(&config.records, &config.node_name, version);
+        let local = LocalZone::new(&config.records, &config.hosts, &config.node_name, version);
         Ok(Self {
             config,
             routes,
@@ -73,6 +73,8 @@ impl Setup {
     /// Whether it keeps everything cached under `other`.
     #[must_use]
     pub fn keeps_all(&self, other: &Self) -> bool {
-        self.routes.same_as(&other.routes) && self.config.records == other.config.records
+        self.routes.same_as(&other.routes)
+            && self.config.records == other.config.records
+            && self.config.hosts == other.config.hosts
     }
 }

@@ -10,6 +10,7 @@
 //! | `truncation` | cut and oversized datagrams, servers with UDP only, compression where a reply does not fit |
 //! | `edns` | servers that refuse EDNS or the AD bit |
 //! | `names` | the longest names, an address type without a SOA, signed queries |
+//! | `policies` | zones, types and names that are answered here |
 //! | `clients` | idle timeouts, shutting down, file descriptors, who may ask, listeners |
 //! | `budgets` | datagrams sent for each question |
 //! | `metrics` | what Prometheus reads |
@@ -32,6 +33,7 @@ mod clients;
 mod edns;
 mod metrics;
 mod names;
+mod policies;
 mod server;
 mod streams;
 mod truncation;

@@ -87,7 +87,7 @@ impl Query {
 }
 
 /// A name as text, lower-cased, escaped where it is odd.
-fn text_of(mut wire: &[u8]) -> String {
+pub(crate) fn text_of(mut wire: &[u8]) -> String {
     let mut text = String::new();
     while let [length, rest @ ..] = wire
         && *length > 0
