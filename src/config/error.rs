@@ -290,10 +290,10 @@ pub enum Problem {
         remedy: &'static str,
     },
     /// A hosts file that cannot be read.
-    #[error("{}: cannot be read: {source}; check the path and the file's permissions", file.display())]
+    #[error("{file}: cannot be read: {source}; check the path and the file's permissions")]
     HostsUnreadable {
-        /// As typed.
-        file: PathBuf,
+        /// As typed, on one line.
+        file: String,
         /// Why.
         source: io::Error,
     },

@@ -911,6 +911,16 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "2: hosts: /nonexistent/hosts: cannot be read: No such file or directory (os error 2); check the path and the file's permissions",
     ),
     (
+        "hosts file of two lines",
+        "hosts: \"\\n\"",
+        "2: hosts: \"\\n\": cannot be read: No such file or directory (os error 2); check the path and the file's permissions",
+    ),
+    (
+        "hosts file without an end",
+        "hosts: /dev/zero",
+        "2: hosts: the size of /dev/zero is over the limit of 4MiB",
+    ),
+    (
         "hosts file twice",
         "hosts: [/dev/null, /dev/null]",
         "2: hosts[1]: /dev/null is here twice; keep one",
