@@ -290,10 +290,10 @@ pub enum Problem {
         remedy: &'static str,
     },
     /// A hosts file that cannot be read.
-    #[error("{}: cannot be read: {source}; check the path and the file's permissions", file.display())]
+    #[error("{file}: cannot be read: {source}; check the path and the file's permissions")]
     HostsUnreadable {
-        /// As typed.
-        file: PathBuf,
+        /// As typed, on one line.
+        file: String,
         /// Why.
         source: io::Error,
     },
@@ -375,6 +375,26 @@ pub enum Problem {
     /// A CNAME that points to its owner.
     #[error("the CNAME points to itself")]
     CnameToItself,
+    /// `rewrite: {from: x, to: y.x}`.
+    #[error(
+        "{from} and {to} are within each other, so that names would be rewritten in a circle; write suffixes apart from each other"
+    )]
+    RewriteLoop {
+        /// As clients know it.
+        from: String,
+        /// As servers know it.
+        to: String,
+    },
+    /// A suffix that none of the route's names has.
+    #[error(
+        "{from} is not in the route's zone {zone}, so that nothing would be rewritten; write {zone} or a name below it"
+    )]
+    RewriteElsewhere {
+        /// As typed.
+        from: String,
+        /// The route's.
+        zone: String,
+    },
     /// A wildcard's CNAME that points below the wildcard's parent.
     #[error(
         "the CNAME points to {target}, which this wildcard stands for itself; write {target} in `records`, too"
@@ -445,6 +465,9 @@ pub enum Missing {
         "the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`"
     )]
     Group,
+    /// A rewrite without both suffixes.
+    #[error("needs `from` and `to`, for example {{from: dev.example, to: dev.svc.cluster.local}}")]
+    Suffixes,
     /// A record without data.
     #[error("the name has no records; write for example {{A: [10.0.0.1]}}")]
     Records,

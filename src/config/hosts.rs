@@ -5,14 +5,15 @@
 //! Limits: a name has at most [`limits::MAX_HOST_ADDRESSES`] addresses; a file, [`limits::MAX_HOSTS_FILE`] bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hickory_proto::rr::Name;
 
 use super::error::Problem;
-use super::leaf::{Leaf, parse_name, show_list, show_text};
+use super::leaf::{Leaf, Size, parse_name, show_list, show_text};
 use super::read::{Report, Section, list_items};
 use super::{HostsConfig, StaticRecords, limits};
 
@@ -63,25 +64,30 @@ pub(super) fn read(top: &Section<'_>, report: &Report<'_>) -> HostsConfig {
     }
 }
 
-fn read_file(file: &Path) -> Result<String, Problem> {
+fn read_file(file: &PathBuf) -> Result<String, Problem> {
     let unreadable = |source| Problem::HostsUnreadable {
-        file: file.to_owned(),
+        file: file.show(),
         source,
     };
-    let bytes = fs::read(file).map_err(unreadable)?;
-    if bytes.len() > limits::MAX_HOSTS_FILE {
-        let value = format!("{}: a file of {} bytes", file.display(), bytes.len());
-        let limit = format!("{} bytes", limits::MAX_HOSTS_FILE);
+    let most = limits::MAX_HOSTS_FILE;
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(unreadable)?;
+    // One byte more tells whether there are more; a device would never end.
+    let mut opened = opened.take(most + 1);
+    opened.read_to_end(&mut bytes).map_err(unreadable)?;
+    if opened.limit() == 0 {
+        let value = format!("the size of {}", file.show());
+        let limit = Size(most).show();
         return Err(Problem::OverLimit { value, limit });
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 impl Hosts {
-    fn add(&mut self, file: &Path, text: &str, report: &Report<'_>) {
+    fn add(&mut self, file: &PathBuf, text: &str, report: &Report<'_>) {
         let mut warnings = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
-            let place = format!("hosts: {}:{number}", file.display());
+            let place = format!("hosts: {}:{number}", file.show());
             self.add_line(line, |what| warnings.push(format!("{place}: {what}")));
         }
         let more = warnings.len().saturating_sub(WARNINGS_SHOWN);
@@ -89,7 +95,7 @@ impl Hosts {
             report.warn(warning);
         }
         if more > 0 {
-            let file = file.display();
+            let file = file.show();
             report.warn(format!("hosts: {file}: {more} further warnings"));
         }
     }

@@ -11,7 +11,7 @@ pub(super) const MAX_NETWORKS: usize = 1_024;
 /// All are read once a second.
 pub(super) const MAX_HOSTS_FILES: usize = 16;
 /// Bytes; as much as the configuration itself. Some 100,000 names, at some 200 bytes of memory each.
-pub(super) const MAX_HOSTS_FILE: usize = 4 << 20;
+pub(super) const MAX_HOSTS_FILE: u64 = 4 << 20;
 /// Of one name: 1,000 AAAA records take 28,000 bytes of the 65,535 that a message has.
 pub(super) const MAX_HOST_ADDRESSES: usize = 1_000;
 /// One reply holds them all; of more, clients over UDP would get a part.

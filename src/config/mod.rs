@@ -204,10 +204,21 @@ pub struct RouteConfig {
     pub answer: Option<OwnAnswer>,
     /// Types of which it says that no name has any, without asking.
     pub filter: Vec<RecordType>,
+    /// How its names are asked for.
+    pub rewrite: Option<RewriteConfig>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
     /// What else it says of the cache.
     pub cache: RouteCacheConfig,
+}
+
+/// Names at and below `from` are asked for at and below `to`. Neither is below the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RewriteConfig {
+    /// As clients know it; in the route's zone.
+    pub from: Name,
+    /// As servers know it.
+    pub to: Name,
 }
 
 /// What a route says of the cache; what it leaves out is as in [`CacheConfig`].

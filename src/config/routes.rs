@@ -13,7 +13,8 @@ use super::path::KeyPath;
 use super::read::{Report, Section, list_items};
 use super::spelling::nearest;
 use super::{
-    GroupConfig, HostsConfig, OwnAnswer, RouteCacheConfig, RouteConfig, StaticRecords, limits,
+    GroupConfig, HostsConfig, OwnAnswer, RewriteConfig, RouteCacheConfig, RouteConfig,
+    StaticRecords, limits,
 };
 
 const GROUP_EXPECTED: &str =
@@ -38,7 +39,7 @@ pub(super) fn read_routes(
         );
         let name = known_once(report, &mut seen, &path, value, zone, name);
         let route = match value {
-            Value::Dict(..) => read_route_table(report, &path, value, groups),
+            Value::Dict(..) => read_route_table(report, &path, value, groups, name.as_ref()),
             _ => to_groups(read_tiers(report, &path, value, groups)),
         };
         if let Some(zone) = name {
@@ -75,6 +76,7 @@ fn to_groups(tiers: Vec<usize>) -> RouteConfig {
         tiers,
         answer: None,
         filter: Vec::new(),
+        rewrite: None,
         max_negative_ttl: None,
         cache: RouteCacheConfig::default(),
     }
@@ -100,6 +102,7 @@ fn read_route_table<'a>(
     path: &KeyPath,
     value: &'a Value,
     groups: &[GroupConfig],
+    zone: Option<&Name>,
 ) -> RouteConfig {
     let section = report.table(path, value, GROUP_EXPECTED);
     let answer = section
@@ -129,9 +132,19 @@ fn read_route_table<'a>(
     let filter = section.value("filter").map_or_else(Vec::new, |filter| {
         read_filter(report, &section.path("filter"), filter)
     });
+    let rewrite = section
+        .value("rewrite")
+        .and_then(|_| read_rewrite(&section, report, zone));
     if answer.is_some() {
         // Whoever answers without asking has nobody to ask, and nothing to keep.
-        for other in ["group", "tiers", "filter", "max_negative_ttl", "cache"] {
+        for other in [
+            "group",
+            "tiers",
+            "filter",
+            "rewrite",
+            "max_negative_ttl",
+            "cache",
+        ] {
             if section.value(other).is_some() {
                 report.error_at(path, value, Problem::Both("answer", other));
             }
@@ -141,6 +154,7 @@ fn read_route_table<'a>(
     RouteConfig {
         answer: answer.flatten(),
         filter,
+        rewrite,
         max_negative_ttl: max_negative_ttl.or(negative),
         cache,
         ..to_groups(tiers)
@@ -224,6 +238,56 @@ fn read_answer(report: &Report<'_>, path: &KeyPath, value: &Value) -> Option<Own
     let shown = word.unwrap_or_default();
     report.setting(report.origin(path, Some(value)), path, shown);
     Some(answer)
+}
+
+/// Two suffixes, neither of which is within the other.
+fn read_rewrite(
+    route: &Section<'_>,
+    report: &Report<'_>,
+    zone: Option<&Name>,
+) -> Option<RewriteConfig> {
+    let section = route.section("rewrite");
+    let suffix = |key| {
+        let (value, path) = (section.value(key)?, section.path(key));
+        let expected = "a domain name such as dev.example";
+        let name = match value {
+            Value::String(_, text) => {
+                zone_name(text, "all names below it are meant; leave out the *")
+            }
+            Value::Empty(..) => Err(Problem::NoValue { expected }),
+            other => Err(Problem::NotA {
+                value: show_value(other),
+                expected,
+            }),
+        };
+        match name {
+            Ok(name) => {
+                section.setting(key, show_name(&name));
+                Some(name)
+            }
+            Err(problem) => {
+                report.error_at(&path, value, problem);
+                None
+            }
+        }
+    };
+    let (from, to) = (suffix("from"), suffix("to"));
+    if section.value("from").is_none() || section.value("to").is_none() {
+        route.error("rewrite", Problem::Missing(Missing::Suffixes));
+    }
+    let rewrite = RewriteConfig {
+        from: from?,
+        to: to?,
+    };
+    let (from, to) = (show_name(&rewrite.from), show_name(&rewrite.to));
+    if rewrite.from.zone_of(&rewrite.to) || rewrite.to.zone_of(&rewrite.from) {
+        route.error("rewrite", Problem::RewriteLoop { from, to });
+    } else if let Some(zone) = zone.filter(|zone| !zone.zone_of(&rewrite.from)) {
+        let zone = show_name(zone);
+        section.error("from", Problem::RewriteElsewhere { from, zone });
+    }
+    section.finish();
+    Some(rewrite)
 }
 
 /// Types that no name of a route has.

@@ -821,6 +821,36 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "2: routes.x: `answer` and `cache` exclude each other; keep one",
     ),
     (
+        "rewrite in a circle",
+        "routes: {x.y: {group: vpc, rewrite: {from: x.y, to: z.x.y}}}",
+        "2: routes.\"x.y\".rewrite: x.y and z.x.y are within each other, so that names would be rewritten in a circle; write suffixes apart from each other",
+    ),
+    (
+        "rewrite to itself",
+        "routes: {x: {group: vpc, rewrite: {from: x, to: x}}}",
+        "2: routes.x.rewrite: x and x are within each other, so that names would be rewritten in a circle; write suffixes apart from each other",
+    ),
+    (
+        "rewrite of another zone",
+        "routes: {x: {group: vpc, rewrite: {from: y, to: z}}}",
+        "2: routes.x.rewrite.from: y is not in the route's zone x, so that nothing would be rewritten; write x or a name below it",
+    ),
+    (
+        "half a rewrite",
+        "routes: {x: {group: vpc, rewrite: {from: x}}}",
+        "2: routes.x.rewrite: needs `from` and `to`, for example {from: dev.example, to: dev.svc.cluster.local}",
+    ),
+    (
+        "rewrite of a wildcard",
+        "routes: {x: {group: vpc, rewrite: {from: \"*.x\", to: z}}}",
+        "2: routes.x.rewrite.from: *.x: all names below it are meant; leave out the *",
+    ),
+    (
+        "rewrite of what is answered here",
+        "routes: {x: {answer: NODATA, rewrite: {from: x, to: z}}}",
+        "2: routes.x: `answer` and `rewrite` exclude each other; keep one",
+    ),
+    (
         "private zones",
         "private_zones: true",
         "2: private_zones: true is not forward or NXDOMAIN",
@@ -879,6 +909,16 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "hosts file that is not there",
         "hosts: /nonexistent/hosts",
         "2: hosts: /nonexistent/hosts: cannot be read: No such file or directory (os error 2); check the path and the file's permissions",
+    ),
+    (
+        "hosts file of two lines",
+        "hosts: \"\\n\"",
+        "2: hosts: \"\\n\": cannot be read: No such file or directory (os error 2); check the path and the file's permissions",
+    ),
+    (
+        "hosts file without an end",
+        "hosts: /dev/zero",
+        "2: hosts: the size of /dev/zero is over the limit of 4MiB",
     ),
     (
         "hosts file twice",

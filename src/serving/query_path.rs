@@ -239,7 +239,14 @@ async fn fly(leader: Leader) {
     let worker = Rc::clone(&leader.worker);
     let setup = &worker.setup;
     let route = setup.routes.get(leader.route);
-    let question = Rc::new(SharedQuestion::new(&leader.key, &worker.shared.hasher));
+    let asked = match &route.rewrite {
+        None => Ok(Rc::clone(&leader.key)),
+        Some(rewrite) => rewrite.outward(&leader.key),
+    };
+    let question = match asked {
+        Ok(key) => Rc::new(SharedQuestion::new(&key, &worker.shared.hasher)),
+        Err(failed) => return land(leader, Err(failed), route.bounds),
+    };
 
     // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
     let mut answer = pin!(ask(
@@ -260,6 +267,10 @@ async fn fly(leader: Leader) {
         }
     } else {
         answer.await
+    };
+    let result = match &route.rewrite {
+        None => result,
+        Some(rewrite) => result.and_then(|answer| rewrite.back(answer, &leader.key)),
     };
     land(leader, result, route.bounds);
 }

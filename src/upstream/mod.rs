@@ -14,6 +14,7 @@ pub mod plan;
 pub mod probe;
 pub mod probe_exchange;
 pub mod rate;
+pub mod rewrite;
 pub mod routes;
 pub mod server;
 pub mod tolerance;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hickory_proto::rr::Name;
 
+use super::rewrite::Rewrite;
 use crate::cache::{Bounds, seconds};
 use crate::config::{
     CacheConfig, Config, OwnAnswer, PrivateZones, RouteCacheConfig, RouteConfig, private_zones,
@@ -27,6 +28,8 @@ pub struct Route {
     pub answer: Option<OwnAnswer>,
     /// Types of which it says that no name has any, without asking.
     pub filter: Vec<u16>,
+    /// How its names are asked for.
+    pub rewrite: Option<Rewrite>,
     /// How long its answers may be kept.
     pub bounds: Bounds,
     /// When an expired answer may be served.
@@ -121,6 +124,7 @@ impl Routes {
                 zone,
                 tiers: route.tiers.clone(),
                 answer: route.answer.clone(),
+                rewrite: route.rewrite.as_ref().map(Rewrite::new),
                 filter: route.filter.iter().copied().map(u16::from).collect(),
                 bounds: bounds(config, route),
                 stale: stale(config, route),
@@ -246,6 +250,7 @@ impl Route {
         };
         self.bounds == new.bounds
             && self.answer == new.answer
+            && self.rewrite == new.rewrite
             && self.tiers.len() == new.tiers.len()
             && self.tiers.iter().zip(&new.tiers).all(same_view)
     }
@@ -261,6 +266,7 @@ fn private_route(config: &Config) -> Option<RouteConfig> {
         tiers: Vec::new(),
         answer: Some(OwnAnswer::NxDomain),
         filter: Vec::new(),
+        rewrite: None,
         max_negative_ttl: None,
         cache: RouteCacheConfig::default(),
     })

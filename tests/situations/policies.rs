@@ -423,11 +423,9 @@ fn a_hosts_file_is_read_again_when_it_changes() {
     wait_for("the changed file to be read", || {
         (says(&nodens, "moves.example. A") == "NOERROR 10.0.0.2").then_some(())
     });
-    assert_eq!(
-        says(&nodens, "new.example. A"),
-        "NOERROR 10.0.0.3",
-        "in place of what the cache holds"
-    );
+    wait_for("the end of what the cache holds of the new name", || {
+        (says(&nodens, "new.example. A") == "NOERROR 10.0.0.3").then_some(())
+    });
     // Without the file nothing changes, and /status says so.
     std::fs::remove_file(&file).expect("it was there");
     wait_for("the missing file to be noticed", || {
@@ -440,4 +438,65 @@ fn a_hosts_file_is_read_again_when_it_changes() {
         said.then_some(())
     });
     assert_eq!(says(&nodens, "moves.example. A"), "NOERROR 10.0.0.2");
+}
+
+#[test]
+fn names_are_asked_for_under_another_suffix_and_come_back_under_their_own() {
+    let server = Server::start(|q: &Query| match q.name.as_str() {
+        "web.svc.cluster.local." if q.qtype == rr::A => q
+            .says("NOERROR ad")
+            .answer("@ 300 CNAME real.svc.cluster.local.")
+            .answer("real.svc.cluster.local. 300 CNAME out.example.")
+            .answer("out.example. 300 A 192.0.2.1"),
+        "web.svc.cluster.local." => q.says("NOERROR").authority("cluster.local. 30 SOA 30"),
+        "other.corp." => q.says("NOERROR").answer("@ 300 A 192.0.2.2"),
+        _ => q.says("NXDOMAIN").authority("svc.cluster.local. 30 SOA 30"),
+    });
+    let rewrite = "corp.: {group: vpc, rewrite: {from: dev.corp, to: svc.cluster.local}}";
+    let nodens = with_routes(&server, rewrite, "");
+    let text = |name: &[u8]| crate::server::text_of(name);
+    for over in BOTH {
+        let reply = ask(&nodens, "WEB.dev.corp. A", over);
+        assert_eq!(reply.gist(), "NOERROR 192.0.2.1 CNAME CNAME");
+        let chain: Vec<_> = reply.message.section(Section::Answer).collect();
+        let owners: Vec<_> = chain.iter().map(|record| text(&record.owner)).collect();
+        assert_eq!(owners, ["web.dev.corp.", "real.dev.corp.", "out.example."]);
+        assert_eq!(text(&chain[0].rdata), "real.dev.corp.");
+        assert_eq!(text(&chain[1].rdata), "out.example.");
+
+        let reply = ask(&nodens, "web.dev.corp. AAAA", over);
+        assert_eq!(reply.gist(), "NOERROR");
+        assert_eq!(soa(&reply.message), ("dev.corp.".to_owned(), 30, 30));
+        let reply = ask(&nodens, "no.dev.corp. A", over);
+        assert_eq!(reply.gist(), "NXDOMAIN");
+        assert_eq!(soa(&reply.message), ("dev.corp.".to_owned(), 30, 30));
+    }
+    assert_eq!(says(&nodens, "other.corp. A"), "NOERROR 192.0.2.2");
+    assert_eq!(
+        server.asked_for("web.svc.cluster.local. A"),
+        1,
+        "then cached"
+    );
+    assert_eq!(server.count(), 4);
+    let trusting = question("web.dev.corp. A").flags(flag::RD | flag::AD);
+    assert!(
+        !send(&nodens, &trusting, Over::Udp).has(flag::AD),
+        "no longer what was signed"
+    );
+}
+
+#[test]
+fn a_name_that_would_become_too_long_is_not_asked_for() {
+    let server = knows_everything();
+    let long = format!(
+        "rewrite: {{from: x, to: {}}}",
+        vec!["y".repeat(60); 4].join(".")
+    );
+    let nodens = with_routes(&server, &format!("x.: {{group: vpc, {long}}}"), "");
+    let name = format!("{}.x. A", "z".repeat(40));
+    let reply = send(&nodens, &question(&name).payload(1232), Over::Udp);
+    assert_eq!(reply.gist(), "SERVFAIL");
+    let why = "the name that rewrite makes has more than 255 octets".to_owned();
+    assert_eq!(extended_errors(&reply.message), [(0, why)]);
+    assert_eq!(server.count(), 0);
 }
