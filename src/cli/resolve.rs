@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
-use crate::cli::stub::{Heard, Outcome, Stub, Unheard};
+use crate::cli::stub::{NoReply, Outcome, Stub, StubReply};
 
 /// What glibc reads.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -126,7 +126,7 @@ enum Severity {
 
 struct Answer {
     record_type: RecordType,
-    heard: Result<Heard, Unheard>,
+    heard: Result<StubReply, NoReply>,
 }
 
 /// A and AAAA go out at the same time, as in a pod.
@@ -148,7 +148,7 @@ async fn ask(stub: &Stub, name: &Name, types: &[RecordType]) -> Vec<Answer> {
 
 /// Adds an answer to the report; returns how bad it is and why.
 fn describe(
-    answer: &Result<Heard, Unheard>,
+    answer: &Result<StubReply, NoReply>,
     name: &Name,
     record_type: RecordType,
     report: &mut String,

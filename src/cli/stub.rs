@@ -67,7 +67,7 @@ pub enum Transport {
 
 /// A server's answer.
 #[derive(Debug, Clone)]
-pub struct Heard {
+pub struct StubReply {
     /// The question as it was sent.
     pub question: Query,
     /// Who answered.
@@ -95,8 +95,8 @@ pub enum Outcome {
 
 /// No server answered.
 #[derive(Debug, thiserror::Error)]
-#[error("{}", Unheard::describe(servers, *tries, *waited, last.as_ref()))]
-pub struct Unheard {
+#[error("{}", NoReply::describe(servers, *tries, *waited, last.as_ref()))]
+pub struct NoReply {
     /// Servers that were asked.
     pub servers: Vec<SocketAddr>,
     /// Queries sent.
@@ -186,7 +186,7 @@ impl Stub {
     /// # Errors
     ///
     /// Nobody answered, or there is no server to ask.
-    pub async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Heard, Unheard> {
+    pub async fn ask(&self, name: &Name, record_type: RecordType) -> Result<StubReply, NoReply> {
         let started = Instant::now();
         let question = Query::query(name.clone(), record_type);
         let mut failure = None;
@@ -198,7 +198,7 @@ impl Stub {
                 let patience = patience(self.timeout, position, self.servers.len());
                 match self.try_server(server, &question, patience).await {
                     Ok((transport, message)) => {
-                        let heard = Heard {
+                        let heard = StubReply {
                             question: question.clone(),
                             server,
                             transport,
@@ -216,8 +216,8 @@ impl Stub {
         }
         let waited = started.elapsed();
         match failure {
-            Some(heard) => Ok(Heard { waited, ..heard }),
-            None => Err(Unheard {
+            Some(heard) => Ok(StubReply { waited, ..heard }),
+            None => Err(NoReply {
                 servers: self.servers.clone(),
                 tries,
                 waited,
@@ -227,7 +227,7 @@ impl Stub {
     }
 
     /// Asks for A and AAAA at the same time, as `getaddrinfo` does.
-    pub async fn ask_addresses(&self, name: &Name) -> [Result<Heard, Unheard>; 2] {
+    pub async fn ask_addresses(&self, name: &Name) -> [Result<StubReply, NoReply>; 2] {
         let (a, aaaa) = tokio::join!(
             self.ask(name, RecordType::A),
             self.ask(name, RecordType::AAAA)
@@ -275,7 +275,7 @@ impl Stub {
     }
 }
 
-impl Heard {
+impl StubReply {
     /// What the answer comes to.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
@@ -306,7 +306,7 @@ impl Heard {
     }
 }
 
-impl Unheard {
+impl NoReply {
     fn describe(
         servers: &[SocketAddr],
         tries: usize,
@@ -383,7 +383,7 @@ pub async fn plain_stub_wait(
     let addresses: Vec<IpAddr> = answers
         .iter()
         .flatten()
-        .flat_map(Heard::addresses)
+        .flat_map(StubReply::addresses)
         .collect();
     if !addresses.is_empty() {
         return (waited, Ok(addresses));
@@ -625,7 +625,7 @@ mod tests {
 
     #[test]
     fn any_type_of_record_answers_any() {
-        let heard = |wanted| Heard {
+        let heard = |wanted| StubReply {
             question: Query::query(name("a."), wanted),
             server: LOOPBACK.into(),
             transport: Transport::Udp,

@@ -188,7 +188,7 @@ async fn try_form_anew(asks: Probe, server: Arc<Server>) {
     {
         if may_refuse_form(code) {
             prober
-                .learn_from(Heard {
+                .learn_from(StubReply {
                     form,
                     code,
                     rtt,
@@ -217,7 +217,7 @@ struct Sent {
 }
 
 /// The first answer to a probe.
-struct Heard {
+struct StubReply {
     form: QueryForm,
     code: u16,
     rtt: Duration,
@@ -245,7 +245,7 @@ impl Prober {
     }
 
     /// Asks until anything comes. A server that may be silent to OPT is asked without it too, when it takes long.
-    async fn first_heard(&self) -> io::Result<Heard> {
+    async fn first_heard(&self) -> io::Result<StubReply> {
         let (form, server) = (self.server.form(), &self.server);
         // One that is heard from otherwise is not silent.
         let state = server.state_of(self.carrier);
@@ -267,7 +267,7 @@ impl Prober {
         };
         let silent = (!asked.is_empty() && !form.has_opt()).then_some(asked);
         let code = answer?;
-        Ok(Heard {
+        Ok(StubReply {
             form,
             code,
             rtt,
@@ -276,7 +276,7 @@ impl Prober {
     }
 
     /// Finds the form that the server bears, and remembers it.
-    async fn learn_from(&self, heard: Heard) {
+    async fn learn_from(&self, heard: StubReply) {
         let server = &self.server;
         if let Some(silent) = heard.silent {
             if self.is_silent_to_opt(heard.form, heard.rtt, silent).await {
