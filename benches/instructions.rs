@@ -207,7 +207,7 @@ fn of_the_binary(case: &str, name: impl Fn(u64) -> String) -> u64 {
         "listen: [\"127.0.0.1:0\"]\nadmin: null\nworkers: 1\nupstreams: {{vpc: {{servers: [\"{server}\"]}}}}\n"
     );
     fs::write(&config, yaml).expect("the configuration can be written");
-    let mut valgrind = Callgrind::new(case, "nodens::serving::worker::run*");
+    let mut valgrind = Callgrind::new(case, "nodens::process::threads::run*");
     let mut command = Command::new(env!("CARGO_BIN_EXE_nodens"));
     command.args(["serve", "--config"]).arg(&config);
     let mut child = valgrind.start(&mut command, Stdio::piped());
