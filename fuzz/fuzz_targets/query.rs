@@ -16,7 +16,12 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(question.qtype, query.qtype);
 
     // What goes upstream is a query too, and asks the same.
-    for form in [QueryForm::Full, QueryForm::WithoutOpt, QueryForm::WithoutAd, QueryForm::Plain] {
+    for form in [
+        QueryForm::Full,
+        QueryForm::WithoutOpt,
+        QueryForm::WithoutAd,
+        QueryForm::Plain,
+    ] {
         let mut message = Vec::new();
         question.write(7, form, &mut message);
         let sent = Query::read(&message).expect("our own query is well-formed");
