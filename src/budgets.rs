@@ -56,6 +56,10 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 /// How long a client of the admin interface may take to send the header of a request.
 pub const ADMIN_HEADER_TIME: Duration = Duration::from_secs(5);
 
+/// Targets of aliases that are looked up for one question, each by its own route. Real chains lead from one zone into another
+/// once or twice.
+pub const ALIAS_STEPS: u8 = 8;
+
 /// Octets of the text of an extended error (RFC 8914) in a reply.
 pub const EXTENDED_ERROR_BYTES: usize = 200;
 

@@ -58,6 +58,8 @@ pub struct Config {
     pub routes: Vec<RouteConfig>,
     /// Names answered from the configuration itself.
     pub records: Vec<StaticRecords>,
+    /// Whether the target of a CNAME that leads to another route is looked up here.
+    pub complete_cnames: bool,
     /// What holds for routes with several groups.
     pub tiers: TiersConfig,
     /// The answer cache.

@@ -172,6 +172,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let groups = groups::read(&top, report, &listen, &host.resolv_conf);
     let routes = routes::read_routes(&top, report, &groups);
     let records = routes::read_records(&top, report);
+    let complete_cnames = top.read("complete_cnames", true);
     let tiers = read_tiers(&top);
     let cache = read_cache(&top);
     warn_useless_caps(report, &routes, &cache);
@@ -187,6 +188,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         groups,
         routes,
         records,
+        complete_cnames,
         tiers,
         cache,
         tcp: read_tcp(&top),

@@ -1400,6 +1400,7 @@ fn key() -> impl Strategy<Value = &'static str> {
         "tiers",
         "max_negative_ttl",
         "records",
+        "complete_cnames",
         "A",
         "AAAA",
         "CNAME",

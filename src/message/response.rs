@@ -23,6 +23,8 @@ pub struct Response {
     ttl: Option<u32>,
     /// Why it failed, if a validator found the answer bogus.
     verdict: Option<Box<ExtendedError>>,
+    /// Whether it answers with aliases and without what was asked for.
+    aliases_alone: bool,
     /// The message, then the offsets of its TTLs as native 16-bit numbers.
     bytes: Vec<u8>,
 }
@@ -159,6 +161,19 @@ impl Response {
     pub fn truncated(&self) -> bool {
         self.view().truncated()
     }
+
+    /// Whether its answer section has a CNAME, but nothing of the type that was asked for.
+    #[must_use]
+    pub fn aliases_alone(&self) -> bool {
+        self.aliases_alone
+    }
+
+    /// It, taken for this kind: whoever puts a response together knows better than its bytes tell.
+    #[must_use]
+    pub(super) fn of_kind(mut self, kind: Kind) -> Self {
+        self.facts.kind = kind;
+        self
+    }
 }
 
 impl<'a> View<'a> {
@@ -244,6 +259,7 @@ struct Survey<'a> {
     opt: Option<Record>,
     tsig: Option<Record>,
     asked_for: bool,
+    alias: bool,
     min_ttl: u32,
     max_ttl: u32,
     soa_minimum: Option<u32>,
@@ -259,6 +275,7 @@ impl<'a> Survey<'a> {
             opt: None,
             tsig: None,
             asked_for: false,
+            alias: false,
             min_ttl: u32::MAX,
             max_ttl: 0,
             soa_minimum: None,
@@ -285,6 +302,7 @@ impl<'a> Survey<'a> {
             }
             (Section::Answer, rtype) => {
                 self.asked_for |= rtype == self.qtype || self.qtype == rr::ANY;
+                self.alias |= rtype == rr::CNAME;
             }
             (Section::Authority, rr::SOA) => {
                 // Two names, then five 32-bit numbers, the last of which is MINIMUM (RFC 1035 §3.3.13).
@@ -357,6 +375,7 @@ impl<'a> Survey<'a> {
             },
             ttl,
             verdict: self.verdict(kind),
+            aliases_alone: self.alias && !self.asked_for,
             bytes,
         })
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::metrics::StaleReason;
-use super::waiting::{Content, Waiter};
+use super::waiting::{Content, Waiting};
 use crate::budgets::PREFETCHES_IN_FLIGHT;
 use crate::cache::Entry;
 use crate::message::ede::{self, ExtendedError};
@@ -21,14 +21,18 @@ pub(super) enum Purpose {
     Client,
     /// A popular answer is about to expire.
     Prefetch,
+    /// An alias leads here; so many were followed on the way, this one included.
+    Alias(u8),
 }
 
 /// A question in flight.
 pub(super) struct Flight {
-    waiters: RefCell<Vec<Waiter>>,
+    waiters: RefCell<Vec<Waiting>>,
     stale: Option<Entry>,
     purpose: Purpose,
     overdue: Cell<bool>,
+    /// The flight of the alias's target, while it is waited for.
+    waits_for: RefCell<Option<Rc<Flight>>>,
 }
 
 impl Flight {
@@ -39,6 +43,7 @@ impl Flight {
             stale,
             purpose,
             overdue: Cell::new(false),
+            waits_for: RefCell::default(),
         }
     }
 
@@ -52,13 +57,36 @@ impl Flight {
         self.stale.as_ref()
     }
 
-    /// Has a client wait.
-    pub(super) fn join(&self, waiter: Waiter) {
+    /// Why it was started.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// It waits for another one, or no longer.
+    pub(super) fn set_waits_for(&self, other: Option<Rc<Self>>) {
+        self.waits_for.replace(other);
+    }
+
+    /// Whether it is the other one, or waits for it, be it by way of others.
+    pub(super) fn depends_on(self: &Rc<Self>, other: &Rc<Self>) -> bool {
+        // In a loop: aliases that many clients ask for may be waited for in a long row.
+        let mut here = Rc::clone(self);
+        while !Rc::ptr_eq(&here, other) {
+            let Some(next) = here.waits_for.borrow().as_ref().map(Rc::clone) else {
+                return false;
+            };
+            here = next;
+        }
+        true
+    }
+
+    /// Has a client wait, or the flight of an alias.
+    pub(super) fn join(&self, waiter: Waiting) {
         self.waiters.borrow_mut().push(waiter);
     }
 
     /// Takes all that wait.
-    pub(super) fn take_waiters(&self) -> Vec<Waiter> {
+    pub(super) fn take_waiters(&self) -> Vec<Waiting> {
         self.waiters.take()
     }
 

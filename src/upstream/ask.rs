@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::{sleep, timeout_at};
 
@@ -20,9 +20,6 @@ use crate::message::wire::rcode;
 use crate::transport::stream::StreamPool;
 use crate::transport::udp::{Port, Shared, UdpPool};
 use crate::transport::{Carrier, Delivery, Exchange, Mailbox, SharedQuestion, TryError};
-
-/// What is left of the deadline when we give up: the client must hear from us before it is over.
-const MARGIN: Duration = Duration::from_millis(100);
 
 /// One worker's transports to every server of a configuration.
 pub struct Links {
@@ -173,12 +170,7 @@ pub async fn ask(
 ) -> Result<Answer, Failed> {
     let groups: Vec<&Group> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
     let now = Instant::now();
-    let end = now
-        + groups[0]
-            .deadline
-            .saturating_sub(MARGIN)
-            .max(groups[0].deadline / 2);
-    let plan = group::plan(&groups, now, end);
+    let plan = group::plan(&groups, now, now + groups[0].budget());
     if let Some(first) = plan.first() {
         // Taken now, so that those who come later wait for later places.
         let wait = upstreams.servers[first].rate.take(now);

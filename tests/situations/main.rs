@@ -6,6 +6,7 @@
 //! | File | Situations |
 //! |---|---|
 //! | `answers` | wrong data: tiers, referrals that are none, stale "no such name", bogus, DS, TTLs, header bits |
+//! | `aliases` | CNAMEs that lead from one route into another |
 //! | `streams` | TCP and TLS servers that close early, and server connections that grow old |
 //! | `truncation` | cut and oversized datagrams, servers with UDP only, compression where a reply does not fit |
 //! | `edns` | servers that refuse EDNS or the AD bit |
@@ -26,6 +27,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod aliases;
 mod answers;
 mod budgets;
 mod client;

@@ -4,9 +4,8 @@
 //! client: OPT, truncation and the ID are the caller's. Follows RFC 4892 (`id.server`), RFC 2308 (negative answers).
 //!
 //! Limits: exact names only; names beneath or beside a name are forwarded, as the `hosts` plugin of `CoreDNS` does with
-//! `fallthrough`, but a type that a name does not have is NODATA, never forwarded. A CNAME is followed only to names
-//! that are in `records:` too. A target elsewhere is left to the client, and stub resolvers (glibc, musl) do not ask
-//! again: they report that the name has no address. No zone transfers.
+//! `fallthrough`, but a type that a name does not have is NODATA, never forwarded. A CNAME is followed here only to names
+//! that are in `records:` too; a target elsewhere is looked up by [`super::aliases`]. No zone transfers.
 
 pub(crate) mod authority;
 
