@@ -63,6 +63,10 @@ pub const ALIAS_STEPS: u8 = 8;
 /// Octets of the text of an extended error (RFC 8914) in a reply.
 pub const EXTENDED_ERROR_BYTES: usize = 200;
 
+/// Extended errors of servers that are kept with an answer or a failure, and passed on to clients. Servers send one, two when a
+/// validator explains itself.
+pub const EXTENDED_ERRORS_PASSED_ON: usize = 4;
+
 /// Queries beyond the first that a group's servers may be sent for each hundred questions: hedges, resends, and moves to
 /// another server. With 20 % of all datagrams lost, every question can still be answered (25); with probes, it stays below
 /// 1.3 queries a question.

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::ede::PassedOn;
 use super::response::{Response, View};
 use super::wire::{
     self, Counts, MAX_MESSAGE_LEN, MAX_NAME_LEN, Malformed, Record, Records, Section, flag, rr,
@@ -81,7 +82,10 @@ pub fn joined(first: View<'_>, rest: View<'_>) -> Result<Response, Malformed> {
         | ours & theirs & flag::AD
         | theirs & (flag::TC | flag::RCODE);
     wire::put_u16(&mut message, 2, flags);
-    Ok(Response::read(&message)?.of_kind(rest.kind()))
+    let mut errors = PassedOn::of(first.errors());
+    errors.add(rest.errors());
+    let response = Response::read(&message)?.of_kind(rest.kind());
+    Ok(response.with_errors(&errors))
 }
 
 /// A name that most records behind an alias have as their owner, and where it stands already.

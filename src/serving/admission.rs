@@ -149,7 +149,10 @@ impl Worker {
             return Some(Obstacle {
                 stale_reason: StaleReason::Failed,
                 code: failure.code,
-                error: ExtendedError::new(code, &failure.error.text),
+                error: ExtendedError {
+                    code,
+                    ..(*failure.error).clone()
+                },
             });
         }
         let group = self.first_group(route);

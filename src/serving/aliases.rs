@@ -273,7 +273,11 @@ impl Found {
                 self.stale.get_or_insert(reason);
                 entry
             }
-            Content::Failure(_, error) => return Err(failed(target, error.code, &error.text)),
+            Content::Failure(_, error) => {
+                let mut failed = failed(target, error.code, &error.text);
+                failed.error.servers = error.servers.clone();
+                return Err(failed);
+            }
         };
         let rest = entry.response();
         if !matches!(rest.kind(), Kind::Positive | Kind::Negative) {

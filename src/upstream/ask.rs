@@ -13,7 +13,7 @@ use super::plan::{Plan, Step, TryFailure};
 use super::server::Server;
 use super::{Upstreams, health::State};
 use crate::config::Bogus;
-use crate::message::ede::{self, ExtendedError};
+use crate::message::ede::{self, ExtendedError, PassedOn};
 use crate::message::query::UpstreamEdns;
 use crate::message::response::{Kind, Response};
 use crate::message::wire::rcode;
@@ -156,6 +156,8 @@ struct Lookup<'a> {
     plan: Plan,
     attempts: Vec<Attempt>,
     fallback: Option<Answer>,
+    /// Extended errors of servers that did not answer.
+    errors: PassedOn,
 }
 
 /// Asks the groups in turn until one of their servers gives a final answer, or the first group's deadline is near.
@@ -190,6 +192,7 @@ pub async fn ask(
         plan,
         attempts,
         fallback,
+        errors: PassedOn::default(),
     };
     lookup.run().await
 }
@@ -367,7 +370,8 @@ impl Lookup<'_> {
         let (name, label, text) = (&group.name, &self.server(number).label, &verdict.text);
         let why = if text.is_empty() { "" } else { ": " };
         let text = format!("{name}: {label} found the answer bogus{why}{text}");
-        let error = ExtendedError::new(verdict.code, &text);
+        let others = PassedOn::of(response.view().errors()).without(verdict.code);
+        let error = ExtendedError::new(verdict.code, &text).with_servers(others);
         let code = rcode::SERVFAIL;
         Some(Failed { code, error })
     }
@@ -418,6 +422,7 @@ impl Lookup<'_> {
                 _ => 0,
             }
         }
+        self.errors.add(response.view().errors());
         if self
             .fallback
             .as_ref()
@@ -481,6 +486,6 @@ impl Lookup<'_> {
         } else {
             ede::NO_REACHABLE_AUTHORITY
         };
-        ExtendedError::new(code, &groups.join("; "))
+        ExtendedError::new(code, &groups.join("; ")).with_servers(self.errors.clone())
     }
 }

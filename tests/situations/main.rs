@@ -10,6 +10,7 @@
 //! | `streams` | TCP and TLS servers that close early, and server connections that grow old |
 //! | `truncation` | cut and oversized datagrams, servers with UDP only, compression where a reply does not fit |
 //! | `edns` | servers that refuse EDNS or the AD bit |
+//! | `errors` | extended errors of servers |
 //! | `names` | the longest names, an address type without a SOA, signed queries |
 //! | `clients` | idle timeouts, shutting down, file descriptors, who may ask, listeners |
 //! | `budgets` | datagrams sent for each question |
@@ -33,6 +34,7 @@ mod budgets;
 mod client;
 mod clients;
 mod edns;
+mod errors;
 mod metrics;
 mod names;
 mod server;

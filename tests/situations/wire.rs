@@ -99,10 +99,17 @@ impl Says {
     }
 
     /// With an extended error (RFC 8914).
-    pub(crate) fn ede(mut self, code: u16) -> Self {
-        for word in [OPTION_EDE, 2, code] {
+    pub(crate) fn ede(self, code: u16) -> Self {
+        self.ede_text(code, b"")
+    }
+
+    /// The same with a text.
+    pub(crate) fn ede_text(mut self, code: u16, text: &[u8]) -> Self {
+        let length = u16::try_from(text.len() + 2).expect("short");
+        for word in [OPTION_EDE, length, code] {
             self.options.extend_from_slice(&word.to_be_bytes());
         }
+        self.options.extend_from_slice(text);
         self
     }
 
