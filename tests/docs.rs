@@ -702,7 +702,7 @@ const EVERYTHING: &str = r#"
 listen: ["169.254.20.53:53"]
 node: {addresses: [169.254.20.53]}
 upstreams: {vpc: {servers: [10.0.0.2]}}
-routes: {".": vpc, zone: {group: vpc, max_negative_ttl: 5s}, other: {tiers: [vpc]}}
+routes: {".": vpc, zone: {group: vpc, max_negative_ttl: 5s, stale_on: [empty]}, other: {tiers: [vpc]}}
 records: {name: {A: [10.1.40.7], AAAA: ["fd00::7"], TXT: [text]}, alias: {CNAME: name}}
 cache: {stale: {max_negative_age: 5m}}
 "#;

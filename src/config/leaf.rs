@@ -9,7 +9,7 @@ use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::error::Problem;
-use super::{Bogus, InterfaceKind, LogFormat, OnExit, Policy, Probe, QueryLog};
+use super::{Bogus, Denial, InterfaceKind, LogFormat, OnExit, Policy, Probe, QueryLog};
 
 /// A value that stands for itself.
 pub(super) trait Leaf: Sized {
@@ -317,6 +317,10 @@ word! {
     Bogus: "final or failover", |bogus| match bogus {
         Bogus::Final => "final",
         Bogus::Failover => "failover",
+    };
+    Denial: "nxdomain or empty", |denial| match denial {
+        Denial::Nxdomain => "nxdomain",
+        Denial::Empty => "empty",
     };
     LogFormat: "text or json", |format| match format {
         LogFormat::Text => "text",

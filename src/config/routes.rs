@@ -11,7 +11,7 @@ use super::error::{Missing, Origin, Problem};
 use super::leaf::{Leaf, parse_name, show_list, show_name, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items, nearest};
-use super::{GroupConfig, RouteConfig, StaticRecords, limits};
+use super::{Denial, GroupConfig, RouteConfig, StaticRecords, limits};
 
 const GROUP_EXPECTED: &str =
     "a group's name, a list of them, or a table such as {group: vpc, max_negative_ttl: 5s}";
@@ -34,15 +34,16 @@ pub(super) fn read_routes(
             "a route covers every name below its zone; leave out the *",
         );
         let name = known_once(report, &mut seen, &path, value, zone, name);
-        let (tiers, max_negative_ttl) = match value {
+        let (tiers, max_negative_ttl, stale_on) = match value {
             Value::Dict(..) => read_route_table(report, &path, value, groups),
-            _ => (read_tiers(report, &path, value, groups), None),
+            _ => (read_tiers(report, &path, value, groups), None, Vec::new()),
         };
         if let Some(zone) = name {
             routes.push(RouteConfig {
                 zone,
                 tiers,
                 max_negative_ttl,
+                stale_on,
             });
         }
     }
@@ -70,6 +71,7 @@ fn default_routes(
         zone: Name::root(),
         tiers: vec![0],
         max_negative_ttl: None,
+        stale_on: Vec::new(),
     }]
 }
 
@@ -92,7 +94,7 @@ fn read_route_table<'a>(
     path: &KeyPath,
     value: &'a Value,
     groups: &[GroupConfig],
-) -> (Vec<usize>, Option<Duration>) {
+) -> (Vec<usize>, Option<Duration>, Vec<Denial>) {
     let section = report.table(path, value, GROUP_EXPECTED);
     let (group, tiers) = (section.value("group"), section.value("tiers"));
     let tiers = match (group, tiers) {
@@ -112,8 +114,30 @@ fn read_route_table<'a>(
         let whole = limits::MAX_NEGATIVE_TTL.max;
         section.read_in(key, whole, &limits::MAX_NEGATIVE_TTL)
     });
+    let stale_on = read_stale_on(report, &section);
     section.finish();
-    (tiers, max_negative_ttl)
+    (tiers, max_negative_ttl, stale_on)
+}
+
+/// Which denials are not believed at once; none unless somebody says so.
+fn read_stale_on(report: &Report<'_>, section: &Section<'_>) -> Vec<Denial> {
+    let Some(value) = section.value("stale_on") else {
+        return Vec::new();
+    };
+    let path = section.path("stale_on");
+    let mut denials = Vec::new();
+    for (path, item) in list_items(&path, value) {
+        match report.leaf::<Denial>(&path, item) {
+            Some(denial) if denials.contains(&denial) => {
+                let (value, first) = (show_value(item), String::new());
+                report.error_at(&path, item, Problem::Twice { value, first });
+            }
+            denial => denials.extend(denial),
+        }
+    }
+    let shown = show_list(denials.iter().map(Leaf::show));
+    report.setting(report.origin(&path, Some(value)), &path, shown);
+    denials
 }
 
 /// A group or a list of groups, each once.

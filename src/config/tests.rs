@@ -411,6 +411,21 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "2: cache.stale.max_negative_age: 5m is over max_age (1m); raise max_age or lower max_negative_age",
     ),
     (
+        "denied answers for longer than stale answers",
+        "cache: {stale: {max_age: 1m, max_denied_age: 5m}}",
+        "2: cache.stale.max_denied_age: 5m is over max_age (1m); raise max_age or lower max_denied_age",
+    ),
+    (
+        "denials of another kind",
+        "routes: {x: {group: vpc, stale_on: [servfail]}}",
+        "2: routes.x.stale_on[0]: servfail is not nxdomain or empty",
+    ),
+    (
+        "no truth about aliases",
+        "complete_cnames: 1",
+        "2: complete_cnames: 1 is not true or false",
+    ),
+    (
         "a later tier's denials for too long",
         "tiers: {max_negative_ttl: 2h}",
         "2: tiers.max_negative_ttl: 2h is over the limit of 1h",

@@ -7,6 +7,7 @@ use super::client::{Client, Served};
 use super::metrics::{Cap, Dropped, StaleReason};
 use super::worker::Worker;
 use crate::cache::Entry;
+use crate::config::Denial;
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Question, Reject};
 use crate::message::reply::Asked;
@@ -27,7 +28,7 @@ pub(super) struct Obstacle {
 /// name may have come to be.
 pub(super) fn may_stand_in(entry: &Entry, reason: StaleReason) -> bool {
     match reason {
-        StaleReason::UpstreamsDown | StaleReason::Failed => true,
+        StaleReason::UpstreamsDown | StaleReason::Failed | StaleReason::Denied => true,
         StaleReason::Slow | StaleReason::Overload => !entry.is_negative(),
     }
 }
@@ -96,6 +97,28 @@ impl Worker {
         })
     }
 
+    /// Whether what was answered before is served on although a server denies it now (`stale_on`): records, for a while; and
+    /// beside addresses of one family that there are none of the other, because "no such name" would take both.
+    pub(super) fn outlives(
+        &self,
+        key: &[u8],
+        route: u16,
+        (earlier, denial): (&Entry, &Entry),
+        now: Instant,
+    ) -> bool {
+        let denied = match denial.response().rcode() {
+            rcode::NXDOMAIN => Denial::Nxdomain,
+            _ => Denial::Empty,
+        };
+        if !self.setup.routes.get(route).stale_on.contains(&denied) {
+            return false;
+        }
+        if earlier.is_negative() {
+            return denied == Denial::Nxdomain && self.stands_beside_addresses(key, earlier, now);
+        }
+        earlier.expired_for(now) < self.setup.config.cache.stale_max_denied_age
+    }
+
     /// Whether no server of a route is left to say something better than an expired answer: each is down, or at least silent
     /// if that answer holds records.
     pub(super) fn is_gone(&self, route: u16, entry: &Entry) -> bool {
@@ -140,6 +163,7 @@ impl Worker {
     ) -> Option<Obstacle> {
         if Question::of(key).cacheable()
             && let Some(failure) = self.shared.cache.failure(key, now)
+            && (stale.is_some() || !failure.is_denial())
         {
             let code = if failure.error.is_verdict() {
                 failure.error.code
@@ -147,7 +171,11 @@ impl Worker {
                 ede::CACHED_ERROR
             };
             return Some(Obstacle {
-                stale_reason: StaleReason::Failed,
+                stale_reason: if failure.is_denial() {
+                    StaleReason::Denied
+                } else {
+                    StaleReason::Failed
+                },
                 code: failure.code,
                 error: ExtendedError {
                     code,

@@ -307,18 +307,31 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 return;
             }
             let keep = cacheable && leader.still_counts(Some(&entry));
-            // Another worker may have stored an answer meanwhile.
-            let stored = || cache.get(&key).filter(|_| keep);
-            if entry.is_negative()
-                && entry.tier() > 0
-                && let Some(earlier) = stored().or(known)
-                && earlier.tier() < entry.tier()
-                && usable(&earlier)
-            {
-                // Those who know the name better cannot be asked, which is no reason to believe that it is gone. Nothing is
-                // remembered of this, so that their next answer is served at once.
-                leader.land(|_| Content::Stale(earlier.clone(), StaleReason::Failed));
-                return;
+            let earlier = if entry.is_negative() {
+                // Another worker may have stored an answer meanwhile.
+                cache.get(&key).filter(|_| keep).or(known)
+            } else {
+                None
+            };
+            if let Some(earlier) = earlier {
+                if earlier.tier() < entry.tier() && usable(&earlier) {
+                    // Those who know the name better cannot be asked, which is no reason to believe that it is gone. Nothing
+                    // is remembered of this, so that their next answer is served at once.
+                    leader.land(|_| Content::Stale(earlier.clone(), StaleReason::Failed));
+                    return;
+                }
+                if worker.outlives(&key, route, (&earlier, &entry), now) {
+                    if keep {
+                        let code = entry.response().rcode();
+                        leader.remember_failure(
+                            code,
+                            &ExtendedError::new(ede::OTHER, "denied"),
+                            now,
+                        );
+                    }
+                    leader.land(|_| Content::Stale(earlier.clone(), StaleReason::Denied));
+                    return;
+                }
             }
             if keep {
                 cache.insert(&key, &entry);
@@ -327,9 +340,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
         }
         Err(Failed { code, error }) => {
             if cacheable && leader.still_counts(None) {
-                let config = &worker.setup.config.cache;
-                let pauses = (config.failure_min, config.failure_max);
-                cache.remember_failure(&key, code, &error, pauses, now);
+                leader.remember_failure(code, &error, now);
             }
             let error = Rc::new(error);
             let stale = known.filter(usable);
@@ -364,6 +375,14 @@ impl Leader {
             route,
             landed: Cell::new(false),
         }
+    }
+
+    /// Keeps the question from being asked again for a moment.
+    fn remember_failure(&self, code: u16, error: &ExtendedError, now: Instant) {
+        let config = &self.worker.setup.config.cache;
+        let pauses = (config.failure_min, config.failure_max);
+        let cache = &self.worker.shared.cache;
+        cache.remember_failure(&self.key, code, error, pauses, now);
     }
 
     /// Ends the flight: each that waits gets what `content` makes of its turn, which is 0 for the first.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::cache::{Bounds, seconds};
-use crate::config::{CacheConfig, Config, RouteConfig};
+use crate::config::{CacheConfig, Config, Denial, RouteConfig};
 use crate::message::query::wire_name;
 use crate::message::wire::rr;
 
@@ -22,6 +22,8 @@ pub struct Route {
     pub bounds: Bounds,
     /// How long after it expired a negative answer may still be served.
     pub stale_max_negative_age: Duration,
+    /// Denials that are not believed for a while of a name that was answered before.
+    pub stale_on: Vec<Denial>,
     /// Another number whenever a reload changed what answers may be expected of it.
     revision: u64,
 }
@@ -86,6 +88,7 @@ impl Routes {
                 tiers: route.tiers.clone(),
                 bounds: bounds(config, route),
                 stale_max_negative_age: stale_max_negative_age(config, route),
+                stale_on: route.stale_on.clone(),
                 revision: 0,
             };
             let old = previous.and_then(|(old, of)| Some((old.by_index.get(index)?.as_ref()?, of)));

@@ -10,6 +10,7 @@
 //! | `streams` | TCP and TLS servers that close early, and server connections that grow old |
 //! | `truncation` | cut and oversized datagrams, servers with UDP only, compression where a reply does not fit |
 //! | `edns` | servers that refuse EDNS or the AD bit |
+//! | `denied` | names that are denied although they were answered a moment ago |
 //! | `errors` | extended errors of servers |
 //! | `names` | the longest names, an address type without a SOA, signed queries |
 //! | `clients` | idle timeouts, shutting down, file descriptors, who may ask, listeners |
@@ -33,6 +34,7 @@ mod answers;
 mod budgets;
 mod client;
 mod clients;
+mod denied;
 mod edns;
 mod errors;
 mod metrics;
