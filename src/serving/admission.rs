@@ -97,9 +97,31 @@ impl Worker {
         })
     }
 
+    /// Whether an answer is fresh, or young enough to fall back on.
+    pub(super) fn is_usable(&self, key: &[u8], route: u16, entry: &Entry, now: Instant) -> bool {
+        entry.age_if_fresh(now).is_some() || self.may_serve_stale(key, route, entry, now)
+    }
+
+    /// Why what was answered before is served on although it is denied now, if it is.
+    pub(super) fn doubts(
+        &self,
+        key: &[u8],
+        route: u16,
+        (earlier, denial): (&Entry, &Entry),
+        now: Instant,
+    ) -> Option<StaleReason> {
+        if earlier.tier() < denial.tier() && self.is_usable(key, route, earlier, now) {
+            // Those who know the name better cannot be asked, which is no reason to believe that it is gone. Nothing is
+            // remembered of this, so that their next answer is served at once.
+            return Some(StaleReason::Failed);
+        }
+        self.outlives(key, route, (earlier, denial), now)
+            .then_some(StaleReason::Denied)
+    }
+
     /// Whether what was answered before is served on although a server denies it now (`stale_on`): records, for a while; and
     /// beside addresses of one family that there are none of the other, because "no such name" would take both.
-    pub(super) fn outlives(
+    fn outlives(
         &self,
         key: &[u8],
         route: u16,

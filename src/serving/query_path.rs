@@ -293,9 +293,6 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
     let cacheable = Question::of(&key).cacheable();
     // A prefetch began with it fresh, and may land when it is too old.
     let known = leader.flight.stale().cloned();
-    let usable = |entry: &Entry| {
-        entry.age_if_fresh(now).is_some() || worker.may_serve_stale(&key, route, entry, now)
-    };
     match result {
         Ok(found) => {
             let Answer { response, tier } = found.answer;
@@ -307,31 +304,18 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 return;
             }
             let keep = cacheable && leader.still_counts(Some(&entry));
-            let earlier = if entry.is_negative() {
-                // Another worker may have stored an answer meanwhile.
-                cache.get(&key).filter(|_| keep).or(known)
-            } else {
-                None
-            };
-            if let Some(earlier) = earlier {
-                if earlier.tier() < entry.tier() && usable(&earlier) {
-                    // Those who know the name better cannot be asked, which is no reason to believe that it is gone. Nothing
-                    // is remembered of this, so that their next answer is served at once.
-                    leader.land(|_| Content::Stale(earlier.clone(), StaleReason::Failed));
-                    return;
+            // Another worker may have stored an answer meanwhile.
+            let stored = || cache.get(&key).filter(|_| keep);
+            if entry.is_negative()
+                && let Some(earlier) = stored().or(known)
+                && let Some(reason) = worker.doubts(&key, route, (&earlier, &entry), now)
+            {
+                if keep && reason == StaleReason::Denied {
+                    let error = ExtendedError::new(ede::OTHER, "denied");
+                    leader.remember_failure(entry.response().rcode(), &error, now);
                 }
-                if worker.outlives(&key, route, (&earlier, &entry), now) {
-                    if keep {
-                        let code = entry.response().rcode();
-                        leader.remember_failure(
-                            code,
-                            &ExtendedError::new(ede::OTHER, "denied"),
-                            now,
-                        );
-                    }
-                    leader.land(|_| Content::Stale(earlier.clone(), StaleReason::Denied));
-                    return;
-                }
+                leader.land(|_| Content::Stale(earlier.clone(), reason));
+                return;
             }
             if keep {
                 cache.insert(&key, &entry);
@@ -343,7 +327,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 leader.remember_failure(code, &error, now);
             }
             let error = Rc::new(error);
-            let stale = known.filter(usable);
+            let stale = known.filter(|entry| worker.is_usable(&key, route, entry, now));
             leader.land(|_| match &stale {
                 Some(entry) => Content::Stale(entry.clone(), StaleReason::Failed),
                 None => Content::Failure(code, Rc::clone(&error)),
