@@ -50,6 +50,14 @@ pub const UPSTREAM_STREAM_UNSENT: usize = 64 << 10;
 /// Queries that wait for a stream to one server, per worker. At the limit the server counts as unable to answer.
 pub const WAITING_FOR_STREAM: usize = 4_096;
 
+/// Open files that clients' connections leave to upstream sockets, the admin interface and reloads: enough for the sockets
+/// of 10 servers and 8 workers. Where the process may open less than twice as many, clients leave half.
+pub const FILES_NOT_FOR_CLIENTS: usize = 8_192;
+
+/// Connections of clients to one address that were accepted and that their workers have not taken yet. Each is an open file
+/// beyond those that are counted.
+pub const CONNECTIONS_HANDED_OVER: usize = 4;
+
 /// Connections to one admin address. At the limit the oldest is closed.
 pub const ADMIN_CONNECTIONS: usize = 64;
 
@@ -70,4 +78,4 @@ pub const EXTENDED_ERRORS_PASSED_ON: usize = 4;
 /// Queries beyond the first that a group's servers may be sent for each hundred questions: hedges, resends, and moves to
 /// another server. With 20 % of all datagrams lost, every question can still be answered (25); with probes, it stays below
 /// 1.3 queries a question.
-pub const EXTRA_QUERIES_PERCENT: i64 = 28;
+pub const EXTRA_QUERIES_PERCENT: i64 = 27;

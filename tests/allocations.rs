@@ -75,7 +75,7 @@ fn of_a_worker(
     let connections = ConnectionMetrics::register(&Registry::new());
     let parts = Parts {
         shared,
-        slots: Arc::new(ConnectionSlots::new(connections)),
+        slots: Arc::new(ConnectionSlots::new(connections, 1_024)),
         heartbeat: Arc::new(Heartbeat::new()),
         stop,
     };

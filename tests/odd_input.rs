@@ -128,8 +128,16 @@ fn unwanted() -> Vec<OddQuery> {
         let body = [&question[..], &opt(1232, version, true)].concat();
         odd(name, 0, ONE_AND_OPT, &body, rcode::BADVERS)
     });
+    // The last record, of type 250 or 24, class ANY, TTL 0 (RFC 8945 §4.2, RFC 2931 §3); nobody reads its RDATA.
+    let signed = [("TSIG", 250_u16), ("SIG(0)", 24)].map(|(name, rtype)| {
+        let fixed = [0, 255, 0, 0, 0, 0, 0, 18];
+        let record = [&[0], &rtype.to_be_bytes()[..], &fixed, &[0; 18]].concat();
+        let body = [&question[..], &record].concat();
+        odd(name, 0, ONE_AND_OPT, &body, rcode::NOTIMP)
+    });
     refused
         .into_iter()
+        .chain(signed)
         .chain(not_implemented)
         .chain(bad_version)
         .collect()

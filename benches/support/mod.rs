@@ -27,6 +27,8 @@ pub(crate) const BOUNDS: Bounds = Bounds {
     max_ttl: 86_400,
     max_negative_ttl: 3_600,
     later_max_negative_ttl: 30,
+    min_ttl: 0,
+    max_lifetime: u32::MAX,
 };
 
 pub(crate) const ORIGIN: Origin = Origin { route: 0, tier: 0 };
@@ -45,6 +47,7 @@ pub(crate) fn shared(yaml: &str) -> Arc<Shared> {
         metrics: metrics.serving.clone(),
         hasher: ahash::RandomState::new(),
         loops: Arc::default(),
+        upstream_sockets: 1_024,
     })
 }
 

@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use nodens::message::query::{Query, Question, UpstreamEdns};
+use nodens::message::form::QueryForm;
+use nodens::message::query::{Query, Question};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(query) = Query::read(bytes) else {
@@ -15,13 +16,13 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(question.qtype, query.qtype);
 
     // What goes upstream is a query too, and asks the same.
-    for edns in [UpstreamEdns::Sent, UpstreamEdns::Omitted] {
+    for form in [QueryForm::Full, QueryForm::WithoutOpt, QueryForm::WithoutAd, QueryForm::Plain] {
         let mut message = Vec::new();
-        question.write(7, edns, &mut message);
+        question.write(7, form, &mut message);
         let sent = Query::read(&message).expect("our own query is well-formed");
         assert_eq!(sent.name, question.name);
         assert_eq!((sent.qtype, sent.qclass), (query.qtype, query.qclass));
-        if edns == UpstreamEdns::Sent {
+        if form.has_opt() {
             assert_eq!(sent.key().as_bytes(), key.as_bytes());
         }
     }

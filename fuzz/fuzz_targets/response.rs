@@ -1,10 +1,12 @@
 //! Any bytes as an upstream's response: reading must not panic, offsets must lie inside, and what is kept must read as
-//! the same again.
+//! the same again. Compressed, it must stay within its room and read as well.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use nodens::message::compress::{Changes, append};
 use nodens::message::response::Response;
+use nodens::message::wire::MAX_MESSAGE_LEN;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(response) = Response::read(bytes) else {
@@ -23,4 +25,15 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(again.view().rotation(), view.rotation());
     // OPT, which is gone, may have held the high bits of the response code.
     assert_eq!(again.rcode(), response.rcode() & 0xf);
+    let changes = Changes {
+        ttl: |ttl| ttl,
+        rdata_of: |number| number,
+    };
+    for room in [view.question_end(), 512, MAX_MESSAGE_LEN] {
+        let room = room.max(view.question_end());
+        let mut shown = Vec::new();
+        append(view, room, &changes, &mut shown);
+        assert!(shown.len() <= room);
+        Response::read(&shown).expect("what is shown is well-formed");
+    }
 });

@@ -59,6 +59,10 @@ pub struct Bounds {
     pub max_negative_ttl: u32,
     /// Seconds a negative answer of a tier other than the first is kept.
     pub later_max_negative_ttl: u32,
+    /// TTLs of positive answers below this are raised to it, in seconds; see [`Response::raise_ttls`].
+    pub min_ttl: u32,
+    /// Seconds any answer is kept, whatever clients are told: 0 keeps nothing.
+    pub max_lifetime: u32,
 }
 
 impl Bounds {
@@ -69,6 +73,7 @@ impl Bounds {
             max_ttl: self.max_ttl.min(seconds),
             max_negative_ttl: self.max_negative_ttl.min(seconds),
             later_max_negative_ttl: self.later_max_negative_ttl.min(seconds),
+            ..self
         }
     }
 }
@@ -102,6 +107,8 @@ impl Entry {
             max_ttl: seconds,
             max_negative_ttl: seconds,
             later_max_negative_ttl: seconds,
+            min_ttl: 0,
+            max_lifetime: u32::MAX,
         };
         Self::build(&[], response, now, None, bounds)
     }
@@ -122,7 +129,11 @@ impl Entry {
         let (facts, bytes) = response.parts();
         let head = Head {
             stored,
-            lifetime: response.ttl().unwrap_or(0).min(bound),
+            lifetime: response
+                .ttl()
+                .unwrap_or(0)
+                .min(bound)
+                .min(bounds.max_lifetime),
             // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
             ttl_cap: bound,
             route: origin.map(|origin| origin.route),

@@ -215,6 +215,8 @@ mod tests {
         max_ttl: 86_400,
         max_negative_ttl: 3_600,
         later_max_negative_ttl: 30,
+        min_ttl: 0,
+        max_lifetime: u32::MAX,
     };
 
     const ORIGIN: Origin = Origin { route: 0, tier: 0 };
@@ -267,6 +269,8 @@ mod tests {
                 max_ttl: 100,
                 max_negative_ttl: 5,
                 later_max_negative_ttl: 3,
+                min_ttl: 0,
+                max_lifetime: u32::MAX,
             };
             Entry::new(
                 &[0],

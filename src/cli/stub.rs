@@ -28,14 +28,11 @@ use hickory_resolver::net::xfer::{DnsHandle, FirstAnswer};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio::time::Instant;
 
+use crate::message::wire::MAX_PAYLOAD;
 use crate::net::connected::ConnectedSockets;
 
 /// resolv.conf(5), `MAXNS`: glibc reads no more servers than this; a fourth is never asked.
 const MAX_SERVERS: usize = 3;
-
-/// DNS flag day 2020: IPv6's smallest MTU of 1,280 bytes less its headers, so that nothing is fragmented. Only with
-/// `options edns0`: without, glibc sends no EDNS, and 512 bytes are all it takes over UDP.
-const EDNS_PAYLOAD: u16 = 1_232;
 
 /// A stub resolver's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -270,7 +267,8 @@ impl Stub {
         message.add_query(question.clone());
         if self.edns {
             let mut edns = Edns::new();
-            edns.set_max_payload(EDNS_PAYLOAD);
+            // Without `options edns0`, glibc sends no EDNS, and 512 bytes are all it takes over UDP.
+            edns.set_max_payload(MAX_PAYLOAD);
             message.set_edns(edns);
         }
         DnsRequest::new(message, DnsRequestOptions::default())

@@ -289,6 +289,14 @@ pub enum Problem {
         /// What to do.
         remedy: &'static str,
     },
+    /// A hosts file that cannot be read.
+    #[error("{file}: cannot be read: {source}; check the path and the file's permissions")]
+    HostsUnreadable {
+        /// As typed, on one line.
+        file: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An upstream by name.
     #[error(
         "{value} is a host name; write its IP address (who would resolve the name before nodens runs?)"
@@ -367,6 +375,34 @@ pub enum Problem {
     /// A CNAME that points to its owner.
     #[error("the CNAME points to itself")]
     CnameToItself,
+    /// `rewrite: {from: x, to: y.x}`.
+    #[error(
+        "{from} and {to} are within each other, so that names would be rewritten in a circle; write suffixes apart from each other"
+    )]
+    RewriteLoop {
+        /// As clients know it.
+        from: String,
+        /// As servers know it.
+        to: String,
+    },
+    /// A suffix that none of the route's names has.
+    #[error(
+        "{from} is not in the route's zone {zone}, so that nothing would be rewritten; write {zone} or a name below it"
+    )]
+    RewriteElsewhere {
+        /// As typed.
+        from: String,
+        /// The route's.
+        zone: String,
+    },
+    /// A wildcard's CNAME that points below the wildcard's parent.
+    #[error(
+        "the CNAME points to {target}, which this wildcard stands for itself; write {target} in `records`, too"
+    )]
+    WildcardTarget {
+        /// The target.
+        target: String,
+    },
     /// RFC 1035 §3.3: one length octet.
     #[error("{length} bytes are over the limit of 255 for a string (RFC 1035 §3.3)")]
     TextTooLong {
@@ -425,8 +461,13 @@ pub enum Missing {
     #[error("there are several groups ({0}) and no `routes`; write which names go where, for example routes: {{\".\": {first}}}", first = .0.split(", ").next().unwrap_or_default())]
     Routes(String),
     /// A route without a group.
-    #[error("the route has no group; write `group: name` or `tiers: [name, name]`")]
+    #[error(
+        "the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`"
+    )]
     Group,
+    /// A rewrite without both suffixes.
+    #[error("needs `from` and `to`, for example {{from: dev.example, to: dev.svc.cluster.local}}")]
+    Suffixes,
     /// A record without data.
     #[error("the name has no records; write for example {{A: [10.0.0.1]}}")]
     Records,

@@ -129,6 +129,8 @@ fn group_defaults() -> GroupConfig {
         failover: FailoverConfig::default(),
         bogus: Bogus::Final,
         tls_ca: None,
+        // So that kube-dns endpoints that come are used within about a minute.
+        stream_max_age: Duration::from_mins(1),
         max_in_flight: NonZeroUsize::MIN.saturating_add(9_999),
         max_queries_per_second: None,
     }
@@ -269,9 +271,17 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
         failover: read_failover(section),
         bogus,
         tls_ca,
+        stream_max_age: read_stream_max_age(section, defaults.stream_max_age),
         max_in_flight: NonZeroUsize::new(in_flight).unwrap_or(NonZeroUsize::MIN),
         max_queries_per_second: NonZeroU32::new(per_second),
     }
+}
+
+fn read_stream_max_age(group: &Section<'_>, default: Duration) -> Duration {
+    let section = group.section("streams");
+    let max_age = section.read_in("max_age", default, &limits::STREAM_MAX_AGE);
+    section.finish();
+    max_age
 }
 
 fn read_failover(group: &Section<'_>) -> FailoverConfig {
@@ -336,7 +346,7 @@ fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
     for one in found {
         if let Some(listen) = listen
             .iter()
-            .find(|listen| meets(**listen, one.server.address))
+            .find(|listen| reaches(**listen, one.server.address))
         {
             let problem = Problem::Loop {
                 server: one.server.to_string(),
@@ -349,7 +359,7 @@ fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
 }
 
 /// Whether a packet to `server` arrives at `listen`. Which other addresses the host has is not known here.
-fn meets(listen: SocketAddr, server: SocketAddr) -> bool {
+fn reaches(listen: SocketAddr, server: SocketAddr) -> bool {
     let (ours, theirs) = (listen.ip().to_canonical(), server.ip().to_canonical());
     let everywhere = match ours {
         IpAddr::V4(ip) => ip.is_unspecified() && theirs.is_ipv4(),
@@ -363,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_meets_its_own_address_and_a_wildcard_meets_loopback() {
+    fn packets_to_its_own_address_reach_a_listener_and_those_to_loopback_a_wildcard() {
         let cases = [
             ("10.0.0.1:53", "10.0.0.1:53", true),
             ("10.0.0.1:53", "10.0.0.1:54", false),
@@ -376,7 +386,7 @@ mod tests {
             ("10.0.0.1:53", "[::ffff:10.0.0.1]:53", true),
         ];
         for (listen, server, expected) in cases {
-            let found = meets(
+            let found = reaches(
                 listen.parse().expect("an address"),
                 server.parse().expect("an address"),
             );

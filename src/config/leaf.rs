@@ -9,7 +9,9 @@ use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::error::Problem;
-use super::{Bogus, Denial, InterfaceKind, LogFormat, OnExit, Policy, Probe, QueryLog};
+use super::{
+    Bogus, Denial, InterfaceKind, LogFormat, OnExit, Policy, PrivateZones, Probe, QueryLog,
+};
 
 /// A value that stands for itself.
 pub(super) trait Leaf: Sized {
@@ -226,7 +228,7 @@ macro_rules! number {
     )*};
 }
 
-number!(u8, u32, usize);
+number!(u32, usize);
 
 impl Leaf for bool {
     const EXPECTED: &'static str = "true or false";
@@ -321,6 +323,10 @@ word! {
     Denial: "nxdomain or empty", |denial| match denial {
         Denial::Nxdomain => "nxdomain",
         Denial::Empty => "empty",
+    };
+    PrivateZones: "forward or NXDOMAIN", |zones| match zones {
+        PrivateZones::Forward => "forward",
+        PrivateZones::NxDomain => "NXDOMAIN",
     };
     LogFormat: "text or json", |format| match format {
         LogFormat::Text => "text",
@@ -436,7 +442,7 @@ impl Leaf for Level {
         for word in text.split(',').map(str::trim).filter(bare) {
             if !LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word)) {
                 let known: Vec<_> = LEVELS.iter().map(|&level| level.to_owned()).collect();
-                let near = super::read::nearest(word, &known);
+                let near = super::spelling::nearest(word, &known);
                 let value = show_text(word);
                 return Err(Problem::Level { value, near, known });
             }

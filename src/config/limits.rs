@@ -8,6 +8,16 @@ use super::leaf::{Range, Size};
 pub(super) const MAX_LISTEN: usize = 64;
 /// Every packet is compared with the networks one by one.
 pub(super) const MAX_NETWORKS: usize = 1_024;
+/// All are read once a second.
+pub(super) const MAX_HOSTS_FILES: usize = 16;
+/// Bytes; as much as the configuration itself. Some 100,000 names, at some 200 bytes of memory each.
+pub(super) const MAX_HOSTS_FILE: u64 = 4 << 20;
+/// Of one name: 1,000 AAAA records take 28,000 bytes of the 65,535 that a message has.
+pub(super) const MAX_HOST_ADDRESSES: usize = 1_000;
+/// One reply holds them all; of more, clients over UDP would get a part.
+pub(super) const MAX_ANSWER_ADDRESSES: usize = 32;
+/// There are fewer types in use; each query that the cache cannot answer is compared with them one by one.
+pub(super) const MAX_FILTER: usize = 32;
 /// Each server costs sockets per worker and a probe; health comparisons are pairwise.
 pub(super) const MAX_SERVERS: usize = 64;
 /// One for each family, and a second of each while clients move; every address costs six rules that each packet of the
@@ -38,6 +48,8 @@ pub(super) const GROUP_IN_FLIGHT: Range<usize> = Range {
     min: 1,
     max: 1_000_000,
 };
+/// Below 1 s every query pays for a connection; a day is as good as for ever.
+pub(super) const STREAM_MAX_AGE: Range<Duration> = seconds(1, 86_400);
 
 /// 0 is no limit; no server takes over a million.
 pub(super) const QUERIES_PER_SECOND: Range<u32> = Range {
@@ -69,6 +81,10 @@ pub(super) const POOR_SLOWER_FACTOR: Range<u32> = Range { min: 1, max: 1_000 };
 /// RFC 8767 §4 caps TTLs on the order of days to weeks; after 7 days a mistake is still being served. For no caching
 /// at all there is `max_size: 0`.
 pub(super) const MAX_TTL: Range<Duration> = seconds(1, 7 * 86_400);
+/// The same for one route, where 0 keeps no answers.
+pub(super) const ROUTE_MAX_TTL: Range<Duration> = seconds(0, 7 * 86_400);
+/// Whoever gives a shorter TTL means it (RFC 2181 §8): after 1 h of an address that has moved, raising it is a fault of ours.
+pub(super) const ROUTE_MIN_TTL: Range<Duration> = seconds(0, 3_600);
 /// RFC 2308 §5: "values exceeding one day have been found to be problematic". 0 keeps no negative answers.
 pub(super) const MAX_NEGATIVE_TTL: Range<Duration> = seconds(0, 86_400);
 /// 0 asks each time. After 1 h the first group is back, and what another one said in its place still hides names.
@@ -86,8 +102,9 @@ pub(super) const STALE_MAX_DENIED_AGE: Range<Duration> = seconds(0, 86_400);
 pub(super) const STALE_AFTER: Range<Duration> = millis(0, 10_000);
 /// RFC 8767 §4 recommends 30 s and wants it above 0; longer than 5 min delays the return to fresh answers.
 pub(super) const STALE_TTL: Range<Duration> = seconds(1, 300);
-/// 0 turns prefetch off. Entries count their hits in one octet.
-pub(super) const PREFETCH_HITS: Range<u8> = Range { min: 0, max: 255 };
+/// 0 turns prefetch off. Entries count their hits in one octet. A wider type than that one's, so that what is above is read
+/// as it is, and refused.
+pub(super) const PREFETCH_HITS: Range<u32> = Range { min: 0, max: 255 };
 /// Above 90 % every hit would fetch.
 pub(super) const PREFETCH_PERCENT: Range<u32> = Range { min: 1, max: 90 };
 

@@ -5,15 +5,18 @@
 
 mod error;
 mod groups;
+mod hosts;
 mod layers;
 mod leaf;
 mod limits;
 mod node;
 mod path;
+mod private_zones;
 mod read;
 mod routes;
 mod schema;
 mod servers;
+mod spelling;
 mod yaml;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,6 +30,7 @@ use ipnet::IpNet;
 
 pub use error::{ConfigError, ConfigErrors, Missing, Origin, Problem};
 pub use path::KeyPath;
+pub use private_zones::private_zones;
 pub use read::Setting;
 pub use schema::{Flags, Loaded, load, load_from};
 pub use yaml::YamlProblem;
@@ -56,10 +60,14 @@ pub struct Config {
     pub groups: Vec<GroupConfig>,
     /// Routes, in no particular order: the longest zone wins.
     pub routes: Vec<RouteConfig>,
+    /// What becomes of reverse names of private addresses that no route of their own holds.
+    pub private_zones: PrivateZones,
     /// Names answered from the configuration itself.
     pub records: Vec<StaticRecords>,
     /// Whether the target of a CNAME that leads to another route is looked up here.
     pub complete_cnames: bool,
+    /// Names answered from hosts files, unless `records` has them.
+    pub hosts: HostsConfig,
     /// What holds for routes with several groups.
     pub tiers: TiersConfig,
     /// The answer cache.
@@ -99,6 +107,8 @@ pub struct GroupConfig {
     pub bogus: Bogus,
     /// PEM file of further roots that `tls://` servers' certificates may chain to, beside the web's.
     pub tls_ca: Option<PathBuf>,
+    /// When a TCP or TLS connection takes no new queries any more, before jitter.
+    pub stream_max_age: Duration,
     /// Most queries in flight to this group at once, in the whole process.
     pub max_in_flight: NonZeroUsize,
     /// Queries that each server is sent in a second at most, over all workers; none for no limit.
@@ -200,18 +210,78 @@ pub struct FailoverConfig {
 pub struct RouteConfig {
     /// The zone; `.` for everything else.
     pub zone: Name,
-    /// Groups (indices into [`Config::groups`]), asked one after the other. Never empty.
+    /// Groups (indices into [`Config::groups`]), asked one after the other. Empty if, and only if, there is an `answer`.
     pub tiers: Vec<usize>,
+    /// What it says by itself, so that its names never leave the node.
+    pub answer: Option<OwnAnswer>,
+    /// Types of which it says that no name has any, without asking.
+    pub filter: Vec<RecordType>,
+    /// How its names are asked for.
+    pub rewrite: Option<RewriteConfig>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
     /// Denials that are not believed for a while of a name that was answered before.
     pub stale_on: Vec<Denial>,
+    /// What else it says of the cache.
+    pub cache: RouteCacheConfig,
+}
+
+/// Names at and below `from` are asked for at and below `to`. Neither is below the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RewriteConfig {
+    /// As clients know it; in the route's zone.
+    pub from: Name,
+    /// As servers know it.
+    pub to: Name,
+}
+
+/// What a route says of the cache; what it leaves out is as in [`CacheConfig`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteCacheConfig {
+    /// Whether none of its answers are kept. Clients hear the TTLs that the servers give.
+    pub off: bool,
+    /// Cap on how long an answer is kept, beside that of the whole cache.
+    pub max_ttl: Option<Duration>,
+    /// TTLs of positive answers below this are raised to it.
+    pub min_ttl: Duration,
+    /// See [`CacheConfig::stale_max_age`].
+    pub stale_max_age: Option<Duration>,
+    /// See [`CacheConfig::stale_max_negative_age`].
+    pub stale_max_negative_age: Option<Duration>,
+    /// See [`CacheConfig::stale_after`].
+    pub stale_after: Option<Duration>,
+    /// See [`CacheConfig::stale_ttl`].
+    pub stale_ttl: Option<Duration>,
+}
+
+/// What a route says of all its names without asking anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnAnswer {
+    /// There is no such name.
+    NxDomain,
+    /// The name has no such record.
+    NoData,
+    /// Nobody may ask.
+    Refused,
+    /// The name has these addresses, and no records of other types. Never empty.
+    Addresses(Vec<IpAddr>),
+}
+
+/// What becomes of the zones of RFC 6303 and RFC 7793 that are no routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+pub enum PrivateZones {
+    /// They are part of whatever route holds them.
+    #[serde(rename = "forward")]
+    Forward,
+    /// Their names do not exist, and never leave the node.
+    #[serde(rename = "NXDOMAIN")]
+    NxDomain,
 }
 
 /// A name answered from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticRecords {
-    /// Owner name.
+    /// Owner name; `*.dev.example` stands for every name below `dev.example` that does not exist (RFC 4592).
     pub name: Name,
     /// A records.
     pub a: Vec<Ipv4Addr>,
@@ -221,6 +291,17 @@ pub struct StaticRecords {
     pub cname: Option<Name>,
     /// TXT records, each one string.
     pub txt: Vec<String>,
+}
+
+/// What hosts files say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostsConfig {
+    /// The files.
+    pub files: Vec<PathBuf>,
+    /// Each name once, with its addresses.
+    pub names: Vec<StaticRecords>,
+    /// Each address once, with the name that its reverse name points to.
+    pub reverse: Vec<(IpAddr, Name)>,
 }
 
 /// What holds for routes with several groups.
@@ -376,6 +457,7 @@ impl Config {
         self.groups
             .iter()
             .flat_map(|group| group.resolv_confs.iter().chain(&group.tls_ca))
+            .chain(&self.hosts.files)
     }
 
     /// Takes over from `running` what cannot change while we run; returns the keys of what would have been different.
@@ -397,6 +479,15 @@ impl Config {
         keep("node", self.node == running.node);
         keep("log.format", self.log.format == running.log.format);
         keep("log.level", self.log.level == running.log.level);
+        let (udp, running_udp) = (&self.udp, &running.udp);
+        keep(
+            "udp.receive_buffer",
+            udp.receive_buffer == running_udp.receive_buffer,
+        );
+        keep(
+            "udp.send_buffer",
+            udp.send_buffer == running_udp.send_buffer,
+        );
         self.admin = running.admin;
         self.metrics_listen = running.metrics_listen;
         self.socket.clone_from(&running.socket);
@@ -405,6 +496,8 @@ impl Config {
         self.node.clone_from(&running.node);
         self.log.format = running.log.format;
         self.log.level.clone_from(&running.log.level);
+        self.udp.receive_buffer = running.udp.receive_buffer;
+        self.udp.send_buffer = running.udp.send_buffer;
         changed
     }
 }
@@ -498,6 +591,20 @@ impl Default for LogConfig {
             format: LogFormat::Text,
             level: "info".to_owned(),
             queries: QueryLog::Off,
+        }
+    }
+}
+
+impl std::fmt::Display for OwnAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NxDomain => f.write_str("NXDOMAIN"),
+            Self::NoData => f.write_str("NODATA"),
+            Self::Refused => f.write_str("REFUSED"),
+            Self::Addresses(addresses) => {
+                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                f.write_str(&addresses.join(", "))
+            }
         }
     }
 }

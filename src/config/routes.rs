@@ -5,13 +5,17 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use figment::value::Value;
-use hickory_proto::rr::Name;
+use hickory_proto::rr::{Name, RecordType};
 
 use super::error::{Missing, Origin, Problem};
-use super::leaf::{Leaf, parse_name, show_list, show_name, show_text, show_value};
+use super::leaf::{Leaf, Range, parse_name, show_list, show_name, show_text, show_value};
 use super::path::KeyPath;
-use super::read::{Report, Section, list_items, nearest};
-use super::{Denial, GroupConfig, RouteConfig, StaticRecords, limits};
+use super::read::{Report, Section, list_items};
+use super::spelling::nearest;
+use super::{
+    Denial, GroupConfig, HostsConfig, OwnAnswer, RewriteConfig, RouteCacheConfig, RouteConfig,
+    StaticRecords, limits,
+};
 
 const GROUP_EXPECTED: &str =
     "a group's name, a list of them, or a table such as {group: vpc, max_negative_ttl: 5s}";
@@ -34,17 +38,12 @@ pub(super) fn read_routes(
             "a route covers every name below its zone; leave out the *",
         );
         let name = known_once(report, &mut seen, &path, value, zone, name);
-        let (tiers, max_negative_ttl, stale_on) = match value {
-            Value::Dict(..) => read_route_table(report, &path, value, groups),
-            _ => (read_tiers(report, &path, value, groups), None, Vec::new()),
+        let route = match value {
+            Value::Dict(..) => read_route_table(report, &path, value, groups, name.as_ref()),
+            _ => to_groups(read_tiers(report, &path, value, groups)),
         };
         if let Some(zone) = name {
-            routes.push(RouteConfig {
-                zone,
-                tiers,
-                max_negative_ttl,
-                stale_on,
-            });
+            routes.push(RouteConfig { zone, ..route });
         }
     }
     warn_unused(report, groups, &routes);
@@ -67,12 +66,21 @@ fn default_routes(
         &top.path("routes").key("."),
         only.name.to_string(),
     );
-    vec![RouteConfig {
+    vec![to_groups(vec![0])]
+}
+
+/// A route of the root to these groups, without any option.
+fn to_groups(tiers: Vec<usize>) -> RouteConfig {
+    RouteConfig {
         zone: Name::root(),
-        tiers: vec![0],
+        tiers,
+        answer: None,
+        filter: Vec::new(),
+        rewrite: None,
         max_negative_ttl: None,
         stale_on: Vec::new(),
-    }]
+        cache: RouteCacheConfig::default(),
+    }
 }
 
 fn warn_unused(report: &Report<'_>, groups: &[GroupConfig], routes: &[RouteConfig]) {
@@ -89,15 +97,20 @@ fn warn_unused(report: &Report<'_>, groups: &[GroupConfig], routes: &[RouteConfi
     }
 }
 
+/// A route whose zone is still to be filled in.
 fn read_route_table<'a>(
     report: &'a Report<'a>,
     path: &KeyPath,
     value: &'a Value,
     groups: &[GroupConfig],
-) -> (Vec<usize>, Option<Duration>, Vec<Denial>) {
+    zone: Option<&Name>,
+) -> RouteConfig {
     let section = report.table(path, value, GROUP_EXPECTED);
-    let (group, tiers) = (section.value("group"), section.value("tiers"));
-    let tiers = match (group, tiers) {
+    let answer = section
+        .value("answer")
+        .map(|answer| read_answer(report, &section.path("answer"), answer));
+    let tiers = match (section.value("group"), section.value("tiers")) {
+        _ if answer.is_some() => Vec::new(),
         (Some(_), Some(_)) => {
             report.error_at(path, value, Problem::Both("group", "tiers"));
             Vec::new()
@@ -109,14 +122,221 @@ fn read_route_table<'a>(
             Vec::new()
         }
     };
-    let key = "max_negative_ttl";
-    let max_negative_ttl = section.value(key).map(|_| {
-        let whole = limits::MAX_NEGATIVE_TTL.max;
-        section.read_in(key, whole, &limits::MAX_NEGATIVE_TTL)
+    let max_negative_ttl = if_set(&section, "max_negative_ttl", &limits::MAX_NEGATIVE_TTL);
+    let (cache, negative) = read_route_cache(&section);
+    if let (Some(one), Some(other)) = (max_negative_ttl, negative)
+        && one != other
+    {
+        let problem = Problem::Both("max_negative_ttl", "cache.max_negative_ttl");
+        report.error_at(path, value, problem);
+    }
+    let filter = section.value("filter").map_or_else(Vec::new, |filter| {
+        read_filter(report, &section.path("filter"), filter)
     });
     let stale_on = read_stale_on(report, &section);
+    let rewrite = section
+        .value("rewrite")
+        .and_then(|_| read_rewrite(&section, report, zone));
+    if answer.is_some() {
+        // Whoever answers without asking has nobody to ask, and nothing to keep.
+        for other in [
+            "group",
+            "tiers",
+            "filter",
+            "rewrite",
+            "stale_on",
+            "max_negative_ttl",
+            "cache",
+        ] {
+            if section.value(other).is_some() {
+                report.error_at(path, value, Problem::Both("answer", other));
+            }
+        }
+    }
+    if cache.off && !stale_on.is_empty() {
+        // Nothing is kept that could be served in place of a denial.
+        report.error_at(path, value, Problem::Both("stale_on", "cache: off"));
+    }
     section.finish();
-    (tiers, max_negative_ttl, stale_on)
+    RouteConfig {
+        answer: answer.flatten(),
+        filter,
+        rewrite,
+        max_negative_ttl: max_negative_ttl.or(negative),
+        stale_on,
+        cache,
+        ..to_groups(tiers)
+    }
+}
+
+/// A duration that has no default here.
+fn if_set(section: &Section<'_>, key: &'static str, range: &Range<Duration>) -> Option<Duration> {
+    section.value(key)?;
+    Some(section.read_in(key, range.max, range))
+}
+
+/// What a route says of the cache, and its `max_negative_ttl` there.
+fn read_route_cache(route: &Section<'_>) -> (RouteCacheConfig, Option<Duration>) {
+    let mut cache = RouteCacheConfig::default();
+    match route.value("cache") {
+        None => return (cache, None),
+        // YAML 1.1 took `off` for false, and so do people.
+        Some(value) if value.as_str() == Some("off") || value.to_bool() == Some(false) => {
+            route.setting("cache", "off".to_owned());
+            cache.off = true;
+            return (cache, None);
+        }
+        Some(value) if !matches!(value, Value::Dict(..)) => {
+            let (value, expected) = (show_value(value), "off, or a table such as {max_ttl: 30s}");
+            route.error("cache", Problem::NotA { value, expected });
+            return (cache, None);
+        }
+        Some(_) => {}
+    }
+    let section = route.section("cache");
+    cache.max_ttl = if_set(&section, "max_ttl", &limits::ROUTE_MAX_TTL);
+    let min_ttl = if_set(&section, "min_ttl", &limits::ROUTE_MIN_TTL);
+    cache.min_ttl = min_ttl.unwrap_or_default();
+    if let (Some(low), Some(high)) = (&min_ttl, &cache.max_ttl) {
+        section.ordered(("min_ttl", low), ("max_ttl", high));
+    }
+    let negative = if_set(&section, "max_negative_ttl", &limits::MAX_NEGATIVE_TTL);
+    let stale = section.section("stale");
+    cache.stale_max_age = if_set(&stale, "max_age", &limits::STALE_MAX_AGE);
+    let negative_age = "max_negative_age";
+    cache.stale_max_negative_age = if_set(&stale, negative_age, &limits::STALE_MAX_NEGATIVE_AGE);
+    if let (Some(low), Some(high)) = (&cache.stale_max_negative_age, &cache.stale_max_age) {
+        stale.ordered((negative_age, low), ("max_age", high));
+    }
+    cache.stale_after = if_set(&stale, "after", &limits::STALE_AFTER);
+    cache.stale_ttl = if_set(&stale, "ttl", &limits::STALE_TTL);
+    stale.finish();
+    section.finish();
+    (cache, negative)
+}
+
+const ANSWER_EXPECTED: &str =
+    "NXDOMAIN, NODATA, REFUSED, or addresses such as [10.0.0.1, \"fd00::1\"]";
+
+/// What a route says by itself: a word, or addresses.
+fn read_answer(report: &Report<'_>, path: &KeyPath, value: &Value) -> Option<OwnAnswer> {
+    let word = value.as_str().map(str::to_ascii_uppercase);
+    let answer = match word.as_deref() {
+        Some("NXDOMAIN") => OwnAnswer::NxDomain,
+        Some("NODATA") => OwnAnswer::NoData,
+        Some("REFUSED") => OwnAnswer::Refused,
+        _ if matches!(value, Value::Empty(..)) => {
+            let expected = ANSWER_EXPECTED;
+            report.error_at(path, value, Problem::NoValue { expected });
+            return None;
+        }
+        _ => {
+            let expected = match value {
+                Value::Array(..) => "an address such as 10.0.0.1 or fd00::1",
+                _ => ANSWER_EXPECTED,
+            };
+            let addresses = read_data(report, path, value, expected, parsed);
+            let (count, limit) = (addresses.len(), limits::MAX_ANSWER_ADDRESSES);
+            if count > limit {
+                report.error_at(path, value, Problem::TooMany { count, limit });
+            }
+            return (!addresses.is_empty()).then_some(OwnAnswer::Addresses(addresses));
+        }
+    };
+    let shown = word.unwrap_or_default();
+    report.setting(report.origin(path, Some(value)), path, shown);
+    Some(answer)
+}
+
+/// Two suffixes, neither of which is within the other.
+fn read_rewrite(
+    route: &Section<'_>,
+    report: &Report<'_>,
+    zone: Option<&Name>,
+) -> Option<RewriteConfig> {
+    let section = route.section("rewrite");
+    let suffix = |key| {
+        let (value, path) = (section.value(key)?, section.path(key));
+        let expected = "a domain name such as dev.example";
+        let name = match value {
+            Value::String(_, text) => {
+                zone_name(text, "all names below it are meant; leave out the *")
+            }
+            Value::Empty(..) => Err(Problem::NoValue { expected }),
+            other => Err(Problem::NotA {
+                value: show_value(other),
+                expected,
+            }),
+        };
+        match name {
+            Ok(name) => {
+                section.setting(key, show_name(&name));
+                Some(name)
+            }
+            Err(problem) => {
+                report.error_at(&path, value, problem);
+                None
+            }
+        }
+    };
+    let (from, to) = (suffix("from"), suffix("to"));
+    if section.value("from").is_none() || section.value("to").is_none() {
+        route.error("rewrite", Problem::Missing(Missing::Suffixes));
+    }
+    let rewrite = RewriteConfig {
+        from: from?,
+        to: to?,
+    };
+    let (from, to) = (show_name(&rewrite.from), show_name(&rewrite.to));
+    if rewrite.from.zone_of(&rewrite.to) || rewrite.to.zone_of(&rewrite.from) {
+        route.error("rewrite", Problem::RewriteLoop { from, to });
+    } else if let Some(zone) = zone.filter(|zone| !zone.zone_of(&rewrite.from)) {
+        let zone = show_name(zone);
+        section.error("from", Problem::RewriteElsewhere { from, zone });
+    }
+    section.finish();
+    Some(rewrite)
+}
+
+/// Types that no name of a route has.
+fn read_filter(report: &Report<'_>, path: &KeyPath, value: &Value) -> Vec<RecordType> {
+    let expected = "a type of records such as AAAA, HTTPS or TYPE65";
+    if matches!(value, Value::Empty(..)) {
+        report.error_at(path, value, Problem::NoValue { expected });
+        return Vec::new();
+    }
+    let types = read_data(report, path, value, expected, record_type);
+    let (count, limit) = (types.len(), limits::MAX_FILTER);
+    if count > limit {
+        report.error_at(path, value, Problem::TooMany { count, limit });
+    }
+    types
+}
+
+fn record_type(value: &Value, expected: &'static str) -> Result<RecordType, Problem> {
+    let text = value.as_str().unwrap_or_default().to_ascii_uppercase();
+    // RFC 3597 §5: the name of a type that has none.
+    let numbered = text.strip_prefix("TYPE").map(str::parse::<u16>);
+    let found = match numbered {
+        Some(number) => number.ok().map(RecordType::from),
+        None => text.parse().ok(),
+    };
+    match found {
+        Some(RecordType::ANY) => Err(Problem::Unusable {
+            value: show_value(value),
+            why: "that is every type; for a zone without records write `answer: NODATA` in place of `group` and `filter`",
+        }),
+        Some(found) if is_of_records(found) => Ok(found),
+        _ => Err(Problem::NotA {
+            value: show_value(value),
+            expected,
+        }),
+    }
+}
+
+/// RFC 6895 §3.1: 128 to 255 can be asked for, and are no types of records; nor is OPT.
+fn is_of_records(record_type: RecordType) -> bool {
+    record_type != RecordType::OPT && !matches!(u16::from(record_type), 0 | 128..=255)
 }
 
 /// Which denials are not believed at once; none unless somebody says so.
@@ -219,15 +439,24 @@ fn known_once(
     }
 }
 
-/// Reads `records`.
-pub(super) fn read_records(top: &Section<'_>, report: &Report<'_>) -> Vec<StaticRecords> {
+/// Reads `records`. Names of `hosts` stand beside them.
+pub(super) fn read_records(
+    top: &Section<'_>,
+    report: &Report<'_>,
+    hosts: &HostsConfig,
+) -> Vec<StaticRecords> {
     let mut seen = BTreeMap::new();
     let mut records = Vec::new();
     for (owner, path, value) in top.entries("records") {
-        let name = zone_name(
-            owner,
-            "names of records are taken literally; write each name out",
-        );
+        let name = parse_name(owner).and_then(|name| {
+            if name.is_wildcard() && name.base_name().is_root() {
+                return Err(Problem::Wildcard {
+                    value: owner.to_owned(),
+                    why: "nothing would be forwarded; write routes: {\".\": {answer: 10.0.0.1}}",
+                });
+            }
+            Ok(name)
+        });
         let name = known_once(report, &mut seen, &path, value, owner, name);
         let read = read_record(
             report,
@@ -239,7 +468,38 @@ pub(super) fn read_records(top: &Section<'_>, report: &Report<'_>) -> Vec<Static
             records.push(read);
         }
     }
+    for (owner, path, value) in top.entries("records") {
+        if let Some(target) = target_of_its_own(owner, &records, hosts) {
+            let target = show_name(target);
+            report.error_at(
+                &path.key("CNAME"),
+                value,
+                Problem::WildcardTarget { target },
+            );
+        }
+    }
     records
+}
+
+/// The target of a wildcard's CNAME, if no other name of ours is in the way of the wildcard standing for it too.
+fn target_of_its_own<'a>(
+    owner: &str,
+    records: &'a [StaticRecords],
+    hosts: &HostsConfig,
+) -> Option<&'a Name> {
+    let name = parse_name(owner).ok().filter(Name::is_wildcard)?;
+    let wildcard = records.iter().find(|entry| entry.name == name)?;
+    let target = wildcard.cname.as_ref()?;
+    let stands_for = |wildcard: &Name| {
+        let parent = wildcard.base_name();
+        parent != *target && parent.zone_of(target)
+    };
+    let is_closer = |other: &StaticRecords| {
+        let other = &other.name;
+        *other == *target || (other.is_wildcard() && *other != name && stands_for(other))
+    };
+    let mut others = records.iter().chain(&hosts.names);
+    (stands_for(&name) && !others.any(is_closer)).then_some(target)
 }
 
 const IPV4_EXPECTED: &str = "an IPv4 address such as 10.0.0.1";

@@ -18,8 +18,10 @@ use super::layers::Layers;
 use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, Setting, list_items};
-use super::{CacheConfig, Config, LimitsConfig, LogConfig, TcpConfig, TiersConfig, UdpConfig};
-use super::{groups, limits, node, routes, yaml};
+use super::{
+    CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, TcpConfig, TiersConfig, UdpConfig,
+};
+use super::{groups, hosts, limits, node, routes, yaml};
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
@@ -171,7 +173,9 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let node_name = read_node_name(&top, report, host);
     let groups = groups::read(&top, report, &listen, &host.resolv_conf);
     let routes = routes::read_routes(&top, report, &groups);
-    let records = routes::read_records(&top, report);
+    let private_zones = top.read("private_zones", PrivateZones::Forward);
+    let hosts = hosts::read(&top, report);
+    let records = routes::read_records(&top, report, &hosts);
     let complete_cnames = top.read("complete_cnames", true);
     let tiers = read_tiers(&top);
     let cache = read_cache(&top);
@@ -187,7 +191,9 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         node_name,
         groups,
         routes,
+        private_zones,
         records,
+        hosts,
         complete_cnames,
         tiers,
         cache,
@@ -406,7 +412,9 @@ fn read_cache(top: &Section<'_>) -> CacheConfig {
     let stale_ttl = stale.read_in("ttl", defaults.stale_ttl, &limits::STALE_TTL);
     stale.finish();
     let prefetch = section.section("prefetch");
-    let prefetch_hits = prefetch.read_in("hits", defaults.prefetch_hits, &limits::PREFETCH_HITS);
+    let prefetch_hits = u32::from(defaults.prefetch_hits);
+    let prefetch_hits = prefetch.read_in("hits", prefetch_hits, &limits::PREFETCH_HITS);
+    let prefetch_hits = u8::try_from(prefetch_hits).expect("the range ends at 255");
     let prefetch_percent = prefetch.read_in(
         "percent",
         defaults.prefetch_percent,
@@ -464,21 +472,30 @@ fn read_cache_size(section: &Section<'_>, default: Size) -> u64 {
     size.0
 }
 
-/// The cache keeps no negative answer longer than its own limit, whatever a route says.
+/// The cache keeps nothing longer than its own limits, whatever a route says.
 fn warn_useless_caps(report: &Report<'_>, routes: &[super::RouteConfig], cache: &CacheConfig) {
+    let (most, most_negative) = (cache.max_ttl, cache.max_negative_ttl);
     for route in routes {
-        if let Some(cap) = route
-            .max_negative_ttl
-            .filter(|cap| *cap > cache.max_negative_ttl)
-        {
-            let path = KeyPath::default()
-                .key("routes")
-                .key(&super::leaf::show_name(&route.zone));
-            let limit = cache.max_negative_ttl.show();
-            let cap = cap.show();
-            report.warn(format!(
-                "{path}.max_negative_ttl: {cap} has no effect, cache.max_negative_ttl is {limit}"
-            ));
+        let path = KeyPath::default()
+            .key("routes")
+            .key(&super::leaf::show_name(&route.zone));
+        let min_ttl = Some(route.cache.min_ttl);
+        for (value, key, limit, of) in [
+            (
+                route.max_negative_ttl,
+                "max_negative_ttl",
+                most_negative,
+                "max_negative_ttl",
+            ),
+            (route.cache.max_ttl, "cache.max_ttl", most, "max_ttl"),
+            (min_ttl, "cache.min_ttl", most, "max_ttl"),
+        ] {
+            if let Some(value) = value.filter(|value| *value > limit) {
+                let (value, limit) = (value.show(), limit.show());
+                report.warn(format!(
+                    "{path}.{key}: {value} has no effect, cache.{of} is {limit}"
+                ));
+            }
         }
     }
 }

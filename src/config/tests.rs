@@ -421,6 +421,16 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "2: routes.x.stale_on[0]: servfail is not nxdomain or empty",
     ),
     (
+        "answers known before of a route that asks nobody",
+        "routes: {x: {answer: NXDOMAIN, stale_on: [empty]}}",
+        "2: routes.x: `answer` and `stale_on` exclude each other; keep one",
+    ),
+    (
+        "answers known before of a route that keeps none",
+        "routes: {x: {group: vpc, cache: off, stale_on: [empty]}}",
+        "2: routes.x: `stale_on` and `cache: off` exclude each other; keep one",
+    ),
+    (
         "no truth about aliases",
         "complete_cnames: 1",
         "2: complete_cnames: 1 is not true or false",
@@ -713,7 +723,7 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
     (
         "no tiers",
         "routes: {x: []}",
-        "2: routes.x: the route has no group; write `group: name` or `tiers: [name, name]`",
+        "2: routes.x: the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`",
     ),
     (
         "null route",
@@ -723,7 +733,152 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
     (
         "route without group",
         "routes: {x: {max_negative_ttl: 5s}}",
-        "2: routes.x: the route has no group; write `group: name` or `tiers: [name, name]`",
+        "2: routes.x: the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`",
+    ),
+    (
+        "answer of no kind",
+        "routes: {x: {answer: nxdomian}}",
+        "2: routes.x.answer: nxdomian is not NXDOMAIN, NODATA, REFUSED, or addresses such as [10.0.0.1, \"fd00::1\"]",
+    ),
+    (
+        "answer of a word and an address",
+        "routes: {x: {answer: [10.0.0.1, NXDOMAIN]}}",
+        "2: routes.x.answer[1]: NXDOMAIN is not an address such as 10.0.0.1 or fd00::1",
+    ),
+    (
+        "answer twice",
+        "routes: {x: {answer: [10.0.0.1, 10.0.0.1]}}",
+        "2: routes.x.answer[1]: 10.0.0.1 is here twice; keep one",
+    ),
+    (
+        "empty answer",
+        "routes: {x: {answer: []}}",
+        "2: routes.x.answer: has no value; write one or remove the key",
+    ),
+    (
+        "null answer",
+        "routes: {x: {answer: }}",
+        "2: routes.x.answer: has no value; write NXDOMAIN, NODATA, REFUSED, or addresses such as ",
+    ),
+    (
+        "answer and group",
+        "routes: {x: {group: vpc, answer: NXDOMAIN}}",
+        "2: routes.x: `answer` and `group` exclude each other; keep one",
+    ),
+    (
+        "answer and a cap on what others say",
+        "routes: {x: {answer: NXDOMAIN, max_negative_ttl: 5s}}",
+        "2: routes.x: `answer` and `max_negative_ttl` exclude each other; keep one",
+    ),
+    (
+        "filter and answer",
+        "routes: {x: {answer: NXDOMAIN, filter: [A]}}",
+        "2: routes.x: `answer` and `filter` exclude each other; keep one",
+    ),
+    (
+        "filter of everything",
+        "routes: {x: {group: vpc, filter: [ANY]}}",
+        "2: routes.x.filter[0]: ANY: that is every type; for a zone without records write `answer: NODATA` in place of `group` and `filter`",
+    ),
+    (
+        "filter of a type that nobody knows",
+        "routes: {x: {group: vpc, filter: [A, QUADA]}}",
+        "2: routes.x.filter[1]: QUADA is not a type of records such as AAAA, HTTPS or TYPE65",
+    ),
+    (
+        "filter of what is no type of records",
+        "routes: {x: {group: vpc, filter: TYPE251}}",
+        "2: routes.x.filter: TYPE251 is not a type of records such as AAAA, HTTPS or TYPE65",
+    ),
+    (
+        "filter twice",
+        "routes: {x: {group: vpc, filter: [AAAA, aaaa]}}",
+        "2: routes.x.filter[1]: aaaa is here twice; keep one",
+    ),
+    (
+        "filter of nothing",
+        "routes: {x: {group: vpc, filter: []}}",
+        "2: routes.x.filter: has no value; write one or remove the key",
+    ),
+    (
+        "filter without group",
+        "routes: {x: {filter: [AAAA]}}",
+        "2: routes.x: the route has no group; write `group: name`, `tiers: [name, name]` or `answer: NXDOMAIN`",
+    ),
+    (
+        "a route's cache of no kind",
+        "routes: {x: {group: vpc, cache: none}}",
+        "2: routes.x.cache: none is not off, or a table such as {max_ttl: 30s}",
+    ),
+    (
+        "a route's cache for too long",
+        "routes: {x: {group: vpc, cache: {max_ttl: 8d}}}",
+        "2: routes.x.cache.max_ttl: 8d is over the limit of 7d",
+    ),
+    (
+        "a route's TTLs raised too far",
+        "routes: {x: {group: vpc, cache: {min_ttl: 2h}}}",
+        "2: routes.x.cache.min_ttl: 2h is over the limit of 1h",
+    ),
+    (
+        "a route's TTLs raised over their cap",
+        "routes: {x: {group: vpc, cache: {min_ttl: 2m, max_ttl: 1m}}}",
+        "2: routes.x.cache.min_ttl: 2m is over max_ttl (1m); raise max_ttl or lower min_ttl",
+    ),
+    (
+        "a route's stale denials for longer than its stale answers",
+        "routes: {x: {group: vpc, cache: {stale: {max_age: 1m, max_negative_age: 2m}}}}",
+        "2: routes.x.cache.stale.max_negative_age: 2m is over max_age (1m); raise max_age or lower max_negative_age",
+    ),
+    (
+        "a route's cap in both places",
+        "routes: {x: {group: vpc, max_negative_ttl: 5s, cache: {max_negative_ttl: 6s}}}",
+        "2: routes.x: `max_negative_ttl` and `cache.max_negative_ttl` exclude each other; keep one",
+    ),
+    (
+        "a route's cache misspelt",
+        "routes: {x: {group: vpc, cache: {stale: {max_agee: 1m}}}}",
+        "2: routes.x.cache.stale.max_agee: there is no such key; did you mean max_age?",
+    ),
+    (
+        "a cache of what is answered here",
+        "routes: {x: {answer: NODATA, cache: off}}",
+        "2: routes.x: `answer` and `cache` exclude each other; keep one",
+    ),
+    (
+        "rewrite in a circle",
+        "routes: {x.y: {group: vpc, rewrite: {from: x.y, to: z.x.y}}}",
+        "2: routes.\"x.y\".rewrite: x.y and z.x.y are within each other, so that names would be rewritten in a circle; write suffixes apart from each other",
+    ),
+    (
+        "rewrite to itself",
+        "routes: {x: {group: vpc, rewrite: {from: x, to: x}}}",
+        "2: routes.x.rewrite: x and x are within each other, so that names would be rewritten in a circle; write suffixes apart from each other",
+    ),
+    (
+        "rewrite of another zone",
+        "routes: {x: {group: vpc, rewrite: {from: y, to: z}}}",
+        "2: routes.x.rewrite.from: y is not in the route's zone x, so that nothing would be rewritten; write x or a name below it",
+    ),
+    (
+        "half a rewrite",
+        "routes: {x: {group: vpc, rewrite: {from: x}}}",
+        "2: routes.x.rewrite: needs `from` and `to`, for example {from: dev.example, to: dev.svc.cluster.local}",
+    ),
+    (
+        "rewrite of a wildcard",
+        "routes: {x: {group: vpc, rewrite: {from: \"*.x\", to: z}}}",
+        "2: routes.x.rewrite.from: *.x: all names below it are meant; leave out the *",
+    ),
+    (
+        "rewrite of what is answered here",
+        "routes: {x: {answer: NODATA, rewrite: {from: x, to: z}}}",
+        "2: routes.x: `answer` and `rewrite` exclude each other; keep one",
+    ),
+    (
+        "private zones",
+        "private_zones: true",
+        "2: private_zones: true is not forward or NXDOMAIN",
     ),
     (
         "group and tiers",
@@ -767,8 +922,38 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
     ),
     (
         "record wildcard",
-        "records: {\"*.x\": {A: 10.0.0.1}}",
-        "2: records.\"*.x\": *.x: names of records are taken literally; write each name out",
+        "records: {\"*\": {A: 10.0.0.1}}",
+        "2: records.\"*\": *: nothing would be forwarded; write routes: {\".\": {answer: 10.0.0.1}}",
+    ),
+    (
+        "record wildcard that points to itself",
+        "records:\n  \"*.x\": {CNAME: web.x}\n  b.x: {A: 10.0.0.1}",
+        "3: records.\"*.x\".CNAME: the CNAME points to web.x, which this wildcard stands for itself; write web.x in `records`, too",
+    ),
+    (
+        "hosts file that is not there",
+        "hosts: /nonexistent/hosts",
+        "2: hosts: /nonexistent/hosts: cannot be read: No such file or directory (os error 2); check the path and the file's permissions",
+    ),
+    (
+        "hosts file of two lines",
+        "hosts: \"\\n\"",
+        "2: hosts: \"\\n\": cannot be read: No such file or directory (os error 2); check the path and the file's permissions",
+    ),
+    (
+        "hosts file without an end",
+        "hosts: /dev/zero",
+        "2: hosts: the size of /dev/zero is over the limit of 4MiB",
+    ),
+    (
+        "hosts file twice",
+        "hosts: [/dev/null, /dev/null]",
+        "2: hosts[1]: /dev/null is here twice; keep one",
+    ),
+    (
+        "hosts in place of records",
+        "hosts: {x: {A: 10.0.0.1}}",
+        "2: hosts: {x: {A: 10.0.0.1}} is not a path such as /run/nodens/nodens.sock",
     ),
     (
         "record address",
@@ -966,6 +1151,26 @@ const BAD_GROUPS: &[(&str, &str, &str)] = &[
         "failover key",
         "servers: [10.0.0.2], failover: {x: 1}",
         ".failover.x: there is no such key; keys here: start_fanout, hedge_min",
+    ),
+    (
+        "streams key",
+        "servers: [10.0.0.2], streams: {age: 1m}",
+        ".streams.age: there is no such key",
+    ),
+    (
+        "streams age under a second",
+        "servers: [10.0.0.2], streams: {max_age: 500ms}",
+        ".streams.max_age: 500ms is under the minimum of 1s",
+    ),
+    (
+        "streams age over a day",
+        "servers: [10.0.0.2], streams: {max_age: 2d}",
+        ".streams.max_age: 2d is over the limit of 1d",
+    ),
+    (
+        "streams age without unit",
+        "servers: [10.0.0.2], streams: {max_age: 60}",
+        ".streams.max_age: 60",
     ),
     (
         "percent",
@@ -1297,12 +1502,14 @@ fn mistakes_outside_the_file_name_the_variable_or_the_flag() {
 
 #[test]
 fn what_is_allowed_but_hardly_meant_is_a_warning() {
-    let text = "upstreams: {a: {servers: 10.0.0.2}, b: {servers: 10.0.0.3}}\nroutes: {x.y: {group: a, max_negative_ttl: 2h}}\n";
+    let text = "upstreams: {a: {servers: 10.0.0.2}, b: {servers: 10.0.0.3}}\nroutes: {x.y: {group: a, max_negative_ttl: 2h, cache: {min_ttl: 1h, max_ttl: 2h}}}\ncache: {max_ttl: 1m}\n";
     assert_eq!(
         loaded(text).warnings,
         [
             "upstreams.b: no route uses this group",
             "routes.\"x.y\".max_negative_ttl: 2h has no effect, cache.max_negative_ttl is 1h",
+            "routes.\"x.y\".cache.max_ttl: 2h has no effect, cache.max_ttl is 1m",
+            "routes.\"x.y\".cache.min_ttl: 1h has no effect, cache.max_ttl is 1m",
         ]
     );
 }
@@ -1408,12 +1615,18 @@ fn key() -> impl Strategy<Value = &'static str> {
         "failover",
         "hedge_min",
         "hedge_max",
+        "streams",
+        "max_age",
         "routes",
         "\".\"",
         "cluster.local",
         "group",
         "tiers",
         "max_negative_ttl",
+        "answer",
+        "filter",
+        "private_zones",
+        "hosts",
         "records",
         "complete_cnames",
         "A",
@@ -1431,6 +1644,8 @@ fn key() -> impl Strategy<Value = &'static str> {
         "log",
         "level",
         "queries",
+        "min_ttl",
+        "*.x",
         "node",
         "addresses",
         "interface",

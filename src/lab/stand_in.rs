@@ -531,7 +531,7 @@ mod tests {
         let plain = question("big.example.com.", RecordType::AAAA);
         let mut roomy = plain.clone();
         let mut edns = Edns::new();
-        edns.set_max_payload(1_232);
+        edns.set_max_payload(crate::message::wire::MAX_PAYLOAD);
         roomy.set_edns(edns);
 
         let cut = over_udp(server.address(), &plain).await;

@@ -36,6 +36,8 @@ impl ConnectionMetrics {
 #[derive(Debug)]
 pub struct ConnectionSlots {
     counts: Mutex<Counts>,
+    /// What there are file descriptors for, whatever `tcp.max_connections` says.
+    most: usize,
     /// What is counted of them.
     pub metrics: ConnectionMetrics,
 }
@@ -49,18 +51,19 @@ struct Counts {
 /// Which cap a connection would be over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// `tcp.max_connections`.
+    /// `tcp.max_connections`, or what there are file descriptors for.
     Total,
     /// `tcp.max_connections_per_client`.
     Client,
 }
 
 impl ConnectionSlots {
-    /// No connections yet.
+    /// No connections yet; there are file descriptors for `most`.
     #[must_use]
-    pub fn new(metrics: ConnectionMetrics) -> Self {
+    pub fn new(metrics: ConnectionMetrics, most: usize) -> Self {
         Self {
             counts: Mutex::default(),
+            most,
             metrics,
         }
     }
@@ -92,7 +95,7 @@ impl Slot {
         if of_client >= config.max_connections_per_client {
             return Err(Full::Client);
         }
-        if counts.total >= config.max_connections {
+        if counts.total >= config.max_connections.min(slots.most) {
             return Err(Full::Total);
         }
         counts.total += 1;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use crate::budgets::CONNECTION_BUFFER_KEPT;
 use crate::config::TcpConfig;
 use crate::message::framing::{Frames, put_frame};
 use crate::message::reply::Protocol;
+use crate::metrics::repeated::Repeated;
 use crate::serving::client::{Client, Served};
 use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
@@ -43,6 +44,8 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// When the address it came to is served no longer.
     pub stop: CancellationToken,
+    /// Its place among [`crate::budgets::CONNECTIONS_HANDED_OVER`], until a worker has taken it.
+    pub handed_over: Option<OwnedSemaphorePermit>,
 }
 
 /// A worker's connections.
@@ -51,6 +54,7 @@ pub struct Connections {
     slots: Arc<ConnectionSlots>,
     open: Vec<Weak<Connection>>,
     tasks: JoinSet<()>,
+    cannot_serve: Repeated,
 }
 
 impl Connections {
@@ -62,6 +66,7 @@ impl Connections {
             slots: Arc::clone(slots),
             open: Vec::new(),
             tasks: JoinSet::new(),
+            cannot_serve: Repeated::default(),
         }
     }
 
@@ -78,13 +83,20 @@ impl Connections {
         }
     }
 
-    /// Serves a connection, if there is a slot for it.
+    /// Serves a connection, if there is a slot for it. One that makes room for it is closed at the next turn of the runtime.
     pub fn admit(&mut self, accepted: Accepted) {
-        let Accepted { stream, peer, stop } = accepted;
+        let Accepted {
+            stream,
+            peer,
+            stop,
+            handed_over: _until_here,
+        } = accepted;
         let stream = match TcpStream::from_std(stream) {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot serve a TCP connection");
+                if let Some(times) = self.cannot_serve.happened(Instant::now()) {
+                    tracing::warn!(%error, times, "cannot serve a TCP connection");
+                }
                 return;
             }
         };

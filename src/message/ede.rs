@@ -14,6 +14,10 @@ pub const STALE_ANSWER: u16 = 3;
 pub const DNSSEC_BOGUS: u16 = 6;
 /// The last of them (§4.10).
 pub const DNSKEY_MISSING: u16 = 9;
+/// The answer is not what the name's owner says (§4.5).
+pub const FORGED_ANSWER: u16 = 4;
+/// The operator of this server does not want the name resolved (§4.16).
+pub const BLOCKED: u16 = 15;
 /// The failure is a remembered one (§4.14, RFC 9520).
 pub const CACHED_ERROR: u16 = 13;
 /// The server is not up yet, or no longer (§4.15).
@@ -24,6 +28,8 @@ pub const PROHIBITED: u16 = 18;
 pub const STALE_NXDOMAIN: u16 = 19;
 /// No route holds the name (§4.21).
 pub const NOT_AUTHORITATIVE: u16 = 20;
+/// What the query asks for is not supported here (§4.22).
+pub const NOT_SUPPORTED: u16 = 21;
 /// No server could be reached, or none could answer (§4.23).
 pub const NO_REACHABLE_AUTHORITY: u16 = 22;
 /// The network itself said so (§4.24).
@@ -69,6 +75,16 @@ impl ExtendedError {
     #[must_use]
     pub fn is_verdict(&self) -> bool {
         (DNSSEC_BOGUS..=DNSKEY_MISSING).contains(&self.code)
+    }
+}
+
+impl From<&ExtendedError> for PassedOn {
+    /// An error of ours that stands behind another one.
+    fn from(error: &ExtendedError) -> Self {
+        let (mut option, text) = (Vec::new(), error.text.as_str());
+        let text = &text[..text.floor_char_boundary(EXTENDED_ERROR_BYTES)];
+        put(error.code, text.as_bytes(), &mut option);
+        Self(option)
     }
 }
 

@@ -1,9 +1,12 @@
 //! DNS messages: bytes in and out. No sockets, no clock, no configuration.
 
 pub mod alias;
+pub mod compress;
 pub mod ede;
+pub mod form;
 pub mod framing;
 pub mod labels;
+pub mod own;
 pub mod query;
 pub mod reply;
 pub mod response;

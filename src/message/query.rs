@@ -6,6 +6,7 @@
 use hickory_proto::rr::Name;
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 
+use super::form::QueryForm;
 use super::wire::{
     self, Counts, HEADER_LEN, MAX_NAME_LEN, MAX_PAYLOAD, Malformed, flag, rcode, rr,
 };
@@ -41,6 +42,8 @@ pub struct Query<'a> {
     pub flags: u16,
     /// The client's OPT record.
     pub edns: Option<Edns>,
+    /// Whether it is signed as a whole, by TSIG (RFC 8945) or SIG(0) (RFC 2931).
+    pub signed: bool,
 }
 
 /// What is wrong with bytes that are no query.
@@ -82,6 +85,7 @@ impl<'a> Query<'a> {
         ) else {
             return Err(Reject::Answer(rcode::FORMERR));
         };
+        let (edns, signed) = read_records(message, name_end + 4, counts)?;
         Ok(Self {
             name: &message[HEADER_LEN..name_end],
             section: &message[HEADER_LEN..name_end + 4],
@@ -89,7 +93,8 @@ impl<'a> Query<'a> {
             qclass,
             id: wire::id(message),
             flags,
-            edns: read_edns(message, name_end + 4, counts)?,
+            edns,
+            signed,
         })
     }
 
@@ -141,14 +146,22 @@ impl<'a> Query<'a> {
     }
 }
 
-fn read_edns(message: &[u8], question_end: usize, counts: Counts) -> Result<Option<Edns>, Reject> {
+/// The OPT record, and whether there is a signature.
+fn read_records(
+    message: &[u8],
+    question_end: usize,
+    counts: Counts,
+) -> Result<(Option<Edns>, bool), Reject> {
     if counts.answers | counts.authorities | counts.additionals == 0 {
-        return Ok(None);
+        return Ok((None, false));
     }
-    let mut edns = None;
+    let (mut edns, mut signed) = (None, false);
     for record in wire::Records::new(message, question_end, counts) {
         let record = record.map_err(|Malformed| Reject::Answer(rcode::FORMERR))?;
         if record.rtype != rr::OPT {
+            // RFC 2931 §3: a SIG that covers no type covers the message.
+            let covers_nothing = wire::u16_at(message, record.rdata_at()) == Some(0);
+            signed |= record.rtype == rr::TSIG || (record.rtype == rr::SIG && covers_nothing);
             continue;
         }
         // RFC 6891 §6.1.1: one OPT, in the additional section, owned by the root.
@@ -170,7 +183,7 @@ fn read_edns(message: &[u8], question_end: usize, counts: Counts) -> Result<Opti
             nsid,
         });
     }
-    Ok(edns)
+    Ok((edns, signed))
 }
 
 /// Walks the options (RFC 6891 §6.1.2).
@@ -261,8 +274,8 @@ impl<'a> Question<'a> {
 
     /// Appends the query as it goes upstream: our own header and OPT (EDNS is hop by hop, RFC 6891 §6.1.1; AD asks for
     /// the AD bit, RFC 6840 §5.7).
-    pub fn write(&self, id: u16, edns: UpstreamEdns, out: &mut Vec<u8>) {
-        let mut flags = flag::AD;
+    pub fn write(&self, id: u16, form: QueryForm, out: &mut Vec<u8>) {
+        let mut flags = if form.has_ad() { flag::AD } else { 0 };
         if self.recursion_desired {
             flags |= flag::RD;
         }
@@ -271,10 +284,10 @@ impl<'a> Question<'a> {
         }
         out.extend_from_slice(&id.to_be_bytes());
         out.extend_from_slice(&flags.to_be_bytes());
-        let additionals = u8::from(edns == UpstreamEdns::Sent);
+        let additionals = u8::from(form.has_opt());
         out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, additionals]);
         out.extend_from_slice(self.section);
-        if edns == UpstreamEdns::Sent {
+        if form.has_opt() {
             let [high, low] = MAX_PAYLOAD.to_be_bytes();
             let dnssec_ok = if self.dnssec_ok { 0x80 } else { 0 };
             out.extend_from_slice(&[
@@ -292,15 +305,6 @@ impl<'a> Question<'a> {
             ]);
         }
     }
-}
-
-/// Whether a query upstream carries our OPT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UpstreamEdns {
-    /// As always.
-    Sent,
-    /// For a server that answered FORMERR to it (RFC 6891 §7).
-    Omitted,
 }
 
 /// The name's lower-cased wire form.
@@ -434,12 +438,48 @@ mod tests {
         let message = query(0x0110, [1, 0, 0, 0], QUESTION);
         let key = Query::read(&message).expect("a good query").key();
         let mut sent = Vec::new();
-        Question::of(key.as_bytes()).write(0, UpstreamEdns::Sent, &mut sent);
+        Question::of(key.as_bytes()).write(0, QueryForm::Full, &mut sent);
         let parsed = hickory_proto::op::Message::from_vec(&sent).expect("hickory reads it");
         assert_eq!(parsed.queries[0].name().to_ascii(), "example.com.");
         assert!(parsed.metadata.recursion_desired && parsed.metadata.checking_disabled);
         assert!(parsed.metadata.authentic_data);
         assert_eq!(parsed.edns.map(|edns| edns.max_payload()), Some(1232));
+    }
+
+    #[test]
+    fn a_query_upstream_leaves_out_what_its_form_says() {
+        let message = query(0x0100, [1, 0, 0, 0], QUESTION);
+        let key = Query::read(&message).expect("a good query").key();
+        for (form, opt, ad) in [
+            (QueryForm::WithoutOpt, false, true),
+            (QueryForm::WithoutAd, true, false),
+            (QueryForm::Plain, false, false),
+        ] {
+            let mut sent = Vec::new();
+            Question::of(key.as_bytes()).write(0, form, &mut sent);
+            let read = Query::read(&sent).expect("well-formed");
+            let has = (read.edns.is_some(), read.flags & flag::AD != 0);
+            assert_eq!(has, (opt, ad), "{form:?}");
+        }
+    }
+
+    #[test]
+    fn signatures_are_seen_and_other_records_are_not_taken_for_them() {
+        let name = b"\x03key\0";
+        let record = |rtype: u16, covered: [u8; 2]| {
+            let fixed = [0, 255, 0, 0, 0, 0, 0, 2];
+            [&name[..], &rtype.to_be_bytes(), &fixed, &covered].concat()
+        };
+        for (case, record, signed) in [
+            ("TSIG", record(rr::TSIG, [0, 0]), true),
+            ("SIG(0)", record(rr::SIG, [0, 0]), true),
+            ("SIG of A", record(rr::SIG, [0, 1]), false),
+            ("TXT", record(rr::TXT, [0, 0]), false),
+        ] {
+            let message = query(0x0100, [1, 0, 0, 1], &[QUESTION, &record].concat());
+            let read = Query::read(&message).expect("a good query");
+            assert_eq!(read.signed, signed, "{case}");
+        }
     }
 
     proptest::proptest! {

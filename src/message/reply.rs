@@ -1,14 +1,16 @@
 //! The one place that stamps a reply: ID, the client's own spelling of QNAME, TTLs, header bits, OPT, truncation.
 //!
-//! Owns every byte a client reads. Pure: what is random or depends on the clock comes in as an argument.
+//! Owns every byte a client reads. Pure: what is random or depends on the clock comes in as an argument. An answer that is
+//! too long for its client is compressed ([`super::compress`]), and cut behind as many whole records as there is room for:
+//! musl before 1.2.4 never asks again over TCP and lives on what the datagram brought.
 //! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
 
+use super::compress::{self, Changes};
 use super::ede::{self, ExtendedError};
 use super::query::{Edns, OPTION_NSID, Query};
 use super::response::{Rotation, View, sane_ttl};
 use super::wire::{
-    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, OPT_LEN, Records, Section,
-    flag, rcode, rr,
+    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_PAYLOAD, MIN_PAYLOAD, OPT_LEN, flag, rcode, rr,
 };
 use crate::budgets::EXTENDED_ERROR_BYTES;
 
@@ -121,15 +123,42 @@ pub fn answer(
     let mut options = Options::fitting(asked, extras, response.question_end());
     options.pass_on(response.errors(), asked.limit(), message.len());
     let room = asked.limit() - options.len();
-    // Only what the client gets is copied: an answer may be 50 times as long.
-    let cut = (message.len() > room).then(|| Cut::new(message, response.question_end(), room));
+    let new_ttl = |old| match ttls {
+        Ttls::Fresh => sane_ttl(old).min(source.ttl_cap),
+        Ttls::Aged(age) => sane_ttl(old).min(source.ttl_cap).saturating_sub(age),
+        Ttls::Fixed(ttl) => ttl,
+    };
+    let rotation = response.rotation().filter(|_| extras.rotate != 0);
     let start = out.len();
-    out.extend_from_slice(&message[..cut.as_ref().map_or(message.len(), |cut| cut.end)]);
+    let mut truncated = 0;
+    if message.len() <= room {
+        out.extend_from_slice(message);
+        let reply = &mut out[start..];
+        for index in 0..response.ttl_count() {
+            let at = response.ttl_at(index);
+            let ttl = &mut reply[at..at + 4];
+            let new = new_ttl(u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]));
+            ttl.copy_from_slice(&new.to_be_bytes());
+        }
+        if let Some(rotation) = rotation {
+            rotate(response, rotation, extras.rotate, reply);
+        }
+    } else {
+        let changes = Changes {
+            ttl: new_ttl,
+            rdata_of: |number| {
+                rotation.map_or(number, |rotation| rotation.source(extras.rotate, number))
+            },
+        };
+        let kept = compress::append(response, room, &changes, out);
+        if lacks_something(kept, response) {
+            truncated = flag::TC;
+        }
+    }
     let reply = &mut out[start..];
-
     wire::put_u16(reply, 0, asked.id);
     // We do recurse, by way of others, whoever of them says that it does not.
-    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD | flag::RA;
+    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD | flag::RA | truncated;
     if ttls != Ttls::Fresh {
         // RFC 1035 §4.1.1: whoever answers from a cache is no authority.
         flags &= !flag::AA;
@@ -137,30 +166,8 @@ pub fn answer(
     if !asked.wants_ad() {
         flags &= !flag::AD;
     }
-    if let Some(cut) = cut {
-        cut.kept.write(reply);
-        flags |= cut.flags;
-    }
     wire::put_u16(reply, 2, flags);
     reply[HEADER_LEN..HEADER_LEN + asked.name().len()].copy_from_slice(asked.name());
-    for index in 0..response.ttl_count() {
-        let at = response.ttl_at(index);
-        let Some(ttl) = reply.get_mut(at..at + 4) else {
-            break;
-        };
-        let old = u32::from_be_bytes([ttl[0], ttl[1], ttl[2], ttl[3]]);
-        let new = match ttls {
-            Ttls::Fresh => sane_ttl(old).min(source.ttl_cap),
-            Ttls::Aged(age) => sane_ttl(old).min(source.ttl_cap).saturating_sub(age),
-            Ttls::Fixed(ttl) => ttl,
-        };
-        ttl.copy_from_slice(&new.to_be_bytes());
-    }
-    if extras.rotate != 0
-        && let Some(rotation) = response.rotation()
-    {
-        rotate(response, rotation, extras.rotate, reply);
-    }
     options.put(response.rcode(), out, start);
     response.rcode()
 }
@@ -230,10 +237,7 @@ fn rotate(response: View<'_>, rotation: Rotation, by: u32, reply: &mut [u8]) {
 }
 
 fn copy<const LENGTH: usize>(source: &[u8], from: usize, target: &mut [u8], to: usize) {
-    // A reply that was cut has fewer addresses than the answer.
-    if let Some(address) = target.get_mut(to..to + LENGTH) {
-        address.copy_from_slice(&source[from..from + LENGTH]);
-    }
+    target[to..to + LENGTH].copy_from_slice(&source[from..from + LENGTH]);
 }
 
 /// Our own OPT record, for clients that sent one (RFC 6891 §7): as much of it as fits beside the question.
@@ -326,41 +330,13 @@ fn length_octets(length: usize) -> [u8; 2] {
         .to_be_bytes()
 }
 
-/// Where a message is cut to fit: behind as many whole records as there is room for. musl before 1.2.4 never asks again
-/// over TCP and lives on what the datagram brought.
-struct Cut {
-    end: usize,
-    kept: Counts,
-    /// TC, if something is missing that the client needs.
-    flags: u16,
-}
-
-impl Cut {
-    fn new(message: &[u8], question_end: usize, room: usize) -> Self {
-        let whole = Counts::read(message).unwrap_or_default();
-        let mut kept = Counts {
-            questions: whole.questions,
-            ..Counts::default()
-        };
-        let mut end = question_end;
-        for record in Records::new(message, question_end, whole).map_while(Result::ok) {
-            if record.end > room {
-                break;
-            }
-            end = record.end;
-            match record.section {
-                Section::Answer => kept.answers += 1,
-                Section::Authority => kept.authorities += 1,
-                Section::Additional => kept.additionals += 1,
-            }
-        }
-        // RFC 2181 §9: extra information may be left out silently. A referral's glue is more than that (RFC 9471 §3).
-        let incomplete = kept.answers < whole.answers
-            || kept.authorities < whole.authorities
-            || (whole.answers == 0 && kept.additionals < whole.additionals);
-        let flags = if incomplete { flag::TC } else { 0 };
-        Self { end, kept, flags }
-    }
+/// Whether a message that holds the records `kept` of a response lacks any that the client needs. RFC 2181 §9: extra
+/// information may be left out silently. A referral's glue is more than that (RFC 9471 §3).
+fn lacks_something(kept: Counts, response: View<'_>) -> bool {
+    let whole = Counts::read(response.message()).unwrap_or_default();
+    kept.answers < whole.answers
+        || kept.authorities < whole.authorities
+        || (whole.answers == 0 && kept.additionals < whole.additionals)
 }
 
 #[cfg(test)]
@@ -491,6 +467,16 @@ mod tests {
                 .map(|record| last(&record.data))
                 .collect::<Vec<_>>()
         };
+        let asked = asked(None, Protocol::Udp);
+        let extras = Extras {
+            rotate: 58,
+            ..Extras::default()
+        };
+        let many: Vec<u8> = (0..60).collect();
+        let (cut, _) = stamp(&entry(&many), &asked, Ttls::Aged(0), extras);
+        let last_octets = cut[HEADER_LEN + QUESTION.len()..].chunks(16);
+        let last_octets: Vec<_> = last_octets.map(|record| record[15]).collect();
+        assert_eq!(last_octets[..4], [58, 59, 0, 1], "of a reply that is cut");
         assert_eq!(addresses(0), [1, 2, 3]);
         assert_eq!(addresses(1), [2, 3, 1]);
         assert_eq!(addresses(5), [3, 1, 2]);

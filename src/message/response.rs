@@ -73,6 +73,19 @@ pub struct Rotation {
     pub width: u8,
 }
 
+impl Rotation {
+    /// The number of the record whose address stands at `number` when address `by` comes first. Records of no turn keep
+    /// theirs.
+    #[must_use]
+    pub fn source(self, by: u32, number: usize) -> usize {
+        let (first, count) = (usize::from(self.first), usize::from(self.count.get()));
+        match number.checked_sub(first) {
+            Some(index) if index < count => first + (index + by as usize % count) % count,
+            _ => number,
+        }
+    }
+}
+
 impl Response {
     /// Checks a message whose ID and question were already matched.
     ///
@@ -151,6 +164,20 @@ impl Response {
         self.ttl
     }
 
+    /// Raises the TTLs of a positive answer to at least so many seconds.
+    pub fn raise_ttls(&mut self, least: u32) {
+        if least == 0 || self.facts.kind != Kind::Positive {
+            return;
+        }
+        let view = self.view();
+        let offsets: Vec<usize> = (0..view.ttl_count()).map(|i| view.ttl_at(i)).collect();
+        for at in offsets {
+            let ttl = wire::u32_at(&self.bytes, at).map_or(0, sane_ttl);
+            wire::put_u32(&mut self.bytes, at, ttl.max(least));
+        }
+        self.ttl = Some(self.ttl.unwrap_or(0).max(least));
+    }
+
     /// A validator's verdict that what it was told is bogus (RFC 8914 §4.7 to 4.10); none unless it is a failure.
     #[must_use]
     pub fn verdict(&self) -> Option<&ExtendedError> {
@@ -178,7 +205,7 @@ impl Response {
 
     /// It, with these extended errors.
     #[must_use]
-    pub(super) fn with_errors(mut self, errors: &PassedOn) -> Self {
+    pub fn with_errors(mut self, errors: &PassedOn) -> Self {
         let known = self.view().errors().len();
         self.bytes.truncate(self.bytes.len() - known);
         self.bytes.extend_from_slice(errors.as_bytes());

@@ -66,20 +66,44 @@ pub mod rr {
     pub const A: u16 = 1;
     /// Name server.
     pub const NS: u16 = 2;
+    /// Mail destination (RFC 1035 §3.3.4, obsolete).
+    pub const MD: u16 = 3;
+    /// Mail forwarder (RFC 1035 §3.3.5, obsolete).
+    pub const MF: u16 = 4;
     /// Alias.
     pub const CNAME: u16 = 5;
     /// Start of authority.
     pub const SOA: u16 = 6;
+    /// Mailbox (RFC 1035 §3.3.3).
+    pub const MB: u16 = 7;
+    /// Mail group (RFC 1035 §3.3.6).
+    pub const MG: u16 = 8;
+    /// Renamed mailbox (RFC 1035 §3.3.8).
+    pub const MR: u16 = 9;
     /// Reverse name.
     pub const PTR: u16 = 12;
+    /// Who is responsible for a mailbox (RFC 1035 §3.3.7).
+    pub const MINFO: u16 = 14;
     /// Mail exchanger.
     pub const MX: u16 = 15;
     /// Text.
     pub const TXT: u16 = 16;
+    /// Responsible person (RFC 1183 §2.2).
+    pub const RP: u16 = 17;
+    /// AFS database (RFC 1183 §1).
+    pub const AFSDB: u16 = 18;
+    /// Route through (RFC 1183 §3.3).
+    pub const RT: u16 = 21;
+    /// Signature; one that covers no type signs the message (RFC 2931).
+    pub const SIG: u16 = 24;
+    /// X.400 mapping (RFC 2163 §4).
+    pub const PX: u16 = 26;
     /// IPv6 address.
     pub const AAAA: u16 = 28;
     /// Service location.
     pub const SRV: u16 = 33;
+    /// Naming authority pointer (RFC 3403 §4).
+    pub const NAPTR: u16 = 35;
     /// Subtree alias.
     pub const DNAME: u16 = 39;
     /// Delegation signer (RFC 4034 §5); belongs to the parent zone.
@@ -333,6 +357,23 @@ fn follow(message: &[u8], mut at: usize) -> usize {
         at = usize::from(word & 0x3fff);
     }
     at
+}
+
+/// The labels of a possibly compressed name, with their length octets, without the root. It must have passed
+/// [`skip_name`].
+pub(super) fn labels(message: &[u8], start: usize) -> impl Iterator<Item = &[u8]> {
+    let mut at = start;
+    std::iter::from_fn(move || {
+        let label = label(message, follow(message, at));
+        at = follow(message, at) + label.len();
+        (label.len() > 1).then_some(label)
+    })
+}
+
+/// The label at `at`, with its length octet; empty if the message ends within it.
+pub(super) fn label(message: &[u8], at: usize) -> &[u8] {
+    let length = message.get(at).map_or(0, |&length| usize::from(length));
+    message.get(at..=at + length).unwrap_or(&[])
 }
 
 /// The section a record stands in.

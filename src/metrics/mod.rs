@@ -4,11 +4,13 @@
 //! `process`), labels beside the enums they name. Label sets are closed: protocols, a fixed list of types and response
 //! codes, and the routes, groups and servers of the configuration; never a QNAME or a client.
 
+pub mod repeated;
+
 use std::marker::PhantomData;
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, TextEncoder,
 };
 
 /// Seconds. Hits take microseconds, misses milliseconds; beyond a client's patience all durations are alike.
@@ -139,6 +141,12 @@ impl Registry {
     #[must_use]
     pub fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    /// A family of gauges of seconds.
+    #[must_use]
+    pub fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(Opts::new(name, help), labels))
     }
 
     /// A family of histograms of seconds.

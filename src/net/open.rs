@@ -18,8 +18,8 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another program listens there (see `ss -lunp` and `ss -ltnp`): stop it or choose another address; an instance \
-             of nodens may share it if both have handover: true"
+            "another program or another nodens listens there (see `ss -lunp` and `ss -ltnp`): stop it or choose another \
+             address; two instances of nodens share it if both have handover: true"
         }
         io::ErrorKind::AddrNotAvailable => {
             "this host has no such address: add it to an interface or choose another"
@@ -141,7 +141,8 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
 fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
-        // `[::]:53` beside `0.0.0.0:53` is what users write; a dual-stack socket would take both.
+        // `[::]:53` beside `0.0.0.0:53` is what users write; a dual-stack socket would take both. Clients of IPv4 would
+        // also come as `::ffff:10.0.0.1`, which no network of `allow` holds.
         socket.set_only_v6(true)?;
     }
     Ok(())

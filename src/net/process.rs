@@ -1,6 +1,7 @@
 //! What this process asks of the kernel for itself: open files, huge pages.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Has the kernel give this process no transparent huge pages, where it hands them out unasked (`enabled` is `always`):
 /// with a heap of a few megabytes most of a 2 MiB page stays unused, and still counts against the pod's limit.
@@ -22,6 +23,24 @@ pub fn refuse_huge_pages() -> io::Result<()> {
 /// # Errors
 /// Those of `getrlimit(2)` and `setrlimit(2)`.
 pub fn raise_file_limit() -> io::Result<u64> {
+    let mut limit = file_limits()?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a live rlimit.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_max)
+}
+
+/// How many files this process may have open.
+///
+/// # Errors
+/// Those of `getrlimit(2)`.
+pub fn file_limit() -> io::Result<u64> {
+    Ok(file_limits()?.rlim_cur)
+}
+
+fn file_limits() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -30,10 +49,15 @@ pub fn raise_file_limit() -> io::Result<u64> {
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: as above.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(limit.rlim_max)
+    Ok(limit)
+}
+
+/// How many files this process has open at least: a new descriptor is the lowest number that is free. While few were
+/// closed it is the true number. /proc, which has it too, is not everywhere.
+///
+/// # Errors
+/// `EMFILE` if there are no descriptors left.
+pub fn open_files() -> io::Result<usize> {
+    let probe = io::stderr().as_fd().try_clone_to_owned()?;
+    Ok(usize::try_from(probe.as_raw_fd()).unwrap_or(0))
 }

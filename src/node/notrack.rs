@@ -171,7 +171,7 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
         )?;
         bodies.extend(found.into_iter().filter_map(|rule| body(rule, chain)));
     }
-    Ok(are(&bodies, &rules(endpoints)))
+    Ok(rules_equal(&bodies, &rules(endpoints)))
 }
 
 fn body(message: NfTablesMessage, chain: Chain) -> Option<(Chain, RuleBody)> {
@@ -197,7 +197,7 @@ fn is_hooked(found: &ChainMessage, chain: Chain) -> bool {
     })
 }
 
-fn are(found: &[(Chain, RuleBody)], wanted: &[(Chain, RuleBody)]) -> bool {
+fn rules_equal(found: &[(Chain, RuleBody)], wanted: &[(Chain, RuleBody)]) -> bool {
     let mut wanted: Vec<_> = wanted.iter().collect();
     // The kernel lists one chain after the other.
     wanted.sort_by_key(|(chain, _)| *chain as u8);
@@ -205,12 +205,12 @@ fn are(found: &[(Chain, RuleBody)], wanted: &[(Chain, RuleBody)]) -> bool {
         && found.iter().zip(wanted).all(|(found, wanted)| {
             found.0 == wanted.0
                 && found.1.len() == wanted.1.len()
-                && found.1.iter().zip(&wanted.1).all(does)
+                && found.1.iter().zip(&wanted.1).all(expressions_equal)
         })
 }
 
-/// Whether an expression does what is wanted. Kernels may list more about it, and in another order.
-fn does(
+/// Whether an expression that the kernel lists is the wanted one. It may have more attributes, in another order.
+fn expressions_equal(
     (found, wanted): (
         &ListAttribute<ExpressionAttribute>,
         &ListAttribute<ExpressionAttribute>,
@@ -223,14 +223,14 @@ fn does(
         // `notrack` has nothing to say beyond its name, and the kernel lists no data for it.
         ExpressionAttribute::Data(Expressions::Other { .. }) => true,
         ExpressionAttribute::Data(wanted) => found.iter().any(|found| match found {
-            ExpressionAttribute::Data(found) => holds(found, wanted),
+            ExpressionAttribute::Data(found) => covers(found, wanted),
             _ => false,
         }),
         wanted => found.contains(wanted),
     })
 }
 
-fn holds(found: &Expressions, wanted: &Expressions) -> bool {
+fn covers(found: &Expressions, wanted: &Expressions) -> bool {
     fn all<T: PartialEq>(found: &[T], wanted: &[T]) -> bool {
         wanted.iter().all(|wanted| found.contains(wanted))
     }
@@ -434,14 +434,14 @@ mod tests {
         let one = rules(&addresses(&["169.254.20.53:53"]));
         let other = rules(&addresses(&["169.254.20.54:53"]));
         let listed = sort(one.clone());
-        assert!(are(&listed, &one));
-        assert!(!are(&listed, &other), "another address");
-        assert!(!are(&listed[1..], &one), "one is missing");
+        assert!(rules_equal(&listed, &one));
+        assert!(!rules_equal(&listed, &other), "another address");
+        assert!(!rules_equal(&listed[1..], &one), "one is missing");
         assert!(
-            !are(&[&listed[..], &listed[..1]].concat(), &one),
+            !rules_equal(&[&listed[..], &listed[..1]].concat(), &one),
             "one is twice"
         );
-        assert!(!are(&[], &one), "none");
+        assert!(!rules_equal(&[], &one), "none");
 
         // As a kernel might list it: in another order, with more to it, and nothing of notrack but its name.
         let mut relisted = listed.clone();
@@ -464,7 +464,7 @@ mod tests {
                 }
             }
         }
-        assert!(are(&relisted, &one));
+        assert!(rules_equal(&relisted, &one));
 
         // A rule that drops our queries instead.
         let mut dropping = listed;
@@ -474,6 +474,6 @@ mod tests {
             attributes: Vec::new(),
         };
         *last = drop.into();
-        assert!(!are(&dropping, &one));
+        assert!(!rules_equal(&dropping, &one));
     }
 }

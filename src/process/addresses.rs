@@ -11,17 +11,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{SockRef, Socket};
 use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::threads::{Command, Commands, Datagrams};
+use crate::budgets::CONNECTIONS_HANDED_OVER;
 use crate::config::Config;
 use crate::listener::tcp::Accepted;
+use crate::metrics::repeated::Repeated;
 use crate::net::claim::Claim;
 use crate::net::open::{self, UdpOptions};
 use crate::net::steering;
@@ -66,7 +69,7 @@ impl SharedStage {
         self.0.store(stage as u8, Ordering::Relaxed);
     }
 
-    fn is(&self, stage: Stage) -> bool {
+    fn is_at(&self, stage: Stage) -> bool {
         self.0.load(Ordering::Relaxed) == stage as u8
     }
 }
@@ -166,6 +169,8 @@ impl BoundAddress {
             workers: workers.to_vec(),
             turn: 0,
             stop: stop.clone(),
+            handed_over: Arc::new(Semaphore::new(CONNECTIONS_HANDED_OVER)),
+            cannot_accept: Repeated::default(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(acceptor.run(drain.clone()));
@@ -199,7 +204,7 @@ impl ListenAddress {
     /// Whether an earlier instance serves the address too.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.stage.is(Stage::Waiting)
+        self.stage.is_at(Stage::Waiting)
     }
 
     /// Ends it: queries that came are answered, and a successor on the same address gets all others.
@@ -230,6 +235,8 @@ struct Acceptor {
     workers: Vec<Commands>,
     turn: usize,
     stop: CancellationToken,
+    handed_over: Arc<Semaphore>,
+    cannot_accept: Repeated,
 }
 
 impl Acceptor {
@@ -248,7 +255,7 @@ impl Acceptor {
         }
         // While the predecessor is there too, the order of the listeners is not known. Without a successor there is
         // nobody to steer to, and the kernel chooses as before.
-        let may_steer = self.handover && self.stage.is(Stage::Sole);
+        let may_steer = self.handover && self.stage.is_at(Stage::Sole);
         self.stage.set(Stage::Draining);
         if may_steer {
             if let Err(error) = steering::steer(&self.listener, SUCCESSOR_LISTENER) {
@@ -266,13 +273,17 @@ impl Acceptor {
     }
 
     async fn accept_one(&mut self) {
-        match self.listener.accept().await {
-            Ok((stream, peer)) => match stream.into_std() {
-                Ok(stream) => self.deal_out(stream, peer),
-                Err(error) => tracing::warn!(%error, "cannot serve a TCP connection"),
-            },
+        let handed_over = Arc::clone(&self.handed_over).acquire_owned().await.ok();
+        let accepted = match self.listener.accept().await {
+            Ok((stream, peer)) => stream.into_std().map(|stream| (stream, peer)),
+            Err(error) => Err(error),
+        };
+        match accepted {
+            Ok((stream, peer)) => self.deal_out(stream, peer, handed_over),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a TCP connection");
+                if let Some(times) = self.cannot_accept.happened(Instant::now()) {
+                    tracing::warn!(%error, times, "cannot accept a TCP connection");
+                }
                 sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -283,17 +294,23 @@ impl Acceptor {
         while let Ok((socket, peer)) = SockRef::from(&self.listener).accept() {
             let ready = socket.set_nonblocking(true).is_ok();
             if let (true, Some(peer)) = (ready, peer.as_socket()) {
-                self.deal_out(socket.into(), peer);
+                self.deal_out(socket.into(), peer, None);
             }
         }
     }
 
-    fn deal_out(&mut self, stream: std::net::TcpStream, peer: SocketAddr) {
+    fn deal_out(
+        &mut self,
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        handed_over: Option<OwnedSemaphorePermit>,
+    ) {
         self.turn = (self.turn + 1) % self.workers.len();
         let accepted = Accepted {
             stream,
             peer,
             stop: self.stop.clone(),
+            handed_over,
         };
         // A worker that ended has said so.
         let _ = self.workers[self.turn].send(Command::Connection(accepted));

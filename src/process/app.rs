@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::addresses::{BoundAddress, ListenAddress};
 use super::admin::{Admin, AdminError, BoundAdmin, Instance};
+use super::files::FileShares;
 use super::metrics::Metrics;
 use super::readiness::Readiness;
 use super::reload_status::Reloads;
@@ -24,6 +25,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::listener::slots::ConnectionSlots;
 use crate::net::open;
+use crate::net::process::{file_limit, open_files};
 use crate::node::{Node, NodeError, Successor};
 use crate::serving::setup::{Setup, SetupError};
 use crate::serving::worker::Shared;
@@ -31,6 +33,9 @@ use crate::upstream::Upstreams;
 use crate::upstream::loops::LoopNames;
 use crate::upstream::probe;
 use crate::upstream::server::Server;
+
+/// Linux's own soft limit (`INR_OPEN_CUR`), where nobody has set another.
+const USUAL_FILE_LIMIT: u64 = 1_024;
 
 /// A worker that does not take a new setup within this is stuck; `/health` tells of it.
 const SETUP_PATIENCE: Duration = Duration::from_secs(5);
@@ -112,14 +117,18 @@ impl App {
         let metrics = Arc::new(Metrics::new());
         let cache = Cache::new(&config.cache);
         let (setup, bound) = prepare(config, None, None, &metrics, errors)?;
+        // All sockets that are bound are open by now.
+        let files = share_out_files(&setup.config);
         let shared = Arc::new(Shared {
             current: ArcSwap::new(Arc::clone(&setup)),
             cache,
             metrics: metrics.serving.clone(),
             hasher: ahash::RandomState::new(),
             loops: Arc::new(LoopNames::default()),
+            upstream_sockets: files.upstream_per_worker,
         });
-        let slots = Arc::new(ConnectionSlots::new(metrics.connections.clone()));
+        let connections = metrics.connections.clone();
+        let slots = Arc::new(ConnectionSlots::new(connections, files.clients));
         let stop = CancellationToken::new();
         let heartbeats: Vec<_> = (0..setup.config.workers.get())
             .map(|_| Arc::new(Heartbeat::new()))
@@ -320,6 +329,25 @@ fn successor(listen: &[SocketAddr]) -> Successor {
     } else {
         Successor::None
     }
+}
+
+/// Shares out the file descriptors that are left, and says so if clients cannot have as many as they may.
+fn share_out_files(config: &Config) -> FileShares {
+    let known = file_limit().and_then(|limit| Ok((limit, open_files()?)));
+    let (limit, open) = known.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files is not known; the usual one is assumed");
+        (USUAL_FILE_LIMIT, 0)
+    });
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let files = FileShares::new(most, open, config.workers);
+    if files.clients < config.tcp.max_connections {
+        tracing::info!(
+            limit,
+            connections = files.clients,
+            "the limit of open files allows fewer client connections than tcp.max_connections"
+        );
+    }
+    files
 }
 
 fn served(addresses: &[ListenAddress]) -> Vec<SocketAddr> {

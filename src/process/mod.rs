@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod admin;
 pub mod app;
+pub mod files;
 pub mod metrics;
 pub mod readiness;
 pub mod reload;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio_util::sync::CancellationToken;
 
 use crate::listener::slots::ConnectionSlots;
@@ -170,7 +170,11 @@ async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> i
                 current.tick();
             }
             command = commands.recv(), if !told_all => match command {
-                Some(Command::Connection(accepted)) => connections.admit(accepted),
+                Some(Command::Connection(accepted)) => {
+                    connections.admit(accepted);
+                    // Those that made room are closed before another is taken: each is an open file.
+                    yield_now().await;
+                }
                 Some(Command::Listen(Datagrams { socket, stop })) => {
                     match udp::Listener::new(&current, socket) {
                         Ok(listener) => {

@@ -68,17 +68,24 @@ impl Worker {
         now: Instant,
     ) -> bool {
         let age = entry.expired_for(now);
-        if age >= self.setup.config.cache.stale_max_age || !entry.is_negative() {
-            return age < self.setup.config.cache.stale_max_age;
+        let stale = &self.setup.routes.get(route).stale;
+        if age >= stale.max_age || !entry.is_negative() {
+            return age < stale.max_age;
         }
         // A later tier's denial is kept while it is fresh, and no longer.
-        (entry.tier() == 0 && age < self.setup.routes.get(route).stale_max_negative_age)
-            || self.stands_beside_addresses(key, entry, now)
+        (entry.tier() == 0 && age < stale.max_negative_age)
+            || self.stands_beside_addresses(key, entry, stale.max_age, now)
     }
 
     /// Whether an entry says that a name has no addresses of one family, while those of the other may be served. Clients
     /// ask for both, and musl fails the lookup if it hears of an error for either.
-    fn stands_beside_addresses(&self, key: &[u8], entry: &Entry, now: Instant) -> bool {
+    fn stands_beside_addresses(
+        &self,
+        key: &[u8],
+        entry: &Entry,
+        max_age: Duration,
+        now: Instant,
+    ) -> bool {
         let other = match entry.qtype() {
             rr::A => rr::AAAA,
             rr::AAAA => rr::A,
@@ -93,7 +100,7 @@ impl Worker {
         self.shared.cache.get(&key).is_some_and(|addresses| {
             !addresses.is_negative()
                 && entry.tier() <= addresses.tier()
-                && addresses.expired_for(now) < self.setup.config.cache.stale_max_age
+                && addresses.expired_for(now) < max_age
         })
     }
 
@@ -132,13 +139,16 @@ impl Worker {
             rcode::NXDOMAIN => Denial::Nxdomain,
             _ => Denial::Empty,
         };
-        if !self.setup.routes.get(route).stale_on.contains(&denied) {
+        let route = self.setup.routes.get(route);
+        let max_age = route.stale.max_age;
+        if !route.stale_on.contains(&denied) {
             return false;
         }
         if earlier.is_negative() {
-            return denied == Denial::Nxdomain && self.stands_beside_addresses(key, earlier, now);
+            return denied == Denial::Nxdomain
+                && self.stands_beside_addresses(key, earlier, max_age, now);
         }
-        earlier.expired_for(now) < self.setup.config.cache.stale_max_denied_age
+        earlier.expired_for(now) < self.setup.config.cache.stale_max_denied_age.min(max_age)
     }
 
     /// Whether no server of a route is left to say something better than an expired answer: each is down, or at least silent
@@ -153,7 +163,8 @@ impl Worker {
         }
     }
 
-    /// The group a route asks first, whose cap its questions count against.
+    /// The group a route asks first, whose cap its questions count against. Routes that answer by themselves have none, and
+    /// no flights.
     pub(super) fn first_group(&self, route: u16) -> &Group {
         &self.setup.upstreams.groups[self.setup.routes.get(route).tiers[0]]
     }
@@ -260,9 +271,28 @@ impl Worker {
             self.metrics.dropped(Dropped::NotAllowed);
             return Served::Dropped;
         }
-        let error = ExtendedError::new(ede::PROHIBITED, "this client is outside allow");
+        let ip = client.address.ip();
+        let text = format!("{ip} is in no network of the key allow: add it there");
+        let error = ExtendedError::new(ede::PROHIBITED, &text);
         self.replies
             .failure(asked, rcode::REFUSED, &error, None, client, out);
+        Served::Replied
+    }
+
+    /// NOTIMP for a query that is signed as a whole. Forwarded in our own words it would lose its signature, and the reply
+    /// would be unsigned; as it is, it would need a way of its own past flights, cache and failover.
+    #[cold]
+    pub(super) fn decline_signed(
+        &self,
+        asked: &Asked<'_>,
+        client: Client,
+        out: &mut Vec<u8>,
+    ) -> Served {
+        let text =
+            "signed queries (TSIG, SIG(0)) are not forwarded; ask a server that holds the key";
+        let error = ExtendedError::new(ede::NOT_SUPPORTED, text);
+        self.replies
+            .failure(asked, rcode::NOTIMP, &error, None, client, out);
         Served::Replied
     }
 

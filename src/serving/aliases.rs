@@ -2,7 +2,8 @@
 //! alias and target in one answer (RFC 1034 §4.3.2 asks that of whoever recurses; stub resolvers do not follow).
 //!
 //! Owns which targets are looked up, and the limits: [`ALIAS_STEPS`], the question's own deadline, no circles. A target is
-//! looked up as if a client had asked for it: from the cache, in a flight that others share, kept under its own name.
+//! looked up as if a client had asked for it: from its route's own answer, from the cache, in a flight that others share,
+//! kept under its own name.
 //!
 //! Limits: only the end of a chain is looked up. Aliases that a server followed itself stay as it followed them. A target
 //! that no route holds stays with what the server said.
@@ -14,17 +15,17 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 
 use super::client::Client;
-use super::flights::{Flight, Purpose};
+use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
-use super::query_path::{Course, Wanted};
 use super::waiting::{Content, Waiting};
 use super::worker::Worker;
 use crate::budgets::ALIAS_STEPS;
-use crate::cache::Entry;
+use crate::cache::{Bounds, Entry};
 use crate::message::alias;
 use crate::message::ede::{self, ExtendedError};
+use crate::message::form::QueryForm;
 use crate::message::labels::presentation;
-use crate::message::query::{Question, UpstreamEdns, key_about};
+use crate::message::query::{Question, key_about};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{rcode, rr};
 use crate::transport::SharedQuestion;
@@ -38,7 +39,9 @@ pub(super) struct Found {
     /// The whole answer.
     pub(super) answer: Answer,
     /// Seconds for which each part that was cached is fresh.
-    pub(super) seconds: u32,
+    seconds: u32,
+    /// Whether each part may be kept.
+    storable: bool,
     /// Why a part of it is an expired answer, if one is.
     pub(super) stale: Option<StaleReason>,
 }
@@ -48,35 +51,49 @@ impl From<Answer> for Found {
         Self {
             answer,
             seconds: u32::MAX,
+            storable: true,
             stale: None,
         }
     }
 }
 
-/// Asks the upstreams the question of a flight, and looks up where its aliases lead.
+/// Asks the upstreams the question of a flight, as its route asks it, and looks up where its aliases lead.
 pub(super) async fn resolve(
     worker: &Rc<Worker>,
-    route: u16,
+    index: u16,
     flight: &Rc<Flight>,
-    question: &Rc<SharedQuestion>,
+    key: &Rc<[u8]>,
 ) -> Result<Found, Failed> {
     let setup = &worker.setup;
-    let end = Instant::now() + worker.first_group(route).budget();
-    let tiers = &setup.routes.get(route).tiers;
-    let answer = ask(&worker.links, &setup.upstreams, tiers, question).await?;
+    let end = Instant::now() + worker.first_group(index).budget();
+    let route = setup.routes.get(index);
+    let asked = match &route.rewrite {
+        None => Rc::clone(key),
+        Some(rewrite) => rewrite.outward(key)?,
+    };
+    let question = Rc::new(SharedQuestion::new(&asked, &worker.shared.hasher));
+    let mut answer = ask(&worker.links, &setup.upstreams, &route.tiers, &question).await?;
+    if let Some(rewrite) = &route.rewrite {
+        answer = rewrite.back(answer, key)?;
+    }
+    // Before anything of another route is added, which has bounds of its own.
+    answer.response.raise_ttls(route.bounds.min_ttl);
     if !answer.response.aliases_alone() {
         return Ok(answer.into());
     }
     let chain = Chain {
         worker,
-        key: question.key(),
+        key,
         flight: Some(flight),
         client: None,
         end,
     };
-    let group = tiers[answer.tier];
+    let by = Informant {
+        route: index,
+        group: route.tiers[answer.tier],
+    };
     // In a box: it is rare, and every flight would have room for it.
-    Box::pin(chain.follow(answer, Some(group))).await
+    Box::pin(chain.follow(answer, Some(by))).await
 }
 
 /// Answers a question from the configuration, and looks up where its aliases lead.
@@ -121,6 +138,14 @@ async fn local_response(worker: &Worker, query: &[u8]) -> Result<Response, Conte
     })
 }
 
+/// Whose servers gave an answer.
+#[derive(Clone, Copy)]
+struct Informant {
+    /// By way of this route, which may have asked in other words.
+    route: u16,
+    group: usize,
+}
+
 /// A question whose answer is an alias.
 struct Chain<'a> {
     worker: &'a Rc<Worker>,
@@ -135,14 +160,15 @@ struct Chain<'a> {
 }
 
 impl Chain<'_> {
-    /// Puts behind the aliases of `first` what is known of the names they lead to. `group` gave `first`.
-    async fn follow(&self, first: Answer, mut group: Option<usize>) -> Result<Found, Failed> {
+    /// Puts behind the aliases of `first` what is known of the names they lead to. `by` gave `first`; nobody, if it is
+    /// from the configuration.
+    async fn follow(&self, first: Answer, mut by: Option<Informant>) -> Result<Found, Failed> {
         let mut found = Found::from(first);
         let mut steps = match self.flight.map(|flight| flight.purpose()) {
             Some(Purpose::Alias(steps)) => steps,
             _ => 0,
         };
-        while let Some(target) = self.target(&found.answer.response, group) {
+        while let Some(target) = self.target(&found.answer.response, by) {
             steps += 1;
             if steps > ALIAS_STEPS {
                 let text = format!("more than {ALIAS_STEPS} aliases were followed");
@@ -160,13 +186,13 @@ impl Chain<'_> {
                 // Its own flight has followed it further.
                 break;
             }
-            group = None;
+            by = None;
         }
         Ok(found)
     }
 
     /// The name to look up next: the aliases end there, and whoever answered does not know it, or is not the one to ask.
-    fn target(&self, response: &Response, group: Option<usize>) -> Option<Vec<u8>> {
+    fn target(&self, response: &Response, by: Option<Informant>) -> Option<Vec<u8>> {
         let (setup, question) = (&self.worker.setup, Question::of(self.key));
         // DNSSEC is between the client and the server. Of an alias itself, these types say what was asked for.
         let apart = matches!(question.qtype, rr::RRSIG | rr::DS | rr::DNSKEY | rr::DNAME);
@@ -183,18 +209,24 @@ impl Chain<'_> {
         if setup.local.owns(&target, rr::IN) {
             return Some(target);
         }
-        let route = setup.routes.find(&target, question.qtype)?;
-        let tiers = &setup.routes.get(route).tiers;
-        // Servers of the group that would be asked first have spoken: they say that there is nothing, or nobody else would
-        // be asked.
-        let settled =
-            group == Some(tiers[0]) && (response.kind() == Kind::Negative || tiers.len() == 1);
+        let index = setup.routes.find(&target, question.qtype)?;
+        let route = setup.routes.get(index);
+        if route.own_answer(question.qtype).is_some() {
+            return Some(target);
+        }
+        // Servers of the group that would be asked first, and for this very name, have spoken: they say that there is
+        // nothing, or nobody else would be asked.
+        let settled = by.is_some_and(|by| {
+            route.tiers.first() == Some(&by.group)
+                && (by.route == index || !route.rewrites(&target))
+                && (response.kind() == Kind::Negative || route.tiers.len() == 1)
+        });
         (!settled).then_some(target)
     }
 
     async fn locally(&self, key: &[u8]) -> Content {
         let mut query = Vec::new();
-        Question::of(key).write(0, UpstreamEdns::Omitted, &mut query);
+        Question::of(key).write(0, QueryForm::WithoutOpt, &mut query);
         match local_response(self.worker, &query).await {
             Ok(response) => Content::Local(Entry::local(&response, Instant::now(), u32::MAX)),
             Err(failure) => failure,
@@ -208,6 +240,9 @@ impl Chain<'_> {
         let setup = &worker.setup;
         let route = setup.routes.find(target, Question::of(key).qtype);
         let route = route.expect("a target has a route, or is answered from the configuration");
+        if let Some(content) = worker.own_content(route, key) {
+            return content;
+        }
         let is_prefetch = self
             .flight
             .is_some_and(|flight| flight.purpose() != Purpose::Client);
@@ -262,11 +297,30 @@ impl Chain<'_> {
 }
 
 impl Found {
+    /// What `route`'s bounds leave of it: no part is kept for longer than it would be by itself.
+    pub(super) fn bounds(&self, route: Bounds) -> Bounds {
+        let bounds = route.at_most(self.seconds);
+        Bounds {
+            max_lifetime: if self.storable {
+                bounds.max_lifetime
+            } else {
+                0
+            },
+            ..bounds
+        }
+    }
+
     /// Puts what is known of `target` behind the aliases that lead there.
     fn append(&mut self, target: &[u8], content: Content) -> Result<(), Failed> {
         let entry = match content {
             Content::Answer(entry, _) | Content::Local(entry) => {
-                self.seconds = self.seconds.min(entry.seconds_left(Instant::now()));
+                // What is not kept has the TTLs that the client is to be told.
+                let seconds = match entry.storable() {
+                    true => entry.seconds_left(Instant::now()),
+                    false => entry.ttl_cap(),
+                };
+                self.seconds = self.seconds.min(seconds);
+                self.storable &= entry.storable();
                 entry
             }
             Content::Stale(entry, reason) => {

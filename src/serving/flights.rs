@@ -6,7 +6,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Instant;
 
+use super::client::Client;
 use super::metrics::StaleReason;
 use super::waiting::{Content, Waiting};
 use crate::budgets::PREFETCHES_IN_FLIGHT;
@@ -23,6 +25,27 @@ pub(super) enum Purpose {
     Prefetch,
     /// An alias leads here; so many were followed on the way, this one included.
     Alias(u8),
+}
+
+/// A question that the cache cannot answer, whoever asks it.
+pub(super) struct Wanted<'a> {
+    pub(super) key: &'a [u8],
+    /// A route that has groups to ask.
+    pub(super) route: u16,
+    /// An expired answer to fall back on.
+    pub(super) stale: Option<Entry>,
+    /// The client that will wait, if it alone does.
+    pub(super) client: Option<Client>,
+    pub(super) purpose: Purpose,
+    pub(super) now: Instant,
+}
+
+/// What becomes of it.
+pub(super) enum Course {
+    /// This is known, or said, at once.
+    Reply(Content),
+    /// The upstreams are being asked.
+    Wait(Rc<Flight>),
 }
 
 /// A question in flight.

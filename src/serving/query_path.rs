@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::admission::may_stand_in;
 use super::aliases::{self, Found};
 use super::client::{Client, Served};
-use super::flights::{Flight, Purpose};
+use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
 use super::waiting::{Content, ReplyTo, Waiter, Waiting};
 use super::worker::Worker;
@@ -19,7 +19,6 @@ use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
 use crate::message::reply::Asked;
 use crate::message::wire::{rcode, rr};
-use crate::transport::SharedQuestion;
 use crate::upstream::ask::{Answer, Failed};
 
 /// A query that the cache could not answer.
@@ -31,26 +30,6 @@ struct Miss<'a> {
     route: u16,
     /// An expired answer to fall back on.
     stale: Option<Entry>,
-}
-
-/// A question that the cache cannot answer, whoever asks it.
-pub(super) struct Wanted<'a> {
-    pub(super) key: &'a [u8],
-    pub(super) route: u16,
-    /// An expired answer to fall back on.
-    pub(super) stale: Option<Entry>,
-    /// The client that will wait, if it alone does.
-    pub(super) client: Option<Client>,
-    pub(super) purpose: Purpose,
-    pub(super) now: Instant,
-}
-
-/// What becomes of it.
-pub(super) enum Course {
-    /// This is known, or said, at once.
-    Reply(Content),
-    /// The upstreams are being asked.
-    Wait(Rc<Flight>),
 }
 
 impl Worker {
@@ -72,6 +51,9 @@ impl Worker {
             return self.turn_away(&asked, client, out);
         }
 
+        if query.signed {
+            return self.decline_signed(&asked, client, out);
+        }
         let key = query.key();
         let key = key.as_bytes();
         let stored = if query.cacheable() {
@@ -102,6 +84,9 @@ impl Worker {
             let error = ExtendedError::new(ede::NOT_AUTHORITATIVE, "no route holds this name");
             return self.refuse(&asked, Some(error), client, out);
         };
+        if let Some(answer) = self.setup.routes.get(route).own_answer(query.qtype) {
+            return self.answer_by_route(answer, route, &question, &asked, client, out);
+        }
         if query.cacheable() {
             self.metrics.miss();
         }
@@ -212,7 +197,13 @@ impl Worker {
         let Some(route) = self.setup.routes.find(question.name, question.qtype) else {
             return;
         };
-        if self.flights.may_prefetch()
+        if self
+            .setup
+            .routes
+            .get(route)
+            .own_answer(question.qtype)
+            .is_none()
+            && self.flights.may_prefetch()
             && self.flights.find(key).is_none()
             && self
                 .upstream_obstacle(key, route, Some(entry), now)
@@ -258,19 +249,17 @@ impl Worker {
 /// Asks the upstreams one question and answers all that wait for it.
 async fn fly(leader: Leader) {
     let worker = Rc::clone(&leader.worker);
-    let setup = &worker.setup;
-    let flight = Rc::clone(&leader.flight);
-    let bounds = setup.routes.get(leader.route).bounds;
-    let question = Rc::new(SharedQuestion::new(&leader.key, &worker.shared.hasher));
+    let (flight, key) = (Rc::clone(&leader.flight), Rc::clone(&leader.key));
+    let route = worker.setup.routes.get(leader.route);
 
     // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
-    let mut answer = pin!(aliases::resolve(&worker, leader.route, &flight, &question));
+    let mut answer = pin!(aliases::resolve(&worker, leader.route, &flight, &key));
     let stale = leader.flight.stale();
     let result = if stale.is_some_and(|entry| may_stand_in(entry, StaleReason::Slow)) {
         // RFC 8767 §5: the client response timer.
         tokio::select! {
             result = &mut answer => result,
-            () = tokio::time::sleep(setup.config.cache.stale_after) => {
+            () = tokio::time::sleep(route.stale.after) => {
                 leader.flight.serve_stale(StaleReason::Slow, leader.route);
                 answer.await
             }
@@ -278,7 +267,7 @@ async fn fly(leader: Leader) {
     } else {
         answer.await
     };
-    land(leader, result, bounds);
+    land(leader, result, route.bounds);
 }
 
 /// The upstreams answered, or did not: keeps the outcome and answers all that wait.
@@ -295,8 +284,8 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
     let known = leader.flight.stale().cloned();
     match result {
         Ok(found) => {
+            let bounds = found.bounds(bounds);
             let Answer { response, tier } = found.answer;
-            let bounds = bounds.at_most(found.seconds);
             let entry = Entry::new(&key, &response, now, Origin { route, tier }, bounds);
             if let Some(reason) = found.stale {
                 // An alias of now, with what was known of its target: as good as it gets, and nothing to keep.

@@ -14,6 +14,7 @@ use crate::config::QueryLog;
 use crate::message::ede::{self, ExtendedError};
 use crate::message::labels::{presentation, rcode_label, type_label};
 use crate::message::reply::{self, Asked, Extras, Source, Ttls};
+use crate::message::response::Response;
 use crate::message::wire::{self, rcode};
 use crate::metrics::Label;
 
@@ -103,6 +104,29 @@ impl Replies {
         self.count_reply(code, entry.route(), asked.section, client, "local");
     }
 
+    /// Stamps what route `route` says by itself.
+    pub fn own(
+        &self,
+        response: &Response,
+        error: &ExtendedError,
+        route: u16,
+        asked: &Asked<'_>,
+        client: Client,
+        out: &mut Vec<u8>,
+    ) {
+        let extras = Extras {
+            error: Some(error),
+            nsid: self.nsid(),
+            rotate: 0,
+        };
+        let source = Source {
+            response: response.view(),
+            ttl_cap: u32::MAX,
+        };
+        let code = reply::answer(source, asked, Ttls::Fresh, extras, out);
+        self.count_reply(code, Some(route), asked.section, client, "local");
+    }
+
     /// Stamps an expired answer (RFC 8767).
     pub fn stale(
         &self,
@@ -130,7 +154,12 @@ impl Replies {
             nsid: self.nsid(),
             rotate: self.random_turn(entry),
         };
-        let ttl = seconds(self.setup.config.cache.stale_ttl);
+        // The entry may be of routes that a reload has since replaced.
+        let route = entry
+            .route()
+            .and_then(|index| self.setup.routes.existing(index));
+        let ttl = route.map_or(self.setup.config.cache.stale_ttl, |route| route.stale.ttl);
+        let ttl = seconds(ttl);
         let code = reply::answer(source(entry), asked, Ttls::Fixed(ttl), extras, out);
         self.count_reply(code, entry.route(), asked.section, client, "stale");
     }

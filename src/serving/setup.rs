@@ -56,7 +56,7 @@ impl Setup {
         let upstreams = Upstreams::new(&config, known, metrics, now)
             .map_err(|errors| errors.into_iter().map(SetupError::from).collect::<Vec<_>>())?;
         let version = env!("CARGO_PKG_VERSION");
-        let local = LocalZone::new(&config.records, &config.node_name, version);
+        let local = LocalZone::new(&config.records, &config.hosts, &config.node_name, version);
         Ok(Self {
             config,
             routes,
@@ -90,14 +90,14 @@ impl Setup {
         if targets.is_empty() {
             return true;
         }
-        let (qtype, same_records) = (entry.qtype(), self.config.records == other.config.records);
+        let (qtype, same_names) = (entry.qtype(), self.same_local_names(other));
         self.config.complete_cnames == other.config.complete_cnames
             && targets.iter().all(|target| {
                 match (
                     self.local.owns(target, rr::IN),
                     other.local.owns(target, rr::IN),
                 ) {
-                    (true, true) => same_records,
+                    (true, true) => same_names,
                     (false, false) => match other.routes.find(target, qtype) {
                         Some(index) => self.routes.keeps(target, qtype, index, &other.routes),
                         None => self.routes.find(target, qtype).is_none(),
@@ -107,11 +107,15 @@ impl Setup {
             })
     }
 
+    fn same_local_names(&self, other: &Self) -> bool {
+        self.config.records == other.config.records && self.config.hosts == other.config.hosts
+    }
+
     /// Whether it keeps everything cached under `other`.
     #[must_use]
     pub fn keeps_all(&self, other: &Self) -> bool {
         self.routes.same_as(&other.routes)
-            && self.config.records == other.config.records
+            && self.same_local_names(other)
             && self.config.complete_cnames == other.config.complete_cnames
     }
 }

@@ -32,6 +32,8 @@ pub struct Shared {
     pub hasher: ahash::RandomState,
     /// Names of our own loop probes.
     pub loops: Arc<LoopNames>,
+    /// How many upstream sockets each worker may have open.
+    pub upstream_sockets: usize,
 }
 
 /// One worker's state under one setup; lives on its thread.
@@ -63,7 +65,11 @@ impl Worker {
         Self {
             replies: Rc::new(Replies::new(setup, &metrics)),
             metrics,
-            links: Links::new(&setup.upstreams, previous.map(|old| &old.links)),
+            links: Links::new(
+                &setup.upstreams,
+                previous.map(|old| &old.links),
+                shared.upstream_sockets,
+            ),
             flights: Flights::default(),
             clients: previous.map_or_else(Rc::default, |old| Rc::clone(&old.clients)),
             refused_left: Cell::new(0),

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use super::metrics::{Mismatch, Outcome};
 use super::peer::{AnswerQuality, Carrier, Peer};
-use crate::message::query::{Question, UpstreamEdns};
+use crate::message::form::{self, QueryForm};
+use crate::message::query::Question;
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{self, HEADER_LEN, flag, rcode};
 
@@ -70,8 +71,8 @@ pub struct Delivery {
     pub number: usize,
     /// How it travelled.
     pub carrier: Carrier,
-    /// Whether it carried our OPT.
-    pub edns: UpstreamEdns,
+    /// What its query carried.
+    pub form: QueryForm,
     /// What came.
     pub result: Result<Response, TryError>,
 }
@@ -135,7 +136,7 @@ pub struct Exchange {
     question: Rc<SharedQuestion>,
     mailbox: Rc<Mailbox>,
     number: usize,
-    edns: UpstreamEdns,
+    form: QueryForm,
     sent: Instant,
     moves: u8,
 }
@@ -147,14 +148,14 @@ impl Exchange {
         question: &Rc<SharedQuestion>,
         mailbox: &Rc<Mailbox>,
         number: usize,
-        edns: UpstreamEdns,
+        form: QueryForm,
         sent: Instant,
     ) -> Self {
         Self {
             question: Rc::clone(question),
             mailbox: Rc::clone(mailbox),
             number,
-            edns,
+            form,
             sent,
             moves: 0,
         }
@@ -162,7 +163,7 @@ impl Exchange {
 
     /// Appends the query's bytes under this ID.
     pub(super) fn write(&self, id: u16, out: &mut Vec<u8>) {
-        self.question.question().write(id, self.edns, out);
+        self.question.question().write(id, self.form, out);
     }
 
     /// When it left.
@@ -187,32 +188,9 @@ impl Exchange {
         self
     }
 
-    /// Whether a message answers this try's question (RFC 5452 §9.1). Servers that fail may leave the question out.
+    /// Whether a message answers this try's question.
     pub(super) fn matches(&self, message: &[u8]) -> Result<(), Mismatch> {
-        let flags = wire::flags(message);
-        if message.len() < HEADER_LEN || flags & (flag::QR | flag::OPCODE) != flag::QR {
-            return Err(Mismatch::NotAResponse);
-        }
-        if wire::u16_at(message, 4) == Some(0) {
-            let failed = !matches!(flags & flag::RCODE, rcode::NOERROR | rcode::NXDOMAIN);
-            return if failed {
-                Ok(())
-            } else {
-                Err(Mismatch::Question)
-            };
-        }
-        let asked = self.question.question().section;
-        let (asked_name, asked_type) = asked.split_at(asked.len() - 4);
-        let Some(answered) = message.get(HEADER_LEN..HEADER_LEN + asked.len()) else {
-            return Err(Mismatch::Question);
-        };
-        let (name, qtype) = answered.split_at(asked_name.len());
-        let same = name.eq_ignore_ascii_case(asked_name) && qtype == asked_type;
-        if same {
-            Ok(())
-        } else {
-            Err(Mismatch::Question)
-        }
+        answers(self.question.question().section, message)
     }
 
     /// Reads a message that matches, tells the observer, and delivers.
@@ -254,19 +232,25 @@ impl Exchange {
     }
 
     fn read(&self, message: &[u8]) -> Result<Response, TryError> {
-        if wire::u16_at(message, 4) == Some(0) {
-            // The question was left out: put ours in its place, so that everything behind reads one form.
-            let mut whole = message[..HEADER_LEN].to_vec();
-            whole[4..].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
-            whole.extend_from_slice(self.question.question().section);
-            return Response::read(&whole).map_err(|_| TryError::Malformed);
+        if leaves_question_out(message) {
+            return self.without_records(message);
         }
         match Response::read(message) {
             // RFC 2181 §9: what stands behind TC may be cut anywhere, inside a record too.
             Err(_) if wire::flags(message) & flag::TC != 0 => Response::cut_short(message),
+            // Servers that refuse EDNS copy the query's counts without its records, and the code is all that matters.
+            Err(_) if form::failed(message) => return self.without_records(message),
             result => result,
         }
         .map_err(|_| TryError::Malformed)
+    }
+
+    /// The message's header with our question, so that everything behind reads one form.
+    fn without_records(&self, message: &[u8]) -> Result<Response, TryError> {
+        let mut whole = message[..HEADER_LEN].to_vec();
+        whole[4..].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+        whole.extend_from_slice(self.question.question().section);
+        Response::read(&whole).map_err(|_| TryError::Malformed)
     }
 
     /// The network said that the server cannot be reached.
@@ -286,6 +270,7 @@ impl Exchange {
     /// It is given up because an answer would come too late. It counts as lost only if its question was answered
     /// otherwise.
     pub(super) fn expired(&self, peer: &Peer, carrier: Carrier, now: Instant) {
+        peer.observer.expired(carrier, now);
         if self.mailbox.answered.get() {
             peer.metrics.ended(Outcome::Lost);
             peer.observer.lost(carrier, now, self.sent);
@@ -295,14 +280,46 @@ impl Exchange {
     }
 
     fn deliver(self, carrier: Carrier, result: Result<Response, TryError>) {
-        let (number, edns) = (self.number, self.edns);
+        let (number, form) = (self.number, self.form);
         self.mailbox.deliver(Delivery {
             number,
             carrier,
-            edns,
+            form,
             result,
         });
     }
+}
+
+/// Whether a message answers the question of a query, given as the section it has there (RFC 5452 §9.1). Servers that fail
+/// may leave the question out.
+pub(crate) fn answers(asked: &[u8], message: &[u8]) -> Result<(), Mismatch> {
+    let flags = wire::flags(message);
+    if message.len() < HEADER_LEN || flags & (flag::QR | flag::OPCODE) != flag::QR {
+        return Err(Mismatch::NotAResponse);
+    }
+    if leaves_question_out(message) {
+        return if form::failed(message) {
+            Ok(())
+        } else {
+            Err(Mismatch::Question)
+        };
+    }
+    let (asked_name, asked_type) = asked.split_at(asked.len() - 4);
+    let Some(answered) = message.get(HEADER_LEN..HEADER_LEN + asked.len()) else {
+        return Err(Mismatch::Question);
+    };
+    let (name, qtype) = answered.split_at(asked_name.len());
+    let same = name.eq_ignore_ascii_case(asked_name) && qtype == asked_type;
+    if same {
+        Ok(())
+    } else {
+        Err(Mismatch::Question)
+    }
+}
+
+/// Whether a message has no question: it says so, or ends with its header.
+fn leaves_question_out(message: &[u8]) -> bool {
+    wire::u16_at(message, 4) == Some(0) || message.len() == HEADER_LEN
 }
 
 fn outcome(result: &Result<Response, TryError>) -> Outcome {

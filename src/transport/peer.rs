@@ -41,7 +41,10 @@ pub trait Observer: std::fmt::Debug + Send + Sync {
     /// The network said that the server cannot be reached.
     fn unreachable(&self, carrier: Carrier, now: Instant);
 
-    /// A query that left at `sent` was never answered, while its question was answered by another try.
+    /// A query was given up without an answer.
+    fn expired(&self, carrier: Carrier, now: Instant);
+
+    /// A query that left at `sent` and expired was never answered, while its question was answered by another try.
     fn lost(&self, carrier: Carrier, now: Instant, sent: Instant);
 }
 
@@ -56,6 +59,8 @@ pub struct Peer {
     pub label: String,
     /// When a single try counts as lost.
     pub try_timeout: Duration,
+    /// When a connection takes no new queries any more, before jitter.
+    pub stream_max_age: Duration,
     /// Counters.
     pub metrics: ExchangeMetrics,
     /// Who hears what became of exchanges.

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::exchange::Exchange;
 use super::in_flight::{Arrived, InFlight};
 use super::peer::{Carrier, Peer};
-use super::udp::Shared;
+use super::udp::{Shared, is_ours};
 use crate::budgets::{
     MOVES_PER_EXCHANGE, UPSTREAM_STREAM_UNSENT, UPSTREAM_STREAMS, UPSTREAM_STREAMS_SHORT_LIVED,
     WAITING_FOR_STREAM,
@@ -32,9 +32,6 @@ const CROWDED: usize = 32;
 const MAX_IDLE: Duration = Duration::from_secs(8);
 /// TCP's own retries would go on for minutes.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A connection takes no new queries after this and up to a quarter more: behind a Service's address, each connection
-/// stays with one endpoint, and one opened anew may find a less busy one.
-const MAX_AGE: Duration = Duration::from_mins(1);
 /// How long it is remembered that a server closes connections after a few answers.
 const SHORT_LIVED_FOR: Duration = Duration::from_mins(1);
 
@@ -166,11 +163,15 @@ impl Pool {
 
     /// The least busy connection, or a new one; none if all that may be open have no room.
     fn pick(self: &Rc<Self>, now: Instant) -> Option<Rc<Connection>> {
+        for connection in &*self.connections.borrow() {
+            connection.retire_if_old(now);
+        }
         let per_connection = self.answers_per_connection(now);
         let most = match per_connection {
             Some(_) => UPSTREAM_STREAMS_SHORT_LIVED,
             None => UPSTREAM_STREAMS,
         };
+        let most = self.shared.most(most);
         let least = {
             let connections = self.connections.borrow();
             let open = || {
@@ -203,12 +204,14 @@ impl Pool {
             state: Cell::new(ConnectionState::Connecting),
             queries: Cell::new(0),
             answers: Cell::new(0),
-            old_at: now + MAX_AGE.mul_f64(1.0 + jitter / 4.0),
+            // Up to a quarter more, so that connections opened together are not all replaced together.
+            old_at: now + self.peer.stream_max_age.mul_f64(1.0 + jitter / 4.0),
             last_used: Cell::new(now),
             last_heard: Cell::new(now),
         });
         self.connections.borrow_mut().push(Rc::clone(&connection));
         let (pool, peer) = (Rc::downgrade(self), Rc::clone(&self.peer));
+        let shared = self.shared.clone();
         let runs = Rc::clone(&connection);
         tokio::task::spawn_local(async move {
             let ended = runs.run(&peer, &pool).await;
@@ -216,7 +219,12 @@ impl Pool {
                 Ok(ended_by) => ended_by,
                 Err(error) => {
                     tracing::debug!(server = %peer.label, %error, "upstream connection ended");
-                    EndedBy::Peer
+                    if is_ours(&error) {
+                        shared.warn_of(&error, Instant::now());
+                        EndedBy::Us
+                    } else {
+                        EndedBy::Peer
+                    }
                 }
             };
             runs.finish(&peer, &pool, ended_by);
@@ -292,12 +300,18 @@ impl Connection {
             self.give_up.notify_one();
             return;
         }
-        if self.state.get() == ConnectionState::Established && now >= self.old_at {
-            self.state.set(ConnectionState::Draining);
-        }
+        self.retire_if_old(now);
         let idle = now.saturating_duration_since(self.last_used.get()) > MAX_IDLE;
         if self.in_flight.is_empty() && (idle || self.state.get() == ConnectionState::Draining) {
             self.close();
+        }
+    }
+
+    /// Behind a Service's address, each connection stays with one endpoint, and one opened anew may find a less busy
+    /// one.
+    fn retire_if_old(&self, now: Instant) {
+        if self.state.get() == ConnectionState::Established && now >= self.old_at {
+            self.state.set(ConnectionState::Draining);
         }
     }
 
@@ -404,7 +418,11 @@ impl Connection {
                     .retain(|open| !Rc::ptr_eq(open, self));
                 let waiting = std::mem::take(&mut *pool.waiting.borrow_mut());
                 for exchange in in_flight.into_iter().chain(waiting) {
-                    exchange.unreachable(peer, Carrier::Stream, now);
+                    match ended_by {
+                        // It was never opened, for want of a file descriptor: that says nothing about the server.
+                        EndedBy::Us => exchange.broken(peer, Carrier::Stream),
+                        EndedBy::Peer => exchange.unreachable(peer, Carrier::Stream, now),
+                    }
                 }
             }
             None => {

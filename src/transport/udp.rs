@@ -19,6 +19,7 @@ use super::random::Unpredictable;
 use crate::budgets::{
     MOVES_PER_EXCHANGE, UNMATCHED_PER_PORT, UPSTREAM_PORTS, UPSTREAM_PORTS_RETIRED,
 };
+use crate::metrics::repeated::Repeated;
 use crate::net::batch::ReceiveBatch;
 use crate::net::open::connect_udp;
 use crate::net::watched::{Ready, Watched, receive};
@@ -37,6 +38,8 @@ const BATCH: usize = 16;
 /// We offer [`crate::message::wire::MAX_PAYLOAD`] octets; what a server sends beyond that is read up to here, and counts
 /// as truncated if it is longer.
 const DATAGRAM_LEN: usize = 4096;
+/// UDP sockets in use, those that wait for late answers, and streams.
+const KINDS_OF_SOCKETS: usize = 3;
 
 /// What all transports of a worker share.
 #[derive(Clone)]
@@ -45,6 +48,9 @@ pub struct Shared {
     pub(super) random: Rc<RefCell<Unpredictable>>,
     /// The query that is being sent.
     message: Rc<RefCell<Vec<u8>>>,
+    /// Sockets of each kind that may be open to one server: UDP sockets in use, those that wait for late answers, streams.
+    sockets_per_server: Rc<Cell<usize>>,
+    cannot_open: Rc<Repeated>,
 }
 
 impl Shared {
@@ -55,6 +61,27 @@ impl Shared {
             receive: Rc::new(RefCell::new(ReceiveBatch::new(BATCH, DATAGRAM_LEN))),
             random: Rc::new(RefCell::new(Unpredictable::new())),
             message: Rc::default(),
+            sockets_per_server: Rc::new(Cell::new(UPSTREAM_PORTS)),
+            cannot_open: Rc::default(),
+        }
+    }
+
+    /// Shares out a worker's file descriptors for upstream sockets among its servers; each has one socket of each kind at
+    /// least.
+    pub fn share_out(&self, sockets: usize, servers: usize) {
+        let each = sockets / (servers.max(1) * KINDS_OF_SOCKETS);
+        self.sockets_per_server.set(each.max(1));
+    }
+
+    /// No more than `budget`, nor than there are file descriptors for.
+    pub(super) fn most(&self, budget: usize) -> usize {
+        budget.min(self.sockets_per_server.get())
+    }
+
+    /// This host has no descriptor or memory for another socket.
+    pub(super) fn warn_of(&self, error: &io::Error, now: Instant) {
+        if let Some(times) = self.cannot_open.happened(now) {
+            tracing::warn!(%error, times, "cannot open an upstream socket");
         }
     }
 }
@@ -91,7 +118,8 @@ pub struct Port {
     opened: Instant,
     uses: Cell<u32>,
     retired: Cell<bool>,
-    lost_query: Cell<bool>,
+    /// It lost a query, or somebody may be guessing at it.
+    doubtful: Cell<bool>,
     reader: Cell<Option<AbortHandle>>,
 }
 
@@ -111,12 +139,12 @@ impl Port {
 
     /// A query on it was overdue: it is replaced as soon as there is room.
     pub fn lost_query(&self) {
-        self.lost_query.set(true);
+        self.doubtful.set(true);
     }
 
     fn is_usable(&self, now: Instant, crowded: bool) -> bool {
         !self.retired.get()
-            && (crowded || !self.lost_query.get())
+            && (crowded || !self.doubtful.get())
             && self.uses.get() < MAX_USES
             && !self.in_flight.is_full()
             && now.saturating_duration_since(self.opened) < MAX_AGE
@@ -170,8 +198,9 @@ impl Port {
             .in_flight
             .accept(peer, batch.datagram(index), arrived, now);
         if accepted.is_err() {
-            // Somebody may be guessing: the port is worth nothing to them from now on.
-            self.retire();
+            // Somebody may be guessing: the port is worth nothing to them from now on, if there is room for another. If there
+            // is none, it is closed after some more.
+            self.doubtful.set(true);
         }
     }
 }
@@ -268,7 +297,7 @@ impl Pool {
     }
 
     fn crowded(&self) -> bool {
-        self.retired.borrow().len() >= UPSTREAM_PORTS_RETIRED
+        self.retired.borrow().len() >= self.shared.most(UPSTREAM_PORTS_RETIRED)
     }
 
     /// Where the next query leaves: a place drawn at random, or that of the burst.
@@ -277,7 +306,7 @@ impl Pool {
         if burst.left == 0 || now.saturating_duration_since(burst.since) > BURST_TIME {
             let drawn = self.shared.random.borrow_mut().next_u16();
             burst = Burst {
-                slot: usize::from(drawn) % UPSTREAM_PORTS,
+                slot: usize::from(drawn) % self.shared.most(UPSTREAM_PORTS),
                 left: BURST,
                 since: now,
             };
@@ -287,10 +316,12 @@ impl Pool {
         burst.slot
     }
 
-    /// An open socket, drawn at random.
+    /// An open socket, drawn at random. If no further one can be opened, any that is open: a port that is easier to guess
+    /// is better than no answer.
     fn port(self: &Rc<Self>, now: Instant) -> io::Result<Rc<Port>> {
         let mut ports = self.ports.borrow_mut();
-        let slot = &mut ports[self.draw(now)];
+        let drawn = self.draw(now);
+        let slot = &mut ports[drawn];
         if let Some(port) = slot
             && port.is_usable(now, self.crowded())
         {
@@ -300,9 +331,19 @@ impl Pool {
             old.retire();
             self.retired.borrow_mut().push(old);
         }
-        let port = self.open(now)?;
-        *slot = Some(Rc::clone(&port));
-        Ok(port)
+        match self.open(now) {
+            Ok(port) => {
+                ports[drawn] = Some(Rc::clone(&port));
+                Ok(port)
+            }
+            Err(error) if is_ours(&error) => {
+                self.shared.warn_of(&error, now);
+                let mut open = ports.iter().flatten();
+                let usable = open.find(|port| port.is_usable(now, true));
+                usable.cloned().ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn open(self: &Rc<Self>, now: Instant) -> io::Result<Rc<Port>> {
@@ -313,7 +354,7 @@ impl Pool {
             opened: now,
             uses: Cell::new(0),
             retired: Cell::new(false),
-            lost_query: Cell::new(false),
+            doubtful: Cell::new(false),
             reader: Cell::new(None),
         });
         let (peer, shared, pool) = (
@@ -371,7 +412,7 @@ impl Drop for Pool {
 }
 
 /// Whether it is this host that is out of something, and not the server that is gone.
-fn is_ours(error: &io::Error) -> bool {
+pub(super) fn is_ours(error: &io::Error) -> bool {
     let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
     error
         .raw_os_error()

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout_at};
 
@@ -11,15 +11,22 @@ use super::extra::Extra;
 use super::group::{self, Group};
 use super::plan::{Plan, Step, TryFailure};
 use super::server::Server;
+use super::tolerance::Refusal;
 use super::{Upstreams, health::State};
 use crate::config::Bogus;
 use crate::message::ede::{self, ExtendedError, PassedOn};
-use crate::message::query::UpstreamEdns;
+use crate::message::form::{QueryForm, may_refuse_form};
 use crate::message::response::{Kind, Response};
-use crate::message::wire::rcode;
+use crate::message::wire::{flag, rcode};
 use crate::transport::stream::StreamPool;
 use crate::transport::udp::{Port, Shared, UdpPool};
 use crate::transport::{Carrier, Delivery, Exchange, Mailbox, SharedQuestion, TryError};
+
+/// How long a question that UDP answered with TC may stay without an answer over TCP, if `try_timeout` is longer: a server
+/// that has UDP only is found out before the client asks again.
+const STREAM_PATIENCE: Duration = Duration::from_secs(2);
+/// How long other servers have for the whole answer when one has given a cut answer and cannot be asked over TCP.
+const CUT_PATIENCE: Duration = Duration::from_millis(200);
 
 /// One worker's transports to every server of a configuration.
 pub struct Links {
@@ -34,10 +41,12 @@ struct Link {
 }
 
 impl Links {
-    /// Nothing is opened before the first query; sockets to servers that `previous` has too stay.
+    /// Nothing is opened before the first query; sockets to servers that `previous` has too stay. All servers together
+    /// get about `sockets` of them.
     #[must_use]
-    pub fn new(upstreams: &Upstreams, previous: Option<&Self>) -> Self {
+    pub fn new(upstreams: &Upstreams, previous: Option<&Self>, sockets: usize) -> Self {
         let shared = previous.map_or_else(Shared::new, |old| old.shared.clone());
+        shared.share_out(sockets, upstreams.servers.len());
         let link = |server: &Arc<Server>| {
             let same = |link: &&Rc<Link>| Arc::ptr_eq(&link.server, server);
             let known = previous.and_then(|old| old.links.iter().find(same).cloned());
@@ -133,6 +142,16 @@ struct Attempt {
     carrier: Carrier,
     port: Option<Weak<Port>>,
     why: Why,
+    /// What the server said to it in another form.
+    refusal: Option<Refusal>,
+    /// Until when it waits for TCP, after TC.
+    stream_until: Option<Instant>,
+}
+
+impl Attempt {
+    fn waits_for_stream(&self) -> bool {
+        self.no_answer == NoAnswer::Nothing && self.stream_until.is_some()
+    }
 }
 
 /// Why a try was sent.
@@ -158,6 +177,8 @@ struct Lookup<'a> {
     fallback: Option<Answer>,
     /// Extended errors of servers that did not answer.
     errors: PassedOn,
+    /// Until when others may give more than a cut answer that is there, from a server that cannot be asked over TCP.
+    cut_until: Option<Instant>,
 }
 
 /// Asks the groups in turn until one of their servers gives a final answer, or the first group's deadline is near.
@@ -193,6 +214,7 @@ pub async fn ask(
         attempts,
         fallback,
         errors: PassedOn::default(),
+        cut_until: None,
     };
     lookup.run().await
 }
@@ -213,6 +235,10 @@ impl Lookup<'_> {
                 }
             }
             let now = Instant::now();
+            self.give_up_streams(now);
+            if let Some(cut) = self.cut_answer(now) {
+                return Ok(cut);
+            }
             let servers = &self.upstreams.servers;
             let taken = Cell::new(None);
             let step = self.plan.step(
@@ -240,6 +266,7 @@ impl Lookup<'_> {
                 }
                 Step::Overdue(number) => self.overdue(number, now),
                 Step::Wait(until) => {
+                    let until = self.wake_at(until, now);
                     // Filled or not, the next step is found anew.
                     let _ = timeout_at(until.into(), self.mailbox.filled()).await;
                 }
@@ -266,12 +293,15 @@ impl Lookup<'_> {
             carrier,
             port: None,
             why,
+            refusal: None,
+            stream_until: None,
         });
-        self.send(number, carrier, UpstreamEdns::Sent, now);
+        let form = self.upstreams.servers[server].form();
+        self.send(number, carrier, form, now);
     }
 
-    fn send(&mut self, number: usize, carrier: Carrier, edns: UpstreamEdns, now: Instant) {
-        let exchange = Exchange::new(self.question, &self.mailbox, number, edns, now);
+    fn send(&mut self, number: usize, carrier: Carrier, form: QueryForm, now: Instant) {
+        let exchange = Exchange::new(self.question, &self.mailbox, number, form, now);
         self.attempts[number].carrier = carrier;
         self.attempts[number].port =
             self.links
@@ -280,6 +310,10 @@ impl Lookup<'_> {
 
     fn overdue(&mut self, number: usize, now: Instant) {
         let attempt = &self.attempts[number];
+        if attempt.waits_for_stream() {
+            // The server has answered; how long TCP may take is another matter.
+            return;
+        }
         let server = self.server(number);
         let sent = self.plan.sent(number);
         server.overdue(attempt.carrier, now, sent, self.question.name_hash());
@@ -308,28 +342,26 @@ impl Lookup<'_> {
         let Delivery {
             number,
             carrier,
-            edns,
+            form,
             result,
         } = delivery;
         let now = Instant::now();
         let response = match result {
             Ok(response) => response,
             Err(error) => {
-                self.lost(number, carrier, error);
+                self.lost(number, carrier, error, now);
                 return None;
             }
         };
+        let answered = matches!(response.kind(), Kind::Positive | Kind::Negative);
+        if (answered || response.truncated())
+            && let Some(refusal) = self.attempts[number].refusal.take()
+        {
+            self.server(number).learn_form(form, refusal, now);
+        }
         if response.truncated() && carrier == Carrier::Datagram {
-            // RFC 7766 §5: the same question to the same server over TCP. Should TCP fail, a cut answer beats none.
             self.keep(number, response);
-            let no_tcp = self.server(number).state_of(Carrier::Stream).suspected();
-            if no_tcp && self.plan.has_unasked() {
-                self.attempts[number].no_answer = NoAnswer::NoStream;
-                self.plan.failed(number, TryFailure::Declined);
-                return None;
-            }
-            self.plan.goes_on(number, now);
-            self.send(number, Carrier::Stream, edns, now);
+            self.ask_over_stream(number, form, now);
             return None;
         }
         if let Some(failed) = self.condemned(number, &response) {
@@ -342,16 +374,21 @@ impl Lookup<'_> {
                 return Some(Ok(self.won(number, response, now)));
             }
             (Kind::Referral, _) if !recursion => return Some(Ok(self.won(number, response, now))),
-            (Kind::Failure, rcode::FORMERR) if edns == UpstreamEdns::Sent => {
-                // RFC 6891 §7: it may not know EDNS.
-                self.plan.goes_on(number, now);
-                self.send(number, carrier, UpstreamEdns::Omitted, now);
-                return None;
+            (Kind::Failure, code) if may_refuse_form(code) => {
+                if let Some(next) = self.form_after(number, form, code, now) {
+                    self.plan.goes_on(number, now);
+                    self.send(number, carrier, next, now);
+                    return None;
+                }
+                self.attempts[number].no_answer = NoAnswer::Code(code);
             }
             (Kind::Referral, _) => self.attempts[number].no_answer = NoAnswer::Referral,
             (Kind::Failure, code) => self.attempts[number].no_answer = NoAnswer::Code(code),
         }
         self.plan.failed(number, TryFailure::Declined);
+        if carrier != self.server(number).carrier() {
+            self.stream_ended(number, now);
+        }
         self.keep(number, response);
         None
     }
@@ -376,7 +413,110 @@ impl Lookup<'_> {
         Some(Failed { code, error })
     }
 
-    fn lost(&mut self, number: usize, carrier: Carrier, error: TryError) {
+    /// The form in which a server that refused one is asked next. What is learnt of it waits for the answer, because it
+    /// may be the question that it does not like.
+    fn form_after(
+        &mut self,
+        number: usize,
+        form: QueryForm,
+        code: u16,
+        now: Instant,
+    ) -> Option<QueryForm> {
+        let server = &self.upstreams.servers[self.plan.server(number)];
+        let refusal = &mut self.attempts[number].refusal;
+        match form.after(code) {
+            Some(next) if server.may_ask_otherwise(now) => {
+                refusal.get_or_insert(Refusal::of(code));
+                Some(next)
+            }
+            _ => {
+                if refusal.take().is_some() {
+                    server.refused_in_every_form(now);
+                }
+                None
+            }
+        }
+    }
+
+    /// RFC 7766 §5: what UDP cut, the same server is asked over TCP. Should TCP fail, a cut answer beats none.
+    fn ask_over_stream(&mut self, number: usize, form: QueryForm, now: Instant) {
+        let server = self.server(number);
+        if server.state_of(Carrier::Stream).suspected() {
+            self.attempts[number].no_answer = NoAnswer::NoStream;
+            self.plan.failed(number, TryFailure::Declined);
+            self.cut_until.get_or_insert(now + CUT_PATIENCE);
+            return;
+        }
+        let until = now + server.try_timeout.min(STREAM_PATIENCE);
+        self.plan.goes_on(number, now);
+        let asked = (0..self.attempts.len()).find(|&other| {
+            self.plan.server(other) == self.plan.server(number)
+                && self.attempts[other].waits_for_stream()
+        });
+        if let Some(asked) = asked {
+            // One try over TCP is enough: this one waits with it.
+            self.attempts[number].carrier = Carrier::Stream;
+            self.attempts[number].port = None;
+            self.attempts[number].stream_until = self.attempts[asked].stream_until;
+            return;
+        }
+        self.attempts[number].stream_until = Some(until);
+        self.send(number, Carrier::Stream, form, now);
+    }
+
+    /// The try over TCP for which this one waited has failed: so have all that wait for it.
+    fn stream_ended(&mut self, number: usize, now: Instant) {
+        self.cut_until.get_or_insert(now + CUT_PATIENCE);
+        for other in 0..self.attempts.len() {
+            if self.plan.server(other) == self.plan.server(number)
+                && self.attempts[other].waits_for_stream()
+            {
+                self.attempts[other].no_answer = NoAnswer::NoStream;
+                self.plan.failed(other, TryFailure::Declined);
+            }
+        }
+    }
+
+    /// Gives up TCP where it has had its time.
+    fn give_up_streams(&mut self, now: Instant) {
+        for number in 0..self.attempts.len() {
+            let attempt = &self.attempts[number];
+            if attempt.waits_for_stream() && attempt.stream_until.is_some_and(|until| until <= now)
+            {
+                self.server(number).stream_unanswered(now);
+                self.stream_ended(number, now);
+            }
+        }
+    }
+
+    /// The cut answer of a server that cannot be asked over TCP, once no other is expected to give more. A later tier is
+    /// not asked: it has no say while an earlier one has answered.
+    fn cut_answer(&mut self, now: Instant) -> Option<Answer> {
+        let until = self.cut_until?;
+        if self.attempts.iter().any(Attempt::waits_for_stream) {
+            return None;
+        }
+        let mut tries = self.attempts.iter();
+        let others =
+            self.plan.has_unasked() || tries.any(|a_try| a_try.no_answer == NoAnswer::Nothing);
+        if others && now < until {
+            return None;
+        }
+        self.fallback.take_if(|answer| answer.response.truncated())
+    }
+
+    /// When this lookup has something to do, if its plan has nothing before `until`.
+    fn wake_at(&self, until: Instant, now: Instant) -> Instant {
+        let waiting = self
+            .attempts
+            .iter()
+            .filter(|a_try| a_try.waits_for_stream());
+        let streams = waiting.filter_map(|a_try| a_try.stream_until);
+        let cut = self.cut_until.filter(|cut| *cut > now);
+        streams.chain(cut).fold(until, Instant::min)
+    }
+
+    fn lost(&mut self, number: usize, carrier: Carrier, error: TryError, now: Instant) {
         let (no_answer, how) = match error {
             TryError::Malformed => (NoAnswer::Malformed, TryFailure::Declined),
             TryError::Broken => (NoAnswer::Broken, TryFailure::Declined),
@@ -388,6 +528,9 @@ impl Lookup<'_> {
         };
         self.attempts[number].no_answer = no_answer;
         self.plan.failed(number, how);
+        if carrier != self.server(number).carrier() {
+            self.stream_ended(number, now);
+        }
     }
 
     /// The question is settled: tells every server what that says of it.
@@ -398,6 +541,9 @@ impl Lookup<'_> {
         }
         if self.attempts[number].why != Why::Turn {
             self.groups[0].metrics.hedges_won.inc();
+            if self.server(number).is_reliable() {
+                self.groups[0].extra.answered_by_a_reliable_server();
+            }
         }
         for (other, attempt) in self.attempts.iter().enumerate() {
             let server = self.server(other);
@@ -447,7 +593,9 @@ impl Lookup<'_> {
                     .attempts
                     .iter()
                     .all(|a_try| a_try.no_answer == NoAnswer::Code(code));
-                let code = if agreed { code } else { rcode::SERVFAIL };
+                // RFC 6891 §6.1.3: codes beyond the header's four bits are about the hop between the server and us.
+                let relayed = agreed && code <= flag::RCODE;
+                let code = if relayed { code } else { rcode::SERVFAIL };
                 Err(Failed {
                     code,
                     error: self.explain(),

@@ -1,7 +1,7 @@
 //! How many queries a group may be sent beyond one for each question: hedges, resends, and moves to another server.
 //!
 //! Without a limit, loss that all servers share (a full link, a limit on packets a second) makes us send more, and what we
-//! send makes the loss worse. Pure: `now` is an argument.
+//! send makes the loss worse. One sick server among good ones costs as much as it takes. Pure: `now` is an argument.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
@@ -75,6 +75,11 @@ impl ExtraQueries {
     /// A hedge answered first: it was needed, and is not counted against the hedges' own share.
     pub fn hedge_won(&self) {
         self.hedges.give_back();
+    }
+
+    /// An extra query was answered by a server that answers nearly all it is sent: loss is not general.
+    pub fn answered_by_a_reliable_server(&self) {
+        self.all.give_back();
     }
 }
 

@@ -13,6 +13,10 @@ use crate::transport::AnswerQuality;
 const LOSS_MIN_TRIES: u32 = 20;
 /// Answers that must be known before "most of them" means anything.
 const ANSWER_MIN: u32 = 4;
+/// Tries that ended are counted for this long, and remembered for as long again.
+const ENDED_TRIES_PERIOD: Duration = Duration::from_secs(4);
+/// With more of its tries unanswered, a server is no proof that loss is not general.
+const RELIABLE_UNANSWERED_PERCENT: u32 = 5;
 /// A poor server is probed this often, to notice that it got better.
 const POOR_PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// The second probe of a server that is coming back follows the first answer after this long.
@@ -120,6 +124,57 @@ impl Window {
     }
 }
 
+/// How a try ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TryEnd {
+    Answered,
+    Unanswered,
+}
+
+/// Tries that ended in this period and the one before: a limit on packets a second makes some parts of a second look far
+/// better than others.
+#[derive(Debug, Clone, Copy)]
+struct EndedTries {
+    since: Instant,
+    /// Answered and unanswered ones, of this period and of the one before.
+    periods: [[u32; 2]; 2],
+}
+
+impl EndedTries {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            periods: [[0; 2]; 2],
+        }
+    }
+
+    fn count(&mut self, now: Instant, end: TryEnd) {
+        let passed = now.saturating_duration_since(self.since);
+        if passed >= ENDED_TRIES_PERIOD {
+            let before = if passed < 2 * ENDED_TRIES_PERIOD {
+                self.periods[0]
+            } else {
+                [0; 2]
+            };
+            *self = Self {
+                since: now,
+                periods: [[0; 2], before],
+            };
+        }
+        self.periods[0][end as usize] += 1;
+    }
+
+    fn unanswered_percent(&self) -> u32 {
+        let [now, before] = self.periods;
+        let [answered, unanswered] = [0, 1].map(|end| now[end] + before[end]);
+        let all = answered + unanswered;
+        if all < LOSS_MIN_TRIES {
+            return 0;
+        }
+        u32::try_from(u64::from(unanswered) * 100 / u64::from(all)).unwrap_or(100)
+    }
+}
+
 /// A server's health over one transport.
 #[derive(Debug, Clone)]
 pub struct Health {
@@ -134,6 +189,7 @@ pub struct Health {
     losses: Window,
     answers: Window,
     slow: bool,
+    ended: EndedTries,
     /// When it was last found to be down no more. What it lost before then has been paid for.
     came_back: Option<Instant>,
     probe: Probe,
@@ -163,6 +219,7 @@ impl Health {
             losses: Window::default(),
             answers: Window::default(),
             slow: false,
+            ended: EndedTries::new(now),
             came_back: None,
             probe: Probe {
                 in_flight: false,
@@ -225,6 +282,7 @@ impl Health {
         others_rtt: Option<Duration>,
     ) {
         self.heard(now, rtt);
+        self.ended.count(now, TryEnd::Answered);
         self.losses.push(false, config.poor_loss_window);
         if quality == AnswerQuality::Final {
             self.answers.push(false, config.poor_answer_window);
@@ -240,6 +298,18 @@ impl Health {
     pub fn refused_alone(&mut self, config: &FailoverConfig, now: Instant) {
         self.answers.push(true, config.poor_answer_window);
         self.judge(config, now, None);
+    }
+
+    /// A try was given up without an answer.
+    pub fn expired(&mut self, now: Instant) {
+        self.ended.count(now, TryEnd::Unanswered);
+    }
+
+    /// Whether it answers nearly all tries. Unlike the losses that make it poor, this counts those whose question nobody
+    /// answered.
+    #[must_use]
+    pub fn is_reliable(&self) -> bool {
+        self.ended.unanswered_percent() <= RELIABLE_UNANSWERED_PERCENT
     }
 
     /// A try sent at `sent` was lost: its question was answered elsewhere, or by a later datagram.
@@ -274,6 +344,11 @@ impl Health {
     /// The network said that the server cannot be reached.
     pub fn unreachable(&mut self, config: &FailoverConfig, now: Instant) {
         self.fall(config, now, Reason::Unreachable);
+    }
+
+    /// It left a question without an answer that it has answered over the other transport.
+    pub fn unanswered(&mut self, config: &FailoverConfig, now: Instant) {
+        self.fall(config, now, Reason::Overdue);
     }
 
     /// It leads back to us: no query may go there, though it is probed for again.
@@ -492,6 +567,39 @@ mod tests {
             self.health.probe_sent();
             self.health.probe_answered(&self.config, now, MS, None);
         }
+    }
+
+    #[test]
+    fn a_server_that_answers_in_bursts_is_no_reliable_one() {
+        let config = FailoverConfig::default();
+        let start = Instant::now();
+        let mut health = Health::new(&config, start);
+        // 200 answers at the start of each second, and 100 tries that expire in the middle of it.
+        for second in 0..20_u32 {
+            for (millis, count, answered) in [(0, 200, true), (500, 100, false)] {
+                let now = start + Duration::from_millis(u64::from(second) * 1000 + millis);
+                for _ in 0..count {
+                    if answered {
+                        let rtt = Duration::from_millis(1);
+                        health.answered(&config, now, rtt, AnswerQuality::Final, None);
+                    } else {
+                        health.expired(now);
+                    }
+                }
+                assert_eq!(health.is_reliable(), second == 0 && answered, "{second} s");
+            }
+        }
+        let now = start + Duration::from_mins(1);
+        for _ in 0..20 {
+            health.answered(
+                &config,
+                now,
+                Duration::from_millis(1),
+                AnswerQuality::Final,
+                None,
+            );
+        }
+        assert!(health.is_reliable(), "what is long past is forgotten");
     }
 
     #[test]

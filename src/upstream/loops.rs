@@ -86,7 +86,11 @@ pub(super) async fn check(zone: String, names: Arc<LoopNames>, server: Arc<Serve
     names.expect(wire.clone());
     let question = Query::query(name, RecordType::TXT);
     // Lost or answered, what matters is whether we saw it.
-    let _ = timeout(server.try_timeout, ask(&server, server.carrier(), question)).await;
+    let _ = timeout(
+        server.try_timeout,
+        ask(&server, server.carrier(), question, server.form()),
+    )
+    .await;
     let came_back = names.take(&wire);
     if came_back && !server.looped() {
         tracing::error!(

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::health::{Reason, State};
 use crate::metrics::{Label, PerLabel, Registry};
@@ -20,7 +20,7 @@ pub struct UpstreamFamilies {
     state_changes: IntCounterVec,
     state_changed: IntGaugeVec,
     state_reason: IntGaugeVec,
-    srtt: IntGaugeVec,
+    srtt: GaugeVec,
 }
 
 impl UpstreamFamilies {
@@ -59,8 +59,8 @@ impl UpstreamFamilies {
                 "Always 1; why an upstream server is in its state is in the label. Other reasons have no series.",
                 &["group", "server", "transport", "reason"],
             ),
-            srtt: registry.gauges(
-                "nodens_upstream_srtt_microseconds",
+            srtt: registry.seconds(
+                "nodens_upstream_srtt_seconds",
                 "Smoothed round-trip time of an upstream server (RFC 6298).",
                 &["group", "server", "transport"],
             ),
@@ -155,7 +155,7 @@ pub struct HealthMetrics {
     labels: [String; 3],
     /// The reason and the time of the change that were shown last.
     shown: Mutex<Option<(Reason, Instant)>>,
-    srtt: IntGauge,
+    srtt: Gauge,
     /// Probes answered.
     pub probes_answered: IntCounter,
     /// Probes lost.
@@ -175,8 +175,7 @@ impl HealthMetrics {
             gauge.set(i64::from(*known == state));
         }
         if let Some(srtt) = srtt {
-            self.srtt
-                .set(i64::try_from(srtt.as_micros()).unwrap_or(i64::MAX));
+            self.srtt.set(srtt.as_secs_f64());
         }
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         // Once for each change: two clocks read again and again would let the time wander by a second.

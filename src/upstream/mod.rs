@@ -1,6 +1,6 @@
 //! Upstream groups and servers as the whole process sees them, and the asking of one question.
 //!
-//! - [`health`], [`plan`], [`extra`] and [`rate`] are the rules, pure;
+//! - [`health`], [`plan`], [`extra`], [`rate`] and [`tolerance`] are the rules, pure;
 //! - [`server`] and [`group`] are the shared state they act on;
 //! - [`ask`] runs a plan over a worker's own transports.
 
@@ -14,8 +14,10 @@ pub mod plan;
 pub mod probe;
 pub mod probe_exchange;
 pub mod rate;
+pub mod rewrite;
 pub mod routes;
 pub mod server;
+pub mod tolerance;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -96,6 +98,7 @@ impl Upstreams {
                     tls,
                     group: &group.name,
                     try_timeout: group.try_timeout,
+                    stream_max_age: group.stream_max_age,
                     failover: &group.failover,
                     probe_wanted: &upstreams.probe_wanted,
                     metrics,

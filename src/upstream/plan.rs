@@ -155,7 +155,7 @@ impl Plan {
         if let Some(number) = self.newly_late(now) {
             return Step::Overdue(number);
         }
-        if self.tier_is_over(now) {
+        if self.tier_is_over(now, &suspected) {
             if self.tier + 1 == self.tiers.len() {
                 return self.after_the_last_tier(now, &suspected, &mut may);
             }
@@ -277,9 +277,9 @@ impl Plan {
         Some(number)
     }
 
-    /// Whether no server of this tier could still answer.
-    fn tier_is_over(&self, now: Instant) -> bool {
-        if self.last_resort || self.has_unasked() || self.tries.len() == self.first {
+    /// Whether no server of this tier could still answer in time.
+    fn tier_is_over(&self, now: Instant, suspected: impl Fn(usize) -> bool) -> bool {
+        if self.last_resort || self.tries.len() == self.first {
             return false;
         }
         let Tier {
@@ -287,15 +287,20 @@ impl Plan {
             try_timeout,
             ..
         } = &self.tiers[self.tier];
+        let (asked, unasked) = candidates.split_at(self.asked);
         // A server has had its chance when its first try is lost; being asked again does not prolong it.
-        candidates.iter().all(|candidate| {
+        let had_its_chance = |candidate: &Candidate| {
             let mut tries = self.tries[self.first..].iter();
             tries.any(|a_try| {
                 a_try.server == candidate.server
                     && (a_try.status == Status::Over
                         || now.saturating_duration_since(a_try.sent) >= *try_timeout)
             })
-        })
+        };
+        // Nor is there hope in a server found silent that an extra query would be needed for.
+        let is_beyond_reach =
+            |candidate: &Candidate| self.refused > 0 && suspected(candidate.server);
+        asked.iter().all(had_its_chance) && unasked.iter().all(is_beyond_reach)
     }
 
     fn nobody_can_answer(&self) -> bool {
@@ -609,6 +614,17 @@ mod tests {
         };
         assert_eq!((first, second.1), ((0, 1), 3));
         assert!((1000..2000).contains(&second.0), "{second:?}");
+    }
+
+    #[test]
+    fn without_extra_queries_no_more_is_hoped_for_from_servers_found_silent() {
+        let mut run = Run::new(vec![tier(&[1, 2])]);
+        (run.hedges, run.replacements) = (0, 0);
+        run.until(500, &[]);
+        run.suspected.extend([1, 2]);
+        assert_eq!(run.until(4000, &[]), Some(Step::Exhausted));
+        assert_eq!(run.log, [(0, 1)]);
+        assert_eq!((run.now - run.start).as_millis(), 2000);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Probes: one task for the process, at most one health probe in flight for a server and transport.
 //!
-//! Owns when a probe leaves and what its loss means; the rules are [`super::health`]'s.
+//! Owns when a probe leaves, what its loss means, and the search for a form that a server bears; the rules are those of
+//! [`super::health`] and [`super::tolerance`].
 
 use std::collections::HashMap;
 use std::io;
@@ -18,11 +19,16 @@ use super::health::{LostProbe, Reason, State};
 use super::loops::{self, LoopNames};
 use super::probe_exchange::ask;
 use super::server::Server;
+use super::tolerance::Refusal;
 use crate::config::Probe;
+use crate::message::form::{QueryForm, may_refuse_form};
 use crate::transport::Carrier;
 
 /// How long the task sleeps at most.
 const MAX_SLEEP: Duration = Duration::from_secs(5);
+
+/// What a question with OPT gets beyond twice the time that one without took, before it counts as unanswered.
+const SILENCE: Duration = Duration::from_millis(50);
 
 /// Sends probes whenever they are due, for as long as configurations may come. `started` is called once the first have
 /// left.
@@ -96,6 +102,14 @@ fn send_due(
     now: Instant,
 ) -> Instant {
     let mut next = now + MAX_SLEEP;
+    match server.form_trial_due() {
+        Some(due) if due <= now && !server.looped() => {
+            server.form_trial_sent(now);
+            probes.spawn(try_form_anew(group.probe.clone(), Arc::clone(server)));
+        }
+        Some(due) if due > now => next = next.min(due),
+        _ => {}
+    }
     for carrier in probed_carriers(server) {
         match server.probe_due(carrier) {
             Some(due) if due <= now => {
@@ -122,14 +136,22 @@ fn probed_carriers(server: &Server) -> impl Iterator<Item = Carrier> {
         })
 }
 
-/// One health probe; whatever comes back, the server is alive.
+/// One health probe; whatever comes back, the server is alive. What came also tells in which form it is to be asked.
 async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
     let sent = Instant::now();
-    let question = Query::query(asks.name, asks.record_type);
-    let answer = timeout(server.try_timeout, ask(&server, carrier, question)).await;
+    let prober = Prober {
+        question: Query::query(asks.name, asks.record_type),
+        server,
+        carrier,
+    };
+    let server = &prober.server;
+    let answer = timeout(server.try_timeout, prober.first_heard()).await;
     let now = Instant::now();
     let reason = match answer {
-        Ok(Ok(())) => return server.probe_answered(carrier, now, now - sent),
+        Ok(Ok(heard)) => {
+            server.probe_answered(carrier, now, heard.rtt);
+            return prober.learn_from(heard).await;
+        }
         Ok(Err(error)) => {
             tracing::debug!(server = %server.label, %error, "probe failed");
             match error.kind() {
@@ -149,4 +171,163 @@ async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
         jitter,
     };
     server.probe_lost(carrier, now, lost);
+}
+
+/// Tries the whole form again at a server that refused it.
+async fn try_form_anew(asks: Probe, server: Arc<Server>) {
+    let prober = Prober {
+        question: Query::query(asks.name, asks.record_type),
+        carrier: server.carrier(),
+        server,
+    };
+    let server = &prober.server;
+    let asked = timeout(server.try_timeout, prober.ask(QueryForm::Full));
+    // Silence proves nothing: what was learnt holds on.
+    if let Ok(Sent { form, answer, rtt }) = asked.await
+        && let Ok(code) = answer
+    {
+        if may_refuse_form(code) {
+            prober
+                .learn_from(Heard {
+                    form,
+                    code,
+                    rtt,
+                    silent: None,
+                })
+                .await;
+        } else {
+            server.forget_form();
+        }
+    }
+}
+
+/// Asks one server a probe's question, in one form or another.
+#[derive(Clone)]
+struct Prober {
+    question: Query,
+    server: Arc<Server>,
+    carrier: Carrier,
+}
+
+/// What became of one question.
+struct Sent {
+    form: QueryForm,
+    answer: io::Result<u16>,
+    rtt: Duration,
+}
+
+/// The first answer to a probe.
+struct Heard {
+    form: QueryForm,
+    code: u16,
+    rtt: Duration,
+    /// Questions with OPT that left no later and have no answer yet.
+    silent: Option<JoinSet<Sent>>,
+}
+
+impl Prober {
+    async fn ask(&self, form: QueryForm) -> Sent {
+        let sent = Instant::now();
+        let answer = ask(&self.server, self.carrier, self.question.clone(), form).await;
+        Sent {
+            form,
+            answer,
+            rtt: sent.elapsed(),
+        }
+    }
+
+    /// Asks in these forms at once.
+    fn ask_all(&self, forms: &[QueryForm], asked: &mut JoinSet<Sent>) {
+        for &form in forms {
+            let prober = self.clone();
+            asked.spawn(async move { prober.ask(form).await });
+        }
+    }
+
+    /// Asks until anything comes. A server that may be silent to OPT is asked without it too, when it takes long.
+    async fn first_heard(&self) -> io::Result<Heard> {
+        let (form, server) = (self.server.form(), &self.server);
+        // One that is heard from otherwise is not silent.
+        let state = server.state_of(self.carrier);
+        let may_be_silent = state.suspected() || state == State::Unknown;
+        let mut asked = JoinSet::new();
+        self.ask_all(&[form], &mut asked);
+        let mut first = None;
+        if form.has_opt() && may_be_silent {
+            match timeout(server.try_timeout / 4, asked.join_next()).await {
+                Ok(answered) => first = answered,
+                Err(_) => self.ask_all(&[form, form.without_opt()], &mut asked),
+            }
+        }
+        if first.is_none() {
+            first = asked.join_next().await;
+        }
+        let Some(Ok(Sent { form, answer, rtt })) = first else {
+            return Err(io::ErrorKind::Interrupted.into());
+        };
+        let silent = (!asked.is_empty() && !form.has_opt()).then_some(asked);
+        let code = answer?;
+        Ok(Heard {
+            form,
+            code,
+            rtt,
+            silent,
+        })
+    }
+
+    /// Finds the form that the server bears, and remembers it.
+    async fn learn_from(&self, heard: Heard) {
+        let server = &self.server;
+        if let Some(silent) = heard.silent {
+            if self.is_silent_to_opt(heard.form, heard.rtt, silent).await {
+                server.learn_form(heard.form, Refusal::Silence, Instant::now());
+            }
+            return;
+        }
+        let (mut form, mut code) = (heard.form, heard.code);
+        let refusal = Refusal::of(code);
+        while let Some(next) = form.after(code) {
+            let sent = timeout(server.try_timeout, self.ask(next)).await;
+            let Ok(Ok(answered)) = sent.map(|sent| sent.answer) else {
+                return;
+            };
+            (form, code) = (next, answered);
+        }
+        // A server may refuse the probe's question in every form: that says nothing of others.
+        if form != heard.form && !may_refuse_form(code) {
+            server.learn_form(form, refusal, Instant::now());
+        }
+    }
+
+    /// A question without OPT was answered after `rtt`, and these with OPT were not: whether that is so once more, and
+    /// no chance.
+    async fn is_silent_to_opt(
+        &self,
+        without_opt: QueryForm,
+        rtt: Duration,
+        mut silent: JoinSet<Sent>,
+    ) -> bool {
+        let with_opt = match without_opt {
+            QueryForm::Plain => QueryForm::WithoutAd,
+            _ => QueryForm::Full,
+        };
+        if stays_silent(&mut silent, rtt).await {
+            self.ask_all(&[without_opt, with_opt], &mut silent);
+            let answered = timeout(self.server.try_timeout, silent.join_next()).await;
+            if let Ok(Some(Ok(Sent {
+                form,
+                answer: Ok(_),
+                rtt,
+            }))) = answered
+            {
+                return form == without_opt && stays_silent(&mut silent, rtt).await;
+            }
+        }
+        false
+    }
+}
+
+/// Whether none of these is answered although another question was, after `rtt`.
+async fn stays_silent(asked: &mut JoinSet<Sent>, rtt: Duration) -> bool {
+    timeout(rtt * 2 + SILENCE, asked.join_next()).await.is_err()
 }

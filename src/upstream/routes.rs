@@ -3,11 +3,18 @@
 //! A name has few labels, so a lookup costs one hash probe a label however many routes there are. A zone keeps its index
 //! for the life of the process, whatever reloads bring, because cached answers and metrics remember routes by it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
+use hickory_proto::rr::Name;
+
+use super::rewrite::Rewrite;
 use crate::cache::{Bounds, seconds};
-use crate::config::{CacheConfig, Config, Denial, RouteConfig};
+use crate::config::{
+    CacheConfig, Config, Denial, OwnAnswer, PrivateZones, RouteCacheConfig, RouteConfig,
+    private_zones,
+};
 use crate::message::query::wire_name;
 use crate::message::wire::rr;
 
@@ -16,16 +23,35 @@ use crate::message::wire::rr;
 pub struct Route {
     /// The zone as text, lower-cased, with its final dot: the label of metrics.
     pub zone: String,
-    /// Groups (indices), asked one after the other.
+    /// Groups (indices), asked one after the other; none if it answers by itself.
     pub tiers: Vec<usize>,
+    /// What it says of every name, asking nobody.
+    pub answer: Option<OwnAnswer>,
+    /// Types of which it says that no name has any, without asking.
+    pub filter: Vec<u16>,
+    /// How its names are asked for.
+    pub rewrite: Option<Rewrite>,
     /// How long its answers may be kept.
     pub bounds: Bounds,
-    /// How long after it expired a negative answer may still be served.
-    pub stale_max_negative_age: Duration,
+    /// When an expired answer may be served.
+    pub stale: Stale,
     /// Denials that are not believed for a while of a name that was answered before.
     pub stale_on: Vec<Denial>,
     /// Another number whenever a reload changed what answers may be expected of it.
     revision: u64,
+}
+
+/// When expired answers are served, and how (RFC 8767).
+#[derive(Debug, Clone)]
+pub struct Stale {
+    /// How long after it expired an answer may still be served.
+    pub max_age: Duration,
+    /// The same for a negative answer.
+    pub max_negative_age: Duration,
+    /// How long a fresh answer is waited for.
+    pub after: Duration,
+    /// Its TTL.
+    pub ttl: Duration,
 }
 
 /// All routes.
@@ -34,6 +60,9 @@ pub struct Routes {
     /// By index; a zone that is gone leaves its place empty.
     by_index: Vec<Option<Route>>,
     by_zone: HashMap<Box<[u8]>, u16, ahash::RandomState>,
+    /// Names that exist because another route, or a record, is below them: RFC 8020 forbids to deny them. Empty while no
+    /// route denies names.
+    ancestors: HashSet<Box<[u8]>, ahash::RandomState>,
     /// Every zone there ever was, as text.
     zones: Vec<String>,
     /// The last revision given out.
@@ -68,26 +97,40 @@ impl Routes {
         let mut routes = Self {
             by_index: Vec::new(),
             by_zone: HashMap::default(),
+            ancestors: ancestors(config),
             zones: previous.map_or_else(Vec::new, |(old, _)| old.zones.clone()),
             revision: previous.map_or(0, |(old, _)| old.revision),
         };
         let mut indices: HashMap<String, usize> = routes.zones.iter().cloned().zip(0..).collect();
         routes.by_index.resize(routes.zones.len(), None);
-        for route in &config.routes {
-            let zone = route.zone.to_lowercase().to_ascii();
+        let private = private_route(config);
+        let configured = config.routes.iter();
+        let labelled = configured.map(|route| (route.zone.to_lowercase().to_ascii(), route));
+        let private = private.iter().map(|route| (PRIVATE.to_owned(), route));
+        for (zone, route) in labelled.chain(private) {
             let index = *indices.entry(zone.clone()).or_insert_with(|| {
                 routes.zones.push(zone.clone());
                 routes.by_index.push(None);
                 routes.zones.len() - 1
             });
             let number = u16::try_from(index).map_err(|_| TooManyZones)?;
-            let key = wire_name(&route.zone).into_boxed_slice();
-            routes.by_zone.insert(key, number);
+            if zone == PRIVATE {
+                for zone in private_zones() {
+                    let key = wire_name(&zone).into_boxed_slice();
+                    routes.by_zone.entry(key).or_insert(number);
+                }
+            } else {
+                let key = wire_name(&route.zone).into_boxed_slice();
+                routes.by_zone.insert(key, number);
+            }
             let mut new = Route {
                 zone,
                 tiers: route.tiers.clone(),
+                answer: route.answer.clone(),
+                rewrite: route.rewrite.as_ref().map(Rewrite::new),
+                filter: route.filter.iter().copied().map(u16::from).collect(),
                 bounds: bounds(config, route),
-                stale_max_negative_age: stale_max_negative_age(config, route),
+                stale: stale(config, route),
                 stale_on: route.stale_on.clone(),
                 revision: 0,
             };
@@ -107,12 +150,12 @@ impl Routes {
     /// Whether every zone is there as in `other`, so that no name changed its route and no route what it promises.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
-        let revisions = |routes: &Self| -> Vec<Option<u64>> {
-            let all = routes.by_index.iter();
-            all.map(|route| route.as_ref().map(|route| route.revision))
-                .collect()
+        let promises = |route: &Option<Route>| {
+            let route = route.as_ref();
+            route.map(|route| (route.revision, route.filter.clone()))
         };
-        revisions(self) == revisions(other)
+        let all = |routes: &Self| -> Vec<_> { routes.by_index.iter().map(promises).collect() };
+        all(self) == all(other)
     }
 
     /// Whether an answer that came for `name` and `qtype` by way of `other`'s route `index` would be found the same way here.
@@ -122,30 +165,47 @@ impl Routes {
         revision(self).is_some()
             && revision(self) == revision(other)
             && self.find(name, qtype) == Some(index)
+            && [self, other]
+                .iter()
+                .all(|routes| routes.get(index).own_answer(qtype).is_none())
     }
 
     /// The route of a lower-cased wire name and a type; none if no zone holds the name. DS stands on the parent's side of a
-    /// zone cut (RFC 4035 §3.1.4.1), so that a zone's own goes to the route that holds its parent, if there is one.
+    /// zone cut (RFC 4035 §3.1.4.1), so that a zone's own goes to the route that holds its parent, if there is one; but no
+    /// name of a route that answers by itself goes anywhere else.
     #[must_use]
     pub fn find(&self, name: &[u8], qtype: u16) -> Option<u16> {
-        let parent = || name.get(usize::from(*name.first()?) + 1..);
-        match qtype {
-            rr::DS => parent().and_then(|parent| self.holder(parent)),
-            _ => None,
+        let (own, _) = self.holder(name)?;
+        if qtype != rr::DS || self.get(own).answer.is_some() {
+            return Some(own);
         }
-        .or_else(|| self.holder(name))
+        let parent = name.get(usize::from(*name.first()?) + 1..);
+        let of_parent = parent.and_then(|parent| self.holder(parent));
+        Some(of_parent.map_or(own, |(index, _)| index))
     }
 
-    /// The route of the longest zone that holds a name.
-    fn holder(&self, name: &[u8]) -> Option<u16> {
+    /// The route of the longest zone that holds a name, and where that zone begins in the name.
+    fn holder(&self, name: &[u8]) -> Option<(u16, usize)> {
         let mut suffix = name;
         loop {
             if let Some(index) = self.by_zone.get(suffix) {
-                return Some(*index);
+                return Some((*index, name.len() - suffix.len()));
             }
             let label = usize::from(*suffix.first()?);
             suffix = suffix.get(label + 1..)?;
         }
+    }
+
+    /// Where the zone of its route begins in a lower-cased wire name.
+    #[must_use]
+    pub fn zone_at(&self, name: &[u8]) -> usize {
+        self.holder(name).map_or(0, |(_, at)| at)
+    }
+
+    /// Whether another route, or a record, is below a name, which exists for that reason.
+    #[must_use]
+    pub fn is_above_others(&self, name: &[u8]) -> bool {
+        self.ancestors.contains(name)
     }
 
     /// A route that [`Routes::find`] named.
@@ -158,7 +218,9 @@ impl Routes {
             .expect("an index that these routes gave")
     }
 
-    fn existing(&self, index: u16) -> Option<&Route> {
+    /// A route that earlier routes named, if it is still there.
+    #[must_use]
+    pub fn existing(&self, index: u16) -> Option<&Route> {
         self.by_index.get(usize::from(index))?.as_ref()
     }
 
@@ -174,6 +236,22 @@ impl Routes {
 }
 
 impl Route {
+    /// What is answered to a question of this type instead of asking its groups.
+    #[must_use]
+    pub fn own_answer(&self, qtype: u16) -> Option<&OwnAnswer> {
+        match &self.answer {
+            None if self.filter.contains(&qtype) => Some(&OwnAnswer::NoData),
+            answer => answer.as_ref(),
+        }
+    }
+
+    /// Whether its servers are asked for a lower-cased wire name under another suffix.
+    #[must_use]
+    pub fn rewrites(&self, name: &[u8]) -> bool {
+        let rewrite = self.rewrite.as_ref();
+        rewrite.is_some_and(|rewrite| rewrite.concerns(name))
+    }
+
     /// Whether answers of this route, of the configuration `of`, may stand for answers of `new`: the bounds are the same,
     /// and the groups are the same by name, each with at least one server it had before. (All servers of a group share
     /// one view of names, so one that stays vouches for those that come.)
@@ -184,9 +262,52 @@ impl Route {
             old.name == new.name && old.servers.iter().any(stays)
         };
         self.bounds == new.bounds
+            && self.answer == new.answer
+            && self.rewrite == new.rewrite
             && self.tiers.len() == new.tiers.len()
             && self.tiers.iter().zip(&new.tiers).all(same_view)
     }
+}
+
+/// What all private zones are called together, in place of a zone: they are many, and each would be a label of metrics.
+const PRIVATE: &str = "private_zones";
+
+/// The route of the private zones that are no routes themselves.
+fn private_route(config: &Config) -> Option<RouteConfig> {
+    (config.private_zones == PrivateZones::NxDomain).then(|| RouteConfig {
+        zone: Name::root(),
+        tiers: Vec::new(),
+        answer: Some(OwnAnswer::NxDomain),
+        filter: Vec::new(),
+        rewrite: None,
+        max_negative_ttl: None,
+        stale_on: Vec::new(),
+        cache: RouteCacheConfig::default(),
+    })
+}
+
+/// See [`Routes::ancestors`].
+fn ancestors(config: &Config) -> HashSet<Box<[u8]>, ahash::RandomState> {
+    let denies = |route: &&RouteConfig| route.answer == Some(OwnAnswer::NxDomain);
+    let mut found = HashSet::default();
+    if config.private_zones == PrivateZones::Forward && !config.routes.iter().any(|r| denies(&r)) {
+        return found;
+    }
+    let zones = config.routes.iter().filter(|route| !denies(route));
+    let zones = zones.map(|route| &route.zone);
+    let records = config.records.iter().chain(&config.hosts.names);
+    let addresses = records.clone().flat_map(|records| {
+        let v4 = records.a.iter().copied().map(IpAddr::from);
+        v4.chain(records.aaaa.iter().copied().map(IpAddr::from))
+    });
+    let names = zones.chain(records.map(|records| &records.name)).cloned();
+    for mut ancestor in names.chain(addresses.map(Name::from)) {
+        while !ancestor.is_root() {
+            ancestor = ancestor.base_name();
+            found.insert(wire_name(&ancestor).into_boxed_slice());
+        }
+    }
+    found
 }
 
 fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
@@ -196,29 +317,37 @@ fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
     let max_negative = max_negative.min(config.cache.max_negative_ttl);
     let later_max_negative = match route.tiers.len() {
         // It has no later tier, so that a change of the key changes nothing for what it promises.
-        1 => max_negative,
+        0 | 1 => max_negative,
         _ => max_negative.min(config.tiers.max_negative_ttl),
     };
+    let max_ttl = route.cache.max_ttl.unwrap_or(config.cache.max_ttl);
     Bounds {
-        max_ttl: seconds(config.cache.max_ttl),
+        max_ttl: seconds(max_ttl.min(config.cache.max_ttl)),
+        min_ttl: seconds(route.cache.min_ttl),
+        max_lifetime: if route.cache.off { 0 } else { u32::MAX },
         max_negative_ttl: seconds(max_negative),
         later_max_negative_ttl: seconds(later_max_negative),
     }
 }
 
-/// Whoever caps the negative answers of a route expects its names to come to be soon.
-fn stale_max_negative_age(config: &Config, route: &RouteConfig) -> Duration {
-    match (config.cache.stale_max_negative_age, route.max_negative_ttl) {
-        (Some(age), _) => age,
-        (None, Some(_)) => Duration::ZERO,
-        (None, None) => CacheConfig::STALE_MAX_NEGATIVE_AGE,
+fn stale(config: &Config, route: &RouteConfig) -> Stale {
+    let (own, all) = (&route.cache, &config.cache);
+    let negative = own.stale_max_negative_age.or(all.stale_max_negative_age);
+    Stale {
+        max_age: own.stale_max_age.unwrap_or(all.stale_max_age),
+        max_negative_age: match (negative, route.max_negative_ttl) {
+            (Some(age), _) => age,
+            // Whoever caps the negative answers of a route expects its names to come to be soon.
+            (None, Some(_)) => Duration::ZERO,
+            (None, None) => CacheConfig::STALE_MAX_NEGATIVE_AGE,
+        },
+        after: own.stale_after.unwrap_or(all.stale_after),
+        ttl: own.stale_ttl.unwrap_or(all.stale_ttl),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::Name;
-
     use super::*;
 
     fn routes(yaml: &str) -> Routes {
@@ -386,7 +515,7 @@ routes: {a: {group: c, max_negative_ttl: 5s}, b: {group: c, max_negative_ttl: 2h
             let route = routes.get(routes.find(&wire("a."), rr::A).expect("a route"));
             (
                 route.bounds.later_max_negative_ttl,
-                route.stale_max_negative_age.as_secs(),
+                route.stale.max_negative_age.as_secs(),
             )
         };
         let groups = "upstreams: {c: {servers: [127.0.0.1:1]}, d: {servers: [127.0.0.1:2]}}\n";

@@ -13,7 +13,9 @@ use super::health::{Health, LostProbe, Reason, State};
 use super::metrics::{HealthMetrics, UpstreamFamilies};
 use super::plan::Candidate;
 use super::rate::RateLimit;
+use super::tolerance::{Refusal, Tolerance};
 use crate::config::{FailoverConfig, ServerConfig, Transport};
+use crate::message::form::QueryForm;
 use crate::metrics::Label;
 use crate::transport::metrics::ExchangeMetrics;
 use crate::transport::tls::Tls;
@@ -40,6 +42,7 @@ pub struct Server {
     pub try_timeout: Duration,
     /// How many queries a second it may be sent.
     pub rate: RateLimit,
+    stream_max_age: Duration,
     metrics: ExchangeMetrics,
     failover: FailoverConfig,
     by_carrier: [CarrierHealth; 2],
@@ -50,6 +53,9 @@ pub struct Server {
     probe_wanted: Arc<Notify>,
     /// Whether its answers come from ourselves.
     looped: AtomicBool,
+    tolerance: Mutex<Tolerance>,
+    /// The [`QueryForm`] in force, for lock-free reading.
+    form: AtomicU8,
 }
 
 #[derive(Debug)]
@@ -58,6 +64,8 @@ struct CarrierHealth {
     state: AtomicU8,
     hedge_micros: AtomicU32,
     answer_micros: AtomicU32,
+    /// Whether it answers nearly all it is sent.
+    reliable: AtomicBool,
     metrics: HealthMetrics,
 }
 
@@ -82,12 +90,51 @@ pub struct HealthReport {
     pub probes_lost: u64,
 }
 
+/// What `/status` shows of the form in which a server is asked.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct FormReport {
+    /// Whether queries carry OPT.
+    pub edns: Part,
+    /// Whether queries carry the AD bit.
+    pub ad_bit: Part,
+    /// Why something is left out.
+    pub refusal: Option<RefusalReport>,
+}
+
+/// Whether a part of our queries is sent to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// As always.
+    Sent,
+    /// Left out, because the server refused it.
+    Omitted,
+}
+
+impl Part {
+    fn sent_if(sent: bool) -> Self {
+        if sent { Self::Sent } else { Self::Omitted }
+    }
+}
+
+/// What `/status` shows of a refusal that is remembered.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct RefusalReport {
+    /// What the server did.
+    pub by: Refusal,
+    /// Seconds since it was learnt.
+    pub since_seconds: f64,
+    /// Seconds until a probe tries the whole query again.
+    pub tried_anew_in_seconds: f64,
+}
+
 /// What a server is made from.
 pub(super) struct ServerParts<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) tls: Option<Tls>,
     pub(super) group: &'a Arc<str>,
     pub(super) try_timeout: Duration,
+    pub(super) stream_max_age: Duration,
     pub(super) failover: &'a FailoverConfig,
     pub(super) probe_wanted: &'a Arc<Notify>,
     pub(super) metrics: &'a UpstreamFamilies,
@@ -102,6 +149,7 @@ impl Server {
             state: AtomicU8::new(State::Unknown as u8),
             hedge_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
             answer_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
+            reliable: AtomicBool::new(true),
             metrics: parts.metrics.health(parts.group, &label, carrier),
         };
         Self {
@@ -110,6 +158,7 @@ impl Server {
             group: Arc::clone(parts.group),
             try_timeout: parts.try_timeout,
             rate: RateLimit::none(parts.now),
+            stream_max_age: parts.stream_max_age,
             metrics: parts.metrics.exchanges(parts.group, &label),
             failover: parts.failover.clone(),
             by_carrier: [Carrier::Datagram, Carrier::Stream].map(|carrier| health(&carrier)),
@@ -117,6 +166,8 @@ impl Server {
             other_srtts: ArcSwap::default(),
             probe_wanted: Arc::clone(parts.probe_wanted),
             looped: AtomicBool::new(false),
+            tolerance: Mutex::default(),
+            form: AtomicU8::new(QueryForm::Full as u8),
             label,
         }
     }
@@ -131,6 +182,7 @@ impl Server {
         self.config == *parts.config
             && self.group == *parts.group
             && self.try_timeout == parts.try_timeout
+            && self.stream_max_age == parts.stream_max_age
             && self.failover == *parts.failover
             && same_tls
     }
@@ -169,6 +221,14 @@ impl Server {
         )
     }
 
+    /// Whether it answers nearly all it is sent, over the transport its queries take at first.
+    #[must_use]
+    pub fn is_reliable(&self) -> bool {
+        self.by_carrier[self.carrier().index()]
+            .reliable
+            .load(Ordering::Relaxed)
+    }
+
     /// Smoothed round-trip time; none if it was never timed.
     #[must_use]
     pub fn srtt(&self) -> Option<Duration> {
@@ -196,6 +256,7 @@ impl Server {
             tls: self.tls.clone(),
             label: self.label.clone(),
             try_timeout: self.try_timeout,
+            stream_max_age: self.stream_max_age,
             metrics: self.metrics.clone(),
             observer: Arc::clone(self) as Arc<dyn Observer>,
         }
@@ -213,6 +274,105 @@ impl Server {
         self.update(carrier, |health, _| {
             health.overdue(now, sent, question);
         });
+    }
+
+    /// A question that it answered over UDP, cut, got nothing over TCP in time.
+    pub fn stream_unanswered(&self, now: Instant) {
+        self.update(Carrier::Stream, |health, config| {
+            health.unanswered(config, now);
+        });
+    }
+
+    /// The form in which it is asked.
+    #[must_use]
+    pub fn form(&self) -> QueryForm {
+        QueryForm::from_u8(self.form.load(Ordering::Relaxed))
+    }
+
+    /// A question that it refused in the whole form was answered in this one.
+    pub fn learn_form(&self, form: QueryForm, refusal: Refusal, now: Instant) {
+        self.change_form(|tolerance| tolerance.learn(form, refusal, now));
+    }
+
+    /// It took the whole form again.
+    pub fn forget_form(&self) {
+        self.change_form(Tolerance::forget);
+    }
+
+    /// A question was refused in every form.
+    pub fn refused_in_every_form(&self, now: Instant) {
+        self.change_form(|tolerance| tolerance.refused_in_every_form(now));
+    }
+
+    /// Whether a question that it refused is worth asking in another form.
+    #[must_use]
+    pub fn may_ask_otherwise(&self, now: Instant) -> bool {
+        self.lock_tolerance().may_ask_otherwise(now)
+    }
+
+    /// When a probe is to try the whole form again; none while it is asked in that.
+    #[must_use]
+    pub fn form_trial_due(&self) -> Option<Instant> {
+        if self.form() == QueryForm::Full {
+            return None;
+        }
+        self.lock_tolerance().trial_due()
+    }
+
+    /// That probe leaves now.
+    pub fn form_trial_sent(&self, now: Instant) {
+        self.change_form(|tolerance| tolerance.trial_sent(now));
+    }
+
+    /// What `/status` shows of the form in which it is asked.
+    #[must_use]
+    pub fn form_report(&self, now: Instant) -> FormReport {
+        let tolerance = self.lock_tolerance();
+        let form = tolerance.form();
+        FormReport {
+            edns: Part::sent_if(form.has_opt()),
+            ad_bit: Part::sent_if(form.has_ad()),
+            refusal: tolerance.learnt().map(|learnt| RefusalReport {
+                by: learnt.refusal,
+                since_seconds: now.saturating_duration_since(learnt.since).as_secs_f64(),
+                tried_anew_in_seconds: learnt
+                    .tried_anew
+                    .saturating_duration_since(now)
+                    .as_secs_f64(),
+            }),
+        }
+    }
+
+    fn lock_tolerance(&self) -> MutexGuard<'_, Tolerance> {
+        // As for Health: every field is valid by itself.
+        let locked = self.tolerance.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Applies an event, and publishes and logs what came of it.
+    fn change_form(&self, event: impl FnOnce(&mut Tolerance)) {
+        let mut tolerance = self.lock_tolerance();
+        let before = tolerance.form();
+        event(&mut tolerance);
+        let (form, learnt) = (tolerance.form(), tolerance.learnt());
+        self.form.store(form as u8, Ordering::Relaxed);
+        drop(tolerance);
+        if before == form {
+            return;
+        }
+        let (group, server) = (&*self.group, &self.label);
+        if let Some(learnt) = learnt {
+            tracing::warn!(
+                group,
+                server,
+                refusal = learnt.refusal.label(),
+                edns = form.has_opt(),
+                ad_bit = form.has_ad(),
+                "upstream server refuses a part of queries, which is left out for now"
+            );
+        } else {
+            tracing::info!(group, server, "upstream server takes whole queries again");
+        }
     }
 
     /// Whether its answers come from ourselves: nobody may ask it anything.
@@ -310,6 +470,9 @@ impl Server {
         known
             .answer_micros
             .store(micros(answer_time), Ordering::Relaxed);
+        known
+            .reliable
+            .store(health.is_reliable(), Ordering::Relaxed);
         known.state.store(after as u8, Ordering::Relaxed);
         drop(health);
         if carrier == self.carrier()
@@ -377,6 +540,10 @@ impl Observer for Server {
 
     fn unreachable(&self, carrier: Carrier, now: Instant) {
         self.update(carrier, |health, config| health.unreachable(config, now));
+    }
+
+    fn expired(&self, carrier: Carrier, now: Instant) {
+        self.update(carrier, |health, _| health.expired(now));
     }
 
     fn lost(&self, carrier: Carrier, now: Instant, sent: Instant) {

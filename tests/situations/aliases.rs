@@ -526,3 +526,118 @@ fn header_bits_and_rotation_are_those_of_the_whole() {
         (!addresses[1].ends_with("10.0.0.1")).then_some(())
     });
 }
+
+/// Two groups. `public` knows that `ZONE.example` is an alias for `x.ZONE`, and says that this does not exist; `other` knows
+/// every name.
+fn rules_of_their_own(public: &Server, other: &Server, four: &str) -> String {
+    let (public, other) = (public.over(""), other.over(""));
+    format!(
+        "workers: 1\nupstreams: {{public: {{servers: [\"{public}\"]}}, other: {{servers: [\"{other}\"]}}}}\n\
+         routes: {{\".\": public, internal.: {{answer: NXDOMAIN}}, empty.: {{answer: NODATA}}, closed.: {{answer: REFUSED}}, \
+         portal.: {{answer: 10.0.0.1}}, four.: {{group: other{four}}}, other.: other, \
+         brief.: {{group: other, cache: off}}, dev.: {{group: public, rewrite: {{from: dev, to: svc.cluster}}}}}}\n\
+         records: {{\"*.apps.corp\": {{CNAME: x.portal}}}}\n"
+    )
+}
+
+#[test]
+fn an_alias_into_a_route_with_rules_of_its_own_gets_what_its_target_would() {
+    let address = |q: &Query| match q.qtype {
+        rr::A => q.says("NOERROR").answer("@ 300 A 192.0.2.1"),
+        _ => q.says("NOERROR").answer("@ 300 AAAA 2001:db8::1"),
+    };
+    let public = Server::start(move |q: &Query| match q.name.strip_suffix(".example.") {
+        Some(zone) => {
+            let alias = q.says("NXDOMAIN").authority(". 300 SOA 300");
+            alias.answer(&format!("@ 300 CNAME x.{zone}."))
+        }
+        None => address(q),
+    });
+    let other = Server::start(address);
+    let yaml = rules_of_their_own(&public, &other, ", filter: [AAAA]");
+    let nodens = settled(&yaml, &[public.over(""), other.over("")]);
+
+    for (text, want, why) in [
+        (
+            "internal.example. A",
+            "NXDOMAIN CNAME",
+            Some((15, "answered by the configuration of internal.")),
+        ),
+        (
+            "empty.example. A",
+            "NOERROR CNAME",
+            Some((15, "answered by the configuration of empty.")),
+        ),
+        (
+            "closed.example. A",
+            "SERVFAIL",
+            Some((
+                15,
+                "alias x.closed.: answered by the configuration of closed.",
+            )),
+        ),
+        (
+            "portal.example. A",
+            "NOERROR 10.0.0.1 CNAME",
+            Some((4, "answered by the configuration of portal.")),
+        ),
+        (
+            "any.apps.corp. A",
+            "NOERROR 10.0.0.1 CNAME",
+            Some((4, "answered by the configuration of portal.")),
+        ),
+        (
+            "portal.example. AAAA",
+            "NOERROR CNAME",
+            Some((4, "answered by the configuration of portal.")),
+        ),
+        (
+            "four.example. AAAA",
+            "NOERROR CNAME",
+            Some((15, "filtered by the configuration of four.")),
+        ),
+        ("four.example. A", "NOERROR 192.0.2.1 CNAME", None),
+        // Asked for as x.svc.cluster, which is not what `public` has denied.
+        ("dev.example. A", "NOERROR 192.0.2.1 CNAME", None),
+    ] {
+        let (gist, errors) = with_edns(&nodens, text);
+        assert_eq!(gist, want, "{text}");
+        let why = why.map(|(code, why)| (code, why.to_owned()));
+        assert_eq!(errors, Vec::from_iter(why), "{text}");
+    }
+    assert_eq!(public.asked_for("x.svc.cluster. A"), 1);
+    assert_eq!(other.asked_for("x.four. AAAA"), 0);
+
+    // A denial of ours can be kept, for as long as we say.
+    for (text, owner) in [
+        ("internal.example. A", "internal."),
+        ("four.example. AAAA", "x.four."),
+    ] {
+        let reply = ask(&nodens, text, Over::Tcp);
+        let soas: Vec<_> = reply.message.section(Section::Authority).collect();
+        assert_eq!((soas.len(), soas[0].rtype), (1, rr::SOA), "{text}");
+        assert_eq!(text_of(&soas[0].owner), owner, "{text}");
+        assert!(answers(&reply)[0].1 <= 60, "{text}");
+    }
+    assert_eq!(public.asked_for("internal.example. A"), 1, "it was kept");
+
+    // What is not kept has the TTLs of its servers, behind an alias as well.
+    for times in 1..=2 {
+        let reply = ask(&nodens, "brief.example. A", Over::Udp);
+        assert_eq!(
+            answers(&reply),
+            [
+                ("brief.example.".to_owned(), 300),
+                ("x.brief.".to_owned(), 300)
+            ]
+        );
+        assert_eq!(other.asked_for("x.brief. A"), times);
+    }
+
+    // The type is filtered no longer.
+    change(&nodens, &rules_of_their_own(&public, &other, ""));
+    assert_eq!(
+        says(&nodens, "four.example. AAAA"),
+        "NOERROR 2001:db8::1 CNAME"
+    );
+}

@@ -240,6 +240,14 @@ impl Server {
         *lock(&self.state.script) = probes_apart(script);
     }
 
+    /// The same for probes too.
+    pub(crate) fn now_says_to_all<D: Into<Does>>(
+        &self,
+        script: impl Fn(&Query) -> D + Send + Sync + 'static,
+    ) {
+        *lock(&self.state.script) = Arc::new(move |query| script(query).into());
+    }
+
     /// From now on nothing gets an answer, probes included.
     pub(crate) fn falls_silent(&self) {
         *lock(&self.state.script) = Arc::new(|_| Does::Silence);

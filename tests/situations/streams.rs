@@ -155,7 +155,6 @@ fn connections_in_five_seconds(scheme: &str, option: &str) -> usize {
 }
 
 #[test]
-#[ignore = "needs key upstreams.NAME.streams.max_age"]
 fn a_busy_connection_is_replaced_when_it_is_old() {
     for scheme in ["tcp://", "tls://"] {
         let connections = connections_in_five_seconds(scheme, "streams: {max_age: 1s}");

@@ -16,13 +16,11 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cli::stub::Transport;
+use crate::message::wire::MAX_PAYLOAD;
 use crate::process::metrics::Metrics;
 
 /// A client that hears nothing for so long has long given up: the proxy's own deadline is 4 s.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// DNS flag day 2020, as the proxy itself advertises it upstream.
-pub(super) const EDNS_PAYLOAD: u16 = 1_232;
 
 /// RFC 8914: the option that says why an answer is what it is.
 const EDE: u16 = 15;
@@ -55,7 +53,7 @@ pub(super) async fn ask(
     query.metadata.recursion_desired = true;
     query.add_query(Query::query(name.clone(), record_type));
     let mut edns = Edns::new();
-    edns.set_max_payload(EDNS_PAYLOAD);
+    edns.set_max_payload(MAX_PAYLOAD);
     query.set_edns(edns);
     let bytes = query.to_vec().context("a query")?;
     let exchange = async {

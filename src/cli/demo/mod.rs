@@ -58,7 +58,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let mut tour = Tour::start().await?;
     let told = tokio::select! {
-        told = tour.tell() => told,
+        told = tour.run_steps() => told,
         _ = terminate.recv() => return Ok(ExitCode::FAILURE),
         _ = interrupt.recv() => return Ok(ExitCode::FAILURE),
     };
@@ -102,7 +102,7 @@ impl Tour {
     }
 
     /// All steps, one after the other.
-    async fn tell(&mut self) -> anyhow::Result<()> {
+    async fn run_steps(&mut self) -> anyhow::Result<()> {
         self.introduce()?;
         let words = "the group's first server never answers, and the client does not notice";
         let first = registry(

@@ -5,10 +5,11 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
-use super::client::{Cached, Counted, EDNS_PAYLOAD, Reply};
+use super::client::{Cached, Counted, Reply};
 use crate::cli::stub::Transport;
 use crate::lab::scene::{Scene, Who};
 use crate::message::labels::rcode_label;
+use crate::message::wire::MAX_PAYLOAD;
 
 /// A reply that takes this long came too late: an impatient stub resolver (`options timeout:1`) has turned to the next
 /// server by then. It is also when a single try counts as lost, so that failover which waits for that shows.
@@ -211,7 +212,7 @@ impl Answer {
             Self::NoName if counted.tries() != 1 => {
                 Err(format!("{} queries to upstream servers", counted.tries()))
             }
-            Self::SomeOf(_) if reply.bytes > usize::from(EDNS_PAYLOAD) => {
+            Self::SomeOf(_) if reply.bytes > usize::from(MAX_PAYLOAD) => {
                 Err(format!("{} bytes", reply.bytes))
             }
             Self::SomeOf(all) if count == 0 || count >= all => {

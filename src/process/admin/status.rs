@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use hickory_proto::rr::RecordType;
 use serde::Serialize;
 
 use crate::metrics::Label;
@@ -18,7 +19,7 @@ use crate::serving::worker::Shared;
 use crate::transport::Carrier;
 use crate::upstream::group::Group;
 use crate::upstream::health::State;
-use crate::upstream::server::{HealthReport, Server};
+use crate::upstream::server::{FormReport, HealthReport, Server};
 
 /// The parts of a running instance that are shown.
 pub struct Instance {
@@ -75,6 +76,7 @@ impl Instance {
             config,
             ..
         } = &**setup;
+        let type_name = |&qtype: &u16| RecordType::from(qtype).to_string();
         let group_name = |&tier: &usize| upstreams.groups[tier].name.to_string();
         Status {
             version: env!("CARGO_PKG_VERSION"),
@@ -90,6 +92,8 @@ impl Instance {
                 .map(|route| RouteStatus {
                     zone: route.zone.clone(),
                     groups: route.tiers.iter().map(group_name).collect(),
+                    filter: route.filter.iter().map(type_name).collect(),
+                    answer: route.answer.as_ref().map(ToString::to_string),
                 })
                 .collect(),
             upstreams: upstreams
@@ -129,6 +133,12 @@ pub(super) struct Status {
 struct RouteStatus {
     zone: String,
     groups: Vec<String>,
+    /// What it says by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<String>,
+    /// Types that no name of it has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    filter: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -144,6 +154,8 @@ struct GroupStatus {
 struct ServerStatus {
     server: String,
     looped: bool,
+    #[serde(flatten)]
+    form: FormReport,
     health: Vec<HealthReport>,
 }
 
@@ -172,6 +184,7 @@ impl ServerStatus {
         Self {
             server: server.label.clone(),
             looped: server.looped(),
+            form: server.form_report(now),
             health: Carrier::ALL
                 .iter()
                 .filter(is_shown)

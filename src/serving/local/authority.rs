@@ -15,12 +15,11 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 
-/// RFC 2308 §5: how long an NXDOMAIN or NODATA of ours may be kept, in seconds. One minute, so that a name added to
-/// the configuration is seen soon after the restart; longer hides it from clients that asked too early.
-pub(crate) const NEGATIVE_TTL: u32 = 60;
+use crate::message::wire::OPT_LEN;
 
-/// RFC 6891 §6.1.2: bytes of an OPT record without options.
-const OPT_LEN: u16 = 11;
+/// RFC 2308 §5: how long an NXDOMAIN or NODATA of ours may be kept, in seconds. One minute, so that a name added to
+/// the configuration is seen soon after the reload; longer hides it from clients that asked too early.
+pub(crate) const NEGATIVE_TTL: u32 = 60;
 
 /// Names in lower-case wire format with what is known of them. Keyed afresh in each process, since clients choose
 /// what is looked up.
@@ -152,7 +151,7 @@ pub(crate) async fn reply<R: ResponseHandler>(
     match handler.send_response(response).await {
         Ok(info) => info,
         Err(error) => {
-            tracing::warn!(%error, "a reply of ours could not be sent");
+            tracing::debug!(%error, "a reply of ours could not be sent");
             metadata.response_code = ResponseCode::ServFail;
             ResponseInfo::from(Header {
                 metadata,
@@ -169,7 +168,8 @@ pub(crate) async fn reply<R: ResponseHandler>(
 fn cut(verdict: &mut Verdict, metadata: Metadata, request: &Request) -> bool {
     let mut scratch = Vec::new();
     let mut encoder = BinEncoder::new(&mut scratch);
-    encoder.set_max_size(request.max_payload() - OPT_LEN);
+    let room = usize::from(request.max_payload()) - OPT_LEN;
+    encoder.set_max_size(u16::try_from(room).expect("less than a payload"));
     let whole = MessageResponseBuilder::from_message_request(request).build(
         metadata,
         &verdict.answers,

@@ -1,9 +1,11 @@
-//! What is answered here rather than forwarded: the configuration's `records:` and the CHAOS names of the process.
+//! What is answered here rather than forwarded: the configuration's `records:` and `hosts:`, and the CHAOS names of the
+//! process.
 //!
 //! Owns the names, their reverse names and the whole response. Must not touch sockets, nor stamp what belongs to one
-//! client: OPT, truncation and the ID are the caller's. Follows RFC 4892 (`id.server`), RFC 2308 (negative answers).
+//! client: OPT, truncation and the ID are the caller's. Follows RFC 4892 (`id.server`), RFC 2308 (negative answers), RFC 4592
+//! (wildcards).
 //!
-//! Limits: exact names only; names beneath or beside a name are forwarded, as the `hosts` plugin of `CoreDNS` does with
+//! Limits: names and wildcards, no zones; names beneath or beside them are forwarded, as the `hosts` plugin of `CoreDNS` does with
 //! `fallthrough`, but a type that a name does not have is NODATA, never forwarded. A CNAME is followed here only to names
 //! that are in `records:` too; a target elsewhere is looked up by [`super::aliases`]. No zone transfers.
 
@@ -23,10 +25,11 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponse;
 
-use crate::config::StaticRecords;
+use crate::config::{HostsConfig, StaticRecords};
+use crate::message::wire::HEADER_LEN;
 use authority::{Authority, Known, Names, Stored, wire_key};
 
-/// TTL of `records:`, in seconds. They change with a restart of ours only, of which clients hear nothing; a minute
+/// TTL of `records:`, in seconds. They change with a reload or a restart of ours, of which clients hear nothing; a minute
 /// bounds how long they keep the old ones, and asking again costs us next to nothing.
 pub const RECORD_TTL: u32 = 60;
 
@@ -37,9 +40,6 @@ pub const CHAOS_TTL: u32 = 0;
 /// RFC 1035 §3.3: a character-string has at most 255 bytes; longer texts are cut into several, which readers of TXT
 /// put together again.
 const MAX_CHARACTER_STRING: usize = 255;
-
-/// RFC 1035 §4.1.1: bytes of a header.
-const HEADER_LEN: usize = 12;
 
 /// Names that tell which node answered (RFC 4892, and BIND's older one).
 const NODE_NAMES: [&[u8]; 2] = [b"\x02id\x06server\0", b"\x08hostname\x04bind\0"];
@@ -57,30 +57,51 @@ pub struct LocalZone {
 struct LocalNames {
     /// Class IN.
     internet: Names,
+    /// Records of wildcards, by the name that the wildcard stands below. Empty for most, so that nobody looks.
+    wildcards: Names,
     /// Class CH.
     chaos: Names,
 }
 
 impl LocalZone {
-    /// Names from `records`, the reverse names of their addresses, and the CHAOS names that tell `node_name` and
-    /// `version`.
+    /// Names from `records`, those of `hosts` that are not there, the reverse names of their addresses, and the CHAOS names
+    /// that tell `node_name` and `version`.
     ///
     /// A reverse name is made for every address but the unspecified ones (which stand for "blocked"), unless `records`
     /// has that reverse name itself.
     #[must_use]
-    pub fn new(records: &[StaticRecords], node_name: &str, version: &str) -> Self {
-        let mut internet = Names::default();
+    pub fn new(
+        records: &[StaticRecords],
+        hosts: &HostsConfig,
+        node_name: &str,
+        version: &str,
+    ) -> Self {
+        let (mut internet, mut wildcards) = (Names::default(), Names::default());
         for entry in records {
-            let stored = internet.entry(wire_key(&entry.name)).or_default();
-            for data in rdata_of(entry) {
-                stored.push(Stored {
-                    ttl: RECORD_TTL,
-                    data,
-                });
+            if entry.name.is_wildcard() {
+                wildcards.insert(wire_key(&entry.name.base_name()), stored_of(entry));
+            } else {
+                internet.insert(wire_key(&entry.name), stored_of(entry));
             }
+        }
+        for entry in &hosts.names {
+            let key = wire_key(&entry.name);
+            internet.entry(key).or_insert_with(|| stored_of(entry));
         }
         for (key, stored) in reverse_names(records, &internet) {
             internet.insert(key, stored);
+        }
+        for (address, name) in &hosts.reverse {
+            if !address.is_unspecified() {
+                let key = wire_key(&Name::from(*address));
+                internet
+                    .entry(key)
+                    .or_insert_with(|| vec![pointer_to(name)]);
+            }
+        }
+        let all = records.iter().chain(&hosts.names);
+        for name in all.flat_map(|entry| between(&entry.name, &wildcards)) {
+            internet.entry(name).or_default();
         }
 
         let mut chaos = Names::default();
@@ -93,7 +114,11 @@ impl LocalZone {
             chaos.extend(names.map(|name| (name.into(), vec![stored.clone()])));
         }
         Self {
-            names: Arc::new(LocalNames { internet, chaos }),
+            names: Arc::new(LocalNames {
+                internet,
+                wildcards,
+                chaos,
+            }),
         }
     }
 
@@ -104,8 +129,8 @@ impl LocalZone {
     #[must_use]
     pub fn owns(&self, lower_qname_wire: &[u8], qclass: u16) -> bool {
         self.names
-            .of_class(DNSClass::from(qclass))
-            .is_some_and(|names| names.contains_key(lower_qname_wire))
+            .records_of(lower_qname_wire, DNSClass::from(qclass))
+            .is_some()
     }
 
     /// The whole response to `query`, a message with one question that [`owns`](Self::owns) said yes to.
@@ -151,12 +176,36 @@ impl LocalNames {
     }
 }
 
+impl LocalNames {
+    /// Records of a name, or of the wildcard that stands for it.
+    fn records_of(&self, key: &[u8], class: DNSClass) -> Option<&[Stored]> {
+        let records = self.of_class(class)?.get(key);
+        let records = records.or_else(|| match class {
+            DNSClass::IN if !self.wildcards.is_empty() => self.synthesized(key),
+            _ => None,
+        });
+        records.map(Vec::as_slice)
+    }
+
+    /// RFC 4592 §3.3.1: a wildcard stands for a name that does not exist if it is right below the closest name above it that
+    /// does.
+    fn synthesized(&self, key: &[u8]) -> Option<&Vec<Stored>> {
+        let mut above = key;
+        loop {
+            above = above.get(usize::from(*above.first()?) + 1..)?;
+            if let Some(records) = self.wildcards.get(above) {
+                return Some(records);
+            }
+            if self.internet.contains_key(above) {
+                return None;
+            }
+        }
+    }
+}
+
 impl Authority for LocalNames {
     fn look_up(&self, name: &Name, class: DNSClass) -> Known<'_> {
-        let known = self
-            .of_class(class)
-            .and_then(|names| names.get(&*wire_key(name)));
-        match known {
+        match self.records_of(&wire_key(name), class) {
             // Each name is a zone of its own: what surrounds it belongs to others.
             Some(records) => Known::Name {
                 records,
@@ -217,17 +266,46 @@ fn rdata_of(entry: &StaticRecords) -> impl Iterator<Item = RData> + '_ {
     a.chain(aaaa).chain(cname).chain(txt)
 }
 
+fn stored_of(entry: &StaticRecords) -> Vec<Stored> {
+    let stored = |data| Stored {
+        ttl: RECORD_TTL,
+        data,
+    };
+    rdata_of(entry).map(stored).collect()
+}
+
+fn pointer_to(name: &Name) -> Stored {
+    Stored {
+        ttl: RECORD_TTL,
+        data: RData::PTR(PTR(absolute(name))),
+    }
+}
+
+/// Names between `name` and a wildcard's parent above it. They exist, without records, and so do all below them for the
+/// wildcard (RFC 4592 §2.2.2).
+fn between(name: &Name, wildcards: &Names) -> Vec<Box<[u8]>> {
+    let (mut passed, mut above) = (Vec::new(), name.clone());
+    let mut existing = 0;
+    while !above.is_root() && !wildcards.is_empty() {
+        above = above.base_name();
+        let key = wire_key(&above);
+        if wildcards.contains_key(&key) {
+            existing = passed.len();
+        }
+        passed.push(key);
+    }
+    passed.truncate(existing);
+    passed
+}
+
 fn reverse_names(records: &[StaticRecords], taken: &Names) -> Names {
     let mut reverse = Names::default();
-    for entry in records {
+    for entry in records.iter().filter(|entry| !entry.name.is_wildcard()) {
         let a = entry.a.iter().map(|&address| IpAddr::V4(address));
         let aaaa = entry.aaaa.iter().map(|&address| IpAddr::V6(address));
         for address in a.chain(aaaa).filter(|address| !address.is_unspecified()) {
             let key = wire_key(&Name::from(address));
-            let stored = Stored {
-                ttl: RECORD_TTL,
-                data: RData::PTR(PTR(absolute(&entry.name))),
-            };
+            let stored = pointer_to(&entry.name);
             if taken.contains_key(&key) {
                 continue;
             }
@@ -332,7 +410,7 @@ mod tests {
         let entries = [
             registry, second, alias, alias2, outside, snake, tail, blocked,
         ];
-        LocalZone::new(&entries, "node-1", "1.2.3")
+        LocalZone::new(&entries, &HostsConfig::default(), "node-1", "1.2.3")
     }
 
     fn owns(owner: &str, class: u16) -> bool {
@@ -507,7 +585,7 @@ mod tests {
         host.a = vec!["10.9.9.9".parse().unwrap()];
         let mut reverse = entry("9.9.9.10.in-addr.arpa.");
         reverse.cname = Some(name("9.delegated.corp."));
-        let zone = LocalZone::new(&[host, reverse], "n", "v");
+        let zone = LocalZone::new(&[host, reverse], &HostsConfig::default(), "n", "v");
         let message = question("9.9.9.10.in-addr.arpa.", RecordType::PTR);
         assert_eq!(
             rdata(&exchange(&zone, &message).await),
@@ -555,7 +633,7 @@ mod tests {
             .collect();
         let long = "x".repeat(300);
         big.txt = vec![long.clone(), String::new()];
-        let zone = LocalZone::new(&[big], "n", "v");
+        let zone = LocalZone::new(&[big], &HostsConfig::default(), "n", "v");
 
         let reply = exchange(&zone, &question("big.corp.", RecordType::A)).await;
         assert_eq!(reply.answers.len(), 2_500);
