@@ -64,8 +64,16 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 /// How long a client of the admin interface may take to send the header of a request.
 pub const ADMIN_HEADER_TIME: Duration = Duration::from_secs(5);
 
+/// Targets of aliases that are looked up for one question, each by its own route. Real chains lead from one zone into another
+/// once or twice.
+pub const ALIAS_STEPS: u8 = 8;
+
 /// Octets of the text of an extended error (RFC 8914) in a reply.
 pub const EXTENDED_ERROR_BYTES: usize = 200;
+
+/// Extended errors of servers that are kept with an answer or a failure, and passed on to clients. Servers send one, two when a
+/// validator explains itself.
+pub const EXTENDED_ERRORS_PASSED_ON: usize = 4;
 
 /// Queries beyond the first that a group's servers may be sent for each hundred questions: hedges, resends, and moves to
 /// another server. With 20 % of all datagrams lost, every question can still be answered (25); with probes, it stays below

@@ -65,6 +65,19 @@ pub struct Bounds {
     pub max_lifetime: u32,
 }
 
+impl Bounds {
+    /// None of them above this many seconds.
+    #[must_use]
+    pub fn at_most(self, seconds: u32) -> Self {
+        Self {
+            max_ttl: self.max_ttl.min(seconds),
+            max_negative_ttl: self.max_negative_ttl.min(seconds),
+            later_max_negative_ttl: self.later_max_negative_ttl.min(seconds),
+            ..self
+        }
+    }
+}
+
 /// Where an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin {
@@ -87,13 +100,13 @@ impl Entry {
         Self::build(key, response, stored, Some(origin), bounds)
     }
 
-    /// An answer given here, never stored.
+    /// An answer given here, never stored; clients may keep it for so many seconds at most.
     #[must_use]
-    pub fn local(response: &Response, now: Instant) -> Self {
+    pub fn local(response: &Response, now: Instant, seconds: u32) -> Self {
         let bounds = Bounds {
-            max_ttl: u32::MAX,
-            max_negative_ttl: u32::MAX,
-            later_max_negative_ttl: u32::MAX,
+            max_ttl: seconds,
+            max_negative_ttl: seconds,
+            later_max_negative_ttl: seconds,
             min_ttl: 0,
             max_lifetime: u32::MAX,
         };
@@ -200,6 +213,13 @@ impl Entry {
             .filter(|age| *age < self.head().lifetime)
     }
 
+    /// Seconds for which it is still fresh; 0 if it is not.
+    #[must_use]
+    pub fn seconds_left(&self, now: Instant) -> u32 {
+        let age = self.age_if_fresh(now);
+        age.map_or(0, |age| self.head().lifetime - age)
+    }
+
     /// How long ago it ceased to be fresh; zero while it is.
     #[must_use]
     pub fn expired_for(&self, now: Instant) -> Duration {
@@ -219,10 +239,17 @@ impl Entry {
             self.head().hits.store(hits + 1, Ordering::Relaxed);
             return false;
         }
+        self.about_to_expire(age, config) && !self.head().prefetching.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is so old, in seconds, that a popular one is fetched anew.
+    #[inline]
+    #[must_use]
+    pub fn about_to_expire(&self, age: u32, config: &CacheConfig) -> bool {
         // Ages are whole seconds: the last one always counts.
         let left = self.head().lifetime.saturating_sub(age);
         let threshold = u64::from(self.head().lifetime) * u64::from(config.prefetch_percent) / 100;
-        u64::from(left) <= threshold.max(1) && !self.head().prefetching.load(Ordering::Relaxed)
+        u64::from(left) <= threshold.max(1)
     }
 
     /// It is to be fetched anew now; false if some worker does so already.

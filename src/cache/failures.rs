@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::budgets::FAILURES;
 use crate::message::ede::ExtendedError;
+use crate::message::wire::rcode;
 
 /// A failure that is not worth repeating yet (RFC 9520).
 #[derive(Debug, Clone)]
@@ -15,6 +16,14 @@ pub struct Failure {
     pub error: Arc<ExtendedError>,
     until: Instant,
     pause: Duration,
+}
+
+impl Failure {
+    /// Whether it is no failure, but a denial that is not believed yet.
+    #[must_use]
+    pub fn is_denial(&self) -> bool {
+        matches!(self.code, rcode::NOERROR | rcode::NXDOMAIN)
+    }
 }
 
 /// All that are remembered.

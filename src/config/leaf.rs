@@ -9,7 +9,9 @@ use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::error::Problem;
-use super::{Bogus, InterfaceKind, LogFormat, OnExit, Policy, PrivateZones, Probe, QueryLog};
+use super::{
+    Bogus, Denial, InterfaceKind, LogFormat, OnExit, Policy, PrivateZones, Probe, QueryLog,
+};
 
 /// A value that stands for itself.
 pub(super) trait Leaf: Sized {
@@ -317,6 +319,10 @@ word! {
     Bogus: "final or failover", |bogus| match bogus {
         Bogus::Final => "final",
         Bogus::Failover => "failover",
+    };
+    Denial: "nxdomain or empty", |denial| match denial {
+        Denial::Nxdomain => "nxdomain",
+        Denial::Empty => "empty",
     };
     PrivateZones: "forward or NXDOMAIN", |zones| match zones {
         PrivateZones::Forward => "forward",

@@ -96,6 +96,8 @@ pub(super) const STALE_MAX_AGE: Range<Duration> = seconds(0, 7 * 86_400);
 /// Names that are denied come to be: after 1 d of outage "no such name" is more often wrong than not. 0 serves no expired
 /// negative answers.
 pub(super) const STALE_MAX_NEGATIVE_AGE: Range<Duration> = seconds(0, 86_400);
+/// A name that is denied for a day is gone. 0 believes every denial.
+pub(super) const STALE_MAX_DENIED_AGE: Range<Duration> = seconds(0, 86_400);
 /// RFC 8767 §5 recommends 1.8 s; the clients here wait 1 s. 0 serves stale answers first and refreshes behind them.
 pub(super) const STALE_AFTER: Range<Duration> = millis(0, 10_000);
 /// RFC 8767 §4 recommends 30 s and wants it above 0; longer than 5 min delays the return to fresh answers.

@@ -64,6 +64,8 @@ pub struct Config {
     pub private_zones: PrivateZones,
     /// Names answered from the configuration itself.
     pub records: Vec<StaticRecords>,
+    /// Whether the target of a CNAME that leads to another route is looked up here.
+    pub complete_cnames: bool,
     /// Names answered from hosts files, unless `records` has them.
     pub hosts: HostsConfig,
     /// What holds for routes with several groups.
@@ -155,6 +157,16 @@ pub enum Bogus {
     Failover,
 }
 
+/// What a healthy server says of a name that it answered before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Denial {
+    /// There is no such name.
+    Nxdomain,
+    /// The name has no such record.
+    Empty,
+}
+
 /// The question a health probe asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
@@ -208,6 +220,8 @@ pub struct RouteConfig {
     pub rewrite: Option<RewriteConfig>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
+    /// Denials that are not believed for a while of a name that was answered before.
+    pub stale_on: Vec<Denial>,
     /// What else it says of the cache.
     pub cache: RouteCacheConfig,
 }
@@ -315,6 +329,8 @@ pub struct CacheConfig {
     /// The same for NXDOMAIN and NODATA; none for [`CacheConfig::STALE_MAX_NEGATIVE_AGE`], and 0 on routes that cap their
     /// negative answers.
     pub stale_max_negative_age: Option<Duration>,
+    /// How long after it expired an answer is served although a server denies it, on routes with `stale_on`.
+    pub stale_max_denied_age: Duration,
     /// RFC 8767 §5: the client response timer, after which a stale answer is served.
     pub stale_after: Duration,
     /// RFC 8767 §4: TTL of a stale answer.
@@ -529,6 +545,7 @@ impl Default for CacheConfig {
             failure_max: Duration::from_secs(5),
             stale_max_age: Duration::from_hours(24),
             stale_max_negative_age: None,
+            stale_max_denied_age: Duration::from_hours(1),
             stale_after: Duration::from_millis(500),
             stale_ttl: Duration::from_secs(30),
             prefetch_hits: 2,

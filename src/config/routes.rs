@@ -13,7 +13,7 @@ use super::path::KeyPath;
 use super::read::{Report, Section, list_items};
 use super::spelling::nearest;
 use super::{
-    GroupConfig, HostsConfig, OwnAnswer, RewriteConfig, RouteCacheConfig, RouteConfig,
+    Denial, GroupConfig, HostsConfig, OwnAnswer, RewriteConfig, RouteCacheConfig, RouteConfig,
     StaticRecords, limits,
 };
 
@@ -78,6 +78,7 @@ fn to_groups(tiers: Vec<usize>) -> RouteConfig {
         filter: Vec::new(),
         rewrite: None,
         max_negative_ttl: None,
+        stale_on: Vec::new(),
         cache: RouteCacheConfig::default(),
     }
 }
@@ -132,6 +133,7 @@ fn read_route_table<'a>(
     let filter = section.value("filter").map_or_else(Vec::new, |filter| {
         read_filter(report, &section.path("filter"), filter)
     });
+    let stale_on = read_stale_on(report, &section);
     let rewrite = section
         .value("rewrite")
         .and_then(|_| read_rewrite(&section, report, zone));
@@ -142,6 +144,7 @@ fn read_route_table<'a>(
             "tiers",
             "filter",
             "rewrite",
+            "stale_on",
             "max_negative_ttl",
             "cache",
         ] {
@@ -150,12 +153,17 @@ fn read_route_table<'a>(
             }
         }
     }
+    if cache.off && !stale_on.is_empty() {
+        // Nothing is kept that could be served in place of a denial.
+        report.error_at(path, value, Problem::Both("stale_on", "cache: off"));
+    }
     section.finish();
     RouteConfig {
         answer: answer.flatten(),
         filter,
         rewrite,
         max_negative_ttl: max_negative_ttl.or(negative),
+        stale_on,
         cache,
         ..to_groups(tiers)
     }
@@ -329,6 +337,27 @@ fn record_type(value: &Value, expected: &'static str) -> Result<RecordType, Prob
 /// RFC 6895 §3.1: 128 to 255 can be asked for, and are no types of records; nor is OPT.
 fn is_of_records(record_type: RecordType) -> bool {
     record_type != RecordType::OPT && !matches!(u16::from(record_type), 0 | 128..=255)
+}
+
+/// Which denials are not believed at once; none unless somebody says so.
+fn read_stale_on(report: &Report<'_>, section: &Section<'_>) -> Vec<Denial> {
+    let Some(value) = section.value("stale_on") else {
+        return Vec::new();
+    };
+    let path = section.path("stale_on");
+    let mut denials = Vec::new();
+    for (path, item) in list_items(&path, value) {
+        match report.leaf::<Denial>(&path, item) {
+            Some(denial) if denials.contains(&denial) => {
+                let (value, first) = (show_value(item), String::new());
+                report.error_at(&path, item, Problem::Twice { value, first });
+            }
+            denial => denials.extend(denial),
+        }
+    }
+    let shown = show_list(denials.iter().map(Leaf::show));
+    report.setting(report.origin(&path, Some(value)), &path, shown);
+    denials
 }
 
 /// A group or a list of groups, each once.

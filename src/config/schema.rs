@@ -176,6 +176,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let private_zones = top.read("private_zones", PrivateZones::Forward);
     let hosts = hosts::read(&top, report);
     let records = routes::read_records(&top, report, &hosts);
+    let complete_cnames = top.read("complete_cnames", true);
     let tiers = read_tiers(&top);
     let cache = read_cache(&top);
     warn_useless_caps(report, &routes, &cache);
@@ -193,6 +194,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         private_zones,
         records,
         hosts,
+        complete_cnames,
         tiers,
         cache,
         tcp: read_tcp(&top),
@@ -405,6 +407,7 @@ fn read_cache(top: &Section<'_>) -> CacheConfig {
     let stale = section.section("stale");
     let stale_max_age = stale.read_in("max_age", defaults.stale_max_age, &limits::STALE_MAX_AGE);
     let stale_max_negative_age = read_stale_max_negative_age(&stale, stale_max_age);
+    let stale_max_denied_age = read_stale_max_denied_age(&stale, stale_max_age);
     let stale_after = stale.read_in("after", defaults.stale_after, &limits::STALE_AFTER);
     let stale_ttl = stale.read_in("ttl", defaults.stale_ttl, &limits::STALE_TTL);
     stale.finish();
@@ -428,6 +431,7 @@ fn read_cache(top: &Section<'_>) -> CacheConfig {
         failure_max,
         stale_max_age,
         stale_max_negative_age,
+        stale_max_denied_age,
         stale_after,
         stale_ttl,
         prefetch_hits,
@@ -445,6 +449,16 @@ fn read_stale_max_negative_age(stale: &Section<'_>, max_age: Duration) -> Option
     let age = stale.read_in(key, default, &limits::STALE_MAX_NEGATIVE_AGE);
     stale.ordered((key, &age), ("max_age", &max_age));
     Some(age)
+}
+
+fn read_stale_max_denied_age(stale: &Section<'_>, max_age: Duration) -> Duration {
+    let key = "max_denied_age";
+    let default = CacheConfig::default().stale_max_denied_age.min(max_age);
+    let age = stale.read_in(key, default, &limits::STALE_MAX_DENIED_AGE);
+    if stale.value(key).is_some() {
+        stale.ordered((key, &age), ("max_age", &max_age));
+    }
+    age
 }
 
 /// 0, or between the limits.

@@ -411,6 +411,31 @@ const BAD_KEYS: &[(&str, &str, &str)] = &[
         "2: cache.stale.max_negative_age: 5m is over max_age (1m); raise max_age or lower max_negative_age",
     ),
     (
+        "denied answers for longer than stale answers",
+        "cache: {stale: {max_age: 1m, max_denied_age: 5m}}",
+        "2: cache.stale.max_denied_age: 5m is over max_age (1m); raise max_age or lower max_denied_age",
+    ),
+    (
+        "denials of another kind",
+        "routes: {x: {group: vpc, stale_on: [servfail]}}",
+        "2: routes.x.stale_on[0]: servfail is not nxdomain or empty",
+    ),
+    (
+        "answers known before of a route that asks nobody",
+        "routes: {x: {answer: NXDOMAIN, stale_on: [empty]}}",
+        "2: routes.x: `answer` and `stale_on` exclude each other; keep one",
+    ),
+    (
+        "answers known before of a route that keeps none",
+        "routes: {x: {group: vpc, cache: off, stale_on: [empty]}}",
+        "2: routes.x: `stale_on` and `cache: off` exclude each other; keep one",
+    ),
+    (
+        "no truth about aliases",
+        "complete_cnames: 1",
+        "2: complete_cnames: 1 is not true or false",
+    ),
+    (
         "a later tier's denials for too long",
         "tiers: {max_negative_ttl: 2h}",
         "2: tiers.max_negative_ttl: 2h is over the limit of 1h",
@@ -1603,6 +1628,7 @@ fn key() -> impl Strategy<Value = &'static str> {
         "private_zones",
         "hosts",
         "records",
+        "complete_cnames",
         "A",
         "AAAA",
         "CNAME",

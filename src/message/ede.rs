@@ -1,4 +1,9 @@
 //! Extended DNS errors (RFC 8914): why a reply is what it is, for the person on call.
+//!
+//! Owns which of the errors that servers send are passed on to clients: so many, each with a text of so many octets, UTF-8.
+
+use super::wire;
+use crate::budgets::{EXTENDED_ERROR_BYTES, EXTENDED_ERRORS_PASSED_ON};
 
 /// None of the registered reasons (§4.1).
 pub const OTHER: u16 = 0;
@@ -37,7 +42,13 @@ pub struct ExtendedError {
     pub code: u16,
     /// EXTRA-TEXT.
     pub text: String,
+    /// What servers said of it, which goes to the client behind this one.
+    pub servers: PassedOn,
 }
+
+/// Extended errors of servers, as the options of an OPT record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PassedOn(Vec<u8>);
 
 /// EDNS option code of an extended error (§2).
 pub(super) const OPTION: u16 = 15;
@@ -49,11 +60,176 @@ impl ExtendedError {
         Self {
             code,
             text: text.to_owned(),
+            servers: PassedOn::default(),
         }
     }
+
+    /// With what servers said.
+    #[must_use]
+    pub fn with_servers(mut self, servers: PassedOn) -> Self {
+        self.servers = servers;
+        self
+    }
+
     /// Whether it is a validator's verdict that the answer is forged or its signatures do not hold.
     #[must_use]
     pub fn is_verdict(&self) -> bool {
         (DNSSEC_BOGUS..=DNSKEY_MISSING).contains(&self.code)
+    }
+}
+
+impl From<&ExtendedError> for PassedOn {
+    /// An error of ours that stands behind another one.
+    fn from(error: &ExtendedError) -> Self {
+        let (mut option, text) = (Vec::new(), error.text.as_str());
+        let text = &text[..text.floor_char_boundary(EXTENDED_ERROR_BYTES)];
+        put(error.code, text.as_bytes(), &mut option);
+        Self(option)
+    }
+}
+
+impl PassedOn {
+    /// Those among the options of an OPT record.
+    #[must_use]
+    pub fn of(options: &[u8]) -> Self {
+        let mut errors = Self::default();
+        errors.add(options);
+        errors
+    }
+
+    /// Adds those among the options of another OPT record, each once, as long as there are not too many.
+    pub fn add(&mut self, options: &[u8]) {
+        for error in extended_errors(options) {
+            let mut known = 0;
+            let twice = extended_errors(&self.0).any(|other| {
+                known += 1;
+                other == error
+            });
+            if !twice && known < EXTENDED_ERRORS_PASSED_ON {
+                put(error.code, error.text.as_bytes(), &mut self.0);
+            }
+        }
+    }
+
+    /// Without those of this code, of which something better is known.
+    #[must_use]
+    pub fn without(&self, code: u16) -> Self {
+        let mut rest = Self::default();
+        for error in extended_errors(&self.0).filter(|error| error.code != code) {
+            put(error.code, error.text.as_bytes(), &mut rest.0);
+        }
+        rest
+    }
+
+    /// The options.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The extended errors among the options of an OPT record, up to the first that is malformed. A text that is not UTF-8 is
+/// left out, one that is too long is cut between characters.
+pub(super) fn extended_errors(mut options: &[u8]) -> impl Iterator<Item = ExtendedError> {
+    std::iter::from_fn(move || {
+        loop {
+            let (code, length) = (wire::u16_at(options, 0)?, wire::u16_at(options, 2)?);
+            let data = options.get(4..4 + usize::from(length))?;
+            options = &options[4 + usize::from(length)..];
+            if code == OPTION
+                && let Some(code) = wire::u16_at(data, 0)
+            {
+                // RFC 8914 §2: the text need not end with a null, but it may.
+                let text = str::from_utf8(&data[2..]).unwrap_or("");
+                let text = text.trim_end_matches('\0');
+                let text = &text[..text.floor_char_boundary(EXTENDED_ERROR_BYTES)];
+                return Some(ExtendedError::new(code, text));
+            }
+        }
+    })
+}
+
+/// Appends an extended error as an option. Its text must not be longer than an option can be.
+pub(super) fn put(code: u16, text: &[u8], out: &mut Vec<u8>) {
+    let length = u16::try_from(text.len() + 2).unwrap_or(u16::MAX);
+    for word in [OPTION, length, code] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    out.extend_from_slice(text);
+}
+
+/// As many of these options as there is room for, each as a whole.
+pub(super) fn fitting(options: &[u8], room: usize) -> &[u8] {
+    let mut end = 0;
+    while let Some(length) = wire::u16_at(options, end + 2) {
+        let next = end + 4 + usize::from(length);
+        if next > room.min(options.len()) {
+            break;
+        }
+        end = next;
+    }
+    &options[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn option(code: u16, text: &[u8]) -> Vec<u8> {
+        let mut option = Vec::new();
+        put(code, text, &mut option);
+        option
+    }
+
+    fn read(options: &[u8]) -> Vec<(u16, String)> {
+        extended_errors(options)
+            .map(|error| (error.code, error.text))
+            .collect()
+    }
+
+    #[test]
+    fn texts_are_utf8_and_short_and_errors_few() {
+        let long = "é".repeat(EXTENDED_ERROR_BYTES);
+        let options = [
+            &b"\0\x0a\0\x02xy"[..],
+            &option(15, b"blocked by list 7\0"),
+            &option(17, b"\xff\xfe"),
+            &option(15, b"blocked by list 7"),
+            &option(4, long.as_bytes()),
+            &b"\0\x0f\0\x01x"[..],
+            &b"\0\x0f\0\x09cut"[..],
+        ]
+        .concat();
+        let got = read(PassedOn::of(&options).as_bytes());
+        assert_eq!(got[0], (15, "blocked by list 7".to_owned()));
+        assert_eq!(got[1], (17, String::new()));
+        assert_eq!((got[2].0, got[2].1.len()), (4, EXTENDED_ERROR_BYTES));
+        assert_eq!(got.len(), 3);
+
+        let many: Vec<u8> = (0..20).flat_map(|code| option(code, b"x")).collect();
+        let mut passed_on = PassedOn::of(&many);
+        assert_eq!(read(passed_on.as_bytes()).len(), EXTENDED_ERRORS_PASSED_ON);
+        passed_on.add(&option(99, b""));
+        assert_eq!(read(passed_on.as_bytes()).len(), EXTENDED_ERRORS_PASSED_ON);
+        let rest = passed_on.without(0);
+        assert_eq!(read(rest.as_bytes()).len(), EXTENDED_ERRORS_PASSED_ON - 1);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_whole() {
+        let options = [option(1, b"abc"), option(2, b"de")].concat();
+        for (room, want) in [(0, 0), (8, 0), (9, 9), (16, 9), (17, 17), (99, 17)] {
+            assert_eq!(fitting(&options, room).len(), want, "{room}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_panic(options: Vec<u8>, room in 0_usize..64) {
+            let passed_on = PassedOn::of(&options);
+            let read_again = PassedOn::of(passed_on.as_bytes());
+            assert_eq!(read_again, passed_on);
+            let _ = fitting(&options, room);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! DNS messages: bytes in and out. No sockets, no clock, no configuration.
 
+pub mod alias;
 pub mod compress;
 pub mod ede;
 pub mod form;

@@ -221,6 +221,15 @@ impl Key {
     }
 }
 
+/// The key of the same question about another name, which is lower-cased and in wire format.
+///
+/// # Panics
+/// On bytes that are no key made by [`Query::key`].
+#[must_use]
+pub fn key_about(key: &[u8], name: &[u8]) -> Vec<u8> {
+    [name, &key[key.len() - Key::SUFFIX..]].concat()
+}
+
 /// What a [`Key`] says, read back from its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question<'a> {

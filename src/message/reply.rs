@@ -120,7 +120,8 @@ pub fn answer(
 ) -> u16 {
     let response = source.response;
     let message = response.message();
-    let options = Options::fitting(asked, extras, response.question_end());
+    let mut options = Options::fitting(asked, extras, response.question_end());
+    options.pass_on(response.errors(), asked.limit(), message.len());
     let room = asked.limit() - options.len();
     let new_ttl = |old| match ttls {
         Ttls::Fresh => sane_ttl(old).min(source.ttl_cap),
@@ -182,7 +183,11 @@ pub fn error(asked: &Asked<'_>, code: u16, extras: Extras<'_>, out: &mut Vec<u8>
     out.extend_from_slice(&[0, questions, 0, 0, 0, 0, 0, 0]);
     out.extend_from_slice(asked.section);
     let question_end = out.len() - start;
-    Options::fitting(asked, extras, question_end).put(code, out, start);
+    let mut options = Options::fitting(asked, extras, question_end);
+    if let Some(error) = extras.error {
+        options.pass_on(error.servers.as_bytes(), asked.limit(), question_end);
+    }
+    options.put(code, out, start);
 }
 
 /// Appends the reply to bytes of which only the header was understood (RFC 1035 §4.1.1: ID and opcode are kept).
@@ -241,6 +246,8 @@ struct Options<'a> {
     edns: Option<Edns>,
     nsid: Option<&'a [u8]>,
     error: Option<(u16, &'a [u8])>,
+    /// Servers' extended errors, as they are sent.
+    passed_on: &'a [u8],
 }
 
 impl<'a> Options<'a> {
@@ -250,6 +257,7 @@ impl<'a> Options<'a> {
             edns: asked.edns,
             nsid: None,
             error: None,
+            passed_on: &[],
         };
         let Some(edns) = asked.edns else {
             return options;
@@ -270,6 +278,15 @@ impl<'a> Options<'a> {
         options
     }
 
+    /// Adds servers' extended errors, for which no record is left out (RFC 8914 §3): as many as there is room for beside all
+    /// `message_len` octets.
+    #[inline]
+    fn pass_on(&mut self, errors: &'a [u8], limit: usize, message_len: usize) {
+        if !errors.is_empty() && self.edns.is_some() {
+            self.passed_on = ede::fitting(errors, limit.saturating_sub(message_len + self.len()));
+        }
+    }
+
     /// Octets of the whole record; 0 if there is none.
     fn len(&self) -> usize {
         self.edns.map_or(0, |_| OPT_LEN + self.rdata_len())
@@ -280,7 +297,7 @@ impl<'a> Options<'a> {
         let error = self
             .error
             .map_or(0, |(_, text)| OPTION_HEADER_LEN + EDE_CODE_LEN + text.len());
-        nsid + error
+        nsid + error + self.passed_on.len()
     }
 
     /// Appends it to the reply that begins at `start`.
@@ -298,11 +315,9 @@ impl<'a> Options<'a> {
             out.extend_from_slice(nsid);
         }
         if let Some((code, text)) = self.error {
-            out.extend_from_slice(&ede::OPTION.to_be_bytes());
-            out.extend_from_slice(&length_octets(EDE_CODE_LEN + text.len()));
-            out.extend_from_slice(&code.to_be_bytes());
-            out.extend_from_slice(text);
+            ede::put(code, text, out);
         }
+        out.extend_from_slice(self.passed_on);
         let additionals = wire::u16_at(out, start + 10).unwrap_or(0) + 1;
         wire::put_u16(out, start + 10, additionals);
     }
@@ -510,10 +525,7 @@ mod tests {
 
     #[test]
     fn errors_carry_their_reason() {
-        let error_text = ExtendedError {
-            code: 22,
-            text: "vpc: 10.0.0.2 timed out".to_owned(),
-        };
+        let error_text = ExtendedError::new(22, "vpc: 10.0.0.2 timed out");
         let mut out = Vec::new();
         let extras = Extras {
             error: Some(&error_text),

@@ -5,9 +5,8 @@
 
 use std::num::NonZeroU16;
 
-use super::ede::{self, ExtendedError};
+use super::ede::{ExtendedError, PassedOn, extended_errors};
 use super::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
-use crate::budgets::EXTENDED_ERROR_BYTES;
 
 /// RFC 2308 §5 wants an empty answer without SOA kept by nobody, lest two caches hand it to each other for ever. But it often
 /// stands beside addresses of the other family: gone sooner than they are, it fails the lookup of both in musl. Kept longer,
@@ -23,7 +22,10 @@ pub struct Response {
     ttl: Option<u32>,
     /// Why it failed, if a validator found the answer bogus.
     verdict: Option<Box<ExtendedError>>,
-    /// The message, then the offsets of its TTLs as native 16-bit numbers.
+    /// Whether it answers with aliases and without what was asked for.
+    aliases_alone: bool,
+    /// The message, then the offsets of its TTLs as native 16-bit numbers, then the extended errors of its OPT record, as
+    /// options.
     bytes: Vec<u8>,
 }
 
@@ -32,6 +34,7 @@ pub struct Response {
 pub struct Facts {
     message_len: u16,
     question_end: u16,
+    ttl_count: u16,
     /// Low bits from the header, high bits from OPT (RFC 6891 §6.1.3).
     rcode: u16,
     /// Address records whose order may change.
@@ -186,6 +189,28 @@ impl Response {
     pub fn truncated(&self) -> bool {
         self.view().truncated()
     }
+
+    /// Whether its answer section has a CNAME, but nothing of the type that was asked for.
+    #[must_use]
+    pub fn aliases_alone(&self) -> bool {
+        self.aliases_alone
+    }
+
+    /// It, taken for this kind: whoever puts a response together knows better than its bytes tell.
+    #[must_use]
+    pub(super) fn of_kind(mut self, kind: Kind) -> Self {
+        self.facts.kind = kind;
+        self
+    }
+
+    /// It, with these extended errors.
+    #[must_use]
+    pub fn with_errors(mut self, errors: &PassedOn) -> Self {
+        let known = self.view().errors().len();
+        self.bytes.truncate(self.bytes.len() - known);
+        self.bytes.extend_from_slice(errors.as_bytes());
+        self
+    }
 }
 
 impl<'a> View<'a> {
@@ -229,7 +254,19 @@ impl<'a> View<'a> {
     #[inline]
     #[must_use]
     pub fn ttl_count(self) -> usize {
-        (self.bytes.len() - usize::from(self.facts.message_len)) / 2
+        usize::from(self.facts.ttl_count)
+    }
+
+    /// The server's extended errors (RFC 8914), as options of an OPT record.
+    #[inline]
+    #[must_use]
+    pub fn errors(self) -> &'a [u8] {
+        &self.bytes[self.ttls_end()..]
+    }
+
+    #[inline]
+    fn ttls_end(self) -> usize {
+        usize::from(self.facts.message_len) + self.ttl_count() * 2
     }
 
     /// The whole response code.
@@ -271,6 +308,7 @@ struct Survey<'a> {
     opt: Option<Record>,
     tsig: Option<Record>,
     asked_for: bool,
+    alias: bool,
     min_ttl: u32,
     max_ttl: u32,
     soa_minimum: Option<u32>,
@@ -286,6 +324,7 @@ impl<'a> Survey<'a> {
             opt: None,
             tsig: None,
             asked_for: false,
+            alias: false,
             min_ttl: u32::MAX,
             max_ttl: 0,
             soa_minimum: None,
@@ -312,6 +351,7 @@ impl<'a> Survey<'a> {
             }
             (Section::Answer, rtype) => {
                 self.asked_for |= rtype == self.qtype || self.qtype == rr::ANY;
+                self.alias |= rtype == rr::CNAME;
             }
             (Section::Authority, rr::SOA) => {
                 // Two names, then five 32-bit numbers, the last of which is MINIMUM (RFC 1035 §3.3.13).
@@ -374,16 +414,20 @@ impl<'a> Survey<'a> {
                 wire::put_u32(&mut bytes, usize::from(offset), ttls[index]);
             }
         }
+        let errors = self.errors();
+        bytes.extend_from_slice(errors.as_bytes());
         Ok(Response {
             facts: Facts {
                 message_len,
+                ttl_count: u16::try_from(self.kept.len()).map_err(|_| Malformed)?,
                 question_end: u16::try_from(question_end).map_err(|_| Malformed)?,
                 rcode,
                 rotation,
                 kind,
             },
             ttl,
-            verdict: self.verdict(kind),
+            verdict: verdict(kind, &errors),
+            aliases_alone: self.alias && !self.asked_for,
             bytes,
         })
     }
@@ -437,27 +481,12 @@ impl<'a> Survey<'a> {
         Some(ttls)
     }
 
-    /// The first of OPT's extended errors that is a validator's verdict.
-    fn verdict(&self, kind: Kind) -> Option<Box<ExtendedError>> {
-        let opt = self.opt.filter(|_| kind == Kind::Failure)?;
-        let mut options = self.message.get(opt.rdata_at()..opt.end)?;
-        loop {
-            let (code, length) = (wire::u16_at(options, 0)?, wire::u16_at(options, 2)?);
-            let data = options.get(4..4 + usize::from(length))?;
-            if code == ede::OPTION
-                && let Some(code) = wire::u16_at(data, 0)
-            {
-                // RFC 8914 §2: the text need not end with a null, but it may.
-                let text = String::from_utf8_lossy(&data[2..]);
-                let text = text.trim_end_matches('\0');
-                let text = &text[..text.floor_char_boundary(EXTENDED_ERROR_BYTES)];
-                let error = ExtendedError::new(code, text);
-                if error.is_verdict() {
-                    return Some(Box::new(error));
-                }
-            }
-            options = &options[4 + usize::from(length)..];
-        }
+    /// OPT's extended errors.
+    fn errors(&self) -> PassedOn {
+        let options = self
+            .opt
+            .and_then(|opt| self.message.get(opt.rdata_at()..opt.end));
+        PassedOn::of(options.unwrap_or(&[]))
     }
 
     fn judge(&self, rcode: u16, counts: Counts) -> (Kind, Option<u32>) {
@@ -526,6 +555,12 @@ impl<'a> Survey<'a> {
         }
         Ok(bytes)
     }
+}
+
+/// The first of a failure's extended errors that is a validator's verdict.
+fn verdict(kind: Kind, errors: &PassedOn) -> Option<Box<ExtendedError>> {
+    let mut errors = extended_errors(errors.as_bytes()).filter(|_| kind == Kind::Failure);
+    errors.find(ExtendedError::is_verdict).map(Box::new)
 }
 
 /// RFC 2181 §8: a TTL with the top bit set counts as zero.

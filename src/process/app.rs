@@ -266,12 +266,7 @@ impl App {
         if !setup.keeps_all(old) {
             let (shared, new, old) = (Arc::clone(&self.shared), Arc::clone(setup), Arc::clone(old));
             let forget = move || {
-                shared.cache.retain(|entry| {
-                    let (name, qtype) = (entry.name(), entry.qtype());
-                    entry
-                        .route()
-                        .is_some_and(|route| new.keeps(name, qtype, route, &old))
-                });
+                shared.cache.retain(|entry| new.keeps_answer(entry, &old));
             };
             if tokio::task::spawn_blocking(forget).await.is_err() {
                 tracing::error!("the cache may hold answers of routes that changed");

@@ -7,6 +7,7 @@ use super::client::{Client, Served};
 use super::metrics::{Cap, Dropped, StaleReason};
 use super::worker::Worker;
 use crate::cache::Entry;
+use crate::config::Denial;
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Question, Reject};
 use crate::message::reply::Asked;
@@ -27,7 +28,7 @@ pub(super) struct Obstacle {
 /// name may have come to be.
 pub(super) fn may_stand_in(entry: &Entry, reason: StaleReason) -> bool {
     match reason {
-        StaleReason::UpstreamsDown | StaleReason::Failed => true,
+        StaleReason::UpstreamsDown | StaleReason::Failed | StaleReason::Denied => true,
         StaleReason::Slow | StaleReason::Overload => !entry.is_negative(),
     }
 }
@@ -103,6 +104,53 @@ impl Worker {
         })
     }
 
+    /// Whether an answer is fresh, or young enough to fall back on.
+    pub(super) fn is_usable(&self, key: &[u8], route: u16, entry: &Entry, now: Instant) -> bool {
+        entry.age_if_fresh(now).is_some() || self.may_serve_stale(key, route, entry, now)
+    }
+
+    /// Why what was answered before is served on although it is denied now, if it is.
+    pub(super) fn doubts(
+        &self,
+        key: &[u8],
+        route: u16,
+        (earlier, denial): (&Entry, &Entry),
+        now: Instant,
+    ) -> Option<StaleReason> {
+        if earlier.tier() < denial.tier() && self.is_usable(key, route, earlier, now) {
+            // Those who know the name better cannot be asked, which is no reason to believe that it is gone. Nothing is
+            // remembered of this, so that their next answer is served at once.
+            return Some(StaleReason::Failed);
+        }
+        self.outlives(key, route, (earlier, denial), now)
+            .then_some(StaleReason::Denied)
+    }
+
+    /// Whether what was answered before is served on although a server denies it now (`stale_on`): records, for a while; and
+    /// beside addresses of one family that there are none of the other, because "no such name" would take both.
+    fn outlives(
+        &self,
+        key: &[u8],
+        route: u16,
+        (earlier, denial): (&Entry, &Entry),
+        now: Instant,
+    ) -> bool {
+        let denied = match denial.response().rcode() {
+            rcode::NXDOMAIN => Denial::Nxdomain,
+            _ => Denial::Empty,
+        };
+        let route = self.setup.routes.get(route);
+        let max_age = route.stale.max_age;
+        if !route.stale_on.contains(&denied) {
+            return false;
+        }
+        if earlier.is_negative() {
+            return denied == Denial::Nxdomain
+                && self.stands_beside_addresses(key, earlier, max_age, now);
+        }
+        earlier.expired_for(now) < self.setup.config.cache.stale_max_denied_age.min(max_age)
+    }
+
     /// Whether no server of a route is left to say something better than an expired answer: each is down, or at least silent
     /// if that answer holds records.
     pub(super) fn is_gone(&self, route: u16, entry: &Entry) -> bool {
@@ -115,7 +163,8 @@ impl Worker {
         }
     }
 
-    /// The group a route asks first, whose cap its questions count against.
+    /// The group a route asks first, whose cap its questions count against. Routes that answer by themselves have none, and
+    /// no flights.
     pub(super) fn first_group(&self, route: u16) -> &Group {
         &self.setup.upstreams.groups[self.setup.routes.get(route).tiers[0]]
     }
@@ -147,6 +196,7 @@ impl Worker {
     ) -> Option<Obstacle> {
         if Question::of(key).cacheable()
             && let Some(failure) = self.shared.cache.failure(key, now)
+            && (stale.is_some() || !failure.is_denial())
         {
             let code = if failure.error.is_verdict() {
                 failure.error.code
@@ -154,9 +204,16 @@ impl Worker {
                 ede::CACHED_ERROR
             };
             return Some(Obstacle {
-                stale_reason: StaleReason::Failed,
+                stale_reason: if failure.is_denial() {
+                    StaleReason::Denied
+                } else {
+                    StaleReason::Failed
+                },
                 code: failure.code,
-                error: ExtendedError::new(code, &failure.error.text),
+                error: ExtendedError {
+                    code,
+                    ..(*failure.error).clone()
+                },
             });
         }
         let group = self.first_group(route);

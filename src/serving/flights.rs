@@ -6,9 +6,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Instant;
 
+use super::client::Client;
 use super::metrics::StaleReason;
-use super::waiting::{Content, Waiter};
+use super::waiting::{Content, Waiting};
 use crate::budgets::PREFETCHES_IN_FLIGHT;
 use crate::cache::Entry;
 use crate::message::ede::{self, ExtendedError};
@@ -21,14 +23,39 @@ pub(super) enum Purpose {
     Client,
     /// A popular answer is about to expire.
     Prefetch,
+    /// An alias leads here; so many were followed on the way, this one included.
+    Alias(u8),
+}
+
+/// A question that the cache cannot answer, whoever asks it.
+pub(super) struct Wanted<'a> {
+    pub(super) key: &'a [u8],
+    /// A route that has groups to ask.
+    pub(super) route: u16,
+    /// An expired answer to fall back on.
+    pub(super) stale: Option<Entry>,
+    /// The client that will wait, if it alone does.
+    pub(super) client: Option<Client>,
+    pub(super) purpose: Purpose,
+    pub(super) now: Instant,
+}
+
+/// What becomes of it.
+pub(super) enum Course {
+    /// This is known, or said, at once.
+    Reply(Content),
+    /// The upstreams are being asked.
+    Wait(Rc<Flight>),
 }
 
 /// A question in flight.
 pub(super) struct Flight {
-    waiters: RefCell<Vec<Waiter>>,
+    waiters: RefCell<Vec<Waiting>>,
     stale: Option<Entry>,
     purpose: Purpose,
     overdue: Cell<bool>,
+    /// The flight of the alias's target, while it is waited for.
+    waits_for: RefCell<Option<Rc<Flight>>>,
 }
 
 impl Flight {
@@ -39,6 +66,7 @@ impl Flight {
             stale,
             purpose,
             overdue: Cell::new(false),
+            waits_for: RefCell::default(),
         }
     }
 
@@ -52,13 +80,36 @@ impl Flight {
         self.stale.as_ref()
     }
 
-    /// Has a client wait.
-    pub(super) fn join(&self, waiter: Waiter) {
+    /// Why it was started.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
+    /// It waits for another one, or no longer.
+    pub(super) fn set_waits_for(&self, other: Option<Rc<Self>>) {
+        self.waits_for.replace(other);
+    }
+
+    /// Whether it is the other one, or waits for it, be it by way of others.
+    pub(super) fn depends_on(self: &Rc<Self>, other: &Rc<Self>) -> bool {
+        // In a loop: aliases that many clients ask for may be waited for in a long row.
+        let mut here = Rc::clone(self);
+        while !Rc::ptr_eq(&here, other) {
+            let Some(next) = here.waits_for.borrow().as_ref().map(Rc::clone) else {
+                return false;
+            };
+            here = next;
+        }
+        true
+    }
+
+    /// Has a client wait, or the flight of an alias.
+    pub(super) fn join(&self, waiter: Waiting) {
         self.waiters.borrow_mut().push(waiter);
     }
 
     /// Takes all that wait.
-    pub(super) fn take_waiters(&self) -> Vec<Waiter> {
+    pub(super) fn take_waiters(&self) -> Vec<Waiting> {
         self.waiters.take()
     }
 

@@ -65,6 +65,8 @@ pub enum StaleReason {
     Failed,
     /// Too many queries were in flight.
     Overload,
+    /// A server denies what was answered before (`stale_on`).
+    Denied,
 }
 
 impl_label!(StaleReason {
@@ -72,6 +74,7 @@ impl_label!(StaleReason {
     Slow => "slow",
     Failed => "failed",
     Overload => "overload",
+    Denied => "denied",
 });
 
 /// Whose cap on queries in flight was reached.

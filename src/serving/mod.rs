@@ -1,10 +1,12 @@
 //! A query's way through a worker, from its bytes to the reply's.
 //!
 //! [`query_path`] is the whole way on one page: serve → forward → fly → land. [`admission`] says who may ask and when the
-//! upstreams are not asked, [`flights`] who waits for what, [`replies`] what a client reads, [`local`] what is answered
-//! from the configuration, `own_answers` what a route says by itself. No listener is known here: one gives a [`waiting::ReplyTo`] with each query.
+//! upstreams are not asked, [`flights`] who waits for what, [`aliases`] where aliases lead, [`replies`] what a client reads,
+//! [`local`] what is answered from the configuration, `own_answers` what a route says by itself. No listener is known here:
+//! one gives a [`waiting::ReplyTo`] with each query.
 
 pub mod admission;
+pub mod aliases;
 pub mod client;
 pub mod flights;
 pub mod local;

@@ -3,11 +3,16 @@
 //! The names of a zone with `answer` are ours alone, so AA is set. Negative answers carry a SOA, so that clients keep them
 //! (RFC 2308 §5), and an extended error that names the key which made them.
 
+use std::rc::Rc;
+use std::time::Instant;
+
 use super::client::{Client, Served};
 use super::local::authority::NEGATIVE_TTL;
+use super::waiting::Content;
 use super::worker::Worker;
+use crate::cache::Entry;
 use crate::config::OwnAnswer;
-use crate::message::ede::{self, ExtendedError};
+use crate::message::ede::{self, ExtendedError, PassedOn};
 use crate::message::own;
 use crate::message::query::Question;
 use crate::message::reply::Asked;
@@ -26,6 +31,39 @@ impl Worker {
         client: Client,
         out: &mut Vec<u8>,
     ) -> Served {
+        match self.own_response(answer, index, question) {
+            Ok((response, error)) => {
+                self.replies
+                    .own(&response, &error, index, asked, client, out);
+            }
+            Err(error) => {
+                self.replies
+                    .failure(asked, rcode::REFUSED, &error, Some(index), client, out);
+            }
+        }
+        Served::Replied
+    }
+
+    /// What route `index` says by itself to the question of a key, for whoever follows an alias to it; none if it asks others.
+    pub(super) fn own_content(&self, index: u16, key: &[u8]) -> Option<Content> {
+        let question = Question::of(key);
+        let answer = self.setup.routes.get(index).own_answer(question.qtype)?;
+        Some(match self.own_response(answer, index, &question) {
+            Ok((response, error)) => {
+                let response = response.with_errors(&PassedOn::from(&error));
+                Content::Local(Entry::local(&response, Instant::now(), u32::MAX))
+            }
+            Err(error) => Content::Failure(rcode::REFUSED, Rc::new(error)),
+        })
+    }
+
+    /// What route `index` says by itself, and the key that makes it say so; the key alone if it refuses.
+    fn own_response(
+        &self,
+        answer: &OwnAnswer,
+        index: u16,
+        question: &Question<'_>,
+    ) -> Result<(Response, ExtendedError), ExtendedError> {
         let routes = &self.setup.routes;
         let route = routes.get(index);
         let (name, qtype) = (question.name, question.qtype);
@@ -42,12 +80,7 @@ impl Worker {
         };
         let deny = |code| own::denial(question, code, flags, zone_at);
         let (code, message) = match answer {
-            OwnAnswer::Refused => {
-                let error = why(ede::BLOCKED, route);
-                self.replies
-                    .failure(asked, rcode::REFUSED, &error, Some(index), client, out);
-                return Served::Replied;
-            }
+            OwnAnswer::Refused => return Err(why(ede::BLOCKED, route)),
             OwnAnswer::Addresses(all) => match own::addresses(question, all) {
                 Some(message) => (ede::FORGED_ANSWER, message),
                 None => (ede::FORGED_ANSWER, deny(rcode::NOERROR)),
@@ -58,9 +91,7 @@ impl Worker {
             OwnAnswer::NxDomain | OwnAnswer::NoData => (ede::BLOCKED, deny(rcode::NOERROR)),
         };
         let response = Response::read(&message).expect("a message of our own is well-formed");
-        self.replies
-            .own(&response, &why(code, route), index, asked, client, out);
-        Served::Replied
+        Ok((response, why(code, route)))
     }
 }
 

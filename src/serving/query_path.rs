@@ -8,19 +8,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::admission::may_stand_in;
+use super::aliases::{self, Found};
 use super::client::{Client, Served};
-use super::flights::{Flight, Purpose};
+use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
-use super::waiting::{Content, ReplyTo, Waiter};
+use super::waiting::{Content, ReplyTo, Waiter, Waiting};
 use super::worker::Worker;
 use crate::cache::{Bounds, Entry, Origin};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
 use crate::message::reply::Asked;
-use crate::message::response::Response;
 use crate::message::wire::{rcode, rr};
-use crate::transport::SharedQuestion;
-use crate::upstream::ask::{Answer, Failed, ask};
+use crate::upstream::ask::{Answer, Failed};
 
 /// A query that the cache could not answer.
 struct Miss<'a> {
@@ -72,7 +71,7 @@ impl Worker {
 
         let question = Question::of(key);
         if self.setup.local.owns(question.name, query.qclass) {
-            self.answer_locally(message, self.waiter(&query, client, reply_to()));
+            self.answer_locally(message, key, self.waiter(&query, client, reply_to()));
             return Served::Later;
         }
         if query.qclass != rr::IN || matches!(query.qtype, rr::AXFR | rr::IXFR) {
@@ -110,62 +109,81 @@ impl Worker {
         out: &mut Vec<u8>,
         reply_to: impl FnOnce() -> ReplyTo,
     ) -> Served {
-        let (key, route, client) = (miss.key, miss.route, miss.client);
+        let client = miss.client;
+        let course = self.pursue(Wanted {
+            key: miss.key,
+            route: miss.route,
+            stale: miss.stale,
+            client: Some(client),
+            purpose: Purpose::Client,
+            now: client.received,
+        });
+        match course {
+            Course::Reply(content) => {
+                content.write(&self.replies, &miss.asked, client, Some(miss.route), out);
+                Served::Replied
+            }
+            Course::Wait(flight) => {
+                flight.join(Waiting::Client(self.waiter(miss.query, client, reply_to())));
+                Served::Later
+            }
+        }
+    }
+
+    /// What becomes of a question that the cache cannot answer: a flight to wait for, or what can be said at once.
+    pub(super) fn pursue(self: &Rc<Self>, wanted: Wanted<'_>) -> Course {
+        let Wanted {
+            key, route, now, ..
+        } = wanted;
         let in_flight = self.flights.find(key);
-        if let Some(entry) = &miss.stale
+        if let Some(entry) = &wanted.stale
             && self.is_gone(route, entry)
         {
             // The refresh goes on, so that the first server to come back is noticed (RFC 8767 §5).
             if in_flight.is_none()
                 && self
-                    .upstream_obstacle(key, route, Some(entry), client.received)
+                    .upstream_obstacle(key, route, Some(entry), now)
                     .is_none()
             {
-                self.start(key, route, miss.stale.clone(), Purpose::Client);
+                self.start(key, route, Some(entry.clone()), wanted.purpose);
             }
-            self.replies
-                .stale(entry, &miss.asked, client, StaleReason::UpstreamsDown, out);
-            return Served::Replied;
+            return Course::Reply(Content::Stale(entry.clone(), StaleReason::UpstreamsDown));
         }
-        let obstacle = self.client_obstacle(client).or_else(|| match &in_flight {
+        let obstacle = wanted
+            .client
+            .and_then(|client| self.client_obstacle(client));
+        let obstacle = obstacle.or_else(|| match &in_flight {
             Some(_) => None,
-            None => self.upstream_obstacle(key, route, miss.stale.as_ref(), client.received),
+            None => self.upstream_obstacle(key, route, wanted.stale.as_ref(), now),
         });
         if let Some(obstacle) = obstacle {
-            if let Some(entry) = &miss.stale
-                && may_stand_in(entry, obstacle.stale_reason)
-            {
-                self.replies
-                    .stale(entry, &miss.asked, client, obstacle.stale_reason, out);
-                return Served::Replied;
-            }
-            let (code, error) = (obstacle.code, &obstacle.error);
-            self.replies
-                .failure(&miss.asked, code, error, Some(route), client, out);
-            return Served::Replied;
+            let reason = obstacle.stale_reason;
+            return Course::Reply(match wanted.stale {
+                Some(entry) if may_stand_in(&entry, reason) => Content::Stale(entry, reason),
+                _ => Content::Failure(obstacle.code, Rc::new(obstacle.error)),
+            });
         }
-        let flight = match (in_flight, &miss.stale) {
-            (Some(flight), Some(entry))
-                if flight.is_overdue() && may_stand_in(entry, StaleReason::Slow) =>
-            {
-                self.metrics.coalesced();
-                self.replies
-                    .stale(entry, &miss.asked, client, StaleReason::Slow, out);
-                return Served::Replied;
-            }
-            (Some(flight), _) => {
-                self.metrics.coalesced();
-                flight
-            }
-            (None, _) => self.start(key, route, miss.stale, Purpose::Client),
+        let Some(flight) = in_flight else {
+            return Course::Wait(self.start(key, route, wanted.stale, wanted.purpose));
         };
-        flight.join(self.waiter(miss.query, client, reply_to()));
-        Served::Later
+        self.metrics.coalesced();
+        match wanted.stale {
+            Some(entry) if flight.is_overdue() && may_stand_in(&entry, StaleReason::Slow) => {
+                Course::Reply(Content::Stale(entry, StaleReason::Slow))
+            }
+            _ => Course::Wait(flight),
+        }
     }
 
     /// Fetches a popular answer anew shortly before it expires, so that no client waits for it.
     #[inline]
-    fn prefetch_if_due(self: &Rc<Self>, key: &[u8], entry: &Entry, age: u32, now: Instant) {
+    pub(super) fn prefetch_if_due(
+        self: &Rc<Self>,
+        key: &[u8],
+        entry: &Entry,
+        age: u32,
+        now: Instant,
+    ) {
         if entry.prefetch_due(age, &self.setup.config.cache) {
             self.prefetch(key, entry, now);
         }
@@ -203,17 +221,11 @@ impl Worker {
     }
 
     /// Has `records:` or CHAOS answered by hickory-server.
-    fn answer_locally(&self, message: &[u8], waiter: Waiter) {
-        let (message, setup) = (message.to_vec(), Arc::clone(&self.setup));
+    fn answer_locally(self: &Rc<Self>, message: &[u8], key: &[u8], waiter: Waiter) {
+        let (message, key, worker) = (message.to_vec(), key.to_vec(), Rc::clone(self));
         tokio::task::spawn_local(async move {
-            let response = Response::read(&setup.local.answer(&message).await);
-            let content = match response {
-                Ok(response) => Content::Local(Entry::local(&response, waiter.client().received)),
-                Err(error) => {
-                    let error = ExtendedError::new(ede::OTHER, &error.to_string());
-                    Content::Failure(rcode::SERVFAIL, Rc::new(error))
-                }
-            };
+            let client = waiter.client();
+            let content = aliases::answer_locally(&worker, &key, &message, client).await;
             waiter.reply(content, None);
         });
     }
@@ -237,24 +249,11 @@ impl Worker {
 /// Asks the upstreams one question and answers all that wait for it.
 async fn fly(leader: Leader) {
     let worker = Rc::clone(&leader.worker);
-    let setup = &worker.setup;
-    let route = setup.routes.get(leader.route);
-    let asked = match &route.rewrite {
-        None => Ok(Rc::clone(&leader.key)),
-        Some(rewrite) => rewrite.outward(&leader.key),
-    };
-    let question = match asked {
-        Ok(key) => Rc::new(SharedQuestion::new(&key, &worker.shared.hasher)),
-        Err(failed) => return land(leader, Err(failed), route.bounds),
-    };
+    let (flight, key) = (Rc::clone(&leader.flight), Rc::clone(&leader.key));
+    let route = worker.setup.routes.get(leader.route);
 
     // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
-    let mut answer = pin!(ask(
-        &worker.links,
-        &setup.upstreams,
-        &route.tiers,
-        &question
-    ));
+    let mut answer = pin!(aliases::resolve(&worker, leader.route, &flight, &key));
     let stale = leader.flight.stale();
     let result = if stale.is_some_and(|entry| may_stand_in(entry, StaleReason::Slow)) {
         // RFC 8767 §5: the client response timer.
@@ -268,15 +267,11 @@ async fn fly(leader: Leader) {
     } else {
         answer.await
     };
-    let result = match &route.rewrite {
-        None => result,
-        Some(rewrite) => result.and_then(|answer| rewrite.back(answer, &leader.key)),
-    };
     land(leader, result, route.bounds);
 }
 
 /// The upstreams answered, or did not: keeps the outcome and answers all that wait.
-fn land(leader: Leader, result: Result<Answer, Failed>, bounds: Bounds) {
+fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
     let (worker, key, route) = (
         Rc::clone(&leader.worker),
         Rc::clone(&leader.key),
@@ -284,27 +279,31 @@ fn land(leader: Leader, result: Result<Answer, Failed>, bounds: Bounds) {
     );
     let cache = &worker.shared.cache;
     let now = Instant::now();
-    let keep = Question::of(&key).cacheable() && leader.still_counts();
+    let cacheable = Question::of(&key).cacheable();
     // A prefetch began with it fresh, and may land when it is too old.
     let known = leader.flight.stale().cloned();
-    let usable = |entry: &Entry| {
-        entry.age_if_fresh(now).is_some() || worker.may_serve_stale(&key, route, entry, now)
-    };
     match result {
-        Ok(Answer { mut response, tier }) => {
-            response.raise_ttls(bounds.min_ttl);
+        Ok(found) => {
+            let bounds = found.bounds(bounds);
+            let Answer { response, tier } = found.answer;
             let entry = Entry::new(&key, &response, now, Origin { route, tier }, bounds);
+            if let Some(reason) = found.stale {
+                // An alias of now, with what was known of its target: as good as it gets, and nothing to keep.
+                leader.land(|_| Content::Stale(entry.clone(), reason));
+                return;
+            }
+            let keep = cacheable && leader.still_counts(Some(&entry));
             // Another worker may have stored an answer meanwhile.
             let stored = || cache.get(&key).filter(|_| keep);
             if entry.is_negative()
-                && entry.tier() > 0
                 && let Some(earlier) = stored().or(known)
-                && earlier.tier() < entry.tier()
-                && usable(&earlier)
+                && let Some(reason) = worker.doubts(&key, route, (&earlier, &entry), now)
             {
-                // Those who know the name better cannot be asked, which is no reason to believe that it is gone. Nothing is
-                // remembered of this, so that their next answer is served at once.
-                leader.land(|_| Content::Stale(earlier.clone(), StaleReason::Failed));
+                if keep && reason == StaleReason::Denied {
+                    let error = ExtendedError::new(ede::OTHER, "denied");
+                    leader.remember_failure(entry.response().rcode(), &error, now);
+                }
+                leader.land(|_| Content::Stale(earlier.clone(), reason));
                 return;
             }
             if keep {
@@ -313,13 +312,11 @@ fn land(leader: Leader, result: Result<Answer, Failed>, bounds: Bounds) {
             leader.land(|turn| Content::Answer(entry.clone(), turn));
         }
         Err(Failed { code, error }) => {
-            if keep {
-                let config = &worker.setup.config.cache;
-                let pauses = (config.failure_min, config.failure_max);
-                cache.remember_failure(&key, code, &error, pauses, now);
+            if cacheable && leader.still_counts(None) {
+                leader.remember_failure(code, &error, now);
             }
             let error = Rc::new(error);
-            let stale = known.filter(usable);
+            let stale = known.filter(|entry| worker.is_usable(&key, route, entry, now));
             leader.land(|_| match &stale {
                 Some(entry) => Content::Stale(entry.clone(), StaleReason::Failed),
                 None => Content::Failure(code, Rc::clone(&error)),
@@ -353,6 +350,14 @@ impl Leader {
         }
     }
 
+    /// Keeps the question from being asked again for a moment.
+    fn remember_failure(&self, code: u16, error: &ExtendedError, now: Instant) {
+        let config = &self.worker.setup.config.cache;
+        let pauses = (config.failure_min, config.failure_max);
+        let cache = &self.worker.shared.cache;
+        cache.remember_failure(&self.key, code, error, pauses, now);
+    }
+
     /// Ends the flight: each that waits gets what `content` makes of its turn, which is 0 for the first.
     fn land(self, content: impl Fn(u32) -> Content) {
         for (waiter, turn) in self.depart().into_iter().zip(0..) {
@@ -362,14 +367,15 @@ impl Leader {
 
     /// Whether what came may be cached: the setup in force would find it by the same route. The cache holds answers of
     /// the setup in force only, and a reload may have changed it since the flight began.
-    fn still_counts(&self) -> bool {
+    fn still_counts(&self, answer: Option<&Entry>) -> bool {
         let (current, setup) = (self.worker.shared.current.load(), &self.worker.setup);
         let question = Question::of(&self.key);
         Arc::ptr_eq(&current, setup)
             || current.keeps(question.name, question.qtype, self.route, setup)
+                && answer.is_none_or(|entry| current.keeps_aliases(entry, setup))
     }
 
-    fn depart(&self) -> Vec<Waiter> {
+    fn depart(&self) -> Vec<Waiting> {
         self.landed.set(true);
         self.worker.metrics.in_flight.dec();
         self.worker.first_group(self.route).left();

@@ -146,6 +146,7 @@ impl Replies {
             StaleReason::Slow => "the upstreams are slow",
             StaleReason::Failed => "the upstreams failed",
             StaleReason::Overload => "too many queries are in flight",
+            StaleReason::Denied => "the upstreams deny what they answered before",
         };
         let error = ExtendedError::new(code, text);
         let extras = Extras {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::local::LocalZone;
+use crate::cache::Entry;
 use crate::config::Config;
+use crate::message::alias;
 use crate::message::wire::rr;
 use crate::upstream::metrics::UpstreamFamilies;
 use crate::upstream::routes::{Routes, TooManyZones};
@@ -70,11 +72,50 @@ impl Setup {
         self.routes.keeps(name, qtype, index, &other.routes) && !self.local.owns(name, rr::IN)
     }
 
+    /// Whether an answer cached under `other` may be served under this configuration: its own route and those to which its
+    /// aliases lead are as they were.
+    #[must_use]
+    pub fn keeps_answer(&self, entry: &Entry, other: &Self) -> bool {
+        let (name, qtype) = (entry.name(), entry.qtype());
+        let route = entry.route();
+        route.is_some_and(|route| self.keeps(name, qtype, route, other))
+            && self.keeps_aliases(entry, other)
+    }
+
+    /// Whether each alias in an answer of `other` leads where it led. Which of the targets were looked up here, and which the
+    /// server knew, does not matter: forgetting one too many costs a query.
+    #[must_use]
+    pub fn keeps_aliases(&self, entry: &Entry, other: &Self) -> bool {
+        let targets = alias::targets(entry.response());
+        if targets.is_empty() {
+            return true;
+        }
+        let (qtype, same_names) = (entry.qtype(), self.same_local_names(other));
+        self.config.complete_cnames == other.config.complete_cnames
+            && targets.iter().all(|target| {
+                match (
+                    self.local.owns(target, rr::IN),
+                    other.local.owns(target, rr::IN),
+                ) {
+                    (true, true) => same_names,
+                    (false, false) => match other.routes.find(target, qtype) {
+                        Some(index) => self.routes.keeps(target, qtype, index, &other.routes),
+                        None => self.routes.find(target, qtype).is_none(),
+                    },
+                    _ => false,
+                }
+            })
+    }
+
+    fn same_local_names(&self, other: &Self) -> bool {
+        self.config.records == other.config.records && self.config.hosts == other.config.hosts
+    }
+
     /// Whether it keeps everything cached under `other`.
     #[must_use]
     pub fn keeps_all(&self, other: &Self) -> bool {
         self.routes.same_as(&other.routes)
-            && self.config.records == other.config.records
-            && self.config.hosts == other.config.hosts
+            && self.same_local_names(other)
+            && self.config.complete_cnames == other.config.complete_cnames
     }
 }

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use tokio::sync::oneshot;
+
 use super::client::Client;
 use super::metrics::{Cached, StaleReason};
 use super::replies::Replies;
@@ -129,6 +131,27 @@ impl Waiter {
     }
 }
 
+/// Who waits for an answer.
+pub enum Waiting {
+    /// A client.
+    Client(Waiter),
+    /// Whoever follows an alias to this question.
+    Alias(oneshot::Sender<Content>),
+}
+
+impl Waiting {
+    /// Gives what was waited for; see [`Waiter::reply`].
+    pub fn reply(self, content: Content, route: Option<u16>) {
+        match self {
+            Self::Client(waiter) => waiter.reply(content, route),
+            Self::Alias(sender) => {
+                // Nobody there: it was out of time.
+                let _ = sender.send(content);
+            }
+        }
+    }
+}
+
 /// What a client that waited hears.
 pub enum Content {
     /// What the upstreams answered, and how many who waited for it come before: each gets another address first.
@@ -139,6 +162,25 @@ pub enum Content {
     Stale(Entry, StaleReason),
     /// A response code, and why.
     Failure(u16, Rc<ExtendedError>),
+}
+
+impl Content {
+    /// Appends the reply that says it. `route` is the one that failed, for metrics.
+    pub fn write(
+        &self,
+        replies: &Replies,
+        asked: &Asked<'_>,
+        client: Client,
+        route: Option<u16>,
+        out: &mut Vec<u8>,
+    ) {
+        match self {
+            Self::Answer(entry, turn) => replies.fresh(entry, *turn, asked, client, out),
+            Self::Local(entry) => replies.local(entry, asked, client, out),
+            Self::Stale(entry, reason) => replies.stale(entry, asked, client, *reason, out),
+            Self::Failure(code, error) => replies.failure(asked, *code, error, route, client, out),
+        }
+    }
 }
 
 /// A reply to a client that waited. Its bytes are made when there is room for them, so that replies that wait share what
@@ -169,20 +211,11 @@ impl Reply {
             self.waiter.client,
             &self.waiter.replies,
         );
-        let mut cached = Cached::Miss;
-        match &self.content {
-            Content::Answer(entry, turn) => replies.fresh(entry, *turn, &asked, client, out),
-            Content::Local(entry) => {
-                cached = Cached::Neither;
-                replies.local(entry, &asked, client, out);
-            }
-            Content::Stale(entry, reason) => {
-                replies.stale(entry, &asked, client, *reason, out);
-            }
-            Content::Failure(code, error) => {
-                replies.failure(&asked, *code, error, self.route, client, out);
-            }
-        }
+        let cached = match &self.content {
+            Content::Local(_) => Cached::Neither,
+            _ => Cached::Miss,
+        };
+        self.content.write(replies, &asked, client, self.route, out);
         let duration = client.received.elapsed();
         replies.metrics.replied_after(cached, 1, duration);
     }

@@ -14,16 +14,13 @@ use super::server::Server;
 use super::tolerance::Refusal;
 use super::{Upstreams, health::State};
 use crate::config::Bogus;
-use crate::message::ede::{self, ExtendedError};
+use crate::message::ede::{self, ExtendedError, PassedOn};
 use crate::message::form::{QueryForm, may_refuse_form};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{flag, rcode};
 use crate::transport::stream::StreamPool;
 use crate::transport::udp::{Port, Shared, UdpPool};
 use crate::transport::{Carrier, Delivery, Exchange, Mailbox, SharedQuestion, TryError};
-
-/// What is left of the deadline when we give up: the client must hear from us before it is over.
-const MARGIN: Duration = Duration::from_millis(100);
 
 /// How long a question that UDP answered with TC may stay without an answer over TCP, if `try_timeout` is longer: a server
 /// that has UDP only is found out before the client asks again.
@@ -178,6 +175,8 @@ struct Lookup<'a> {
     plan: Plan,
     attempts: Vec<Attempt>,
     fallback: Option<Answer>,
+    /// Extended errors of servers that did not answer.
+    errors: PassedOn,
     /// Until when others may give more than a cut answer that is there, from a server that cannot be asked over TCP.
     cut_until: Option<Instant>,
 }
@@ -194,12 +193,7 @@ pub async fn ask(
 ) -> Result<Answer, Failed> {
     let groups: Vec<&Group> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
     let now = Instant::now();
-    let end = now
-        + groups[0]
-            .deadline
-            .saturating_sub(MARGIN)
-            .max(groups[0].deadline / 2);
-    let plan = group::plan(&groups, now, end);
+    let plan = group::plan(&groups, now, now + groups[0].budget());
     if let Some(first) = plan.first() {
         // Taken now, so that those who come later wait for later places.
         let wait = upstreams.servers[first].rate.take(now);
@@ -219,6 +213,7 @@ pub async fn ask(
         plan,
         attempts,
         fallback,
+        errors: PassedOn::default(),
         cut_until: None,
     };
     lookup.run().await
@@ -412,7 +407,8 @@ impl Lookup<'_> {
         let (name, label, text) = (&group.name, &self.server(number).label, &verdict.text);
         let why = if text.is_empty() { "" } else { ": " };
         let text = format!("{name}: {label} found the answer bogus{why}{text}");
-        let error = ExtendedError::new(verdict.code, &text);
+        let others = PassedOn::of(response.view().errors()).without(verdict.code);
+        let error = ExtendedError::new(verdict.code, &text).with_servers(others);
         let code = rcode::SERVFAIL;
         Some(Failed { code, error })
     }
@@ -572,6 +568,7 @@ impl Lookup<'_> {
                 _ => 0,
             }
         }
+        self.errors.add(response.view().errors());
         if self
             .fallback
             .as_ref()
@@ -637,6 +634,6 @@ impl Lookup<'_> {
         } else {
             ede::NO_REACHABLE_AUTHORITY
         };
-        ExtendedError::new(code, &groups.join("; "))
+        ExtendedError::new(code, &groups.join("; ")).with_servers(self.errors.clone())
     }
 }

@@ -14,6 +14,9 @@ use crate::config::{Bogus, GroupConfig, Policy, Probe};
 /// One query in this many also asks a poor server, whose answer shows whether it got better.
 const TRICKLE: u32 = 100;
 
+/// What is left of the deadline when we give up: the client must hear from us before it is over.
+const MARGIN: Duration = Duration::from_millis(100);
+
 /// A group.
 #[derive(Debug)]
 pub struct Group {
@@ -78,6 +81,12 @@ impl Group {
             in_flight: AtomicUsize::new(0),
             max_in_flight: config.max_in_flight.get(),
         }
+    }
+
+    /// How long a question may take whose route asks this group first.
+    #[must_use]
+    pub fn budget(&self) -> Duration {
+        self.deadline.saturating_sub(MARGIN).max(self.deadline / 2)
     }
 
     /// Whether every server is known to be gone.

@@ -14,7 +14,7 @@ use hickory_proto::rr::{Name, RData, Record};
 
 use super::ask::{Answer, Failed};
 use crate::config::RewriteConfig;
-use crate::message::ede::{self, ExtendedError};
+use crate::message::ede::{self, ExtendedError, PassedOn};
 use crate::message::query::{Question, wire_name};
 use crate::message::response::Response;
 use crate::message::wire::{MAX_NAME_LEN, rcode};
@@ -37,6 +37,12 @@ impl Rewrite {
             to: config.to.clone(),
             wire: (wire_name(&config.from), wire_name(&config.to)),
         }
+    }
+
+    /// Whether a lower-cased wire name is asked for under another suffix.
+    #[must_use]
+    pub fn concerns(&self, name: &[u8]) -> bool {
+        suffix_at(name, &self.wire.0).is_some()
     }
 
     /// The key of the question that is asked in place of `key`'s; itself for names that are not below `from`.
@@ -70,7 +76,8 @@ impl Rewrite {
             let (code, error) = (rcode::SERVFAIL, ExtendedError::new(ede::OTHER, text));
             Failed { code, error }
         })?;
-        let tier = answer.tier;
+        let errors = PassedOn::of(answer.response.view().errors());
+        let (response, tier) = (response.with_errors(&errors), answer.tier);
         Ok(Answer { response, tier })
     }
 

@@ -12,7 +12,8 @@ use hickory_proto::rr::Name;
 use super::rewrite::Rewrite;
 use crate::cache::{Bounds, seconds};
 use crate::config::{
-    CacheConfig, Config, OwnAnswer, PrivateZones, RouteCacheConfig, RouteConfig, private_zones,
+    CacheConfig, Config, Denial, OwnAnswer, PrivateZones, RouteCacheConfig, RouteConfig,
+    private_zones,
 };
 use crate::message::query::wire_name;
 use crate::message::wire::rr;
@@ -34,6 +35,8 @@ pub struct Route {
     pub bounds: Bounds,
     /// When an expired answer may be served.
     pub stale: Stale,
+    /// Denials that are not believed for a while of a name that was answered before.
+    pub stale_on: Vec<Denial>,
     /// Another number whenever a reload changed what answers may be expected of it.
     revision: u64,
 }
@@ -128,6 +131,7 @@ impl Routes {
                 filter: route.filter.iter().copied().map(u16::from).collect(),
                 bounds: bounds(config, route),
                 stale: stale(config, route),
+                stale_on: route.stale_on.clone(),
                 revision: 0,
             };
             let old = previous.and_then(|(old, of)| Some((old.by_index.get(index)?.as_ref()?, of)));
@@ -161,7 +165,9 @@ impl Routes {
         revision(self).is_some()
             && revision(self) == revision(other)
             && self.find(name, qtype) == Some(index)
-            && self.get(index).own_answer(qtype).is_none()
+            && [self, other]
+                .iter()
+                .all(|routes| routes.get(index).own_answer(qtype).is_none())
     }
 
     /// The route of a lower-cased wire name and a type; none if no zone holds the name. DS stands on the parent's side of a
@@ -239,6 +245,13 @@ impl Route {
         }
     }
 
+    /// Whether its servers are asked for a lower-cased wire name under another suffix.
+    #[must_use]
+    pub fn rewrites(&self, name: &[u8]) -> bool {
+        let rewrite = self.rewrite.as_ref();
+        rewrite.is_some_and(|rewrite| rewrite.concerns(name))
+    }
+
     /// Whether answers of this route, of the configuration `of`, may stand for answers of `new`: the bounds are the same,
     /// and the groups are the same by name, each with at least one server it had before. (All servers of a group share
     /// one view of names, so one that stays vouches for those that come.)
@@ -268,6 +281,7 @@ fn private_route(config: &Config) -> Option<RouteConfig> {
         filter: Vec::new(),
         rewrite: None,
         max_negative_ttl: None,
+        stale_on: Vec::new(),
         cache: RouteCacheConfig::default(),
     })
 }

@@ -5,8 +5,8 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::Nodens;
 use crate::common::dns::{Ask, Message, Over, Record, Section, receive, udp_to};
+use crate::common::{Nodens, wait_for};
 use crate::server::Server;
 use crate::wire::{gist, rdata_text, type_of};
 
@@ -101,6 +101,17 @@ pub(crate) fn settled(yaml: &str, servers: &[String]) -> Nodens {
         );
     }
     nodens
+}
+
+/// Replaces the configuration, and waits until it is in force.
+pub(crate) fn change(nodens: &Nodens, yaml: &str) {
+    let taken = || nodens.status()["configuration"]["taken"].as_u64();
+    let before = taken();
+    nodens.rewrite(&["127.0.0.1:0"], yaml);
+    nodens.hang_up();
+    wait_for("the configuration to be in force", || {
+        (taken() > before).then_some(())
+    });
 }
 
 /// Asks all names at once from sockets of their own; returns each reply as text with the time it took, in order.

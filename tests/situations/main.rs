@@ -6,9 +6,12 @@
 //! | File | Situations |
 //! |---|---|
 //! | `answers` | wrong data: tiers, referrals that are none, stale "no such name", bogus, DS, TTLs, header bits |
+//! | `aliases` | CNAMEs that lead from one route into another |
 //! | `streams` | TCP and TLS servers that close early, and server connections that grow old |
 //! | `truncation` | cut and oversized datagrams, servers with UDP only, compression where a reply does not fit |
 //! | `edns` | servers that refuse EDNS or the AD bit |
+//! | `denied` | names that are denied although they were answered a moment ago |
+//! | `errors` | extended errors of servers |
 //! | `names` | the longest names, an address type without a SOA, signed queries |
 //! | `policies` | zones, types and names that are answered here |
 //! | `clients` | idle timeouts, shutting down, file descriptors, who may ask, listeners |
@@ -26,11 +29,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod aliases;
 mod answers;
 mod budgets;
 mod client;
 mod clients;
+mod denied;
 mod edns;
+mod errors;
 mod metrics;
 mod names;
 mod policies;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{BOTH, ask, question, says, send, settled};
+use crate::client::{BOTH, ask, change, question, says, send, settled};
 use crate::common::dns::{Ask, Message, Over, Section, flag, rr};
 use crate::common::{Nodens, TempDir, wait_for};
 use crate::server::{Query, Server};
@@ -39,17 +39,6 @@ fn soa(reply: &Message) -> (String, u32, u32) {
     let minimum = soa.rdata.last_chunk().expect("five numbers");
     let owner = crate::server::text_of(&soa.owner);
     (owner, soa.ttl, u32::from_be_bytes(*minimum))
-}
-
-/// Puts another configuration in force.
-fn change(nodens: &Nodens, yaml: &str) {
-    let taken = |nodens: &Nodens| nodens.status()["configuration"]["taken"].as_u64();
-    let before = taken(nodens);
-    nodens.rewrite(&["127.0.0.1:0"], yaml);
-    nodens.hang_up();
-    wait_for("the configuration to be in force", || {
-        (taken(nodens) > before).then_some(())
-    });
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub(crate) fn type_of(name: &str) -> u16 {
         "DS" => rr::DS,
         "RRSIG" => rr::RRSIG,
         "HTTPS" => rr::HTTPS,
+        "DNAME" => rr::DNAME,
         _ => panic!("the tests do not know the type {name}"),
     }
 }
@@ -98,10 +99,17 @@ impl Says {
     }
 
     /// With an extended error (RFC 8914).
-    pub(crate) fn ede(mut self, code: u16) -> Self {
-        for word in [OPTION_EDE, 2, code] {
+    pub(crate) fn ede(self, code: u16) -> Self {
+        self.ede_text(code, b"")
+    }
+
+    /// The same with a text.
+    pub(crate) fn ede_text(mut self, code: u16, text: &[u8]) -> Self {
+        let length = u16::try_from(text.len() + 2).expect("short");
+        for word in [OPTION_EDE, length, code] {
             self.options.extend_from_slice(&word.to_be_bytes());
         }
+        self.options.extend_from_slice(text);
         self
     }
 
@@ -165,7 +173,7 @@ fn rdata_of(rtype: u16, words: &[&str]) -> Vec<u8> {
             let address: Ipv6Addr = address.parse().expect("an IPv6 address");
             address.octets().to_vec()
         }
-        (rr::NS | rr::CNAME, [name]) => wire_name(name),
+        (rr::NS | rr::CNAME | rr::DNAME, [name]) => wire_name(name),
         (rr::MX, [preference, name]) => [&number(preference)[..], &wire_name(name)].concat(),
         (rr::SRV, [priority, weight, port, name]) => {
             let numbers = [priority, weight, port].map(|word| number(word));
@@ -222,6 +230,7 @@ pub(crate) fn rdata_text(record: &Record) -> String {
         (rr::A, Ok(octets), _) => Ipv4Addr::from(octets).to_string(),
         (rr::AAAA, _, Ok(octets)) => Ipv6Addr::from(octets).to_string(),
         (rr::CNAME, ..) => "CNAME".to_owned(),
+        (rr::DNAME, ..) => "DNAME".to_owned(),
         (rr::DS, ..) => "DS".to_owned(),
         (rr::TXT, ..) => "TXT".to_owned(),
         (rr::MX, ..) => "MX".to_owned(),

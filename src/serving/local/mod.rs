@@ -6,9 +6,8 @@
 //! (wildcards).
 //!
 //! Limits: names and wildcards, no zones; names beneath or beside them are forwarded, as the `hosts` plugin of `CoreDNS` does with
-//! `fallthrough`, but a type that a name does not have is NODATA, never forwarded. A CNAME is followed only to names
-//! that are in `records:` too. A target elsewhere is left to the client, and stub resolvers (glibc, musl) do not ask
-//! again: they report that the name has no address. No zone transfers.
+//! `fallthrough`, but a type that a name does not have is NODATA, never forwarded. A CNAME is followed here only to names
+//! that are in `records:` too; a target elsewhere is looked up by [`super::aliases`]. No zone transfers.
 
 pub(crate) mod authority;
 

@@ -1,0 +1,360 @@
+//! Aliases that lead out of what a server knows: their targets are looked up, each by its own route, and the client gets
+//! alias and target in one answer (RFC 1034 §4.3.2 asks that of whoever recurses; stub resolvers do not follow).
+//!
+//! Owns which targets are looked up, and the limits: [`ALIAS_STEPS`], the question's own deadline, no circles. A target is
+//! looked up as if a client had asked for it: from its route's own answer, from the cache, in a flight that others share,
+//! kept under its own name.
+//!
+//! Limits: only the end of a chain is looked up. Aliases that a server followed itself stay as it followed them. A target
+//! that no route holds stays with what the server said.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+
+use super::client::Client;
+use super::flights::{Course, Flight, Purpose, Wanted};
+use super::metrics::StaleReason;
+use super::waiting::{Content, Waiting};
+use super::worker::Worker;
+use crate::budgets::ALIAS_STEPS;
+use crate::cache::{Bounds, Entry};
+use crate::message::alias;
+use crate::message::ede::{self, ExtendedError};
+use crate::message::form::QueryForm;
+use crate::message::labels::presentation;
+use crate::message::query::{Question, key_about};
+use crate::message::response::{Kind, Response};
+use crate::message::wire::{rcode, rr};
+use crate::transport::SharedQuestion;
+use crate::upstream::ask::{Answer, Failed, ask};
+
+/// What is wrong with aliases that no answer can come of.
+const CIRCLE: &str = "the aliases lead in a circle";
+
+/// An answer, and what the targets of its aliases make of it.
+pub(super) struct Found {
+    /// The whole answer.
+    pub(super) answer: Answer,
+    /// Seconds for which each part that was cached is fresh.
+    seconds: u32,
+    /// Whether each part may be kept.
+    storable: bool,
+    /// Why a part of it is an expired answer, if one is.
+    pub(super) stale: Option<StaleReason>,
+}
+
+impl From<Answer> for Found {
+    fn from(answer: Answer) -> Self {
+        Self {
+            answer,
+            seconds: u32::MAX,
+            storable: true,
+            stale: None,
+        }
+    }
+}
+
+/// Asks the upstreams the question of a flight, as its route asks it, and looks up where its aliases lead.
+pub(super) async fn resolve(
+    worker: &Rc<Worker>,
+    index: u16,
+    flight: &Rc<Flight>,
+    key: &Rc<[u8]>,
+) -> Result<Found, Failed> {
+    let setup = &worker.setup;
+    let end = Instant::now() + worker.first_group(index).budget();
+    let route = setup.routes.get(index);
+    let asked = match &route.rewrite {
+        None => Rc::clone(key),
+        Some(rewrite) => rewrite.outward(key)?,
+    };
+    let question = Rc::new(SharedQuestion::new(&asked, &worker.shared.hasher));
+    let mut answer = ask(&worker.links, &setup.upstreams, &route.tiers, &question).await?;
+    if let Some(rewrite) = &route.rewrite {
+        answer = rewrite.back(answer, key)?;
+    }
+    // Before anything of another route is added, which has bounds of its own.
+    answer.response.raise_ttls(route.bounds.min_ttl);
+    if !answer.response.aliases_alone() {
+        return Ok(answer.into());
+    }
+    let chain = Chain {
+        worker,
+        key,
+        flight: Some(flight),
+        client: None,
+        end,
+    };
+    let by = Informant {
+        route: index,
+        group: route.tiers[answer.tier],
+    };
+    // In a box: it is rare, and every flight would have room for it.
+    Box::pin(chain.follow(answer, Some(by))).await
+}
+
+/// Answers a question from the configuration, and looks up where its aliases lead.
+pub(super) async fn answer_locally(
+    worker: &Rc<Worker>,
+    key: &[u8],
+    message: &[u8],
+    client: Client,
+) -> Content {
+    let response = match local_response(worker, message).await {
+        Ok(response) => response,
+        Err(failure) => return failure,
+    };
+    if !response.aliases_alone() {
+        return Content::Local(Entry::local(&response, client.received, u32::MAX));
+    }
+    let chain = Chain {
+        worker,
+        key,
+        flight: None,
+        client: Some(client),
+        end: client.received,
+    };
+    let answer = Answer { response, tier: 0 };
+    match Box::pin(chain.follow(answer, None)).await {
+        Ok(found) => {
+            let entry = Entry::local(&found.answer.response, Instant::now(), found.seconds);
+            match found.stale {
+                None => Content::Local(entry),
+                Some(reason) => Content::Stale(entry, reason),
+            }
+        }
+        Err(Failed { code, error }) => Content::Failure(code, Rc::new(error)),
+    }
+}
+
+async fn local_response(worker: &Worker, query: &[u8]) -> Result<Response, Content> {
+    let response = Response::read(&worker.setup.local.answer(query).await);
+    response.map_err(|error| {
+        let error = ExtendedError::new(ede::OTHER, &error.to_string());
+        Content::Failure(rcode::SERVFAIL, Rc::new(error))
+    })
+}
+
+/// Whose servers gave an answer.
+#[derive(Clone, Copy)]
+struct Informant {
+    /// By way of this route, which may have asked in other words.
+    route: u16,
+    group: usize,
+}
+
+/// A question whose answer is an alias.
+struct Chain<'a> {
+    worker: &'a Rc<Worker>,
+    key: &'a [u8],
+    /// Its flight; none if it is answered from the configuration.
+    flight: Option<&'a Rc<Flight>>,
+    /// The client, if it alone waits.
+    client: Option<Client>,
+    /// When the question's time is over. Of one answered from the configuration, when it came: its target's route says how
+    /// long it may take.
+    end: Instant,
+}
+
+impl Chain<'_> {
+    /// Puts behind the aliases of `first` what is known of the names they lead to. `by` gave `first`; nobody, if it is
+    /// from the configuration.
+    async fn follow(&self, first: Answer, mut by: Option<Informant>) -> Result<Found, Failed> {
+        let mut found = Found::from(first);
+        let mut steps = match self.flight.map(|flight| flight.purpose()) {
+            Some(Purpose::Alias(steps)) => steps,
+            _ => 0,
+        };
+        while let Some(target) = self.target(&found.answer.response, by) {
+            steps += 1;
+            if steps > ALIAS_STEPS {
+                let text = format!("more than {ALIAS_STEPS} aliases were followed");
+                return Err(failed(&target, ede::OTHER, &text));
+            }
+            let key = key_about(self.key, &target);
+            let is_local = self.worker.setup.local.owns(&target, rr::IN);
+            let content = if is_local {
+                self.locally(&key).await
+            } else {
+                self.by_its_route(&key, &target, steps).await
+            };
+            found.append(&target, content)?;
+            if !is_local {
+                // Its own flight has followed it further.
+                break;
+            }
+            by = None;
+        }
+        Ok(found)
+    }
+
+    /// The name to look up next: the aliases end there, and whoever answered does not know it, or is not the one to ask.
+    fn target(&self, response: &Response, by: Option<Informant>) -> Option<Vec<u8>> {
+        let (setup, question) = (&self.worker.setup, Question::of(self.key));
+        // DNSSEC is between the client and the server. Of an alias itself, these types say what was asked for.
+        let apart = matches!(question.qtype, rr::RRSIG | rr::DS | rr::DNSKEY | rr::DNAME);
+        if !setup.config.complete_cnames
+            || question.dnssec_ok
+            || !question.cacheable()
+            || apart
+            || !response.aliases_alone()
+            || response.truncated()
+        {
+            return None;
+        }
+        let target = alias::end(response.view())?;
+        if setup.local.owns(&target, rr::IN) {
+            return Some(target);
+        }
+        let index = setup.routes.find(&target, question.qtype)?;
+        let route = setup.routes.get(index);
+        if route.own_answer(question.qtype).is_some() {
+            return Some(target);
+        }
+        // Servers of the group that would be asked first, and for this very name, have spoken: they say that there is
+        // nothing, or nobody else would be asked.
+        let settled = by.is_some_and(|by| {
+            route.tiers.first() == Some(&by.group)
+                && (by.route == index || !route.rewrites(&target))
+                && (response.kind() == Kind::Negative || route.tiers.len() == 1)
+        });
+        (!settled).then_some(target)
+    }
+
+    async fn locally(&self, key: &[u8]) -> Content {
+        let mut query = Vec::new();
+        Question::of(key).write(0, QueryForm::WithoutOpt, &mut query);
+        match local_response(self.worker, &query).await {
+            Ok(response) => Content::Local(Entry::local(&response, Instant::now(), u32::MAX)),
+            Err(failure) => failure,
+        }
+    }
+
+    /// What a client would get for the target, but for what is about to expire when nobody waits: what is made of it would be
+    /// gone as soon.
+    async fn by_its_route(&self, key: &[u8], target: &[u8], steps: u8) -> Content {
+        let (worker, now) = (self.worker, Instant::now());
+        let setup = &worker.setup;
+        let route = setup.routes.find(target, Question::of(key).qtype);
+        let route = route.expect("a target has a route, or is answered from the configuration");
+        if let Some(content) = worker.own_content(route, key) {
+            return content;
+        }
+        let is_prefetch = self
+            .flight
+            .is_some_and(|flight| flight.purpose() != Purpose::Client);
+        let stored = worker.shared.cache.get(key);
+        if let Some(entry) = &stored
+            && let Some(age) = entry.age_if_fresh(now)
+            && !(is_prefetch && entry.about_to_expire(age, &setup.config.cache))
+        {
+            worker.prefetch_if_due(key, entry, age, now);
+            return Content::Answer(entry.clone(), 0);
+        }
+        let wanted = Wanted {
+            key,
+            route,
+            stale: stored.filter(|entry| worker.may_serve_stale(key, route, entry, now)),
+            client: self.client,
+            purpose: Purpose::Alias(steps),
+            now,
+        };
+        let flight = match worker.pursue(wanted) {
+            Course::Reply(content) => return content,
+            Course::Wait(flight) => flight,
+        };
+        let end = match self.flight {
+            Some(_) => self.end,
+            None => self.end + worker.first_group(route).budget(),
+        };
+        self.wait_for(flight, end).await
+    }
+
+    async fn wait_for(&self, flight: Rc<Flight>, end: Instant) -> Content {
+        let failure =
+            |code, text| Content::Failure(rcode::SERVFAIL, Rc::new(ExtendedError::new(code, text)));
+        if let Some(own) = self.flight {
+            if flight.depends_on(own) {
+                return failure(ede::OTHER, CIRCLE);
+            }
+            own.set_waits_for(Some(Rc::clone(&flight)));
+        }
+        let (sender, receiver) = oneshot::channel();
+        flight.join(Waiting::Alias(sender));
+        let outcome = timeout_at(end.into(), receiver).await;
+        if let Some(own) = self.flight {
+            own.set_waits_for(None);
+        }
+        match outcome {
+            Ok(Ok(content)) => content,
+            Ok(Err(_)) => failure(ede::OTHER, "the query was given up"),
+            Err(_) => failure(ede::NO_REACHABLE_AUTHORITY, "no answer in time"),
+        }
+    }
+}
+
+impl Found {
+    /// What `route`'s bounds leave of it: no part is kept for longer than it would be by itself.
+    pub(super) fn bounds(&self, route: Bounds) -> Bounds {
+        let bounds = route.at_most(self.seconds);
+        Bounds {
+            max_lifetime: if self.storable {
+                bounds.max_lifetime
+            } else {
+                0
+            },
+            ..bounds
+        }
+    }
+
+    /// Puts what is known of `target` behind the aliases that lead there.
+    fn append(&mut self, target: &[u8], content: Content) -> Result<(), Failed> {
+        let entry = match content {
+            Content::Answer(entry, _) | Content::Local(entry) => {
+                // What is not kept has the TTLs that the client is to be told.
+                let seconds = match entry.storable() {
+                    true => entry.seconds_left(Instant::now()),
+                    false => entry.ttl_cap(),
+                };
+                self.seconds = self.seconds.min(seconds);
+                self.storable &= entry.storable();
+                entry
+            }
+            Content::Stale(entry, reason) => {
+                self.stale.get_or_insert(reason);
+                entry
+            }
+            Content::Failure(_, error) => {
+                let mut failed = failed(target, error.code, &error.text);
+                failed.error.servers = error.servers.clone();
+                return Err(failed);
+            }
+        };
+        let rest = entry.response();
+        if !matches!(rest.kind(), Kind::Positive | Kind::Negative) {
+            let text = "no server resolves it (referral)";
+            return Err(failed(target, ede::NO_REACHABLE_AUTHORITY, text));
+        }
+        let answer = &mut self.answer;
+        answer.response = alias::joined(answer.response.view(), rest)
+            .map_err(|_| failed(target, ede::OTHER, "the answer does not fit a message"))?;
+        if answer.response.aliases_alone() && alias::end(answer.response.view()).is_none() {
+            return Err(failed(target, ede::OTHER, CIRCLE));
+        }
+        answer.tier = answer.tier.max(usize::from(entry.tier()));
+        Ok(())
+    }
+}
+
+/// The failure that an alias is whose target is not known: by itself, it would be taken for the answer that there is no such
+/// record.
+fn failed(target: &[u8], code: u16, text: &str) -> Failed {
+    let text = format!("alias {}: {text}", presentation(target));
+    Failed {
+        code: rcode::SERVFAIL,
+        error: ExtendedError::new(code, &text),
+    }
+}
