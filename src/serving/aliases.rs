@@ -315,9 +315,10 @@ impl Found {
         let entry = match content {
             Content::Answer(entry, _) | Content::Local(entry) => {
                 // What is not kept has the TTLs that the client is to be told.
-                let seconds = match entry.storable() {
-                    true => entry.seconds_left(Instant::now()),
-                    false => entry.ttl_cap(),
+                let seconds = if entry.storable() {
+                    entry.seconds_left(Instant::now())
+                } else {
+                    entry.ttl_cap()
                 };
                 self.seconds = self.seconds.min(seconds);
                 self.storable &= entry.storable();

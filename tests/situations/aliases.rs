@@ -638,6 +638,6 @@ fn an_alias_into_a_route_with_rules_of_its_own_gets_what_its_target_would() {
     change(&nodens, &rules_of_their_own(&public, &other, ""));
     assert_eq!(
         says(&nodens, "four.example. AAAA"),
-        "NOERROR 2001:db8::1 CNAME"
+        "NOERROR CNAME 2001:db8::1"
     );
 }
