@@ -1,4 +1,5 @@
-//! Replies of routes that answer by themselves (`answer`, `filter`): nobody is asked, nothing is kept, and nobody waits.
+//! What routes say by themselves (`answer`, `filter`), to clients and behind aliases: nobody is asked, and nobody waits. It is kept
+//! only as part of an alias's answer.
 //!
 //! The names of a zone with `answer` are ours alone, so AA is set. Negative answers carry a SOA, so that clients keep them
 //! (RFC 2308 §5), and an extended error that names the key which made them.
