@@ -105,7 +105,12 @@ impl Flight {
 
     /// Has a client wait, or the flight of an alias.
     pub(super) fn join(&self, waiter: Waiting) {
-        self.waiters.borrow_mut().push(waiter);
+        let mut waiters = self.waiters.borrow_mut();
+        if waiters.capacity() == 0 {
+            // Most questions have one client.
+            waiters.reserve_exact(1);
+        }
+        waiters.push(waiter);
     }
 
     /// Takes all that wait.

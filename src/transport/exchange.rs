@@ -93,7 +93,12 @@ impl Mailbox {
         if self.closed.get() {
             return;
         }
-        self.deliveries.borrow_mut().push_back(delivery);
+        let mut deliveries = self.deliveries.borrow_mut();
+        if deliveries.capacity() == 0 {
+            // There is hardly ever a second one.
+            deliveries.reserve_exact(1);
+        }
+        deliveries.push_back(delivery);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
