@@ -6,13 +6,12 @@
 use std::collections::{HashMap, HashSet};
 
 use super::ede::PassedOn;
+use super::rdata;
 use super::response::{Response, View};
 use super::wire::{
-    self, Counts, MAX_MESSAGE_LEN, MAX_NAME_LEN, Malformed, Record, Records, Section, flag, rr,
+    self, Counts, MAX_MESSAGE_LEN, MAX_NAME_LEN, Malformed, POINTER, POINTER_REACH, Record,
+    Records, Section, flag, rr,
 };
-
-/// The largest offset that a compression pointer can hold (RFC 1035 §4.1.4).
-const MAX_POINTER: u16 = 0x3fff;
 
 /// The target of each CNAME in the answer section, lower-cased, in wire format.
 #[must_use]
@@ -65,7 +64,7 @@ pub fn joined(first: View<'_>, rest: View<'_>) -> Result<Response, Malformed> {
     message.truncate(end);
     let owner = Owner {
         name: target,
-        pointer: pointer.filter(|at| *at <= MAX_POINTER),
+        pointer: pointer.filter(|at| usize::from(*at) < POINTER_REACH),
     };
     let further = Counts::read(rest.message())?;
     for record in Records::new(rest.message(), rest.question_end(), further) {
@@ -105,7 +104,7 @@ fn append(
     let (name, fixed) = name_at(source, record.start).ok_or(Malformed)?;
     match owner.pointer {
         Some(at) if name.eq_ignore_ascii_case(owner.name) => {
-            message.extend_from_slice(&(0xc000 | at).to_be_bytes());
+            message.extend_from_slice(&(POINTER | at).to_be_bytes());
         }
         _ => message.extend_from_slice(&name),
     }
@@ -123,50 +122,17 @@ fn append(
 }
 
 fn append_rdata(message: &mut Vec<u8>, source: &[u8], record: &Record) {
-    let (fixed, names) = names_in_rdata(record.rtype);
-    let start = message.len();
-    let mut at = record.rdata_at() + fixed;
-    message.extend_from_slice(source.get(record.rdata_at()..at).unwrap_or(&[]));
-    for _ in 0..names {
-        match name_at(source, at) {
-            Some((name, end)) if end <= record.end => {
-                message.extend_from_slice(&name);
-                at = end;
-            }
-            // RDATA that is not what its type says passes as it is.
-            _ => {
-                message.truncate(start);
-                at = record.rdata_at();
-                break;
-            }
-        }
+    let rdata_at = record.rdata_at();
+    // RDATA that is not what its type says passes as it is.
+    let Some((layout, names)) = rdata::names(source, record) else {
+        message.extend_from_slice(&source[rdata_at..record.end]);
+        return;
+    };
+    message.extend_from_slice(&source[rdata_at..rdata_at + layout.before]);
+    for &at in &names[..layout.count] {
+        put_name(message, source, at);
     }
-    if at > record.end {
-        message.truncate(start);
-        at = record.rdata_at();
-    }
-    message.extend_from_slice(&source[at..record.end]);
-}
-
-/// Where names that may be compressed stand in the RDATA of a type (RFC 3597 §4): octets before the first, and how many.
-fn names_in_rdata(rtype: u16) -> (usize, usize) {
-    /// Types of RFC 1035 and RFC 1183 that hold one name alone, two, or a number and a name.
-    const MD: u16 = 3;
-    const MF: u16 = 4;
-    const MB: u16 = 7;
-    const MG: u16 = 8;
-    const MR: u16 = 9;
-    const MINFO: u16 = 14;
-    const RP: u16 = 17;
-    const AFSDB: u16 = 18;
-    const RT: u16 = 21;
-    match rtype {
-        rr::NS | rr::CNAME | rr::PTR | rr::DNAME | MD | MF | MB | MG | MR => (0, 1),
-        rr::SOA | MINFO | RP => (0, 2),
-        rr::MX | AFSDB | RT => (2, 1),
-        rr::SRV => (6, 1),
-        _ => (0, 0),
-    }
+    message.extend_from_slice(&source[record.end - layout.after..record.end]);
 }
 
 /// Records of the answer section.
@@ -185,21 +151,16 @@ fn points_at(message: &[u8], cname: &Record, target: &[u8]) -> bool {
 fn name_at(message: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
     let end = wire::skip_name(message, start).ok()?;
     let mut name = Vec::with_capacity(MAX_NAME_LEN);
-    let mut at = start;
-    loop {
-        let length = *message.get(at)?;
-        if length >= 0xc0 {
-            // A checked name's pointers lead strictly backwards.
-            at = usize::from(wire::u16_at(message, at)? & MAX_POINTER);
-            continue;
-        }
-        let next = at + 1 + usize::from(length);
-        name.extend_from_slice(message.get(at..next)?);
-        at = next;
-        if length == 0 {
-            return Some((name, end));
-        }
+    put_name(&mut name, message, start);
+    Some((name, end))
+}
+
+/// Appends a possibly compressed name that [`wire::skip_name`] has passed, written out.
+fn put_name(out: &mut Vec<u8>, message: &[u8], start: usize) {
+    for label in wire::labels(message, start) {
+        out.extend_from_slice(label);
     }
+    out.push(0);
 }
 
 #[cfg(test)]

@@ -4,13 +4,10 @@
 //! are written out (RFC 3597 §4), also where the upstream sent a pointer. A name that differs in case alone is the same
 //! name, so that the first spelling stands for all. RDATA that is not what its type says passes as it is.
 
+use super::rdata::{self, Names};
 use super::response::View;
-use super::wire::{self, Counts, HEADER_LEN, Record, Records, Section, rr};
+use super::wire::{self, Counts, HEADER_LEN, POINTER, POINTER_REACH, Record, Records, Section};
 
-/// RFC 1035 §4.1.4: a pointer has 14 bits for the offset.
-const POINTER_REACH: usize = 1 << 14;
-/// RFC 1035 §4.1.4: the two high bits that tell a pointer from a label.
-const POINTER: u16 = 0xc000;
 /// RFC 1035 §2.3.4: 255 octets hold 127 labels and the root.
 const MAX_LABELS: usize = 127;
 /// Labels that names may point to; what comes beyond them is written out. A reply over UDP hardly has as many. Without a
@@ -67,62 +64,6 @@ pub fn append(
     }
     kept.write(&mut writer.out[writer.start..]);
     kept
-}
-
-/// Whether names in a type's RDATA may be compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Names {
-    /// Everybody must understand pointers there.
-    Compressed,
-    /// RFC 3597 §4: they have to be written out; an upstream may have done otherwise.
-    WrittenOut,
-}
-
-/// Where names stand in a type's RDATA.
-#[derive(Debug, Clone, Copy)]
-struct Layout {
-    /// Octets before the names.
-    before: usize,
-    count: usize,
-    /// Octets behind them.
-    after: usize,
-    names: Names,
-}
-
-/// The layout of a record's RDATA; none if it holds no names, or none that anybody may have compressed (RFC 3597 §4).
-fn layout(message: &[u8], record: &Record) -> Option<Layout> {
-    use Names::{Compressed, WrittenOut};
-    let (before, count, after, names) = match record.rtype {
-        rr::NS | rr::CNAME | rr::PTR | rr::MD | rr::MF | rr::MB | rr::MG | rr::MR => {
-            (0, 1, 0, Compressed)
-        }
-        rr::MX => (2, 1, 0, Compressed),
-        rr::MINFO => (0, 2, 0, Compressed),
-        // Five 32-bit numbers follow.
-        rr::SOA => (0, 2, 20, Compressed),
-        rr::DNAME => (0, 1, 0, WrittenOut),
-        rr::AFSDB | rr::RT => (2, 1, 0, WrittenOut),
-        rr::RP => (0, 2, 0, WrittenOut),
-        rr::PX => (2, 2, 0, WrittenOut),
-        rr::SRV => (6, 1, 0, WrittenOut),
-        rr::NAPTR => (naptr_before(message, record)?, 1, 0, WrittenOut),
-        _ => return None,
-    };
-    Some(Layout {
-        before,
-        count,
-        after,
-        names,
-    })
-}
-
-/// RFC 3403 §4.1: two 16-bit numbers and three strings stand before the name.
-fn naptr_before(message: &[u8], record: &Record) -> Option<usize> {
-    let mut at = record.rdata_at() + 4;
-    for _ in 0..3 {
-        at += usize::from(*message.get(at)?) + 1;
-    }
-    Some(at - record.rdata_at())
 }
 
 /// A label in the output that names may point to, with all that follows it. Labels with the same end form a list. Indices
@@ -184,7 +125,7 @@ impl<'a> Writer<'a> {
     fn put_record(&mut self, record: Record, ttl: impl Fn(u32) -> u32) -> Result<(), NotWritten> {
         self.put_fixed(record, ttl)?;
         let (rdata_at, start) = (record.rdata_at(), self.out.len());
-        let Some((layout, names)) = self.rdata_names(&record) else {
+        let Some((layout, names)) = rdata::names(self.message, &record) else {
             return self.copy(rdata_at, record.end);
         };
         self.copy(rdata_at, rdata_at + layout.before)?;
@@ -227,18 +168,6 @@ impl<'a> Writer<'a> {
         }
         self.out.extend_from_slice(octets);
         Ok(())
-    }
-
-    /// Where the names of a record's RDATA begin; none if they and what is around them do not fill it.
-    fn rdata_names(&self, record: &Record) -> Option<(Layout, [usize; 2])> {
-        let layout = layout(self.message, record)?;
-        let mut names = [0; 2];
-        let mut at = record.rdata_at() + layout.before;
-        for name in &mut names[..layout.count] {
-            *name = at;
-            at = wire::skip_name(self.message, at).ok()?;
-        }
-        (at + layout.after == record.end).then_some((layout, names))
     }
 
     /// Appends the name at `at`, which [`wire::skip_name`] has passed.
@@ -315,6 +244,7 @@ impl<'a> Writer<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::response::Response;
+    use super::super::wire::rr;
     use super::*;
     use hickory_proto::op::Message;
     use proptest::prelude::*;

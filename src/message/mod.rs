@@ -8,6 +8,7 @@ pub mod framing;
 pub mod labels;
 pub mod own;
 pub mod query;
+mod rdata;
 pub mod reply;
 pub mod response;
 pub mod wire;

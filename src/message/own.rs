@@ -5,10 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::wire::{HEADER_LEN, flag, rcode, rr};
-
-/// RFC 1035 §4.1.4: the two bits of a pointer.
-const POINTER: u16 = 0xc000;
+use super::wire::{HEADER_LEN, POINTER, flag, rcode, rr};
 
 /// RNAME of the SOA: `nobody.invalid.` (RFC 6761 §6.4).
 const NOBODY: &[u8] = b"\x06nobody\x07invalid\0";

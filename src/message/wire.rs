@@ -359,6 +359,11 @@ fn follow(message: &[u8], mut at: usize) -> usize {
     at
 }
 
+/// The two high bits that tell a pointer from a label (RFC 1035 §4.1.4).
+pub(super) const POINTER: u16 = 0xc000;
+/// Offsets from here on are out of a pointer's reach: it has 14 bits for them (RFC 1035 §4.1.4).
+pub(super) const POINTER_REACH: usize = 1 << 14;
+
 /// The labels of a possibly compressed name, with their length octets, without the root. It must have passed
 /// [`skip_name`].
 pub(super) fn labels(message: &[u8], start: usize) -> impl Iterator<Item = &[u8]> {

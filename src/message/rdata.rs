@@ -1,0 +1,71 @@
+//! Where names stand in RDATA, and whether they may be compressed (RFC 1035 §4.1.4, RFC 3597 §4).
+
+use super::wire::{self, Record, rr};
+
+/// Whether names in a type's RDATA may be compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Everybody must understand pointers there.
+    Compressed,
+    /// RFC 3597 §4: they have to be written out; an upstream may have done otherwise.
+    WrittenOut,
+}
+
+/// Where names stand in a type's RDATA.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layout {
+    /// Octets before the names.
+    pub(super) before: usize,
+    pub(super) count: usize,
+    /// Octets behind them.
+    pub(super) after: usize,
+    pub(super) names: Names,
+}
+
+/// The layout of a record's RDATA; none if it holds no names, or none that anybody may have compressed (RFC 3597 §4).
+fn layout(message: &[u8], record: &Record) -> Option<Layout> {
+    use Names::{Compressed, WrittenOut};
+    let (before, count, after, names) = match record.rtype {
+        rr::NS | rr::CNAME | rr::PTR | rr::MD | rr::MF | rr::MB | rr::MG | rr::MR => {
+            (0, 1, 0, Compressed)
+        }
+        rr::MX => (2, 1, 0, Compressed),
+        rr::MINFO => (0, 2, 0, Compressed),
+        // Five 32-bit numbers follow.
+        rr::SOA => (0, 2, 20, Compressed),
+        rr::DNAME => (0, 1, 0, WrittenOut),
+        rr::AFSDB | rr::RT => (2, 1, 0, WrittenOut),
+        rr::RP => (0, 2, 0, WrittenOut),
+        rr::PX => (2, 2, 0, WrittenOut),
+        rr::SRV => (6, 1, 0, WrittenOut),
+        rr::NAPTR => (naptr_before(message, record)?, 1, 0, WrittenOut),
+        _ => return None,
+    };
+    Some(Layout {
+        before,
+        count,
+        after,
+        names,
+    })
+}
+
+/// RFC 3403 §4.1: two 16-bit numbers and three strings stand before the name.
+fn naptr_before(message: &[u8], record: &Record) -> Option<usize> {
+    let mut at = record.rdata_at() + 4;
+    for _ in 0..3 {
+        at += usize::from(*message.get(at)?) + 1;
+    }
+    Some(at - record.rdata_at())
+}
+
+/// Where the names of a record's RDATA begin; none if they and what is around them do not fill it.
+pub(super) fn names(message: &[u8], record: &Record) -> Option<(Layout, [usize; 2])> {
+    let layout = layout(message, record)?;
+    let mut names = [0; 2];
+    let mut at = record.rdata_at() + layout.before;
+    for name in &mut names[..layout.count] {
+        *name = at;
+        at = wire::skip_name(message, at).ok()?;
+    }
+    (at + layout.after == record.end).then_some((layout, names))
+}
