@@ -32,6 +32,8 @@ const CROWDED: usize = 32;
 const MAX_IDLE: Duration = Duration::from_secs(8);
 /// TCP's own retries would go on for minutes.
 const CONNECT: Duration = Duration::from_secs(2);
+/// After a failed write the kernel has what the server sent before; there is nothing to wait for.
+const READ_AFTER_RESET: Duration = Duration::from_millis(10);
 /// How long it is remembered that a server closes connections after a few answers.
 const SHORT_LIVED_FOR: Duration = Duration::from_mins(1);
 
@@ -196,19 +198,9 @@ impl Pool {
 
     fn open(self: &Rc<Self>, now: Instant) -> Rc<Connection> {
         let jitter = f64::from(self.shared.random.borrow_mut().next_u16()) / f64::from(u16::MAX);
-        let connection = Rc::new(Connection {
-            in_flight: InFlight::new(Carrier::Stream),
-            outbox: RefCell::default(),
-            wake: Notify::new(),
-            give_up: Notify::new(),
-            state: Cell::new(ConnectionState::Connecting),
-            queries: Cell::new(0),
-            answers: Cell::new(0),
-            // Up to a quarter more, so that connections opened together are not all replaced together.
-            old_at: now + self.peer.stream_max_age.mul_f64(1.0 + jitter / 4.0),
-            last_used: Cell::new(now),
-            last_heard: Cell::new(now),
-        });
+        // Up to a quarter more, so that connections opened together are not all replaced together.
+        let old_at = now + self.peer.stream_max_age.mul_f64(1.0 + jitter / 4.0);
+        let connection = Rc::new(Connection::new(old_at, now));
         self.connections.borrow_mut().push(Rc::clone(&connection));
         let (pool, peer) = (Rc::downgrade(self), Rc::clone(&self.peer));
         let shared = self.shared.clone();
@@ -264,6 +256,21 @@ impl Pool {
 }
 
 impl Connection {
+    fn new(old_at: Instant, now: Instant) -> Self {
+        Self {
+            in_flight: InFlight::new(Carrier::Stream),
+            outbox: RefCell::default(),
+            wake: Notify::new(),
+            give_up: Notify::new(),
+            state: Cell::new(ConnectionState::Connecting),
+            queries: Cell::new(0),
+            answers: Cell::new(0),
+            old_at,
+            last_used: Cell::new(now),
+            last_heard: Cell::new(now),
+        }
+    }
+
     /// Whether it may get further queries, now or when others are answered.
     fn takes_queries(&self) -> bool {
         matches!(
@@ -374,10 +381,16 @@ impl Connection {
                 }
             }
         };
-        tokio::select! {
-            ended = read => ended,
-            ended = write => ended,
-            () = self.give_up.notified() => Ok(EndedBy::Us),
+        tokio::pin!(read);
+        let written = tokio::select! {
+            ended = &mut read => return ended,
+            () = self.give_up.notified() => return Ok(EndedBy::Us),
+            written = write => written,
+        };
+        match written {
+            Ok(ended_by) => Ok(ended_by),
+            // A server that resets the connection may have answered before: what has arrived can be read after the reset.
+            Err(error) => timeout(READ_AFTER_RESET, read).await.unwrap_or(Err(error)),
         }
     }
 
@@ -431,5 +444,82 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::sync::Arc;
+
+    use socket2::SockRef;
+
+    use super::*;
+    use crate::message::form::QueryForm;
+    use crate::metrics::Registry;
+    use crate::transport::exchange::{Mailbox, SharedQuestion};
+    use crate::transport::metrics::ExchangeFamilies;
+    use crate::transport::peer::{AnswerQuality, Observer};
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn answered(&self, _: Carrier, _: Instant, _: Duration, _: AnswerQuality) {}
+        fn unreachable(&self, _: Carrier, _: Instant) {}
+        fn expired(&self, _: Carrier, _: Instant) {}
+        fn lost(&self, _: Carrier, _: Instant, _: Instant) {}
+    }
+
+    fn peer(address: std::net::SocketAddr) -> Peer {
+        Peer {
+            address,
+            tls: None,
+            label: address.to_string(),
+            try_timeout: Duration::from_secs(1),
+            stream_max_age: Duration::from_mins(1),
+            metrics: ExchangeFamilies::register(&Registry::new()).server("group", "server"),
+            observer: Arc::new(Nobody),
+        }
+    }
+
+    fn exchange(mailbox: &Rc<Mailbox>, name: &[u8], now: Instant) -> Exchange {
+        let key: Rc<[u8]> = [name, &[0, 1, 0, 1, 0]].concat().into();
+        let question = Rc::new(SharedQuestion::new(&key, &ahash::RandomState::new()));
+        Exchange::new(&question, mailbox, 0, QueryForm::Full, now)
+    }
+
+    /// The server has answered and reset before we look, and there is a further query to write, which fails. Which of
+    /// the two is noticed first is left to chance, hence twenty times.
+    #[tokio::test]
+    async fn an_answer_that_came_before_a_reset_counts() -> io::Result<()> {
+        for _ in 0..20 {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+            let peer = peer(listener.local_addr()?);
+            let mut ours = std::net::TcpStream::connect(peer.address)?;
+            let (mut theirs, _) = listener.accept()?;
+            let now = Instant::now();
+            let shared = Shared::new();
+            let connection = Connection::new(now + Duration::from_mins(1), now);
+            let (first, second) = (Rc::default(), Rc::default());
+            connection.queue(exchange(&first, b"\x01a\x00", now), &shared, now);
+            let query = std::mem::take(&mut *connection.outbox.borrow_mut());
+            ours.write_all(&query)?;
+            let mut answer = vec![0; query.len()];
+            theirs.read_exact(&mut answer)?;
+            answer[4] |= 0x80;
+            theirs.write_all(&answer)?;
+            SockRef::from(&theirs).set_linger(Some(Duration::ZERO))?;
+            drop(theirs);
+            connection.queue(exchange(&second, b"\x01b\x00", now), &shared, now);
+
+            ours.set_nonblocking(true)?;
+            let stream = TcpStream::from_std(ours)?;
+            let _ = connection.exchange(&peer, &Weak::new(), stream).await;
+            assert!(first.take().is_some(), "the answer was thrown away");
+            assert!(second.take().is_none());
+            assert_eq!(connection.in_flight.len(), 1, "the second is asked again");
+        }
+        Ok(())
     }
 }
