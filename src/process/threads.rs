@@ -18,6 +18,7 @@ use crate::listener::slots::ConnectionSlots;
 use crate::listener::{tcp, udp};
 use crate::serving::setup::Setup;
 use crate::serving::worker::{CurrentWorker, Shared};
+use crate::transport::timeout::read_what_arrived;
 
 /// How often a worker looks after what is over, flushes its counters and shows that it is alive.
 const TICK: Duration = Duration::from_millis(250);
@@ -167,6 +168,8 @@ async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> i
         tokio::select! {
             _ = ticks.tick() => {
                 heartbeat.beat();
+                // What counts as lost from now on may be in a socket.
+                read_what_arrived().await;
                 current.tick();
             }
             command = commands.recv(), if !told_all => match command {

@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout_at;
 
 use super::client::Client;
 use super::flights::{Course, Flight, Purpose, Wanted};
@@ -29,6 +28,7 @@ use crate::message::query::{Question, key_about};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{rcode, rr};
 use crate::transport::SharedQuestion;
+use crate::transport::timeout::timeout_at;
 use crate::upstream::ask::{Answer, Failed, ask};
 
 /// What is wrong with aliases that no answer can come of.
@@ -284,7 +284,7 @@ impl Chain<'_> {
         }
         let (sender, receiver) = oneshot::channel();
         flight.join(Waiting::Alias(sender));
-        let outcome = timeout_at(end.into(), receiver).await;
+        let outcome = timeout_at(end, receiver).await;
         if let Some(own) = self.flight {
             own.set_waits_for(None);
         }

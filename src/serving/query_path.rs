@@ -19,6 +19,7 @@ use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
 use crate::message::reply::Asked;
 use crate::message::wire::{rcode, rr};
+use crate::transport::timeout::timeout;
 use crate::upstream::ask::{Answer, Failed};
 
 /// A query that the cache could not answer.
@@ -257,12 +258,11 @@ async fn fly(leader: Leader) {
     let stale = leader.flight.stale();
     let result = if stale.is_some_and(|entry| may_stand_in(entry, StaleReason::Slow)) {
         // RFC 8767 §5: the client response timer.
-        tokio::select! {
-            result = &mut answer => result,
-            () = tokio::time::sleep(route.stale.after) => {
-                leader.flight.serve_stale(StaleReason::Slow, leader.route);
-                answer.await
-            }
+        if let Ok(result) = timeout(route.stale.after, &mut answer).await {
+            result
+        } else {
+            leader.flight.serve_stale(StaleReason::Slow, leader.route);
+            answer.await
         }
     } else {
         answer.await

@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, timeout_at};
+use tokio::time::sleep;
 
 use super::extra::Extra;
 use super::group::{self, Group};
@@ -19,6 +19,7 @@ use crate::message::form::{QueryForm, may_refuse_form};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{flag, rcode};
 use crate::transport::stream::StreamPool;
+use crate::transport::timeout::timeout_at;
 use crate::transport::udp::{Port, Shared, UdpPool};
 use crate::transport::{Carrier, Delivery, Exchange, Mailbox, SharedQuestion, TryError};
 
@@ -268,7 +269,7 @@ impl Lookup<'_> {
                 Step::Wait(until) => {
                     let until = self.wake_at(until, now);
                     // Filled or not, the next step is found anew.
-                    let _ = timeout_at(until.into(), self.mailbox.filled()).await;
+                    let _ = timeout_at(until, self.mailbox.filled()).await;
                 }
                 Step::Exhausted => return self.give_up(),
             }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::Query;
 use hickory_proto::rr::{Name, RecordType};
-use tokio::time::timeout;
 
 use super::probe_exchange::ask;
 use super::server::Server;
 use crate::message::query::wire_name;
+use crate::transport::timeout::timeout;
 
 /// How often each server is asked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);

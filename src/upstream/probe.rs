@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::Query;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
 use super::Upstreams;
 use super::group::Group;
@@ -23,6 +23,7 @@ use super::tolerance::Refusal;
 use crate::config::Probe;
 use crate::message::form::{QueryForm, may_refuse_form};
 use crate::transport::Carrier;
+use crate::transport::timeout::timeout;
 
 /// How long the task sleeps at most.
 const MAX_SLEEP: Duration = Duration::from_secs(5);

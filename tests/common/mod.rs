@@ -390,6 +390,21 @@ impl Nodens {
         self.process.signal(name);
     }
 
+    /// Takes the CPU from it until it gets SIGCONT.
+    pub(crate) fn stop(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.id());
+        wait_for("all threads to stop", || {
+            let tasks = fs::read_dir(&tasks).expect("the process runs");
+            let stopped = |task: io::Result<fs::DirEntry>| {
+                let stat = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+                // The state follows the name, which is in parentheses.
+                stat.rsplit(") ").next()?.starts_with('T').then_some(())
+            };
+            tasks.map(stopped).collect::<Option<()>>()
+        });
+    }
+
     /// Its process ID.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
