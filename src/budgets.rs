@@ -79,3 +79,6 @@ pub const EXTENDED_ERRORS_PASSED_ON: usize = 4;
 /// another server. With 20 % of all datagrams lost, every question can still be answered (25); with probes, it stays below
 /// 1.3 queries a question.
 pub const EXTRA_QUERIES_PERCENT: i64 = 27;
+
+/// Lines of the log that wait to be written. A line of the query log has some 200 octets, 1,300 at most.
+pub const LOG_LINES_WAITING: usize = 4_096;

@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod health;
+mod log;
 mod node;
 mod resolve;
 mod serve;

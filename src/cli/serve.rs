@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tracing_subscriber::EnvFilter;
 
-use crate::config::{Flags, LogConfig, LogFormat, load};
+use super::log;
+use crate::config::{Flags, load};
 use crate::net::process::{raise_file_limit, refuse_huge_pages};
 use crate::process::app::App;
 use crate::process::reload;
@@ -20,7 +20,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    start_logging(&loaded.config.log)?;
+    let log = log::start(&loaded.config.log)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -31,7 +31,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
-    super::runtime()?.block_on(async {
+    super::runtime()?.block_on(async move {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
@@ -42,6 +42,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(2));
             }
         };
+        app.metrics.log(log.dropped());
         let listen: Vec<String> = app.listen().iter().map(ToString::to_string).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -68,25 +69,10 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             () = app.stop() => tracing::info!("stopped"),
             name = signal() => {
                 tracing::warn!(signal = name, "stopped at once by a second signal");
+                drop(log);
                 std::process::exit(1);
             }
         }
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// Lines on stderr; `RUST_LOG` outranks the configuration. hickory-server logs every request at `info`, which is ours to
-/// decide.
-fn start_logging(config: &LogConfig) -> anyhow::Result<()> {
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| config.level.clone());
-    let filter =
-        EnvFilter::try_new(format!("hickory_server=warn,{directives}")).context("RUST_LOG")?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let result = match config.format {
-        LogFormat::Text => builder.with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    };
-    result.map_err(|error| anyhow::anyhow!("logging cannot be set up: {error}"))
 }

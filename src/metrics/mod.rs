@@ -93,6 +93,24 @@ impl<L: Label, T> PerLabel<L, T> {
 #[derive(Debug, Clone, Default)]
 pub struct Registry(prometheus::Registry);
 
+/// Takes over the value whenever it is asked for.
+struct CountedElsewhere {
+    counter: IntCounter,
+    value: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl prometheus::core::Collector for CountedElsewhere {
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        self.counter.desc()
+    }
+
+    fn collect(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.counter.reset();
+        self.counter.inc_by((self.value)());
+        self.counter.collect()
+    }
+}
+
 impl Registry {
     /// Without families.
     #[must_use]
@@ -117,6 +135,21 @@ impl Registry {
         self.0
             .register(Box::new(collector))
             .expect("each name is registered once");
+    }
+
+    /// A counter that something else keeps.
+    pub fn counted_elsewhere(
+        &self,
+        name: &str,
+        help: &str,
+        value: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        let counter = IntCounter::new(name, help)
+            .expect("names and labels are literals that follow the format");
+        self.collect(CountedElsewhere {
+            counter,
+            value: Box::new(value),
+        });
     }
 
     /// A family of counters.

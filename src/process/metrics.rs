@@ -82,6 +82,15 @@ impl Metrics {
         }
     }
 
+    /// Counts the lines that the log dropped, as `dropped` tells them.
+    pub fn log(&self, dropped: impl Fn() -> u64 + Send + Sync + 'static) {
+        self.registry.counted_elsewhere(
+            "nodens_log_lines_dropped_total",
+            "Lines of the log that were dropped because nobody reads it fast enough.",
+            dropped,
+        );
+    }
+
     /// The text exposition.
     #[must_use]
     pub fn render(&self) -> String {

@@ -7,6 +7,7 @@ mod common;
 mod admin;
 mod clients;
 mod lifecycle;
+mod log;
 mod refreshes;
 mod upstreams;
 
