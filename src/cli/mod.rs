@@ -3,12 +3,14 @@
 mod check;
 mod demo;
 mod health;
+mod import;
 mod log;
 mod node;
 mod resolve;
 mod serve;
 pub mod stub;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,6 +34,8 @@ enum Command {
     Check(ConfigArgs),
     /// Ask the running instance whether it is healthy (exit 0) or not (exit 1); for exec probes
     Health(health::HealthArgs),
+    /// Write the configuration that a Corefile stands for, and what became of each of its lines
+    Import(import::ImportArgs),
     Resolve(resolve::ResolveArgs),
     Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
@@ -41,13 +45,17 @@ enum Command {
 /// Where the configuration comes from.
 #[derive(Debug, Args)]
 struct ConfigArgs {
-    /// Configuration file; without one, names go to /etc/resolv.conf's servers
+    /// Configuration file, YAML or a Corefile; without one, names go to /etc/resolv.conf's servers
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
     /// Override one key (`cache.max_size=128MiB`); outranks file and environment; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_override)]
     set: Vec<(String, String)>,
+
+    /// Where kube-dns is, for a Corefile with the plugin kubernetes; default: what the kubelet's configuration says
+    #[arg(long, value_name = "ADDRESS")]
+    cluster_dns: Option<IpAddr>,
 }
 
 impl ConfigArgs {
@@ -55,6 +63,7 @@ impl ConfigArgs {
         Flags {
             config_file: self.config.clone(),
             overrides: self.set.clone(),
+            cluster_dns: self.cluster_dns,
         }
     }
 }
@@ -73,6 +82,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve::run(&args.flags()),
         Command::Check(args) => Ok(check::run(&args.flags())),
         Command::Health(args) => block_on(health::run(args)),
+        Command::Import(args) => import::run(&args),
         Command::Resolve(args) => block_on(resolve::run(args)),
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use hickory_proto::ProtoError;
 
+use super::corefile::draft::Refusal;
+use super::corefile::syntax::SyntaxProblem;
 use super::path::KeyPath;
 use super::yaml::YamlProblem;
 
@@ -115,6 +117,18 @@ pub enum ConfigError {
         /// What is wrong.
         problem: YamlProblem,
     },
+    /// A line of a Corefile, or of what it imports.
+    #[error("{}:{line}:{column}: {problem}", file.display())]
+    Corefile {
+        /// The Corefile as given, or what it imports.
+        file: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1, in characters.
+        column: usize,
+        /// What is wrong.
+        problem: CorefileProblem,
+    },
     /// figment could not put the layers together.
     #[error("the layers of the configuration cannot be merged: {0}")]
     Layers(Box<figment::Error>),
@@ -139,6 +153,7 @@ impl ConfigError {
             | Self::EmptyFile { .. }
             | Self::Layers(_) => (0, 0),
             Self::Yaml { line, .. }
+            | Self::Corefile { line, .. }
             | Self::Key {
                 origin: Origin::File { line, .. },
                 ..
@@ -150,6 +165,17 @@ impl ConfigError {
             },
         }
     }
+}
+
+/// What is wrong with a line of a Corefile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CorefileProblem {
+    /// Words, braces, variables, imports.
+    #[error(transparent)]
+    Syntax(SyntaxProblem),
+    /// A plugin or an option that cannot be taken.
+    #[error(transparent)]
+    Refused(Refusal),
 }
 
 /// What is wrong with a key or its value.

@@ -24,6 +24,7 @@ pub(super) struct Layers {
     figment: Figment,
     file: Option<PathBuf>,
     lines: BTreeMap<KeyPath, usize>,
+    files: BTreeMap<KeyPath, PathBuf>,
 }
 
 /// A single key set from outside the file.
@@ -82,14 +83,14 @@ impl Layers {
     ) -> Self {
         let mut figment = Figment::new();
         let mut below = Dict::new();
-        let mut lines = BTreeMap::new();
+        let (mut lines, mut files) = (BTreeMap::new(), BTreeMap::new());
         if let Some((file, document)) = &file {
             let dict = &document.dict;
             figment = figment.merge(FileLayer { file, dict });
         }
         let file = file.map(|(path, document)| {
             below = document.dict;
-            lines = document.lines;
+            (lines, files) = (document.lines, document.files);
             path.to_owned()
         });
         let variables = variables(environment, &below);
@@ -114,6 +115,7 @@ impl Layers {
             figment,
             file,
             lines,
+            files,
         }
     }
 
@@ -131,23 +133,27 @@ impl Layers {
                     .to_owned(),
             },
             Some(metadata) if metadata.name == FLAG => Origin::Flag,
-            Some(_) => Origin::File {
-                path: self.file.clone().unwrap_or_default(),
-                line: self.line(path),
-            },
+            Some(_) => {
+                let (line, elsewhere) = self.place(path);
+                let path = elsewhere.or(self.file.as_ref()).cloned();
+                Origin::File {
+                    path: path.unwrap_or_default(),
+                    line,
+                }
+            }
         }
     }
 
-    /// The line of a key, or of the nearest key above it.
-    fn line(&self, path: &KeyPath) -> usize {
+    /// The line of a key, or of the nearest key above it, and its file if that is not the configuration's.
+    fn place(&self, path: &KeyPath) -> (usize, Option<&PathBuf>) {
         let mut path = Some(path.clone());
         while let Some(here) = path {
             if let Some(line) = self.lines.get(&here) {
-                return *line;
+                return (*line, self.files.get(&here));
             }
             path = here.parent();
         }
-        1
+        (1, None)
     }
 }
 

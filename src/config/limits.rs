@@ -6,6 +6,8 @@ use super::leaf::{Range, Size};
 
 /// One socket each per worker; more is a list pasted by mistake.
 pub(super) const MAX_LISTEN: usize = 64;
+/// A port each for health, readiness and metrics, in both families, and room to spare.
+pub(super) const MAX_METRICS_LISTEN: usize = 8;
 /// Every packet is compared with the networks one by one.
 pub(super) const MAX_NETWORKS: usize = 1_024;
 /// All are read once a second.

@@ -3,6 +3,7 @@
 //! Owns the schema and its defaults. Must not open sockets or touch the network. What the user typed is read by
 //! [`load`] (in `config/`), which reports every mistake at once and remembers where each value came from.
 
+mod corefile;
 mod error;
 mod groups;
 mod hosts;
@@ -28,7 +29,8 @@ use std::time::Duration;
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 
-pub use error::{ConfigError, ConfigErrors, Missing, Origin, Problem};
+pub use corefile::{Refusal, Remark, SyntaxProblem, Verdict, is_corefile};
+pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
 pub use read::Setting;
@@ -44,8 +46,8 @@ pub struct Config {
     pub allow: Vec<IpNet>,
     /// Address of the whole admin interface over TCP.
     pub admin: Option<SocketAddr>,
-    /// A second address that serves /metrics, /health and /ready only.
-    pub metrics_listen: Option<SocketAddr>,
+    /// Further addresses that serve /metrics, /health and /ready only.
+    pub metrics_listen: Vec<SocketAddr>,
     /// Path of a Unix socket that serves the same as `admin`.
     pub socket: Option<PathBuf>,
     /// Worker threads.
@@ -56,6 +58,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// Name of this node, as `id.server` and NSID tell it. Default: the host's name.
     pub node_name: String,
+    /// Files that a Corefile imports.
+    pub imports: Vec<PathBuf>,
     /// Upstream groups; routes refer to them by index.
     pub groups: Vec<GroupConfig>,
     /// Routes, in no particular order: the longest zone wins.
@@ -458,6 +462,7 @@ impl Config {
             .iter()
             .flat_map(|group| group.resolv_confs.iter().chain(&group.tls_ca))
             .chain(&self.hosts.files)
+            .chain(&self.imports)
     }
 
     /// Takes over from `running` what cannot change while we run; returns the keys of what would have been different.
@@ -489,7 +494,7 @@ impl Config {
             udp.send_buffer == running_udp.send_buffer,
         );
         self.admin = running.admin;
-        self.metrics_listen = running.metrics_listen;
+        self.metrics_listen.clone_from(&running.metrics_listen);
         self.socket.clone_from(&running.socket);
         self.workers = running.workers;
         self.handover = running.handover;

@@ -13,11 +13,13 @@ use std::time::Duration;
 use figment::value::Value;
 use ipnet::IpNet;
 
+use super::corefile::{self, Imported, Remark, Surroundings, Verdict, is_corefile};
 use super::error::{ConfigError, ConfigErrors, Missing, Problem};
 use super::layers::Layers;
 use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, Setting, list_items};
+use super::yaml::Document;
 use super::{
     CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, TcpConfig, TiersConfig, UdpConfig,
 };
@@ -31,6 +33,8 @@ pub struct Flags {
     /// Keys set on the command line, such as `cache.max_size` or `routes."cluster.local"`, and their values. They
     /// outrank everything else.
     pub overrides: Vec<(String, String)>,
+    /// Where kube-dns is, for a Corefile with the plugin `kubernetes`.
+    pub cluster_dns: Option<IpAddr>,
 }
 
 /// A configuration and where it came from.
@@ -44,6 +48,10 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// The configuration file.
     pub file: Option<PathBuf>,
+    /// What became of each line, if that file is a Corefile.
+    pub remarks: Vec<Remark>,
+    /// The Corefile as YAML.
+    pub yaml: Option<String>,
 }
 
 /// Files of the host that defaults come from.
@@ -51,6 +59,12 @@ pub struct Loaded {
 struct Host {
     resolv_conf: PathBuf,
     hostname: PathBuf,
+    /// The kubelet's configuration, which knows the address of kube-dns.
+    kubelet: PathBuf,
+    /// Is there where the kernel has IPv6.
+    ipv6: PathBuf,
+    /// Where kube-dns is, if the user says so.
+    cluster_dns: Option<IpAddr>,
 }
 
 impl Default for Host {
@@ -58,6 +72,9 @@ impl Default for Host {
         Self {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             hostname: PathBuf::from("/proc/sys/kernel/hostname"),
+            kubelet: PathBuf::from("/var/lib/kubelet/config.yaml"),
+            ipv6: PathBuf::from("/proc/net/if_inet6"),
+            cluster_dns: None,
         }
     }
 }
@@ -88,7 +105,16 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigErrors> {
         )
     };
     let file = text.as_ref().map(|(file, text)| (*file, text.as_str()));
-    load_from(file, std::env::vars_os().map(lossy), &flags.overrides)
+    let host = Host {
+        cluster_dns: flags.cluster_dns,
+        ..Host::default()
+    };
+    load_on(
+        &host,
+        file,
+        std::env::vars_os().map(lossy),
+        &flags.overrides,
+    )
 }
 
 /// Loads the configuration from a file's text, an environment and overrides that are all given, so that nothing of the
@@ -121,36 +147,90 @@ fn load_on(
     environment: impl IntoIterator<Item = (String, String)>,
     overrides: &[(String, String)],
 ) -> Result<Loaded, ConfigErrors> {
+    let environment: Vec<(String, String)> = environment.into_iter().collect();
     let mut errors = Vec::new();
-    let mut document = None;
-    if let Some((path, text)) = file {
-        let (parsed, mistakes) = yaml::parse(text);
-        if parsed.is_none() && mistakes.is_empty() {
-            errors.push(ConfigError::EmptyFile {
-                file: path.to_owned(),
-            });
+    let (mut document, mut imported) = (None, None);
+    match file {
+        Some((path, text)) if is_corefile(path) => {
+            let corefile = read_corefile(host, path, text, &environment)?;
+            document = Some((path, corefile.document.clone()));
+            imported = Some(corefile);
         }
-        errors.extend(mistakes.into_iter().map(|mistake| ConfigError::Yaml {
-            file: path.to_owned(),
-            line: mistake.line,
-            problem: mistake.problem,
-        }));
-        match parsed {
+        Some((path, text)) => {
+            let parsed = read_yaml(path, text, &mut errors);
             // Without the file every other complaint would be about its absence.
-            None => return Err(ConfigErrors::new(errors)),
-            Some(parsed) => document = Some((path, parsed)),
+            let Some(parsed) = parsed else {
+                return Err(ConfigErrors::new(errors));
+            };
+            document = Some((path, parsed));
         }
+        None => {}
     }
     let layers = Layers::merge(document, environment, overrides, &mut errors);
     let report = Report::new(&layers, errors);
-    let config = read(&report, host);
-    let (settings, warnings) = report.finish()?;
+    let mut config = read(&report, host);
+    let (settings, mut warnings) = report.finish()?;
+    let yaml = imported.as_ref().map(Imported::yaml);
+    let mut remarks = Vec::new();
+    if let Some(imported) = imported {
+        config.imports = imported.files.into_iter().collect();
+        remarks = imported.remarks;
+    }
+    let differ = remarks
+        .iter()
+        .filter(|remark| remark.verdict != Verdict::Taken);
+    warnings.extend(differ.map(ToString::to_string));
     Ok(Loaded {
         config,
         settings,
         warnings,
         file: file.map(|(path, _)| path.to_owned()),
+        remarks,
+        yaml,
     })
+}
+
+/// The keys and values of a YAML file; none if it has none.
+fn read_yaml(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Option<Document> {
+    let (parsed, mistakes) = yaml::parse(text);
+    if parsed.is_none() && mistakes.is_empty() {
+        errors.push(ConfigError::EmptyFile {
+            file: path.to_owned(),
+        });
+    }
+    errors.extend(mistakes.into_iter().map(|mistake| ConfigError::Yaml {
+        file: path.to_owned(),
+        line: mistake.line,
+        problem: mistake.problem,
+    }));
+    parsed
+}
+
+fn read_corefile(
+    host: &Host,
+    path: &Path,
+    text: &str,
+    environment: &[(String, String)],
+) -> Result<Imported, ConfigErrors> {
+    let variable = |name: &str| {
+        let known = environment.iter().find(|(known, _)| known == name);
+        known.map(|(_, value)| value.clone())
+    };
+    let around = Surroundings {
+        cluster_dns: host
+            .cluster_dns
+            .or_else(|| kubelets_cluster_dns(&host.kubelet)),
+        ipv6: host.ipv6.exists(),
+        variable: &variable,
+    };
+    corefile::import(path, text, &around).map_err(ConfigErrors::new)
+}
+
+/// The first address of `clusterDNS` in the kubelet's configuration, where there is one.
+fn kubelets_cluster_dns(file: &Path) -> Option<IpAddr> {
+    let (document, _) = yaml::parse(&fs::read_to_string(file).ok()?);
+    let addresses = document?.dict.remove("clusterDNS")?;
+    addresses.as_array()?.first()?.as_str()?.parse().ok()
 }
 
 fn read(report: &Report<'_>, host: &Host) -> Config {
@@ -159,8 +239,8 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let allow = read_allow(&top, report);
     let admin = top.read_or_null("admin", Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9153))));
     let metrics = top.section("metrics");
-    let metrics_listen = metrics.read_or_null("listen", None);
-    check_ports(&top, &metrics, &listen, admin, metrics_listen);
+    let metrics_listen = read_metrics_listen(&metrics, report);
+    check_ports(&top, &metrics, &listen, admin, &metrics_listen);
     metrics.finish();
     let socket = read_socket(&top);
     let workers = top.read_in("workers", default_workers(), &limits::WORKERS);
@@ -194,6 +274,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         private_zones,
         records,
         hosts,
+        imports: Vec::new(),
         complete_cnames,
         tiers,
         cache,
@@ -315,7 +396,7 @@ fn check_ports(
     metrics: &Section<'_>,
     listen: &[SocketAddr],
     admin: Option<SocketAddr>,
-    metrics_listen: Option<SocketAddr>,
+    metrics_listen: &[SocketAddr],
 ) {
     let twice = |address: SocketAddr, other: &str| Problem::Twice {
         value: address.to_string(),
@@ -325,13 +406,42 @@ fn check_ports(
     if let Some(address) = admin.filter(taken) {
         top.error("admin", twice(address, "listen"));
     }
-    if let Some(address) = metrics_listen {
+    for &address in metrics_listen {
         if taken(&address) {
             metrics.error("listen", twice(address, "listen"));
         } else if address.port() != 0 && admin == Some(address) {
             metrics.error("listen", twice(address, "admin"));
         }
     }
+}
+
+fn read_metrics_listen(metrics: &Section<'_>, report: &Report<'_>) -> Vec<SocketAddr> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    if let Some(value) = metrics
+        .value("listen")
+        .filter(|value| !matches!(value, Value::Empty(..)))
+    {
+        let items = list_items(&metrics.path("listen"), value);
+        for (path, item) in &items {
+            let Some(address) = report.leaf::<SocketAddr>(path, item) else {
+                continue;
+            };
+            if address.port() != 0 && addresses.contains(&address) {
+                let (value, first) = (show_value(item), String::new());
+                report.error_at(path, item, Problem::Twice { value, first });
+            } else {
+                addresses.push(address);
+            }
+        }
+        check_count(metrics, "listen", items.len(), limits::MAX_METRICS_LISTEN);
+    }
+    let shown = match &*addresses {
+        [] => "null".to_owned(),
+        [address] => address.to_string(),
+        _ => show_list(&addresses),
+    };
+    metrics.setting("listen", shown);
+    addresses
 }
 
 fn read_socket(top: &Section<'_>) -> Option<PathBuf> {

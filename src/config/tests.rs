@@ -33,6 +33,7 @@ impl Directory {
                 "search a.example\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n",
             ),
             hostname: self.file("hostname", "node-1\n"),
+            ..Host::default()
         }
     }
 }
@@ -160,8 +161,8 @@ fn without_a_file_the_hosts_resolv_conf_is_forwarded_to() {
         Some("127.0.0.1:9153".parse().expect("an address"))
     );
     assert_eq!(
-        (config.metrics_listen, &config.socket, config.handover),
-        (None, &None, false)
+        (&*config.metrics_listen, &config.socket, config.handover),
+        (&[][..], &None, false)
     );
     assert_eq!(config.node_name, "node-1");
     assert!((1..=4).contains(&config.workers.get()));
@@ -332,7 +333,7 @@ fn every_good_form_is_read() {
     assert_eq!(config.admin, None);
     assert_eq!(
         config.metrics_listen,
-        Some("0.0.0.0:9154".parse().expect("an address"))
+        ["0.0.0.0:9154".parse().expect("an address")]
     );
     assert_eq!(
         config.socket.as_deref(),
@@ -1384,6 +1385,7 @@ fn a_host_without_nameservers_is_told_to_set_upstreams() {
     let host = Host {
         resolv_conf: directory.0.join("none"),
         hostname: directory.0.join("none"),
+        ..Host::default()
     };
     let found = load_on(&host, None, [], &[])
         .expect_err("no resolv.conf")
@@ -1400,6 +1402,7 @@ fn a_host_without_nameservers_is_told_to_set_upstreams() {
     let host = Host {
         resolv_conf: directory.file("resolv.conf", "nameserver 127.0.0.1\n"),
         hostname: directory.0.join("none"),
+        ..Host::default()
     };
     let listen = [("listen".to_owned(), "0.0.0.0:53".to_owned())];
     let found = load_on(&host, None, [], &listen)

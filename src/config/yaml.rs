@@ -7,6 +7,7 @@
 //! Limits: [`MAX_BYTES`], [`MAX_DEPTH`], [`MAX_NODES`]. Tags other than `!!str` are refused.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use figment::value::{Dict, Empty, Tag, Value};
 use saphyr_parser::{Event, Parser, ScalarStyle};
@@ -23,12 +24,14 @@ const MAX_DEPTH: usize = 32;
 const MAX_NODES: usize = 20_000;
 
 /// What a text holds.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Document {
     /// Keys and values.
     pub(super) dict: Dict,
     /// The line of every key and list item, counted from 1.
     pub(super) lines: BTreeMap<KeyPath, usize>,
+    /// The file of keys that stand in another file than the configuration's.
+    pub(super) files: BTreeMap<KeyPath, PathBuf>,
 }
 
 /// What is wrong with a text, and where.

@@ -43,16 +43,21 @@ impl Changes {
         self.taken = contents;
     }
 
-    /// Whether these contents are new and were the same the last time. A file that was not looked at before is new to us
-    /// only: it was named by a configuration that was read together with it.
-    fn settled(&mut self, contents: Contents) -> bool {
-        let same = contents == self.seen;
-        self.seen = contents;
-        for (file, content) in &self.seen {
+    /// Files that were not looked at before are new to us only: they were named by a configuration that was read together
+    /// with them.
+    fn name(&mut self, contents: &Contents) {
+        for (file, content) in contents {
             if !self.taken.contains_key(file) {
                 self.taken.insert(file.clone(), content.clone());
             }
         }
+    }
+
+    /// Whether these contents are new and were the same the last time.
+    fn settled(&mut self, contents: Contents) -> bool {
+        let same = contents == self.seen;
+        self.name(&contents);
+        self.seen = contents;
         let differs = |(file, content)| self.taken.get(file) != Some(content);
         same && self.seen.iter().any(differs)
     }
@@ -75,6 +80,8 @@ pub async fn run(app: &mut App, flags: &Flags, asked: &Notify) {
             // Read before the configuration is: should a file change in between, the next look sees it.
             changes.take(contents);
             reload(app, flags).await;
+            // At once, so that no change comes in between.
+            changes.name(&read(file, &app.shared.current.load().config));
         }
     }
 }

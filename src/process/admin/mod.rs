@@ -46,13 +46,14 @@ impl BoundAdmin {
         let admin = |address| (Location::Address("admin", address), Shows::Everything);
         let metrics = |address| (Location::Address("metrics.listen", address), Shows::Public);
         let socket = |path| (Location::File(path), Shows::Everything);
-        let wanted = [
-            config.admin.map(admin),
-            config.metrics_listen.map(metrics),
-            config.socket.clone().map(socket),
-        ];
+        let wanted = config
+            .admin
+            .map(admin)
+            .into_iter()
+            .chain(config.metrics_listen.iter().copied().map(metrics))
+            .chain(config.socket.clone().map(socket));
         let mut endpoints = Vec::new();
-        for (location, shows) in wanted.into_iter().flatten() {
+        for (location, shows) in wanted {
             let listener = match location.bind() {
                 Ok(listener) => Some(listener),
                 Err(error) if config.handover && error.kind() == io::ErrorKind::AddrInUse => None,

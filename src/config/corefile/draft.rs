@@ -1,0 +1,360 @@
+//! What a Corefile becomes: keys and values of our configuration with the places that set them, and remarks.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use figment::value::{Dict, Tag, Value};
+
+use super::syntax::{Directive, Place, Word};
+use crate::config::path::KeyPath;
+use crate::config::yaml::Document;
+
+/// What became of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does here what it does there.
+    Taken,
+    /// It is taken, and something differs.
+    Differs,
+    /// There is nothing like it here; answers are the same without it.
+    NoCounterpart,
+}
+
+impl Verdict {
+    /// As it is printed.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::Differs => "differs",
+            Self::NoCounterpart => "no counterpart",
+        }
+    }
+}
+
+/// What became of a line, for whoever moves in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// The Corefile, or what it imports.
+    pub file: PathBuf,
+    /// Counted from 1.
+    pub line: usize,
+    /// The line.
+    pub text: String,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// What it became, or what differs and what follows from that.
+    pub note: String,
+}
+
+impl std::fmt::Display for Remark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            file, line, text, ..
+        } = self;
+        write!(
+            f,
+            "{}:{line}: {text}: {}: {}",
+            file.display(),
+            self.verdict.word(),
+            self.note
+        )
+    }
+}
+
+/// Why a line cannot be taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No plugin of CoreDNS that we know.
+    #[error("{name}: there is no such plugin{}", meant.as_ref().map_or(String::new(), |meant| format!("; did you mean {meant}?")))]
+    NoPlugin {
+        /// As typed.
+        name: String,
+        /// What was probably meant.
+        meant: Option<String>,
+    },
+    /// An option of a plugin that we do not know.
+    #[error("{plugin} {option}: there is no such option")]
+    NoOption {
+        /// The plugin.
+        plugin: &'static str,
+        /// As typed.
+        option: String,
+    },
+    /// A word that is not what is wanted there.
+    #[error("{typed:?} where {expected} is expected")]
+    Unexpected {
+        /// As typed; empty at the end of a line.
+        typed: String,
+        /// What is wanted.
+        expected: &'static str,
+    },
+    /// Leaving the line out would change what clients get.
+    #[error("{what} has no counterpart, and without it clients would get other answers; {remedy}")]
+    ChangesAnswers {
+        /// What.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Nobody said where kube-dns is.
+    #[error(
+        "where is kube-dns? Say it by --cluster-dns ADDRESS (`kubectl -n kube-system get service kube-dns` shows it)"
+    )]
+    NoClusterDns,
+    /// Two server blocks for one zone.
+    #[error(
+        "the zone {zone} is here twice, first on line {first}; there is one set of routes for all addresses here, so run an instance for each"
+    )]
+    ZoneTwice {
+        /// The zone.
+        zone: String,
+        /// Where it was first.
+        first: usize,
+    },
+}
+
+/// A group of servers to be.
+#[derive(Debug, Clone)]
+pub(super) struct Group {
+    pub(super) name: String,
+    pub(super) servers: Vec<String>,
+    /// Further keys of the group.
+    pub(super) options: Vec<(Vec<&'static str>, Value, Place)>,
+    pub(super) place: Place,
+}
+
+/// What becomes of the names of a zone.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Target {
+    /// Names of a group.
+    Group(String),
+    /// `NXDOMAIN`, `NODATA`, `REFUSED`, or addresses.
+    Answer(Value),
+}
+
+/// A route to be.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    pub(super) target: Target,
+    /// Further keys of the route.
+    pub(super) options: Vec<(&'static str, Value)>,
+    pub(super) place: Place,
+}
+
+/// The configuration to be, and what is to be said of it.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub(super) groups: Vec<Group>,
+    pub(super) routes: BTreeMap<String, Route>,
+    /// Keys at the top, such as `cache.prefetch.hits`.
+    pub(super) keys: Vec<(Vec<&'static str>, Value, Place)>,
+    /// Where /health, /ready and /metrics are served.
+    pub(super) observed: BTreeMap<SocketAddr, Place>,
+    pub(super) records: BTreeMap<String, (Vec<IpAddr>, Place)>,
+    pub(super) remarks: Vec<Remark>,
+    pub(super) refusals: Vec<(Place, Refusal)>,
+}
+
+impl Draft {
+    /// Says what became of a line.
+    pub(super) fn remark(
+        &mut self,
+        directive: &Directive,
+        verdict: Verdict,
+        note: impl Into<String>,
+    ) {
+        let place = &directive.name.place;
+        self.remarks.push(Remark {
+            file: place.file.to_path_buf(),
+            line: place.line,
+            text: directive.shown(),
+            verdict,
+            note: note.into(),
+        });
+    }
+
+    /// A line that cannot be taken.
+    pub(super) fn refuse(&mut self, place: &Place, refusal: Refusal) {
+        self.refusals.push((place.clone(), refusal));
+    }
+
+    /// The first argument, or the complaint that there is none.
+    pub(super) fn argument<'d>(
+        &mut self,
+        directive: &'d Directive,
+        number: usize,
+        expected: &'static str,
+    ) -> Option<&'d Word> {
+        let word = directive.arguments.get(number);
+        if word.is_none() {
+            let typed = String::new();
+            self.refuse(
+                &directive.name.place,
+                Refusal::Unexpected { typed, expected },
+            );
+        }
+        word
+    }
+
+    /// Reads an argument, or complains.
+    pub(super) fn parsed<T: std::str::FromStr>(
+        &mut self,
+        directive: &Directive,
+        number: usize,
+        expected: &'static str,
+    ) -> Option<T> {
+        let word = self.argument(directive, number, expected)?;
+        let parsed = word.text.parse().ok();
+        if parsed.is_none() {
+            self.unexpected(word, expected);
+        }
+        parsed
+    }
+
+    /// A word that is not what is wanted there.
+    pub(super) fn unexpected(&mut self, word: &Word, expected: &'static str) {
+        let typed = word.text.clone();
+        self.refuse(&word.place, Refusal::Unexpected { typed, expected });
+    }
+
+    /// Sets a key at the top; the first who says something is right.
+    pub(super) fn set(&mut self, path: &[&'static str], value: impl Into<Value>, place: &Place) {
+        if !self.keys.iter().any(|(known, ..)| known == path) {
+            self.keys.push((path.to_vec(), value.into(), place.clone()));
+        }
+    }
+
+    /// A group with these servers and options; one that is there already is taken.
+    pub(super) fn group(&mut self, group: Group) -> String {
+        let alike = |known: &&Group| {
+            let keys = |group: &Group| -> Vec<(Vec<&'static str>, Value)> {
+                group
+                    .options
+                    .iter()
+                    .map(|(path, value, _)| (path.clone(), value.clone()))
+                    .collect()
+            };
+            known.servers == group.servers && keys(known) == keys(&group)
+        };
+        if let Some(known) = self.groups.iter().find(alike) {
+            return known.name.clone();
+        }
+        let mut name = group.name.clone();
+        let mut number = 2;
+        while self.groups.iter().any(|known| known.name == name) {
+            name = format!("{}-{number}", group.name);
+            number += 1;
+        }
+        self.groups.push(Group {
+            name: name.clone(),
+            ..group
+        });
+        name
+    }
+
+    /// The keys and values, with the line and file of each.
+    pub(super) fn document(&self) -> Document {
+        let mut document = Document::default();
+        let mut put = |path: &[&str], value: Value, place: &Place| {
+            insert(&mut document.dict, path, value);
+            let mut key = KeyPath::default();
+            for segment in path {
+                key = key.key(segment);
+                document.lines.entry(key.clone()).or_insert(place.line);
+                document
+                    .files
+                    .entry(key.clone())
+                    .or_insert_with(|| place.file.to_path_buf());
+            }
+        };
+        for (path, value, place) in &self.keys {
+            put(path, value.clone(), place);
+        }
+        for group in &self.groups {
+            let servers: Vec<Value> = group
+                .servers
+                .iter()
+                .map(|server| Value::from(server.as_str()))
+                .collect();
+            put(
+                &["upstreams", &group.name, "servers"],
+                servers.into(),
+                &group.place,
+            );
+            for (path, value, place) in &group.options {
+                let path: Vec<&str> = ["upstreams", &*group.name]
+                    .into_iter()
+                    .chain(path.iter().copied())
+                    .collect();
+                put(&path, value.clone(), place);
+            }
+        }
+        for (zone, route) in &self.routes {
+            let (key, value) = match &route.target {
+                Target::Group(group) => ("group", Value::from(group.as_str())),
+                Target::Answer(answer) => ("answer", answer.clone()),
+            };
+            if route.options.is_empty() && key == "group" {
+                put(&["routes", zone], value, &route.place);
+                continue;
+            }
+            put(&["routes", zone, key], value, &route.place);
+            for (key, value) in &route.options {
+                put(&["routes", zone, key], value.clone(), &route.place);
+            }
+        }
+        for (name, (addresses, place)) in &self.records {
+            for (key, v4) in [("A", true), ("AAAA", false)] {
+                let of_family: Vec<Value> = addresses
+                    .iter()
+                    .filter(|address| address.is_ipv4() == v4)
+                    .map(|address| Value::from(address.to_string()))
+                    .collect();
+                if !of_family.is_empty() {
+                    put(&["records", name, key], of_family.into(), place);
+                }
+            }
+        }
+        document
+    }
+}
+
+fn insert(dict: &mut Dict, path: &[&str], value: Value) {
+    let Some((first, rest)) = path.split_first() else {
+        return;
+    };
+    if rest.is_empty() {
+        dict.insert((*first).to_owned(), value);
+        return;
+    }
+    let below = dict
+        .entry((*first).to_owned())
+        .or_insert_with(|| Value::Dict(Tag::Default, Dict::new()));
+    if let Value::Dict(_, below) = below {
+        insert(below, rest, value);
+    }
+}
+
+/// A duration in whole seconds, as our configuration writes it.
+pub(super) fn seconds(number: u64) -> Value {
+    Value::from(format!("{number}s"))
+}
+
+/// A duration, as our configuration writes it.
+pub(super) fn duration(milliseconds: u64) -> Value {
+    if milliseconds.is_multiple_of(1_000) {
+        seconds(milliseconds / 1_000)
+    } else {
+        Value::from(format!("{milliseconds}ms"))
+    }
+}
+
+/// A table.
+pub(super) fn table(entries: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    let entries = entries
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value));
+    Value::Dict(Tag::Default, entries.collect())
+}

@@ -1,0 +1,302 @@
+//! The plugin `forward`: a group of servers.
+
+use std::net::{IpAddr, SocketAddr};
+
+use figment::value::Value;
+
+use super::draft::{Draft, Refusal, Verdict, duration};
+use super::syntax::{Directive, Place, Word};
+use super::zones::{zone, zones};
+
+/// One `forward`.
+#[derive(Debug)]
+pub(super) struct Forward {
+    /// Names at and below it.
+    pub(super) from: String,
+    /// As our configuration writes them.
+    pub(super) servers: Vec<String>,
+    /// Names at and below these are not.
+    pub(super) except: Vec<String>,
+    pub(super) options: Vec<(Vec<&'static str>, Value, Place)>,
+    pub(super) place: Place,
+}
+
+/// What of the options decides how servers are written.
+#[derive(Debug, Default)]
+struct Transport {
+    force_tcp: bool,
+    tls_name: Option<String>,
+}
+
+/// Reads a `forward`; what is wrong with it, and what becomes of it, goes to the draft.
+pub(super) fn read(draft: &mut Draft, directive: &Directive) -> Option<Forward> {
+    let from = draft.argument(directive, 0, "the zone to forward, such as .")?;
+    let from = zones(&from.text).into_iter().next()?;
+    draft.argument(
+        directive,
+        1,
+        "a server such as 10.0.0.2, or /etc/resolv.conf",
+    )?;
+    let mut transport = Transport::default();
+    let mut forward = Forward {
+        from,
+        servers: Vec::new(),
+        except: Vec::new(),
+        options: Vec::new(),
+        place: directive.name.place.clone(),
+    };
+    for option in &directive.block {
+        read_option(draft, &mut forward, &mut transport, option);
+    }
+    for word in &directive.arguments[1..] {
+        if let Some(server) = server(draft, &transport, word) {
+            forward.servers.push(server);
+        }
+    }
+    let policy = forward.options.iter().any(|(path, ..)| path == &["policy"]);
+    if !policy && forward.servers.len() > 1 {
+        // `random` is the default there.
+        let place = forward.place.clone();
+        forward
+            .options
+            .push((vec!["policy"], "round_robin".into(), place));
+    }
+    let note = "a group of servers: hedged, probed, and failed over within 20 to 200 ms";
+    draft.remark(directive, Verdict::Taken, note);
+    Some(forward)
+}
+
+/// A server as our configuration writes it.
+fn server(draft: &mut Draft, transport: &Transport, word: &Word) -> Option<String> {
+    const EXPECTED: &str =
+        "a server such as 10.0.0.2, 10.0.0.2:5353, tls://9.9.9.9 or /etc/resolv.conf";
+    let text = word.text.as_str();
+    let (scheme, rest) = text.split_once("://").unwrap_or(("dns", text));
+    match scheme {
+        "dns" if is_address(rest) => Some(if transport.force_tcp {
+            format!("tcp://{}", bracketed(rest))
+        } else {
+            rest.to_owned()
+        }),
+        "dns" if rest.starts_with(['/', '.']) => Some(rest.to_owned()),
+        "tls" => {
+            let (address, name) = match rest.split_once('%') {
+                Some((address, name)) => match name.rsplit_once(':') {
+                    Some((name, port)) => (format!("{address}:{port}"), Some(name.to_owned())),
+                    None => (address.to_owned(), Some(name.to_owned())),
+                },
+                None => (rest.to_owned(), transport.tls_name.clone()),
+            };
+            let Some(name) = name else {
+                let what = format!("{text} without tls_servername");
+                let remedy = "say the name of its certificate, such as tls_servername dns.quad9.net; without one anybody on the way could answer";
+                draft.refuse(&word.place, Refusal::ChangesAnswers { what, remedy });
+                return None;
+            };
+            Some(format!("tls://{address}#{name}"))
+        }
+        "https" => Some(text.to_owned()),
+        _ => {
+            draft.unexpected(word, EXPECTED);
+            None
+        }
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok()
+}
+
+/// An IPv6 address without a port needs brackets behind a scheme.
+fn bracketed(text: &str) -> String {
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]"),
+        _ => text.to_owned(),
+    }
+}
+
+fn read_option(
+    draft: &mut Draft,
+    forward: &mut Forward,
+    transport: &mut Transport,
+    option: &Directive,
+) {
+    use Verdict::{Differs, NoCounterpart, Taken};
+    let place = &option.name.place;
+    let mut set =
+        |path: Vec<&'static str>, value: Value| forward.options.push((path, value, place.clone()));
+    match option.name.text.as_str() {
+        "except" => {
+            forward.except.extend(option.arguments.iter().flat_map(|word| zones(&word.text)));
+            draft.remark(option, Taken, "routes of their own");
+        }
+        "force_tcp" => {
+            transport.force_tcp = true;
+            draft.remark(option, Taken, "tcp:// in front of the servers");
+        }
+        "prefer_udp" => draft.remark(option, Taken, "always so"),
+        "tls_servername" => {
+            if let Some(name) = draft.argument(option, 0, "the name of the certificate") {
+                transport.tls_name = Some(zone(&name.text));
+                draft.remark(option, Taken, "the name behind # of the servers");
+            }
+        }
+        "tls" => match &*option.arguments {
+            [] => draft.remark(option, Differs, "trusts the web's roots that are built in, not the system's"),
+            [ca] => {
+                set(vec!["tls_ca"], ca.text.as_str().into());
+                draft.remark(option, Differs, "tls_ca: trusted beside the web's roots that are built in");
+            }
+            _ => {
+                let what = "a client certificate".to_owned();
+                let remedy = "use servers that do not ask for one";
+                draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+            }
+        },
+        "policy" => match option.texts().as_slice() {
+            ["random"] => {
+                set(vec!["policy"], "round_robin".into());
+                draft.remark(option, Differs, "in turn instead of at random");
+            }
+            ["round_robin"] => {
+                set(vec!["policy"], "round_robin".into());
+                draft.remark(option, Taken, "policy: round_robin");
+            }
+            ["sequential"] => {
+                set(vec!["policy"], "ordered".into());
+                draft.remark(option, Taken, "policy: ordered");
+            }
+            _ => unexpected(draft, option, "random, round_robin or sequential"),
+        },
+        "health_check" => health_check(draft, forward, option),
+        "max_concurrent" => {
+            if let Some(most) = draft.parsed::<u64>(option, 0, "a number") {
+                if most > 0 {
+                    set(vec!["max_in_flight"], most.into());
+                }
+                draft.remark(option, Differs, "max_in_flight: over it a stale answer or SERVFAIL, there REFUSED");
+            }
+        }
+        "failover" | "next" => failover(draft, option),
+        "max_fails" => draft.remark(option, Differs, "nothing to count: a server is down when a probe is lost, and up when two are answered"),
+        "expire" | "max_idle_conns" => draft.remark(option, NoCounterpart, "sockets are replaced after 30 s, idle connections closed after 8 s"),
+        "max_connect_attempts" => draft.remark(option, NoCounterpart, "deadline (4 s) bounds a query"),
+        "failfast_all_unhealthy_upstreams" => draft.remark(option, Differs, "all down: a stale answer at once; without one each server gets one try, for 0.2 s at most"),
+        _ => {
+            let option = option.name.text.clone();
+            draft.refuse(place, Refusal::NoOption { plugin: "forward", option });
+        }
+    }
+}
+
+fn health_check(draft: &mut Draft, forward: &mut Forward, option: &Directive) {
+    let place = &option.name.place;
+    let Some(pause) = draft
+        .argument(option, 0, "a duration such as 0.5s")
+        .and_then(|word| {
+            let pause = duration_ms(&word.text);
+            if pause.is_none() {
+                draft.unexpected(word, "a duration such as 0.5s");
+            }
+            pause
+        })
+    else {
+        return;
+    };
+    let pause = pause.clamp(50, 60_000);
+    forward.options.push((
+        vec!["failover", "probe_min"],
+        duration(pause),
+        place.clone(),
+    ));
+    if pause > 5_000 {
+        forward.options.push((
+            vec!["failover", "probe_max"],
+            duration(pause),
+            place.clone(),
+        ));
+    }
+    let texts = option.texts();
+    if let Some(at) = texts.iter().position(|text| *text == "domain")
+        && let Some(name) = texts.get(at + 1)
+    {
+        forward.options.push((
+            vec!["probe"],
+            format!("{} NS", zone(name)).into(),
+            place.clone(),
+        ));
+    }
+    let note = "failover.probe_min; only servers in doubt are probed, and pauses grow";
+    draft.remark(option, Verdict::Differs, note);
+}
+
+/// `failover` asks the next server, `next` the next plugin, after these codes.
+fn failover(draft: &mut Draft, option: &Directive) {
+    const ALWAYS: [&str; 4] = ["SERVFAIL", "REFUSED", "NOTIMP", "FORMERR"];
+    for word in &option.arguments {
+        let code = word.text.to_ascii_uppercase();
+        if !ALWAYS.contains(&code.as_str()) {
+            let what = format!("{} {code}", option.name.text);
+            let remedy = "no answer of a server that knows the zone is passed over here; give the names that others know a route of their own";
+            draft.refuse(&word.place, Refusal::ChangesAnswers { what, remedy });
+        }
+    }
+    draft.remark(option, Verdict::Taken, "always so");
+}
+
+fn unexpected(draft: &mut Draft, option: &Directive, expected: &'static str) {
+    match option.arguments.first() {
+        Some(word) => draft.unexpected(word, expected),
+        None => {
+            let _ = draft.argument(option, 0, expected);
+        }
+    }
+}
+
+/// A duration as Go writes it (`1.5s`, `500ms`, `1m30s`), in milliseconds.
+pub(super) fn duration_ms(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let digits =
+            rest.find(|character: char| !character.is_ascii_digit() && character != '.')?;
+        let (number, behind) = rest.split_at(digits);
+        let unit = behind
+            .find(|character: char| character.is_ascii_digit())
+            .unwrap_or(behind.len());
+        let (unit, after) = behind.split_at(unit);
+        let number: f64 = number.parse().ok()?;
+        total += number
+            * match unit {
+                "h" => 3_600_000.0,
+                "m" => 60_000.0,
+                "s" => 1_000.0,
+                "ms" => 1.0,
+                "us" | "µs" => 0.001,
+                _ => return None,
+            };
+        rest = after;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a sum of positive numbers, and `as` saturates"
+    )]
+    let total = total as u64;
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration_ms;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        assert_eq!(duration_ms("0.5s"), Some(500));
+        assert_eq!(duration_ms("1m30s"), Some(90_000));
+        assert_eq!(duration_ms("1h"), Some(3_600_000));
+        assert_eq!(duration_ms("5"), None);
+        assert_eq!(duration_ms(""), None);
+        assert_eq!(duration_ms("5x"), None);
+    }
+}

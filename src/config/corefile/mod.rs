@@ -1,0 +1,189 @@
+//! A Corefile in place of YAML: CoreDNS's configuration, read into ours.
+//!
+//! Owns what each plugin means here. Each line is taken, or remarked on with what follows from its absence; a line without
+//! which clients would get other answers is a mistake. Sources: coredns.io/plugins and coredns.io/manual, for 1.14;
+//! NodeLocal DNSCache's placeholders: kubernetes.io/docs/tasks/administer-cluster/nodelocaldns.
+
+pub(super) mod draft;
+mod forward;
+mod plugins;
+mod server;
+pub(super) mod syntax;
+mod written;
+mod zones;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use figment::value::Value;
+
+pub use draft::{Refusal, Remark, Verdict};
+pub use syntax::SyntaxProblem;
+
+use super::error::{ConfigError, CorefileProblem};
+use super::yaml::Document;
+use draft::Draft;
+use syntax::Place;
+
+/// Where NodeLocal DNSCache has its address, unless it is told otherwise.
+const NODE_LOCAL: &str = "169.254.20.10";
+
+/// The address of kube-dns, which NodeLocal DNSCache takes over.
+const KUBE_DNS_PLACEHOLDER: &str = "__PILLAR__DNS__SERVER__";
+
+/// What a Corefile leaves to its surroundings.
+pub(super) struct Surroundings<'a> {
+    /// Where kube-dns is.
+    pub(super) cluster_dns: Option<IpAddr>,
+    /// Whether this host has IPv6, so that `[::]` can be listened at.
+    pub(super) ipv6: bool,
+    /// Environment variables.
+    pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// A Corefile that was understood.
+#[derive(Debug)]
+pub(super) struct Imported {
+    /// What became of each line.
+    pub(super) remarks: Vec<Remark>,
+    /// Files that it imports.
+    pub(super) files: BTreeSet<PathBuf>,
+    pub(super) document: Document,
+}
+
+impl Imported {
+    /// The configuration as YAML, with the line of the Corefile that each part comes from.
+    #[must_use]
+    pub(super) fn yaml(&self) -> String {
+        written::yaml(&self.document)
+    }
+}
+
+/// Whether a configuration file is a Corefile: by its name, because its text may be anything.
+#[must_use]
+pub fn is_corefile(file: &Path) -> bool {
+    let name = file
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    name.to_ascii_lowercase().contains("corefile")
+}
+
+/// Reads a Corefile.
+///
+/// # Errors
+/// Every mistake there is, at once.
+pub(super) fn import(
+    file: &Path,
+    text: &str,
+    around: &Surroundings<'_>,
+) -> Result<Imported, Vec<ConfigError>> {
+    let text = with_placeholders(text, around);
+    let corefile = syntax::parse(file, &text, around.variable);
+    let mut draft = Draft::default();
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    let mut rotate = false;
+    let mut first = None;
+    for block in &corefile.servers {
+        let place = block.keys.first().map(|key| key.place.clone());
+        first = first.or(place);
+        let server = server::translate(&mut draft, around, block);
+        rotate |= server.balances;
+        for address in server.addresses {
+            if !listen.contains(&address) {
+                listen.push(address);
+            }
+        }
+    }
+    // What listens at all addresses of a port needs no other.
+    let all = listen.clone();
+    listen.retain(|address| {
+        let covers = |other: &SocketAddr| {
+            other.ip().is_unspecified()
+                && other.port() == address.port()
+                && other.is_ipv4() == address.is_ipv4()
+        };
+        address.ip().is_unspecified() || !all.iter().any(covers)
+    });
+    if let Some(place) = first {
+        let listen: Vec<Value> = listen
+            .iter()
+            .map(|address| address.to_string().into())
+            .collect();
+        draft.set(&["listen"], listen, &place);
+        // CoreDNS answers every client unless `acl` says otherwise.
+        draft.set(&["allow"], "all", &place);
+        draft.set(&["cache", "rotate"], rotate, &place);
+    }
+    observe(&mut draft);
+    let mistake = |place: &Place, problem| ConfigError::Corefile {
+        file: place.file.to_path_buf(),
+        line: place.line,
+        column: place.column,
+        problem,
+    };
+    let syntax = corefile
+        .errors
+        .iter()
+        .map(|error| mistake(&error.place, CorefileProblem::Syntax(error.problem.clone())));
+    let refused = draft
+        .refusals
+        .iter()
+        .map(|(place, refusal)| mistake(place, CorefileProblem::Refused(refusal.clone())));
+    let errors: Vec<ConfigError> = syntax.chain(refused).collect();
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    if corefile.servers.is_empty() {
+        return Err(vec![ConfigError::EmptyFile {
+            file: file.to_owned(),
+        }]);
+    }
+    let document = draft.document();
+    let mut remarks = draft.remarks;
+    remarks.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+    // A snippet is taken as often as it is imported.
+    remarks.dedup();
+    Ok(Imported {
+        remarks,
+        files: corefile.files,
+        document,
+    })
+}
+
+/// Where /health, /ready and /metrics are served. The admin address, which shows more, steps aside.
+fn observe(draft: &mut Draft) {
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 9_153));
+    let observed = std::mem::take(&mut draft.observed);
+    let others: Vec<SocketAddr> = observed
+        .keys()
+        .copied()
+        .filter(|address| *address != admin)
+        .collect();
+    let Some(place) = observed.values().next() else {
+        return;
+    };
+    if others.iter().any(|address| address.port() == admin.port()) {
+        draft.set(&["admin"], "127.0.0.1:9154", place);
+    }
+    if !others.is_empty() {
+        let others: Vec<Value> = others
+            .iter()
+            .map(|address| address.to_string().into())
+            .collect();
+        draft.set(&["metrics", "listen"], others, place);
+    }
+}
+
+/// NodeLocal DNSCache's placeholders, which its own program fills in, replaced.
+fn with_placeholders(text: &str, around: &Surroundings<'_>) -> String {
+    let mut text = text
+        .replace("__PILLAR__LOCAL__DNS__", NODE_LOCAL)
+        .replace("__PILLAR__DNS__DOMAIN__", "cluster.local")
+        .replace("__PILLAR__UPSTREAM__SERVERS__", "/etc/resolv.conf");
+    if let Some(address) = around.cluster_dns {
+        text = text.replace("__PILLAR__CLUSTER__DNS__", &address.to_string());
+    }
+    text
+}

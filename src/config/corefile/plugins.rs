@@ -1,0 +1,743 @@
+//! Every plugin but `forward`: what it becomes, or what is to be said of it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use figment::value::Value;
+
+use super::Surroundings;
+use super::draft::{Draft, Refusal, Verdict, duration, seconds};
+use super::forward::duration_ms;
+use super::server::{Cache, CacheKind, Kubernetes, Server};
+use super::syntax::Directive;
+use super::zones::{is_within, zone, zones as zones_of};
+use crate::config::spelling::nearest;
+use Verdict::{Differs, NoCounterpart, Taken};
+
+/// Plugins that answers do not depend on here, and what follows from their absence.
+const WITHOUT: [(&str, Verdict, &str); 21] = [
+    (
+        "errors",
+        Taken,
+        "always on: servers that fail are warned of, and log.queries: errors shows each query",
+    ),
+    (
+        "loop",
+        Taken,
+        "always on: checked every 30 s, and the server is left out instead of the process ending",
+    ),
+    (
+        "reload",
+        Taken,
+        "always on: once a second, and nothing is forgotten",
+    ),
+    ("bufsize", NoCounterpart, "always 1,232 octets upstream"),
+    (
+        "minimal",
+        NoCounterpart,
+        "records beside the answer are passed on",
+    ),
+    ("any", NoCounterpart, "questions for ANY are forwarded"),
+    (
+        "autopath",
+        NoCounterpart,
+        "each name of a pod's search list is a query of its own, most of them hits",
+    ),
+    ("cancel", NoCounterpart, "deadline (4 s) bounds a query"),
+    ("chaos", Taken, "version.server and id.server are answered"),
+    ("debug", NoCounterpart, "a panic ends its query alone"),
+    (
+        "trace",
+        NoCounterpart,
+        "no traces; metrics and the query log show where time goes",
+    ),
+    (
+        "dnstap",
+        NoCounterpart,
+        "no dnstap; log.queries logs queries",
+    ),
+    ("pprof", NoCounterpart, "no profiles of a Go process"),
+    ("nsid", Taken, "node_name is sent as NSID"),
+    (
+        "local",
+        Differs,
+        "private_zones: NXDOMAIN answers those reverse zones; localhost is forwarded unless it is in records",
+    ),
+    ("metadata", NoCounterpart, "other plugins read it"),
+    ("geoip", NoCounterpart, "other plugins read it"),
+    ("multisocket", Taken, "workers: a socket for each"),
+    ("timeouts", NoCounterpart, "tcp.idle_timeout is 10 s"),
+    ("root", NoCounterpart, "paths are taken as they are"),
+    ("deprecated", NoCounterpart, "it does nothing"),
+];
+
+/// Plugins that answer from data of their own, or change messages.
+const REFUSED: [&str; 28] = [
+    "auto",
+    "azure",
+    "clouddns",
+    "dnssec",
+    "erratic",
+    "etcd",
+    "file",
+    "grpc",
+    "grpc_server",
+    "header",
+    "https",
+    "https3",
+    "k8s_external",
+    "nomad",
+    "quic",
+    "route53",
+    "secondary",
+    "sign",
+    "tls",
+    "transfer",
+    "tsig",
+    "view",
+    "whoami",
+    "records",
+    "alias",
+    "mysql",
+    "redis",
+    "unbound",
+];
+
+/// Where these plugins listen unless they say otherwise.
+const PROMETHEUS: &str = "localhost:9153";
+const HEALTH: &str = ":8080";
+const READY: &str = ":8181";
+
+/// Those that are translated one by one.
+const TRANSLATED: [&str; 15] = [
+    "acl",
+    "bind",
+    "cache",
+    "dns64",
+    "forward",
+    "health",
+    "hosts",
+    "kubernetes",
+    "loadbalance",
+    "log",
+    "prometheus",
+    "proxy",
+    "ready",
+    "rewrite",
+    "template",
+];
+
+/// Reads a plugin's lines.
+pub(super) fn read<'a>(
+    draft: &mut Draft,
+    around: &Surroundings<'_>,
+    server: &mut Server<'a>,
+    directive: &'a Directive,
+) {
+    let name = directive.name.text.as_str();
+    match name {
+        "kubernetes" => kubernetes(draft, server, directive),
+        "cache" => cache(draft, server, directive),
+        "bind" => bind(draft, around, server, directive),
+        "hosts" => hosts(draft, server, directive),
+        "log" => log(draft, directive),
+        "prometheus" => observed(draft, directive, PROMETHEUS),
+        "health" => observed(draft, directive, HEALTH),
+        "ready" => observed(draft, directive, READY),
+        "template" => template(draft, server, directive),
+        "rewrite" => rewrite(draft, server, directive),
+        "acl" => acl(draft, directive),
+        "dns64" => dns64(draft, server, directive),
+        "loadbalance" => {
+            server.balances = true;
+            draft.remark(directive, Taken, "cache.rotate: A and AAAA records turn");
+        }
+        "local" => {
+            draft.set(&["private_zones"], "NXDOMAIN", &directive.name.place);
+            without(draft, directive);
+        }
+        _ if WITHOUT.iter().any(|(known, ..)| *known == name) => without(draft, directive),
+        _ if REFUSED.contains(&name) => changes_answers(
+            draft,
+            directive,
+            format!("the plugin {name}"),
+            "leave the CoreDNS that has it as it is, and route its zones to it",
+        ),
+        _ => {
+            let known = TRANSLATED
+                .into_iter()
+                .chain(REFUSED)
+                .chain(WITHOUT.map(|(known, ..)| known));
+            let known: Vec<String> = known.map(str::to_owned).collect();
+            let refusal = Refusal::NoPlugin {
+                name: name.to_owned(),
+                meant: nearest(name, &known),
+            };
+            draft.refuse(&directive.name.place, refusal);
+        }
+    }
+}
+
+fn without(draft: &mut Draft, directive: &Directive) {
+    if let Some((_, verdict, note)) = WITHOUT
+        .iter()
+        .find(|(known, ..)| *known == directive.name.text)
+    {
+        draft.remark(directive, *verdict, *note);
+    }
+}
+
+fn changes_answers(draft: &mut Draft, directive: &Directive, what: String, remedy: &'static str) {
+    draft.refuse(
+        &directive.name.place,
+        Refusal::ChangesAnswers { what, remedy },
+    );
+}
+
+fn no_option(draft: &mut Draft, plugin: &'static str, option: &Directive) {
+    let place = &option.name.place;
+    let option = option.name.text.clone();
+    draft.refuse(place, Refusal::NoOption { plugin, option });
+}
+
+/// The zones that arguments name, or those of the block.
+fn zones_or_all(server: &Server<'_>, arguments: &[super::syntax::Word]) -> Vec<String> {
+    if arguments.is_empty() {
+        return server.zones.iter().map(|(zone, _)| zone.clone()).collect();
+    }
+    arguments
+        .iter()
+        .flat_map(|word| zones_of(&word.text))
+        .collect()
+}
+
+fn kubernetes<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
+    let zones = zones_or_all(server, &directive.arguments);
+    let mut passes_on = Vec::new();
+    for option in &directive.block {
+        match option.name.text.as_str() {
+            "fallthrough" => {
+                let all = option.arguments.is_empty();
+                passes_on = if all {
+                    zones.clone()
+                } else {
+                    zones_or_all(server, &option.arguments)
+                };
+                draft.remark(option, Taken, "names that kube-dns does not know are its own to pass on; of reverse zones see above");
+            }
+            "pods"
+            | "ttl"
+            | "endpoint"
+            | "tls"
+            | "kubeconfig"
+            | "namespaces"
+            | "namespace_labels"
+            | "labels"
+            | "endpoint_pod_names"
+            | "noendpoints"
+            | "ignore"
+            | "multicluster"
+            | "startup_timeout"
+            | "upstream"
+            | "transfer"
+            | "resyncperiod"
+            | "apiserver_qps"
+            | "apiserver_burst"
+            | "apiserver_max_inflight" => {
+                draft.remark(
+                    option,
+                    Taken,
+                    "as kube-dns itself is set; it is asked, not replaced",
+                );
+            }
+            _ => no_option(draft, "kubernetes", option),
+        }
+    }
+    server.kubernetes = Some(Kubernetes {
+        directive,
+        zones,
+        passes_on,
+    });
+}
+
+fn cache(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+    let mut arguments = &directive.arguments[..];
+    let mut most = None;
+    if let Some((first, rest)) = arguments.split_first()
+        && let Ok(ttl) = first.text.parse::<u64>()
+    {
+        most = Some(ttl);
+        arguments = rest;
+    }
+    let zones = arguments
+        .iter()
+        .flat_map(|word| zones_of(&word.text))
+        .collect();
+    let mut read = CacheOptions {
+        positive: most.unwrap_or(3_600),
+        negative: most.unwrap_or(1_800),
+        ..CacheOptions::default()
+    };
+    for option in &directive.block {
+        read.option(draft, option);
+    }
+    let (positive, negative) = (read.positive, read.negative);
+    let mut options = vec![
+        ("max_ttl", seconds(positive)),
+        ("max_negative_ttl", seconds(negative)),
+    ];
+    options.extend(read.least.map(|least| ("min_ttl", seconds(least))));
+    let mut note =
+        format!("cache.max_ttl: {positive}s and max_negative_ttl: {negative}s on the routes");
+    if read.least.is_none() {
+        note += "; TTLs under 5 s are kept as they are, there for 5 s";
+    }
+    if read.stale.is_empty() {
+        note += "; stale answers are served in an outage, for a day: cache.stale.max_age: 0s turns that off";
+    }
+    draft.remark(directive, Differs, note);
+    server.cache = Some(Cache {
+        zones,
+        options,
+        stale: read.stale,
+        disabled: read.disabled,
+    });
+}
+
+#[derive(Default)]
+struct CacheOptions {
+    positive: u64,
+    negative: u64,
+    least: Option<u64>,
+    stale: Vec<(&'static str, Value)>,
+    disabled: Vec<(CacheKind, Vec<String>)>,
+}
+
+impl CacheOptions {
+    fn option(&mut self, draft: &mut Draft, option: &Directive) {
+        let place = &option.name.place;
+        let texts = option.texts();
+        match option.name.text.as_str() {
+            kind @ ("success" | "denial") => {
+                let ttl = texts.get(1).and_then(|text| text.parse().ok());
+                let least = texts.get(2).and_then(|text| text.parse().ok());
+                if kind == "success" {
+                    self.positive = ttl.unwrap_or(self.positive);
+                    self.least = least.or(self.least);
+                } else {
+                    self.negative = ttl.unwrap_or(self.negative);
+                }
+                draft.remark(
+                    option,
+                    Differs,
+                    "the size is bounded in bytes: cache.max_size, 64MiB for all",
+                );
+            }
+            "prefetch" => {
+                if let Some(hits) = draft.parsed::<u64>(option, 0, "a number of queries") {
+                    draft.set(&["cache", "prefetch", "hits"], hits.min(255), place);
+                }
+                let percent = texts
+                    .iter()
+                    .find_map(|text| text.strip_suffix('%')?.parse::<u64>().ok());
+                if let Some(percent) = percent {
+                    draft.set(&["cache", "prefetch", "percent"], percent, place);
+                }
+                draft.remark(
+                    option,
+                    Differs,
+                    "cache.prefetch, for all zones; hits count over the life of an entry",
+                );
+            }
+            "serve_stale" => self.stale(draft, option),
+            "servfail" => {
+                if let Some(time) = texts.first().and_then(|text| duration_ms(text)) {
+                    let time = seconds((time / 1_000).clamp(1, 300));
+                    draft.set(&["cache", "failure_max"], time.clone(), place);
+                    draft.set(&["cache", "failure_min"], time, place);
+                }
+                draft.remark(
+                    option,
+                    Differs,
+                    "cache.failure_min and failure_max, for all zones, from 1 s to 5 m",
+                );
+            }
+            "disable" => self.disable(draft, option),
+            "keepttl" => draft.remark(option, NoCounterpart, "clients see TTLs go down"),
+            _ => no_option(draft, "cache", option),
+        }
+    }
+
+    fn disable(&mut self, draft: &mut Draft, option: &Directive) {
+        let kind = match option.texts().first() {
+            Some(&"success") => CacheKind::Success,
+            Some(&"denial") => CacheKind::Denial,
+            Some(_) => return draft.unexpected(&option.arguments[0], "success or denial"),
+            None => {
+                let _ = draft.argument(option, 0, "success or denial");
+                return;
+            }
+        };
+        let zones = option.arguments[1..].iter();
+        let zones = zones.flat_map(|word| zones_of(&word.text)).collect();
+        self.disabled.push((kind, zones));
+        draft.remark(
+            option,
+            Taken,
+            "max_ttl or max_negative_ttl: 0s; both: cache: off",
+        );
+    }
+
+    fn stale(&mut self, draft: &mut Draft, option: &Directive) {
+        let texts = option.texts();
+        let age = texts
+            .first()
+            .and_then(|text| duration_ms(text))
+            .unwrap_or(3_600_000);
+        let verify = texts.contains(&"verify");
+        self.stale = vec![
+            ("max_age", seconds(age / 1_000)),
+            ("after", if verify { "500ms".into() } else { "0s".into() }),
+        ];
+        draft.remark(
+            option,
+            Differs,
+            "cache.stale of the routes; the TTL of stale answers is 30 s, there 0",
+        );
+    }
+}
+
+fn bind(
+    draft: &mut Draft,
+    around: &Surroundings<'_>,
+    server: &mut Server<'_>,
+    directive: &Directive,
+) {
+    let mut taken = Vec::new();
+    for word in &directive.arguments {
+        if word.text == super::KUBE_DNS_PLACEHOLDER {
+            draft.remark(directive, Differs, "the address of kube-dns is not bound: kube-dns is asked there. The chart's mode nodeLocal does it");
+        } else if let Ok(address) = word.text.parse::<IpAddr>() {
+            if Some(address) == around.cluster_dns {
+                let what = format!("listening at {address}, where kube-dns is asked,");
+                changes_answers(
+                    draft,
+                    directive,
+                    what,
+                    "say another address of kube-dns by --cluster-dns, such as that of the Service kube-dns-upstream",
+                );
+                continue;
+            }
+            server.bind.push(address);
+            taken.push(address.to_string());
+        } else {
+            draft.unexpected(word, "an IP address (of an interface, write its address)");
+        }
+    }
+    if !directive.block.is_empty() {
+        changes_answers(
+            draft,
+            directive,
+            "bind except".to_owned(),
+            "write the addresses to listen at",
+        );
+    }
+    if !taken.is_empty() {
+        draft.remark(
+            directive,
+            Taken,
+            "listen; all zones are answered at all addresses",
+        );
+    }
+}
+
+fn hosts(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+    let (mut inline, mut passes_on) = (false, false);
+    for line in &directive.block {
+        let place = &line.name.place;
+        match line.name.text.as_str() {
+            "fallthrough" => {
+                passes_on = true;
+                draft.remark(line, Taken, "other names are forwarded");
+            }
+            "ttl" | "reload" => draft.remark(
+                line,
+                NoCounterpart,
+                "TTL 60 s; files are read again within 2 s of a change",
+            ),
+            "no_reverse" => draft.remark(line, NoCounterpart, "reverse names are answered"),
+            first => match first.parse::<IpAddr>() {
+                Ok(address) => {
+                    inline = true;
+                    for name in &line.arguments {
+                        let known = draft.records.entry(zone(&name.text));
+                        let (addresses, _) = known.or_insert_with(|| (Vec::new(), place.clone()));
+                        addresses.push(address);
+                    }
+                }
+                Err(_) => draft.unexpected(
+                    &line.name,
+                    "an address and its names, ttl, reload, no_reverse or fallthrough",
+                ),
+            },
+        }
+    }
+    let file = directive.arguments.first().map(|word| word.text.as_str());
+    let file = file.or((!inline).then_some("/etc/hosts"));
+    if let Some(file) = file {
+        draft.set(&["hosts"], file, &directive.name.place);
+    }
+    let zones: Vec<String> = directive
+        .arguments
+        .iter()
+        .skip(1)
+        .flat_map(|word| zones_of(&word.text))
+        .collect();
+    if passes_on {
+        draft.remark(
+            directive,
+            Taken,
+            "records and hosts; other names are forwarded",
+        );
+    } else if zones.is_empty() {
+        let what =
+            "hosts without fallthrough, which denies every other name of its zones,".to_owned();
+        changes_answers(
+            draft,
+            directive,
+            what,
+            "add fallthrough, or name the zones that it holds alone",
+        );
+    } else {
+        for zone in zones {
+            server
+                .answers
+                .push((zone, "NXDOMAIN".into(), directive.name.place.clone()));
+        }
+        draft.remark(
+            directive,
+            Taken,
+            "records and hosts; other names of these zones do not exist",
+        );
+    }
+}
+
+fn log(draft: &mut Draft, directive: &Directive) {
+    let classes = directive
+        .block
+        .iter()
+        .filter(|line| line.name.text == "class");
+    let classes: Vec<&str> = classes.flat_map(Directive::texts).collect();
+    let only_errors = !classes.is_empty() && classes.iter().all(|class| *class == "error");
+    let level = if only_errors { "errors" } else { "all" };
+    draft.set(&["log", "queries"], level, &directive.name.place);
+    let note = format!("log.queries: {level}, for all zones, in a format of its own");
+    draft.remark(directive, Differs, note);
+}
+
+/// `health`, `ready` and `prometheus`: each has an address, where /health, /ready and /metrics are all served.
+fn observed(draft: &mut Draft, directive: &Directive, default: &'static str) {
+    for option in &directive.block {
+        match (default, option.name.text.as_str()) {
+            (HEALTH, "lameduck") => {
+                let time = option.texts().first().and_then(|text| duration_ms(text));
+                if let Some(time) = time {
+                    let place = &option.name.place;
+                    draft.set(&["shutdown_grace"], duration(time), place);
+                }
+                let note = "shutdown_grace: what is in flight is answered, and then it ends";
+                draft.remark(option, Differs, note);
+            }
+            (READY, "monitor") => {
+                draft.remark(option, Taken, "/ready never goes back, but when it stops");
+            }
+            _ => no_option(draft, "health, ready and prometheus", option),
+        }
+    }
+    let typed = directive
+        .texts()
+        .first()
+        .copied()
+        .unwrap_or(default)
+        .to_owned();
+    let Some(address) = address_of(&typed) else {
+        return draft.unexpected(&directive.arguments[0], "an address such as :9153");
+    };
+    draft
+        .observed
+        .entry(address)
+        .or_insert_with(|| directive.name.place.clone());
+    let verdict = if default == PROMETHEUS {
+        Differs
+    } else {
+        Taken
+    };
+    let names = if default == PROMETHEUS {
+        "; metrics have names of their own"
+    } else {
+        ""
+    };
+    draft.remark(
+        directive,
+        verdict,
+        format!("metrics.listen: {address}{names}"),
+    );
+}
+
+/// `:9153`, `localhost:9153`, `0.0.0.0:9153`.
+fn address_of(text: &str) -> Option<SocketAddr> {
+    let text = text.replace("localhost:", "127.0.0.1:");
+    let text = if text.starts_with(':') {
+        format!("0.0.0.0{text}")
+    } else {
+        text
+    };
+    text.parse().ok()
+}
+
+fn template(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+    const REMEDY: &str = "write what it answers into routes or records";
+    let place = &directive.name.place;
+    let texts = directive.texts();
+    let [class, rtype, ..] = texts.as_slice() else {
+        let _ = draft.argument(directive, 1, "a class and a type, such as IN A or ANY ANY");
+        return;
+    };
+    let zones = zones_or_all(server, &directive.arguments[2..]);
+    let (mut answers, mut rcode) = (Vec::new(), None);
+    for line in &directive.block {
+        match line.name.text.as_str() {
+            "answer" => answers.extend(line.texts().first().copied()),
+            "rcode" => rcode = line.texts().first().map(|code| code.to_ascii_uppercase()),
+            "fallthrough" | "authority" | "ederror" => {
+                draft.remark(
+                    line,
+                    NoCounterpart,
+                    "the zone alone decides, and a SOA is made up",
+                );
+            }
+            "match" if matches!(line.texts().as_slice(), ["." | ".*" | "^.*$"]) => {}
+            _ => {
+                let what = format!("template {}", line.shown());
+                return changes_answers(draft, line, what, REMEDY);
+            }
+        }
+    }
+    let addresses: Option<Vec<Value>> = answers.iter().map(|answer| address_in(answer)).collect();
+    let whole = *rtype == "ANY";
+    let answer = match (addresses, rcode.as_deref()) {
+        (Some(addresses), None | Some("NOERROR")) if !addresses.is_empty() => {
+            Some(Value::from(addresses))
+        }
+        (Some(_), Some(code @ ("NXDOMAIN" | "REFUSED"))) if whole => Some(code.into()),
+        (Some(_), None | Some("NOERROR")) if whole => Some("NODATA".into()),
+        (Some(_), None | Some("NOERROR")) => {
+            for zone in zones {
+                server
+                    .filters
+                    .push((zone, rtype.to_ascii_uppercase(), place.clone()));
+            }
+            return draft.remark(directive, Taken, "filter on the route: no such record");
+        }
+        _ => None,
+    };
+    let Some(answer) = answer.filter(|_| matches!(*class, "IN" | "ANY")) else {
+        let what = format!("{} with this rcode or answer", directive.shown());
+        return changes_answers(draft, directive, what, REMEDY);
+    };
+    let verdict = if whole || !matches!(answer, Value::Array(..)) {
+        Taken
+    } else {
+        Differs
+    };
+    for zone in zones {
+        server.answers.push((zone, answer.clone(), place.clone()));
+    }
+    draft.remark(
+        directive,
+        verdict,
+        "answer on the route, with TTL 60 s; other types of its names are \"no such record\"",
+    );
+}
+
+/// The address of `{{ .Name }} 60 IN A 10.1.40.9`.
+fn address_in(answer: &str) -> Option<Value> {
+    let rest = answer.trim().strip_prefix("{{")?;
+    let (name, rest) = rest.split_once("}}")?;
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let [.., rtype @ ("A" | "AAAA"), address] = words.as_slice() else {
+        return None;
+    };
+    let address: IpAddr = address.parse().ok()?;
+    let fits = address.is_ipv4() == (*rtype == "A") && name.trim() == ".Name";
+    fits.then(|| address.to_string().into())
+}
+
+fn rewrite(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+    const REMEDY: &str = "only names and suffixes are rewritten here: see rewrite in the routes";
+    let texts = directive.texts();
+    let mut words = texts.as_slice();
+    if let ["stop" | "continue", rest @ ..] = words {
+        words = rest;
+    }
+    let (from, to, exact) = match words {
+        ["name", "suffix", from, to, ..] => (from, to, false),
+        ["name", "exact", from, to, ..] | ["name", from, to] => (from, to, true),
+        _ => return changes_answers(draft, directive, directive.shown(), REMEDY),
+    };
+    let trimmed = |text: &str| zone(text.strip_prefix('.').unwrap_or(text));
+    let (from, to) = (trimmed(from), trimmed(to));
+    if is_within(&from, &to) || is_within(&to, &from) {
+        return changes_answers(draft, directive, directive.shown(), REMEDY);
+    }
+    server
+        .rewrites
+        .push((from, to, directive.name.place.clone()));
+    let note = if exact {
+        "a route with rewrite; names below it too"
+    } else {
+        "a route with rewrite; names of the answer are always put back"
+    };
+    draft.remark(directive, Differs, note);
+}
+
+fn acl(draft: &mut Draft, directive: &Directive) {
+    const REMEDY: &str = "allow holds the networks whose clients are answered; others get REFUSED";
+    let mut networks: Vec<Value> = Vec::new();
+    for line in &directive.block {
+        let texts = line.texts();
+        match (line.name.text.as_str(), texts.as_slice()) {
+            ("allow", ["net", nets @ ..]) if !nets.is_empty() => networks.extend(
+                nets.iter()
+                    .map(|net| Value::from(if *net == "*" { "all" } else { net })),
+            ),
+            ("block", [] | ["net", "*" | "0.0.0.0/0" | "::/0"]) => {}
+            _ => return changes_answers(draft, line, format!("acl {}", line.shown()), REMEDY),
+        }
+    }
+    if networks.is_empty() {
+        return changes_answers(draft, directive, "acl without allow".to_owned(), REMEDY);
+    }
+    draft.set(&["allow"], networks, &directive.name.place);
+    draft.remark(directive, Differs, "allow, for all zones");
+}
+
+fn dns64(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+    let mut prefix = directive.texts().first().map(|text| (*text).to_owned());
+    for option in &directive.block {
+        match option.name.text.as_str() {
+            "prefix" => prefix = option.texts().first().map(|text| (*text).to_owned()),
+            "allow_ipv4" => draft.remark(option, Taken, "clients over IPv4 get these answers too"),
+            "translate_all" => {
+                let what = "dns64 translate_all".to_owned();
+                changes_answers(draft, option, what, "addresses that exist are passed on");
+            }
+            _ => no_option(draft, "dns64", option),
+        }
+    }
+    server.dns64 = Some(prefix.unwrap_or_else(|| "64:ff9b::/96".to_owned()));
+    draft.remark(
+        directive,
+        Differs,
+        "dns64 on the routes, for clients over IPv4 too",
+    );
+}

@@ -1,0 +1,406 @@
+//! A server block: its zones and addresses, and what its plugins make of them together.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use figment::value::Value;
+
+use super::Surroundings;
+use super::draft::{Draft, Group, Refusal, Route, Target, Verdict};
+use super::forward::{self, Forward};
+use super::plugins;
+use super::syntax::{Directive, Place, ServerBlock, Word};
+use super::zones::{self, Key, is_within, zone};
+
+/// What a server block says, in the order in which CoreDNS asks its plugins.
+#[derive(Debug)]
+pub(super) struct Server<'a> {
+    pub(super) zones: Vec<(String, Place)>,
+    ports: BTreeSet<u16>,
+    pub(super) bind: Vec<IpAddr>,
+    pub(super) forwards: Vec<Forward>,
+    /// Zones that `kubernetes` answers, and those it passes on when it does not know a name.
+    pub(super) kubernetes: Option<Kubernetes<'a>>,
+    pub(super) cache: Option<Cache>,
+    /// Zones answered here.
+    pub(super) answers: Vec<(String, Value, Place)>,
+    /// Types that zones do not have.
+    pub(super) filters: Vec<(String, String, Place)>,
+    /// Suffixes, and what they are asked for under.
+    pub(super) rewrites: Vec<(String, String, Place)>,
+    pub(super) dns64: Option<String>,
+    pub(super) balances: bool,
+}
+
+/// The plugin `kubernetes`.
+#[derive(Debug)]
+pub(super) struct Kubernetes<'a> {
+    pub(super) directive: &'a Directive,
+    pub(super) zones: Vec<String>,
+    pub(super) passes_on: Vec<String>,
+}
+
+/// The plugin `cache`.
+#[derive(Debug)]
+pub(super) struct Cache {
+    /// Empty: all of the block.
+    pub(super) zones: Vec<String>,
+    pub(super) options: Vec<(&'static str, Value)>,
+    pub(super) stale: Vec<(&'static str, Value)>,
+    /// Of which zones what is not kept; no zones: of all.
+    pub(super) disabled: Vec<(CacheKind, Vec<String>)>,
+}
+
+/// What `cache` keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CacheKind {
+    /// Answers with records.
+    Success,
+    /// NXDOMAIN and "no such record".
+    Denial,
+}
+
+/// Translates one server block.
+pub(super) fn translate(
+    draft: &mut Draft,
+    around: &Surroundings<'_>,
+    block: &ServerBlock,
+) -> Addresses {
+    let mut server = Server {
+        zones: Vec::new(),
+        ports: BTreeSet::new(),
+        bind: Vec::new(),
+        forwards: Vec::new(),
+        kubernetes: None,
+        cache: None,
+        answers: Vec::new(),
+        filters: Vec::new(),
+        rewrites: Vec::new(),
+        dns64: None,
+        balances: false,
+    };
+    for key in &block.keys {
+        server.key(draft, key);
+    }
+    for directive in &block.body {
+        match directive.name.text.as_str() {
+            "forward" | "proxy" => {
+                let forward = forward::read(draft, directive);
+                server.forwards.extend(forward);
+            }
+            _ => plugins::read(draft, around, &mut server, directive),
+        }
+    }
+    server.routes(draft, around);
+    let addresses = server.addresses(around);
+    let balances = server.balances;
+    Addresses {
+        addresses,
+        balances,
+    }
+}
+
+/// Where a server block listens.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    pub(super) addresses: Vec<SocketAddr>,
+    /// It has `loadbalance`.
+    pub(super) balances: bool,
+}
+
+impl Server<'_> {
+    fn key(&mut self, draft: &mut Draft, word: &Word) {
+        let Some(key) = Key::read(&word.text) else {
+            return draft.unexpected(word, "a zone, or zone:port");
+        };
+        if key.scheme != "dns" {
+            let what = format!("a listener for {}://", key.scheme);
+            let remedy = "clients of nodens ask over UDP and TCP";
+            return draft.refuse(&word.place, Refusal::ChangesAnswers { what, remedy });
+        }
+        self.ports.insert(key.port);
+        self.zones
+            .extend(key.zones.into_iter().map(|zone| (zone, word.place.clone())));
+    }
+
+    fn addresses(&self, around: &Surroundings<'_>) -> Vec<SocketAddr> {
+        let mut bind = self.bind.clone();
+        if bind.is_empty() {
+            bind.push(Ipv4Addr::UNSPECIFIED.into());
+            if around.ipv6 {
+                bind.push(Ipv6Addr::UNSPECIFIED.into());
+            }
+        }
+        let at = |&port: &u16| {
+            bind.iter()
+                .map(move |&address| SocketAddr::new(address, port))
+        };
+        self.ports.iter().flat_map(at).collect()
+    }
+
+    /// The routes that the block's plugins make together. Plugins that answer by themselves come first, as they do in
+    /// CoreDNS, then kubernetes, then forward.
+    fn routes(&self, draft: &mut Draft, around: &Surroundings<'_>) {
+        let mut routes: Vec<(String, Route)> = Vec::new();
+        for (zone, answer, place) in &self.answers {
+            add(&mut routes, zone, Target::Answer(answer.clone()), place);
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            kubernetes_routes(draft, around, kubernetes, &mut routes);
+        }
+        for (number, forward) in self.forwards.iter().enumerate() {
+            self.forward(draft, number, forward, &mut routes);
+        }
+        for (zone, place) in &self.zones {
+            let covered = routes.iter().any(|(route, _)| is_within(zone, route));
+            if !covered {
+                // CoreDNS says SERVFAIL or REFUSED, depending on the plugin that comes last.
+                add(&mut routes, zone, Target::Answer("REFUSED".into()), place);
+            }
+        }
+        self.rewrites(draft, &mut routes);
+        self.filters(draft, &mut routes);
+        for (zone, mut route) in routes {
+            if matches!(route.target, Target::Group(_)) {
+                route.options.push(self.cache_options(&zone));
+                if let Some(prefix) = &self.dns64 {
+                    route.options.push(("dns64", prefix.as_str().into()));
+                }
+            }
+            if let Some(known) = draft.routes.get(&zone) {
+                let first = known.place.line;
+                let place = route.place.clone();
+                draft.refuse(&place, Refusal::ZoneTwice { zone, first });
+            } else {
+                draft.routes.insert(zone, route);
+            }
+        }
+    }
+
+    fn forward(
+        &self,
+        draft: &mut Draft,
+        number: usize,
+        forward: &Forward,
+        routes: &mut Vec<(String, Route)>,
+    ) {
+        let name = if forward.from == "." {
+            self.zones.first().map_or(".", |(zone, _)| zone.as_str())
+        } else {
+            &forward.from
+        };
+        let group = draft.group(Group {
+            name: if name == "." {
+                "default".to_owned()
+            } else {
+                name.to_owned()
+            },
+            servers: forward.servers.clone(),
+            options: forward.options.clone(),
+            place: forward.place.clone(),
+        });
+        for (zone, _) in &self.zones {
+            let below = if is_within(&forward.from, zone) {
+                &forward.from
+            } else if is_within(zone, &forward.from) {
+                zone
+            } else {
+                continue;
+            };
+            add(routes, below, Target::Group(group.clone()), &forward.place);
+            for except in forward
+                .except
+                .iter()
+                .filter(|except| is_within(except, below))
+            {
+                let covers = |other: &&Forward| {
+                    is_within(except, &other.from)
+                        && !other.except.iter().any(|zone| is_within(except, zone))
+                };
+                // A later forward takes them, and gets its route in its turn; else nobody does.
+                if let Some(next) = self.forwards[number + 1..].iter().find(covers) {
+                    let group = draft.group(Group {
+                        name: except.clone(),
+                        servers: next.servers.clone(),
+                        options: next.options.clone(),
+                        place: next.place.clone(),
+                    });
+                    add(routes, except, Target::Group(group), &next.place);
+                } else if !self
+                    .kubernetes
+                    .as_ref()
+                    .is_some_and(|kubernetes| kubernetes.zones.contains(except))
+                {
+                    add(
+                        routes,
+                        except,
+                        Target::Answer("REFUSED".into()),
+                        &forward.place,
+                    );
+                }
+            }
+        }
+    }
+
+    fn rewrites(&self, draft: &mut Draft, routes: &mut Vec<(String, Route)>) {
+        for (from, to, place) in &self.rewrites {
+            let Some(group) = group_of(routes, to) else {
+                let what = format!(
+                    "rewrite to {to}, which no forward and no kubernetes of this block holds,"
+                );
+                let remedy = "put the target's zone into the same server block";
+                draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+                continue;
+            };
+            let rewrite = super::draft::table([
+                ("from", Value::from(from.as_str())),
+                ("to", Value::from(to.as_str())),
+            ]);
+            routes.retain(|(zone, _)| zone != from);
+            routes.push((
+                from.clone(),
+                Route {
+                    target: Target::Group(group),
+                    options: vec![("rewrite", rewrite)],
+                    place: place.clone(),
+                },
+            ));
+        }
+    }
+
+    fn filters(&self, draft: &mut Draft, routes: &mut Vec<(String, Route)>) {
+        for (zone, rtype, place) in &self.filters {
+            if !routes.iter().any(|(route, _)| route == zone) {
+                let Some(group) = group_of(routes, zone) else {
+                    let what = format!("template for {rtype} of {zone}, which is not forwarded,");
+                    let remedy = "write an answer for the zone in routes";
+                    draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+                    continue;
+                };
+                add(routes, zone, Target::Group(group), place);
+            }
+            for (_, route) in routes.iter_mut().filter(|(route, _)| route == zone) {
+                match route.options.iter_mut().find(|(key, _)| *key == "filter") {
+                    Some((_, Value::Array(_, types))) => types.push(rtype.as_str().into()),
+                    _ => route.options.push(("filter", vec![rtype.as_str()].into())),
+                }
+            }
+        }
+    }
+
+    /// What `cache` says of a route.
+    fn cache_options(&self, route: &str) -> (&'static str, Value) {
+        let within =
+            |zones: &[String]| zones.is_empty() || zones.iter().any(|zone| is_within(route, zone));
+        let off = ("cache", "off".into());
+        let Some(cache) = self.cache.as_ref().filter(|cache| within(&cache.zones)) else {
+            return off;
+        };
+        let disabled = |kind| {
+            let mut lines = cache.disabled.iter();
+            lines.any(|(other, zones)| *other == kind && within(zones))
+        };
+        let (no_success, no_denial) = (disabled(CacheKind::Success), disabled(CacheKind::Denial));
+        if no_success && no_denial {
+            return off;
+        }
+        let mut options = cache.options.clone();
+        for (key, value) in &mut options {
+            if (*key == "max_ttl" && no_success) || (*key == "max_negative_ttl" && no_denial) {
+                *value = super::draft::seconds(0);
+            }
+        }
+        if no_success {
+            options.retain(|(key, _)| *key != "min_ttl");
+        }
+        if !cache.stale.is_empty() {
+            options.push(("stale", super::draft::table(cache.stale.clone())));
+        }
+        ("cache", super::draft::table(options))
+    }
+}
+
+/// Routes to kube-dns for the zones of `kubernetes`.
+fn kubernetes_routes(
+    draft: &mut Draft,
+    around: &Surroundings<'_>,
+    kubernetes: &Kubernetes<'_>,
+    routes: &mut Vec<(String, Route)>,
+) {
+    let place = &kubernetes.directive.name.place;
+    let Some(address) = around.cluster_dns else {
+        return draft.refuse(place, Refusal::NoClusterDns);
+    };
+    let group = draft.group(Group {
+        name: "cluster".to_owned(),
+        servers: vec![address.to_string()],
+        // kube-dns may have no upstream of its own, and then never answers a question about the root.
+        options: vec![(
+            vec!["probe"],
+            "kubernetes.default.svc.cluster.local A".into(),
+            place.clone(),
+        )],
+        place: place.clone(),
+    });
+    let mut near = Vec::new();
+    for zone in &kubernetes.zones {
+        let reverse = is_within(zone, "in-addr.arpa") || is_within(zone, "ip6.arpa");
+        let passed_on = kubernetes
+            .passes_on
+            .iter()
+            .any(|other| is_within(zone, other));
+        if !(reverse && passed_on) {
+            add(routes, zone, Target::Group(group.clone()), place);
+            continue;
+        }
+        // Of these it knows the names of Services and of pods behind them alone.
+        let services = match address {
+            IpAddr::V4(_) => zones::reverse_of(address, 2),
+            IpAddr::V6(_) => zones::reverse_of(address, 28),
+        };
+        if is_within(&services, zone) {
+            add(routes, &services, Target::Group(group.clone()), place);
+            near.push(services);
+        }
+    }
+    let note = if near.is_empty() {
+        format!("routes to kube-dns at {address}, which knows the names")
+    } else {
+        let near = near.join(", ");
+        format!(
+            "routes to kube-dns at {address}, which knows the names; of the reverse zones, {near} alone: give other \
+             networks of Services and pods a route too"
+        )
+    };
+    let verdict = if near.is_empty() {
+        Verdict::Taken
+    } else {
+        Verdict::Differs
+    };
+    draft.remark(kubernetes.directive, verdict, note);
+}
+
+/// The group that names of a zone are asked of.
+fn group_of(routes: &[(String, Route)], zone: &str) -> Option<String> {
+    let longest = routes
+        .iter()
+        .filter(|(route, _)| is_within(zone, route))
+        .max_by_key(|(route, _)| if route == "." { 0 } else { route.len() });
+    match &longest?.1.target {
+        Target::Group(group) => Some(group.clone()),
+        Target::Answer(_) => None,
+    }
+}
+
+/// Adds a route, unless a plugin that comes earlier has one.
+fn add(routes: &mut Vec<(String, Route)>, name: &str, target: Target, place: &Place) {
+    let name = zone(name);
+    if !routes.iter().any(|(known, _)| *known == name) {
+        let route = Route {
+            target,
+            options: Vec::new(),
+            place: place.clone(),
+        };
+        routes.push((name, route));
+    }
+}

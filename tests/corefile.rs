@@ -1,0 +1,313 @@
+//! Corefiles as people have them: what `nodens import` makes of them, that every line hears what became of it, and that
+//! `nodens serve` runs them as they are.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::dns::{Ask, Message, Over, Section, exchange, rcode, rr};
+use common::{Process, TempDir, free_sockets, nodens, wait_for};
+
+/// Where the Corefiles are, each with the configuration that it becomes.
+fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corefile/cases")
+}
+
+fn import(directory: &Path, file: &str, cluster_dns: Option<&str>) -> Output {
+    let mut command = nodens();
+    command.current_dir(directory).args(["import", file]);
+    command.args(
+        cluster_dns
+            .into_iter()
+            .flat_map(|address| ["--cluster-dns", address]),
+    );
+    command.output().expect("nodens runs")
+}
+
+/// What it wrote, which is text.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
+}
+
+/// Name and address of kube-dns for each case.
+fn each_case(mut check: impl FnMut(&str, &Output)) {
+    let mut seen = 0;
+    for entry in fs::read_dir(cases()).expect("the cases") {
+        let file = entry.expect("an entry").file_name();
+        let file = file.to_str().expect("UTF-8");
+        if let Some(name) = file.strip_suffix(".Corefile") {
+            let cluster_dns = if name == "ipv6" {
+                "fd00:10:96::a"
+            } else {
+                "10.96.0.10"
+            };
+            let output = import(&cases(), file, Some(cluster_dns));
+            assert!(output.status.success(), "{name}: {}", text(&output.stderr));
+            check(name, &output);
+            seen += 1;
+        }
+    }
+    assert!(seen > 6, "{seen} cases");
+}
+
+#[test]
+fn each_becomes_the_configuration_beside_it() {
+    // A host without IPv6 does not listen at [::].
+    let without_any = |yaml: &str| {
+        yaml.replace(", \"[::]:53\"", "")
+            .replace(", \"[::]:5353\"", "")
+    };
+    each_case(|name, output| {
+        let expected = cases().join(format!("{name}.yaml"));
+        let expected = fs::read_to_string(&expected).expect("the configuration");
+        assert_eq!(
+            without_any(&text(&output.stdout)),
+            without_any(&expected),
+            "{name}"
+        );
+    });
+}
+
+/// Lines that are part of what the line above them says.
+const PARTS: [&str; 9] = [
+    "}", "(", "#", "import", "class", "answer", "rcode", "allow", "block",
+];
+
+#[test]
+fn every_line_hears_what_became_of_it() {
+    each_case(|name, output| {
+        let file = format!("{name}.Corefile");
+        let said = text(&output.stderr);
+        let told: BTreeSet<usize> = said
+            .lines()
+            .filter_map(|line| {
+                line.strip_prefix(&file)?
+                    .strip_prefix(':')?
+                    .split(':')
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .collect();
+        let corefile = fs::read_to_string(cases().join(&file)).expect("the Corefile");
+        for (number, line) in corefile.lines().enumerate() {
+            let indented = line.starts_with([' ', '\t']);
+            let line = line.trim();
+            let first = line.split_whitespace().next().unwrap_or("}");
+            let part = PARTS.iter().any(|part| first.starts_with(part))
+                || first.parse::<std::net::IpAddr>().is_ok();
+            if indented && !part {
+                assert!(
+                    told.contains(&(number + 1)),
+                    "{file}:{}: {line}: nothing is said of it\n{said}",
+                    number + 1
+                );
+            }
+        }
+    });
+}
+
+/// Of each the start, in the order of the lines, and no more than these.
+fn complaints(corefile: &str, cluster_dns: Option<&str>) -> Vec<String> {
+    let directory = TempDir::new();
+    directory.write("Corefile", corefile);
+    let output = import(&directory.path(""), "Corefile", cluster_dns);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stdout));
+    assert!(output.stdout.is_empty(), "nothing is written");
+    text(&output.stderr).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_line_and_column() {
+    let said = complaints(
+        ".:53 {\n    foward . 8.8.8.8\n    forward . dns.google {\n        polcy random\n        next NXDOMAIN\n    }\n    \
+         file db.example\n    log {$UNSET}\n    \"open\n",
+        None,
+    );
+    let expected = [
+        "Corefile:1:6: the block that starts here is never closed; expected }",
+        "Corefile:2:5: foward: there is no such plugin; did you mean forward?",
+        "Corefile:3:15: \"dns.google\" where a server such as 10.0.0.2",
+        "Corefile:4:9: forward polcy: there is no such option",
+        "Corefile:5:14: next NXDOMAIN has no counterpart, and without it clients would get other answers; ",
+        "Corefile:7:5: the plugin file has no counterpart, and without it clients would get other answers; ",
+        "Corefile:8:9: {$UNSET}: there is no such environment variable; ",
+        "Corefile:9:5: the quote that starts here is never closed; expected \"",
+    ];
+    for expected in expected {
+        assert!(
+            said.iter().any(|line| line.starts_with(expected)),
+            "no {expected}\n{said:#?}"
+        );
+    }
+}
+
+#[test]
+fn what_would_change_answers_is_refused() {
+    let cases = [
+        (
+            "tls://.:853 {\n forward . 10.0.0.2\n}\n",
+            "Corefile:1:1: a listener for tls:// has no counterpart",
+        ),
+        (
+            ". {\n forward . tls://9.9.9.9\n}\n",
+            "Corefile:2:12: tls://9.9.9.9 without tls_servername has no counterpart",
+        ),
+        (
+            ". {\n rewrite name regex (.*)x y\n forward . 10.0.0.2\n}\n",
+            "Corefile:2:2: rewrite name regex (.*)x y has no counterpart",
+        ),
+        (
+            ". {\n hosts {\n 10.0.0.7 a.example\n }\n forward . 10.0.0.2\n}\n",
+            "Corefile:2:2: hosts without fallthrough",
+        ),
+        (
+            ". {\n template IN A x {\n match ^a\n answer \"{{ .Name }} 1 IN A 10.0.0.1\"\n }\n forward . 10.0.0.2\n}\n",
+            "Corefile:3:2: template match ^a has no counterpart",
+        ),
+        (
+            ".:53 {\n forward . 10.0.0.2\n}\n.:5353 {\n forward . 10.0.0.3\n}\n",
+            "Corefile:5:2: the zone . is here twice, first on line 2",
+        ),
+        (
+            ". {\n kubernetes cluster.local\n}\n",
+            "Corefile:2:2: where is kube-dns? Say it by --cluster-dns ADDRESS",
+        ),
+        (
+            ". {\n import nothing\n}\n",
+            "Corefile:2:9: nothing: there is no such snippet, and no such file: ",
+        ),
+        (
+            "(a) {\n import b\n}\n(b) {\n import a\n}\n. {\n import a\n}\n",
+            "Corefile:5:2: import a: imports each other more than 16 deep",
+        ),
+        ("", "Corefile: is empty"),
+    ];
+    for (corefile, expected) in cases {
+        let said = complaints(corefile, None);
+        assert!(
+            said.iter().any(|line| line.starts_with(expected)),
+            "no {expected}\n{said:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_line_that_the_configuration_refuses_is_named() {
+    let said = complaints(
+        ". {\n forward . 10.0.0.2 {\n max_concurrent 9000000\n }\n}\n",
+        None,
+    );
+    let expected = "Corefile:3: upstreams.default.max_in_flight: 9000000 is over the limit";
+    assert!(
+        said.iter().any(|line| line.starts_with(expected)),
+        "{said:#?}"
+    );
+}
+
+/// A running nodens with a Corefile, and its addresses.
+struct Running {
+    process: Process,
+    directory: TempDir,
+    address: SocketAddr,
+    health: SocketAddr,
+}
+
+impl Running {
+    /// Starts it with `body` in the block of the root, beside a `health` of its own.
+    fn start(body: &str) -> Self {
+        let directory = TempDir::new();
+        let (sockets, (health_socket, health_listener)) = (free_sockets(), free_sockets());
+        let address = sockets.1.local_addr().expect("an address");
+        let health = health_listener.local_addr().expect("an address");
+        drop((sockets, health_socket, health_listener));
+        let mut running = Self {
+            process: Process::spawn(
+                "nodens",
+                nodens()
+                    .args(["serve", "--set", "admin=null", "--config"])
+                    .arg(Self::write(&directory, address, health, body)),
+                directory.path("log"),
+            ),
+            directory,
+            address,
+            health,
+        };
+        let health = running.health;
+        running.process.wait_until("200 from /health", || {
+            let mut stream = TcpStream::connect(health).ok()?;
+            stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").ok()?;
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).ok()?;
+            reply.contains(" 200 ").then_some(())
+        });
+        running
+    }
+
+    fn write(directory: &TempDir, address: SocketAddr, health: SocketAddr, body: &str) -> PathBuf {
+        let (ip, port) = (address.ip(), address.port());
+        let corefile = format!(".:{port} {{\n    bind {ip}\n    health {health}\n{body}}}\n");
+        directory.write("Corefile", &corefile)
+    }
+
+    fn change(&self, body: &str) {
+        Self::write(&self.directory, self.address, self.health, body);
+        self.process.signal("HUP");
+    }
+
+    /// Code and addresses of a name's A records.
+    fn says(&self, name: &str) -> (u16, Vec<Vec<u8>>) {
+        let reply =
+            exchange(self.address, Over::Udp, &Ask::new(name, rr::A).message()).expect("a reply");
+        let reply = Message::read(&reply).expect("a message");
+        let records = reply.section(Section::Answer);
+        (
+            reply.rcode(),
+            records.map(|record| record.rdata.clone()).collect(),
+        )
+    }
+}
+
+#[test]
+fn serve_runs_a_corefile_and_takes_its_changes_and_those_of_what_it_imports() {
+    let running = Running::start("");
+    let part = |address: &str| {
+        let hosts = format!("hosts {{\n    {address} a.example\n    fallthrough\n}}\n");
+        running.directory.write("hosts.part", &hosts);
+    };
+    assert_eq!(
+        running.says("a.example").0,
+        rcode::REFUSED,
+        "there is nothing yet"
+    );
+    part("192.0.2.1");
+    running.change(
+        "    import hosts.part\n    template ANY ANY internal {\n        rcode NXDOMAIN\n    }\n",
+    );
+    wait_for("the change", || {
+        (running.says("a.example") == (rcode::NOERROR, vec![vec![192, 0, 2, 1]])).then_some(())
+    });
+    assert_eq!(running.says("x.internal").0, rcode::NXDOMAIN);
+    // The part alone changes, and nobody says so.
+    part("192.0.2.2");
+    wait_for("the change of the part", || {
+        (running.says("a.example") == (rcode::NOERROR, vec![vec![192, 0, 2, 2]])).then_some(())
+    });
+    // What is wrong leaves all as it was.
+    running.change("    foward . 10.0.0.2\n");
+    running.process_says("foward: there is no such plugin; did you mean forward?");
+    assert_eq!(running.says("x.internal").0, rcode::NXDOMAIN);
+}
+
+impl Running {
+    fn process_says(&self, text: &str) {
+        wait_for("it to be said", || {
+            self.process.log().contains(text).then_some(())
+        });
+    }
+}
