@@ -24,7 +24,8 @@ pub use syntax::SyntaxProblem;
 use super::error::{ConfigError, CorefileProblem};
 use super::yaml::Document;
 use draft::Draft;
-use syntax::Place;
+use server::Server;
+use syntax::{Place, ServerBlock};
 
 /// Where NodeLocal DNSCache has its address, unless it is told otherwise.
 const NODE_LOCAL: &str = "169.254.20.10";
@@ -88,9 +89,9 @@ pub(super) fn import(
     for block in &corefile.servers {
         let place = block.keys.first().map(|key| key.place.clone());
         first = first.or(place);
-        let server = server::translate(&mut draft, around, block);
+        let server = translate(&mut draft, around, block);
         rotate |= server.balances;
-        for address in server.addresses {
+        for address in server.addresses(around) {
             if !listen.contains(&address) {
                 listen.push(address);
             }
@@ -150,6 +151,26 @@ pub(super) fn import(
         files: corefile.files,
         document,
     })
+}
+
+/// Reads a server block, and drafts its routes.
+fn translate<'a>(
+    draft: &mut Draft,
+    around: &Surroundings<'_>,
+    block: &'a ServerBlock,
+) -> Server<'a> {
+    let mut server = Server::default();
+    for key in &block.keys {
+        server.key(draft, key);
+    }
+    for directive in &block.body {
+        match directive.name.text.as_str() {
+            "forward" | "proxy" => server.forwards.extend(forward::read(draft, directive)),
+            _ => plugins::read(draft, around, &mut server, directive),
+        }
+    }
+    server.routes(draft, around);
+    server
 }
 
 /// Where /health, /ready and /metrics are served. The admin address, which shows more, steps aside.

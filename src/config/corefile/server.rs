@@ -1,4 +1,4 @@
-//! A server block: its zones and addresses, and what its plugins make of them together.
+//! A server block: its zones and addresses, and the routes that its plugins make together.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,13 +7,12 @@ use figment::value::Value;
 
 use super::Surroundings;
 use super::draft::{Draft, Group, Refusal, Route, Target, Verdict};
-use super::forward::{self, Forward};
-use super::plugins;
-use super::syntax::{Directive, Place, ServerBlock, Word};
+use super::forward::Forward;
+use super::syntax::{Directive, Place, Word};
 use super::zones::{self, Key, is_within, zone};
 
 /// What a server block says, in the order in which CoreDNS asks its plugins.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Server<'a> {
     pub(super) zones: Vec<(String, Place)>,
     ports: BTreeSet<u16>,
@@ -60,56 +59,9 @@ pub(super) enum CacheKind {
     Denial,
 }
 
-/// Translates one server block.
-pub(super) fn translate(
-    draft: &mut Draft,
-    around: &Surroundings<'_>,
-    block: &ServerBlock,
-) -> Addresses {
-    let mut server = Server {
-        zones: Vec::new(),
-        ports: BTreeSet::new(),
-        bind: Vec::new(),
-        forwards: Vec::new(),
-        kubernetes: None,
-        cache: None,
-        answers: Vec::new(),
-        filters: Vec::new(),
-        rewrites: Vec::new(),
-        dns64: None,
-        balances: false,
-    };
-    for key in &block.keys {
-        server.key(draft, key);
-    }
-    for directive in &block.body {
-        match directive.name.text.as_str() {
-            "forward" | "proxy" => {
-                let forward = forward::read(draft, directive);
-                server.forwards.extend(forward);
-            }
-            _ => plugins::read(draft, around, &mut server, directive),
-        }
-    }
-    server.routes(draft, around);
-    let addresses = server.addresses(around);
-    let balances = server.balances;
-    Addresses {
-        addresses,
-        balances,
-    }
-}
-
-/// Where a server block listens.
-#[derive(Debug)]
-pub(super) struct Addresses {
-    pub(super) addresses: Vec<SocketAddr>,
-    /// It has `loadbalance`.
-    pub(super) balances: bool,
-}
-
 impl Server<'_> {
-    fn key(&mut self, draft: &mut Draft, word: &Word) {
+    /// A zone in front of the block.
+    pub(super) fn key(&mut self, draft: &mut Draft, word: &Word) {
         let Some(key) = Key::read(&word.text) else {
             return draft.unexpected(word, "a zone, or zone:port");
         };
@@ -123,7 +75,8 @@ impl Server<'_> {
             .extend(key.zones.into_iter().map(|zone| (zone, word.place.clone())));
     }
 
-    fn addresses(&self, around: &Surroundings<'_>) -> Vec<SocketAddr> {
+    /// Where it listens.
+    pub(super) fn addresses(&self, around: &Surroundings<'_>) -> Vec<SocketAddr> {
         let mut bind = self.bind.clone();
         if bind.is_empty() {
             bind.push(Ipv4Addr::UNSPECIFIED.into());
@@ -140,7 +93,7 @@ impl Server<'_> {
 
     /// The routes that the block's plugins make together. Plugins that answer by themselves come first, as they do in
     /// CoreDNS, then kubernetes, then forward.
-    fn routes(&self, draft: &mut Draft, around: &Surroundings<'_>) {
+    pub(super) fn routes(&self, draft: &mut Draft, around: &Surroundings<'_>) {
         let mut routes: Vec<(String, Route)> = Vec::new();
         for (zone, answer, place) in &self.answers {
             add(&mut routes, zone, Target::Answer(answer.clone()), place);

@@ -114,7 +114,7 @@ mod tests {
     use figment::value::{Tag, Value};
 
     use super::scalar;
-    use crate::config::super::yaml;
+    use crate::config::yaml;
 
     #[test]
     fn what_is_written_is_read_back() {
