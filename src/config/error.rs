@@ -343,6 +343,14 @@ pub enum Problem {
         /// Why, and what to write.
         why: &'static str,
     },
+    /// `2001:db8::1/96`.
+    #[error("{value} has bits set behind its length; write {network}")]
+    BeyondPrefix {
+        /// As typed.
+        value: String,
+        /// The network that it is in.
+        network: String,
+    },
     /// Upstream and listener are the same.
     #[error("{server} is our own listen address {listen}, queries would go in a circle; {remedy}")]
     Loop {
