@@ -1,10 +1,12 @@
 //! `routes.ZONE.dns64`: the prefix that the network's NAT64 translates (RFC 6052), alone or in a table.
 
+use std::net::Ipv6Addr;
+
 use figment::value::Value;
 use hickory_proto::rr::RecordType;
 use ipnet::Ipv6Net;
 
-use super::error::Problem;
+use super::error::{Missing, Problem};
 use super::leaf::{Leaf, show_list, show_value};
 use super::read::{Report, Section, list_items};
 use super::{Dns64Config, limits};
@@ -13,7 +15,7 @@ use super::{Dns64Config, limits};
 const LENGTHS: [u8; 6] = [32, 40, 48, 56, 64, 96];
 
 /// RFC 6147 §5.1.4: addresses that stand for IPv4 within a host. No packet is sent to them.
-pub(super) const IPV4_MAPPED: &str = "::ffff:0:0/96";
+const IPV4_MAPPED: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96);
 
 /// A prefix that IPv4 addresses are put behind.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +41,7 @@ impl Leaf for Nat64Prefix {
                 "bits 64 to 71 of a NAT64's prefix are zero (RFC 6052 §2.2); write for example 2001:db8:64::/96",
             );
         }
-        if network.to_string() == IPV4_MAPPED {
+        if network == IPV4_MAPPED {
             return unusable(
                 "no packet is sent to these addresses; write the prefix that your NAT64 translates, for example 64:ff9b::/96",
             );
@@ -103,13 +105,7 @@ pub(super) fn read(
     };
     let prefix = match typed {
         None => {
-            let expected = "prefix: 64:ff9b::/96";
-            route.error("dns64", Problem::NoValue { expected });
-            None
-        }
-        Some(Value::Empty(..)) => {
-            let expected = Nat64Prefix::EXPECTED;
-            route.error("dns64", Problem::NoValue { expected });
+            route.error("dns64", Problem::Missing(Missing::Prefix));
             None
         }
         Some(typed) => {
@@ -145,7 +141,7 @@ fn read_exclude(
     let value = table.and_then(|table| table.value("exclude"));
     let mut exclude = Vec::new();
     match value {
-        None => exclude.extend(IPV4_MAPPED.parse::<Ipv6Net>()),
+        None => exclude.push(IPV4_MAPPED),
         Some(value) => {
             let items = list_items(&path, value);
             let (count, limit) = (items.len(), limits::MAX_NETWORKS);

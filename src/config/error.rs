@@ -476,6 +476,9 @@ pub enum Missing {
     /// A rewrite without both suffixes.
     #[error("needs `from` and `to`, for example {{from: dev.example, to: dev.svc.cluster.local}}")]
     Suffixes,
+    /// DNS64 without a prefix.
+    #[error("needs `prefix`, for example {{prefix: 64:ff9b::/96}}")]
+    Prefix,
     /// A record without data.
     #[error("the name has no records; write for example {{A: [10.0.0.1]}}")]
     Records,
