@@ -924,7 +924,11 @@ fn live_families(text: &str) -> BTreeMap<String, Labels> {
 #[test]
 fn the_documented_metrics_are_those_of_the_binary() {
     let (_server, nodens) = running();
-    let (_, text) = nodens.get("/metrics");
+    // Workers register theirs when they start.
+    let text = wait_for("the workers' metrics", || {
+        let (_, text) = nodens.get("/metrics");
+        text.contains("nodens_dns64_answers_total").then_some(text)
+    });
     let live = live_families(&text);
     let page = Page::read("docs/metrics.md");
     let mut documented = BTreeMap::new();
