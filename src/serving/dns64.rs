@@ -19,7 +19,7 @@ use crate::message::ede::{self, ExtendedError};
 use crate::message::own;
 use crate::message::query::{Question, key_for_type};
 use crate::message::response::{Kind, Response};
-use crate::message::wire::{rcode, rr};
+use crate::message::wire::{Malformed, rcode, rr};
 use crate::upstream::ask::{Answer, Failed};
 use crate::upstream::routes::Route;
 
@@ -29,145 +29,154 @@ pub(super) fn rule<'a>(route: &'a Route, question: &Question<'_>) -> Option<&'a 
     route.dns64.as_ref().filter(|_| applies)
 }
 
-/// What comes of an answer of route `index` to the AAAA question of `chain`.
-pub(super) async fn complete(
-    rule: &Dns64,
-    chain: &Chain<'_>,
-    index: u16,
-    answer: Result<Answer, Failed>,
-) -> Result<Found, Failed> {
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(failed) => return in_place_of(failed, rule, chain, index).await,
-    };
-    let by = Informant {
-        route: index,
-        group: chain.worker.setup.routes.get(index).tiers[answer.tier],
-    };
-    if chain.target(&answer.response, Some(by)).is_some() {
-        // The addresses are another route's, which says whether any are made.
-        return chain.follow(answer, Some(by)).await;
-    }
-    let response = &answer.response;
-    let is_final = matches!(response.kind(), Kind::Positive | Kind::Negative);
-    if !is_final || response.truncated() || response.rcode() == rcode::NXDOMAIN {
-        return Ok(answer.into());
-    }
-    let addresses = rule.addresses(response.view());
-    if addresses == Addresses::All || is_doubted(rule, chain, index, &answer) {
-        return Ok(answer.into());
-    }
-    let mut found = Found::from(answer);
-    let response = &mut found.answer.response;
-    if addresses == Addresses::None {
-        let holds = dns64::seconds_of(response.view());
-        found.keep_for(bounded(holds, chain, index, found.answer.tier));
-    } else {
-        let holds = response.ttl().unwrap_or(0).min(SECONDS_WITHOUT_SOA);
-        let counted = rule.without_excluded(response.view());
-        *response = counted.map_err(|_| failed(too_long()))?;
-        if addresses == Addresses::Some {
-            return Ok(found);
+/// A question for AAAA on a route with DNS64.
+pub(super) struct Completion<'a> {
+    pub(super) rule: &'a Dns64,
+    pub(super) route: u16,
+    pub(super) chain: Chain<'a>,
+}
+
+impl Completion<'_> {
+    /// What comes of the servers' answer.
+    pub(super) async fn complete(&self, answer: Result<Answer, Failed>) -> Result<Found, Failed> {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failed) => return self.in_place_of(failed).await,
+        };
+        let by = Informant {
+            route: self.route,
+            group: self.route().tiers[answer.tier],
+        };
+        if self.chain.target(&answer.response, Some(by)).is_some() {
+            // The addresses are another route's, which says whether any are made.
+            return self.chain.follow(answer, Some(by)).await;
         }
-        found.keep_for(bounded(holds, chain, index, found.answer.tier));
+        let response = &answer.response;
+        let is_final = matches!(response.kind(), Kind::Positive | Kind::Negative);
+        if !is_final || response.truncated() || response.rcode() == rcode::NXDOMAIN {
+            return Ok(answer.into());
+        }
+        let mut found = Found::from(answer);
+        let answer = &mut found.answer;
+        let holds = match self.rule.addresses(answer.response.view()) {
+            Addresses::All => return Ok(found),
+            Addresses::None if self.is_doubted(answer) => return Ok(found),
+            Addresses::None => dns64::seconds_of(answer.response.view()),
+            Addresses::Some => {
+                self.leave_out_excluded(answer)?;
+                return Ok(found);
+            }
+            Addresses::Excluded => {
+                let ttl = answer.response.ttl().unwrap_or(0);
+                self.leave_out_excluded(answer)?;
+                ttl.min(SECONDS_WITHOUT_SOA)
+            }
+        };
+        found.keep_for(self.bounded(holds, found.answer.tier));
+        self.synthesise(&mut found).await?;
+        Ok(found)
     }
-    synthesise(rule, chain, &mut found).await?;
-    Ok(found)
-}
 
-/// RFC 6147 §5.1.2: a failure counts as an empty answer, because there are servers that know A alone. But when nobody answered,
-/// or a validator has spoken, or addresses of the name's own are known, it is a failure.
-async fn in_place_of(
-    failed: Failed,
-    rule: &Dns64,
-    chain: &Chain<'_>,
-    index: u16,
-) -> Result<Found, Failed> {
-    let setup = &chain.worker.setup;
-    let mut tiers = setup.routes.get(index).tiers.iter();
-    let nobody_answers = tiers.all(|&tier| setup.upstreams.groups[tier].suspected());
-    if nobody_answers
-        || failed.error.is_verdict()
-        || Instant::now() >= chain.end
-        || known(rule, chain).is_some()
-    {
-        return Err(failed);
+    /// RFC 6147 §5.1.2: a failure counts as an empty answer, because there are servers that know A alone. But when nobody
+    /// answers, or a validator has spoken, or addresses of the name's own are known, it is a failure.
+    async fn in_place_of(&self, failed: Failed) -> Result<Found, Failed> {
+        let groups = &self.chain.worker.setup.upstreams.groups;
+        let mut tiers = self.route().tiers.iter();
+        if tiers.all(|&tier| groups[tier].suspected())
+            || failed.error.is_verdict()
+            || Instant::now() >= self.chain.end
+            || self.known().is_some()
+        {
+            return Err(failed);
+        }
+        let empty = own::Asked {
+            section: Question::of(self.chain.key).section,
+            qtype: rr::AAAA,
+            ttl: SECONDS_WITHOUT_SOA,
+        };
+        let empty = own::denial(empty, rcode::NOERROR, 0, 0);
+        let response = Response::read(&empty).expect("a message of our own is well-formed");
+        let mut found = Found::from(Answer { response, tier: 0 });
+        found.keep_for(self.bounded(SECONDS_WITHOUT_SOA, 0));
+        match self.synthesise(&mut found).await {
+            Ok(true) => Ok(found),
+            Ok(false) | Err(_) => Err(failed),
+        }
     }
-    let empty = own::Asked {
-        section: Question::of(chain.key).section,
-        qtype: rr::AAAA,
-        ttl: SECONDS_WITHOUT_SOA,
-    };
-    let empty = own::denial(empty, rcode::NOERROR, 0, 0);
-    let response = Response::read(&empty).expect("a message of our own is well-formed");
-    let mut found = Found::from(Answer { response, tier: 0 });
-    found.keep_for(SECONDS_WITHOUT_SOA);
-    match synthesise(rule, chain, &mut found).await {
-        Ok(true) => Ok(found),
-        Ok(false) | Err(_) => Err(failed),
+
+    /// Looks up the name's A records, and puts what is made of them in place of an answer without addresses; false if there
+    /// are none, so that the answer stays.
+    async fn synthesise(&self, found: &mut Found) -> Result<bool, Failed> {
+        let key = key_for_type(self.chain.key, rr::A);
+        let content = self.chain.by_its_route(&key, self.chain.steps()).await;
+        // RFC 6147 §5.1.6: an error is the answer then. That there are no addresses would be wrong.
+        let entry = found.take(content).map_err(|error| {
+            let text = format!("dns64, A records: {}", error.text);
+            let error = ExtendedError::new(error.code, &text).with_servers(error.servers.clone());
+            failed(error)
+        })?;
+        if entry.response().kind() != Kind::Positive {
+            return Ok(false);
+        }
+        let made = self.rule.synthesised(entry.response());
+        let Some(response) = made.map_err(too_long)? else {
+            return Ok(false);
+        };
+        let answer = &mut found.answer;
+        answer.response = response;
+        answer.tier = answer.tier.max(usize::from(entry.tier()));
+        let metrics = &self.chain.worker.metrics;
+        metrics.synthesised(Synthesised::Address);
+        Ok(true)
+    }
+
+    fn leave_out_excluded(&self, answer: &mut Answer) -> Result<(), Failed> {
+        let counted = self.rule.without_excluded(answer.response.view());
+        answer.response = counted.map_err(too_long)?;
+        Ok(())
+    }
+
+    fn route(&self) -> &Route {
+        self.chain.worker.setup.routes.get(self.route)
+    }
+
+    /// At most as long as a negative answer of the route may be kept: addresses of the name's own are not seen before.
+    fn bounded(&self, seconds: u32, tier: usize) -> u32 {
+        let bounds = &self.route().bounds;
+        seconds.min(match tier {
+            0 => bounds.max_negative_ttl,
+            _ => bounds.later_max_negative_ttl,
+        })
+    }
+
+    /// An earlier answer with addresses of the name's own, to fall back on.
+    fn known(&self) -> Option<&Entry> {
+        let known = self.chain.flight?.stale();
+        known.filter(|entry| self.rule.has_real_addresses(entry.response()))
+    }
+
+    /// Whether the name had addresses of its own which this empty answer does not take away.
+    fn is_doubted(&self, empty: &Answer) -> bool {
+        let Some(known) = self.known() else {
+            return false;
+        };
+        let (key, now) = (self.chain.key, Instant::now());
+        let origin = Origin {
+            route: self.route,
+            tier: empty.tier,
+        };
+        let empty = Entry::new(key, &empty.response, now, origin, self.route().bounds);
+        let worker = self.chain.worker;
+        empty.is_negative()
+            && worker
+                .doubts(key, self.route, (known, &empty), now)
+                .is_some()
     }
 }
 
-/// Looks up the name's A records, and puts what is made of them in place of an answer without addresses; false if there are
-/// none, so that the answer stays.
-async fn synthesise(rule: &Dns64, chain: &Chain<'_>, found: &mut Found) -> Result<bool, Failed> {
-    let key = key_for_type(chain.key, rr::A);
-    let content = chain.by_its_route(&key, chain.steps()).await;
-    // RFC 6147 §5.1.6: an error is the answer then. That there are no addresses would be wrong.
-    let entry = found.take(content).map_err(|error| {
-        let text = format!("dns64, A records: {}", error.text);
-        let error = ExtendedError::new(error.code, &text).with_servers(error.servers.clone());
-        failed(error)
-    })?;
-    if entry.response().kind() != Kind::Positive {
-        return Ok(false);
-    }
-    let made = rule.synthesised(entry.response());
-    let Some(response) = made.map_err(|_| failed(too_long()))? else {
-        return Ok(false);
-    };
-    let answer = &mut found.answer;
-    answer.response = response;
-    answer.tier = answer.tier.max(usize::from(entry.tier()));
-    chain.worker.metrics.synthesised(Synthesised::Address);
-    Ok(true)
-}
-
-/// As long as a negative answer of the route may be kept: addresses of the name's own are not seen before.
-fn bounded(seconds: u32, chain: &Chain<'_>, index: u16, tier: usize) -> u32 {
-    let bounds = &chain.worker.setup.routes.get(index).bounds;
-    seconds.min(match tier {
-        0 => bounds.max_negative_ttl,
-        _ => bounds.later_max_negative_ttl,
-    })
-}
-
-/// An earlier answer with addresses of the name's own, to fall back on.
-fn known<'a>(rule: &Dns64, chain: &'a Chain<'_>) -> Option<&'a Entry> {
-    let known = chain.flight?.stale();
-    known.filter(|entry| rule.has_real_addresses(entry.response()))
-}
-
-/// Whether the name had addresses of its own which an empty answer does not take away.
-fn is_doubted(rule: &Dns64, chain: &Chain<'_>, index: u16, empty: &Answer) -> bool {
-    let Some(known) = known(rule, chain) else {
-        return false;
-    };
-    let (worker, now) = (chain.worker, Instant::now());
-    let bounds = worker.setup.routes.get(index).bounds;
-    let origin = Origin {
-        route: index,
-        tier: empty.tier,
-    };
-    let entry = Entry::new(chain.key, &empty.response, now, origin, bounds);
-    entry.is_negative()
-        && worker
-            .doubts(chain.key, index, (known, &entry), now)
-            .is_some()
-}
-
-fn too_long() -> ExtendedError {
-    ExtendedError::new(ede::OTHER, "dns64: the answer does not fit a message")
+fn too_long(_: Malformed) -> Failed {
+    let text = "dns64: the answer does not fit a message";
+    failed(ExtendedError::new(ede::OTHER, text))
 }
 
 fn failed(error: ExtendedError) -> Failed {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::aliases::{Chain, Found, Informant};
-use super::dns64;
+use super::dns64::{self, Completion};
 use super::flights::Flight;
 use super::worker::Worker;
 use crate::message::query::Question;
@@ -33,7 +33,12 @@ pub(super) async fn resolve(
     };
     // In a box, as aliases are: it is rare, and every flight would have room for it.
     if let Some(rule) = dns64::rule(route, &Question::of(key)) {
-        return Box::pin(dns64::complete(rule, &chain, index, answer)).await;
+        let completion = Completion {
+            rule,
+            route: index,
+            chain,
+        };
+        return Box::pin(completion.complete(answer)).await;
     }
     let answer = answer?;
     if !answer.response.aliases_alone() {
