@@ -5,7 +5,7 @@
 //! the AAAA question. Reverse names of made addresses are aliases of those of IPv4 (§5.3.1), answered here.
 //!
 //! Limits: names of `records` and `hosts` have the addresses that stand there. Clients that validate (DO and CD), that ask
-//! without RD, or for ANY, get what the servers say. Additional sections are as they come.
+//! without RD, or for ANY, get what the servers say. Addresses in additional sections stay as they came.
 
 use std::time::Instant;
 
