@@ -1,10 +1,11 @@
 //! Any bytes as an upstream's response: reading must not panic, offsets must lie inside, and what is kept must read as
-//! the same again. Compressed, it must stay within its room and read as well.
+//! the same again. Compressed, it must stay within its room and read as well, and so must what DNS64 makes of it.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use nodens::message::compress::{Changes, append};
+use nodens::message::dns64::{Addresses, Dns64, seconds_of};
 use nodens::message::response::Response;
 use nodens::message::wire::MAX_MESSAGE_LEN;
 
@@ -35,5 +36,18 @@ fuzz_target!(|bytes: &[u8]| {
         append(view, room, &changes, &mut shown);
         assert!(shown.len() <= room);
         Response::read(&shown).expect("what is shown is well-formed");
+    }
+    let prefix = "64:ff9b::/96".parse().expect("a network");
+    let excluded = "::ffff:0:0/96".parse().expect("a network");
+    let rule = Dns64::new(prefix, vec![excluded]);
+    let _ = seconds_of(view);
+    if let Ok(Some(made)) = rule.synthesised(view) {
+        assert_eq!(rule.addresses(made.view()), Addresses::All);
+        assert!(!rule.has_real_addresses(made.view()));
+        Response::read(made.view().message()).expect("what is made is well-formed");
+    }
+    if let Ok(counted) = rule.without_excluded(view) {
+        let left = rule.addresses(counted.view());
+        assert!(matches!(left, Addresses::All | Addresses::None));
     }
 });

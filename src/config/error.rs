@@ -369,6 +369,14 @@ pub enum Problem {
         /// Why, and what to write.
         why: &'static str,
     },
+    /// `2001:db8::1/96`.
+    #[error("{value} has bits set behind its length; write {network}")]
+    BeyondPrefix {
+        /// As typed.
+        value: String,
+        /// The network that it is in.
+        network: String,
+    },
     /// Upstream and listener are the same.
     #[error("{server} is our own listen address {listen}, queries would go in a circle; {remedy}")]
     Loop {
@@ -494,6 +502,9 @@ pub enum Missing {
     /// A rewrite without both suffixes.
     #[error("needs `from` and `to`, for example {{from: dev.example, to: dev.svc.cluster.local}}")]
     Suffixes,
+    /// DNS64 without a prefix.
+    #[error("needs `prefix`, for example {{prefix: 64:ff9b::/96}}")]
+    Prefix,
     /// A record without data.
     #[error("the name has no records; write for example {{A: [10.0.0.1]}}")]
     Records,

@@ -4,6 +4,7 @@
 //! [`load`] (in `config/`), which reports every mistake at once and remembers where each value came from.
 
 mod corefile;
+mod dns64;
 mod error;
 mod groups;
 mod hosts;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::rr::{Name, RecordType};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 pub use corefile::{Refusal, Remark, SyntaxProblem, Verdict, is_corefile};
 pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
@@ -222,6 +223,8 @@ pub struct RouteConfig {
     pub filter: Vec<RecordType>,
     /// How its names are asked for.
     pub rewrite: Option<RewriteConfig>,
+    /// How IPv6 addresses are made for names that have none (RFC 6147).
+    pub dns64: Option<Dns64Config>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
     /// Denials that are not believed for a while of a name that was answered before.
@@ -237,6 +240,15 @@ pub struct RewriteConfig {
     pub from: Name,
     /// As servers know it.
     pub to: Name,
+}
+
+/// IPv4 addresses of names without IPv6 addresses are put behind `prefix`, which a NAT64 translates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dns64Config {
+    /// Of a length that RFC 6052 allows.
+    pub prefix: Ipv6Net,
+    /// AAAA records in these networks count as none.
+    pub exclude: Vec<Ipv6Net>,
 }
 
 /// What a route says of the cache; what it leaves out is as in [`CacheConfig`].

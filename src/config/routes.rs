@@ -14,7 +14,7 @@ use super::read::{Report, Section, list_items};
 use super::spelling::nearest;
 use super::{
     Denial, GroupConfig, HostsConfig, OwnAnswer, RewriteConfig, RouteCacheConfig, RouteConfig,
-    StaticRecords, limits,
+    StaticRecords, dns64, limits,
 };
 
 const GROUP_EXPECTED: &str =
@@ -77,6 +77,7 @@ fn to_groups(tiers: Vec<usize>) -> RouteConfig {
         answer: None,
         filter: Vec::new(),
         rewrite: None,
+        dns64: None,
         max_negative_ttl: None,
         stale_on: Vec::new(),
         cache: RouteCacheConfig::default(),
@@ -133,6 +134,7 @@ fn read_route_table<'a>(
     let filter = section.value("filter").map_or_else(Vec::new, |filter| {
         read_filter(report, &section.path("filter"), filter)
     });
+    let dns64 = dns64::read(&section, report, &filter);
     let stale_on = read_stale_on(report, &section);
     let rewrite = section
         .value("rewrite")
@@ -144,6 +146,7 @@ fn read_route_table<'a>(
             "tiers",
             "filter",
             "rewrite",
+            "dns64",
             "stale_on",
             "max_negative_ttl",
             "cache",
@@ -162,6 +165,7 @@ fn read_route_table<'a>(
         answer: answer.flatten(),
         filter,
         rewrite,
+        dns64,
         max_negative_ttl: max_negative_ttl.or(negative),
         stale_on,
         cache,

@@ -89,25 +89,32 @@ pub fn joined(first: View<'_>, rest: View<'_>) -> Result<Response, Malformed> {
 
 /// A name that most records behind an alias have as their owner, and where it stands already.
 #[derive(Clone, Copy)]
-struct Owner<'a> {
-    name: &'a [u8],
-    pointer: Option<u16>,
+pub(super) struct Owner<'a> {
+    pub(super) name: &'a [u8],
+    pub(super) pointer: Option<u16>,
+}
+
+impl Owner<'_> {
+    /// Appends a name, as a pointer if it is this one and stands already.
+    pub(super) fn put(self, message: &mut Vec<u8>, name: &[u8]) {
+        match self.pointer {
+            Some(at) if name.eq_ignore_ascii_case(self.name) => {
+                message.extend_from_slice(&(POINTER | at).to_be_bytes());
+            }
+            _ => message.extend_from_slice(name),
+        }
+    }
 }
 
 /// Appends a record of another message, its names written out: what they point at is not here.
-fn append(
+pub(super) fn append(
     message: &mut Vec<u8>,
     source: &[u8],
     record: &Record,
     owner: Owner<'_>,
 ) -> Result<(), Malformed> {
     let (name, fixed) = name_at(source, record.start).ok_or(Malformed)?;
-    match owner.pointer {
-        Some(at) if name.eq_ignore_ascii_case(owner.name) => {
-            message.extend_from_slice(&(POINTER | at).to_be_bytes());
-        }
-        _ => message.extend_from_slice(&name),
-    }
+    owner.put(message, &name);
     message.extend_from_slice(&source[fixed..fixed + 8]);
     let length_at = message.len();
     message.extend_from_slice(&[0, 0]);
@@ -136,7 +143,7 @@ fn append_rdata(message: &mut Vec<u8>, source: &[u8], record: &Record) {
 }
 
 /// Records of the answer section.
-fn answers(answer: View<'_>) -> impl Iterator<Item = Record> {
+pub(super) fn answers(answer: View<'_>) -> impl Iterator<Item = Record> {
     let counts = Counts::read(answer.message()).unwrap_or_default();
     Records::new(answer.message(), answer.question_end(), counts)
         .flatten()
@@ -148,7 +155,7 @@ fn points_at(message: &[u8], cname: &Record, target: &[u8]) -> bool {
 }
 
 /// A possibly compressed name, written out, and the offset behind it.
-fn name_at(message: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
+pub(super) fn name_at(message: &[u8], start: usize) -> Option<(Vec<u8>, usize)> {
     let end = wire::skip_name(message, start).ok()?;
     let mut name = Vec::with_capacity(MAX_NAME_LEN);
     put_name(&mut name, message, start);

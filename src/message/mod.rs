@@ -2,6 +2,7 @@
 
 pub mod alias;
 pub mod compress;
+pub mod dns64;
 pub mod ede;
 pub mod form;
 pub mod framing;

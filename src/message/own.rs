@@ -1,4 +1,4 @@
-//! Responses of our own making: addresses, or that there are none. Each is then stamped as an upstream's would be.
+//! Responses of our own making: addresses, that there are none, or an alias. Each is then stamped as an upstream's would be.
 //!
 //! Owns the SOA that makes a negative answer one that may be kept (RFC 2308 §3). There is no zone to transfer, so its names
 //! are those of nobody and its timers never count.
@@ -66,6 +66,16 @@ pub fn addresses(asked: Asked<'_>, all: &[IpAddr]) -> Option<Vec<u8>> {
         }
     }
     Some(message)
+}
+
+/// That a name is an alias of another one, which is in wire format.
+#[must_use]
+pub fn alias(asked: Asked<'_>, target: &[u8]) -> Vec<u8> {
+    let mut message = start(asked, rcode::NOERROR, 0, [1, 0]);
+    let length = u16::try_from(target.len()).unwrap_or(u16::MAX);
+    record(&mut message, 0, rr::CNAME, asked.ttl, length);
+    message.extend_from_slice(target);
+    message
 }
 
 /// Header and question; `counts` are of answer and authority records.

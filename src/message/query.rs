@@ -230,6 +230,18 @@ pub fn key_about(key: &[u8], name: &[u8]) -> Vec<u8> {
     [name, &key[key.len() - Key::SUFFIX..]].concat()
 }
 
+/// The key of the question for another type of the same name.
+///
+/// # Panics
+/// On bytes that are no key made by [`Query::key`].
+#[must_use]
+pub fn key_for_type(key: &[u8], qtype: u16) -> Vec<u8> {
+    let mut key = key.to_vec();
+    let at = key.len() - Key::SUFFIX;
+    wire::put_u16(&mut key, at, qtype);
+    key
+}
+
 /// What a [`Key`] says, read back from its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question<'a> {
@@ -239,6 +251,8 @@ pub struct Question<'a> {
     pub section: &'a [u8],
     /// QTYPE.
     pub qtype: u16,
+    /// QCLASS.
+    pub qclass: u16,
     /// DO is set upstream.
     pub dnssec_ok: bool,
     /// CD is set upstream.
@@ -260,6 +274,7 @@ impl<'a> Question<'a> {
             name: &key[..name_length],
             section: &key[..name_length + 4],
             qtype: u16::from_be_bytes([key[name_length], key[name_length + 1]]),
+            qclass: u16::from_be_bytes([key[name_length + 2], key[name_length + 3]]),
             dnssec_ok: bits & Key::DO != 0,
             checking_disabled: bits & Key::CD != 0,
             recursion_desired: bits & Key::NO_RD == 0,
@@ -270,6 +285,12 @@ impl<'a> Question<'a> {
     #[must_use]
     pub fn cacheable(&self) -> bool {
         self.recursion_desired && self.qtype != rr::ANY
+    }
+
+    /// Whether the client checks signatures by itself, and so has to get what the servers say (RFC 6147 §5.5).
+    #[must_use]
+    pub fn validates(&self) -> bool {
+        self.dnssec_ok && self.checking_disabled
     }
 
     /// Appends the query as it goes upstream: our own header and OPT (EDNS is hop by hop, RFC 6891 §6.1.1; AD asks for

@@ -27,9 +27,8 @@ use crate::message::labels::presentation;
 use crate::message::query::{Question, key_about};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{rcode, rr};
-use crate::transport::SharedQuestion;
 use crate::transport::timeout::timeout_at;
-use crate::upstream::ask::{Answer, Failed, ask};
+use crate::upstream::ask::{Answer, Failed};
 
 /// What is wrong with aliases that no answer can come of.
 const CIRCLE: &str = "the aliases lead in a circle";
@@ -57,45 +56,6 @@ impl From<Answer> for Found {
     }
 }
 
-/// Asks the upstreams the question of a flight, as its route asks it, and looks up where its aliases lead.
-pub(super) async fn resolve(
-    worker: &Rc<Worker>,
-    index: u16,
-    flight: &Rc<Flight>,
-    key: &Rc<[u8]>,
-) -> Result<Found, Failed> {
-    let setup = &worker.setup;
-    let end = Instant::now() + worker.first_group(index).budget();
-    let route = setup.routes.get(index);
-    let asked = match &route.rewrite {
-        None => Rc::clone(key),
-        Some(rewrite) => rewrite.outward(key)?,
-    };
-    let question = Rc::new(SharedQuestion::new(&asked, &worker.shared.hasher));
-    let mut answer = ask(&worker.links, &setup.upstreams, &route.tiers, &question).await?;
-    if let Some(rewrite) = &route.rewrite {
-        answer = rewrite.back(answer, key)?;
-    }
-    // Before anything of another route is added, which has bounds of its own.
-    answer.response.raise_ttls(route.bounds.min_ttl);
-    if !answer.response.aliases_alone() {
-        return Ok(answer.into());
-    }
-    let chain = Chain {
-        worker,
-        key,
-        flight: Some(flight),
-        client: None,
-        end,
-    };
-    let by = Informant {
-        route: index,
-        group: route.tiers[answer.tier],
-    };
-    // In a box: it is rare, and every flight would have room for it.
-    Box::pin(chain.follow(answer, Some(by))).await
-}
-
 /// Answers a question from the configuration, and looks up where its aliases lead.
 pub(super) async fn answer_locally(
     worker: &Rc<Worker>,
@@ -103,7 +63,7 @@ pub(super) async fn answer_locally(
     message: &[u8],
     client: Client,
 ) -> Content {
-    let response = match local_response(worker, message).await {
+    let response = match local_response(worker, key, message).await {
         Ok(response) => response,
         Err(failure) => return failure,
     };
@@ -130,8 +90,12 @@ pub(super) async fn answer_locally(
     }
 }
 
-async fn local_response(worker: &Worker, query: &[u8]) -> Result<Response, Content> {
-    let response = Response::read(&worker.setup.local.answer(query).await);
+async fn local_response(worker: &Worker, key: &[u8], query: &[u8]) -> Result<Response, Content> {
+    let message = match worker.reverse_alias(&Question::of(key)) {
+        Some(message) => message,
+        None => worker.setup.local.answer(query).await,
+    };
+    let response = Response::read(&message);
     response.map_err(|error| {
         let error = ExtendedError::new(ede::OTHER, &error.to_string());
         Content::Failure(rcode::SERVFAIL, Rc::new(error))
@@ -140,34 +104,35 @@ async fn local_response(worker: &Worker, query: &[u8]) -> Result<Response, Conte
 
 /// Whose servers gave an answer.
 #[derive(Clone, Copy)]
-struct Informant {
+pub(super) struct Informant {
     /// By way of this route, which may have asked in other words.
-    route: u16,
-    group: usize,
+    pub(super) route: u16,
+    pub(super) group: usize,
 }
 
-/// A question whose answer is an alias.
-struct Chain<'a> {
-    worker: &'a Rc<Worker>,
-    key: &'a [u8],
+/// A question whose answer takes further questions: where an alias leads.
+pub(super) struct Chain<'a> {
+    pub(super) worker: &'a Rc<Worker>,
+    pub(super) key: &'a [u8],
     /// Its flight; none if it is answered from the configuration.
-    flight: Option<&'a Rc<Flight>>,
+    pub(super) flight: Option<&'a Rc<Flight>>,
     /// The client, if it alone waits.
-    client: Option<Client>,
+    pub(super) client: Option<Client>,
     /// When the question's time is over. Of one answered from the configuration, when it came: its target's route says how
     /// long it may take.
-    end: Instant,
+    pub(super) end: Instant,
 }
 
 impl Chain<'_> {
     /// Puts behind the aliases of `first` what is known of the names they lead to. `by` gave `first`; nobody, if it is
     /// from the configuration.
-    async fn follow(&self, first: Answer, mut by: Option<Informant>) -> Result<Found, Failed> {
+    pub(super) async fn follow(
+        &self,
+        first: Answer,
+        mut by: Option<Informant>,
+    ) -> Result<Found, Failed> {
         let mut found = Found::from(first);
-        let mut steps = match self.flight.map(|flight| flight.purpose()) {
-            Some(Purpose::Alias(steps)) => steps,
-            _ => 0,
-        };
+        let mut steps = self.steps();
         while let Some(target) = self.target(&found.answer.response, by) {
             steps += 1;
             if steps > ALIAS_STEPS {
@@ -175,11 +140,11 @@ impl Chain<'_> {
                 return Err(failed(&target, ede::OTHER, &text));
             }
             let key = key_about(self.key, &target);
-            let is_local = self.worker.setup.local.owns(&target, rr::IN);
+            let is_local = self.worker.setup.answers(&Question::of(&key));
             let content = if is_local {
                 self.locally(&key).await
             } else {
-                self.by_its_route(&key, &target, steps).await
+                self.by_its_route(&key, steps).await
             };
             found.append(&target, content)?;
             if !is_local {
@@ -191,8 +156,16 @@ impl Chain<'_> {
         Ok(found)
     }
 
+    /// How many aliases were followed on the way to this question.
+    pub(super) fn steps(&self) -> u8 {
+        match self.flight.map(|flight| flight.purpose()) {
+            Some(Purpose::Alias(steps)) => steps,
+            _ => 0,
+        }
+    }
+
     /// The name to look up next: the aliases end there, and whoever answered does not know it, or is not the one to ask.
-    fn target(&self, response: &Response, by: Option<Informant>) -> Option<Vec<u8>> {
+    pub(super) fn target(&self, response: &Response, by: Option<Informant>) -> Option<Vec<u8>> {
         let (setup, question) = (&self.worker.setup, Question::of(self.key));
         // DNSSEC is between the client and the server. Of an alias itself, these types say what was asked for.
         let apart = matches!(question.qtype, rr::RRSIG | rr::DS | rr::DNSKEY | rr::DNAME);
@@ -206,7 +179,7 @@ impl Chain<'_> {
             return None;
         }
         let target = alias::end(response.view())?;
-        if setup.local.owns(&target, rr::IN) {
+        if setup.answers(&Question::of(&key_about(self.key, &target))) {
             return Some(target);
         }
         let index = setup.routes.find(&target, question.qtype)?;
@@ -227,18 +200,18 @@ impl Chain<'_> {
     async fn locally(&self, key: &[u8]) -> Content {
         let mut query = Vec::new();
         Question::of(key).write(0, QueryForm::WithoutOpt, &mut query);
-        match local_response(self.worker, &query).await {
+        match local_response(self.worker, key, &query).await {
             Ok(response) => Content::Local(Entry::local(&response, Instant::now(), u32::MAX)),
             Err(failure) => failure,
         }
     }
 
-    /// What a client would get for the target, but for what is about to expire when nobody waits: what is made of it would be
-    /// gone as soon.
-    async fn by_its_route(&self, key: &[u8], target: &[u8], steps: u8) -> Content {
+    /// What a client would get for a further question, whose name has a route; but for what is about to expire when nobody
+    /// waits: what is made of it would be gone as soon.
+    pub(super) async fn by_its_route(&self, key: &[u8], steps: u8) -> Content {
         let (worker, now) = (self.worker, Instant::now());
-        let setup = &worker.setup;
-        let route = setup.routes.find(target, Question::of(key).qtype);
+        let (setup, question) = (&worker.setup, Question::of(key));
+        let route = setup.routes.find(question.name, question.qtype);
         let route = route.expect("a target has a route, or is answered from the configuration");
         if let Some(content) = worker.own_content(route, key) {
             return content;
@@ -310,9 +283,9 @@ impl Found {
         }
     }
 
-    /// Puts what is known of `target` behind the aliases that lead there.
-    fn append(&mut self, target: &[u8], content: Content) -> Result<(), Failed> {
-        let entry = match content {
+    /// Makes what is known of a further question a part of it, whose bytes are still to be put in place.
+    pub(super) fn take(&mut self, content: Content) -> Result<Entry, Rc<ExtendedError>> {
+        match content {
             Content::Answer(entry, _) | Content::Local(entry) => {
                 // What is not kept has the TTLs that the client is to be told.
                 let seconds = if entry.storable() {
@@ -320,20 +293,30 @@ impl Found {
                 } else {
                     entry.ttl_cap()
                 };
-                self.seconds = self.seconds.min(seconds);
+                self.keep_for(seconds);
                 self.storable &= entry.storable();
-                entry
+                Ok(entry)
             }
             Content::Stale(entry, reason) => {
                 self.stale.get_or_insert(reason);
-                entry
+                Ok(entry)
             }
-            Content::Failure(_, error) => {
-                let mut failed = failed(target, error.code, &error.text);
-                failed.error.servers = error.servers.clone();
-                return Err(failed);
-            }
-        };
+            Content::Failure(_, error) => Err(error),
+        }
+    }
+
+    /// It is fresh for so many seconds at most.
+    pub(super) fn keep_for(&mut self, seconds: u32) {
+        self.seconds = self.seconds.min(seconds);
+    }
+
+    /// Puts what is known of `target` behind the aliases that lead there.
+    fn append(&mut self, target: &[u8], content: Content) -> Result<(), Failed> {
+        let entry = self.take(content).map_err(|error| {
+            let mut failed = failed(target, error.code, &error.text);
+            failed.error.servers = error.servers.clone();
+            failed
+        })?;
         let rest = entry.response();
         if !matches!(rest.kind(), Kind::Positive | Kind::Negative) {
             let text = "no server resolves it (referral)";

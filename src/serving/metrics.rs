@@ -77,6 +77,20 @@ impl_label!(StaleReason {
     Denied => "denied",
 });
 
+/// What DNS64 made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synthesised {
+    /// AAAA records of A records.
+    Address,
+    /// An alias of a reverse name of IPv4.
+    Pointer,
+}
+
+impl_label!(Synthesised {
+    Address => "address",
+    Pointer => "pointer",
+});
+
 /// Whose cap on queries in flight was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cap {
@@ -113,6 +127,7 @@ pub struct ServingFamilies {
     stale: IntCounterVec,
     rejected: IntCounterVec,
     prefetches: IntCounter,
+    synthesised: IntCounterVec,
     in_flight: IntGauge,
 }
 
@@ -167,6 +182,11 @@ impl ServingFamilies {
             prefetches: registry.counter(
                 "nodens_cache_prefetches_total",
                 "Popular answers fetched anew shortly before they expired.",
+            ),
+            synthesised: registry.counters(
+                "nodens_dns64_answers_total",
+                "Answers that DNS64 made: addresses of A records, and aliases for the reverse names of such addresses.",
+                &["made"],
             ),
             in_flight: registry.gauge(
                 "nodens_in_flight",
@@ -228,6 +248,7 @@ impl ServingFamilies {
             stale: PerLabel::new(|label| self.stale.with_label_values(&[label])),
             rejected: PerLabel::new(|label| self.rejected.with_label_values(&[label])),
             prefetches: self.prefetches.clone(),
+            synthesised: PerLabel::new(|label| self.synthesised.with_label_values(&[label])),
         }
     }
 }
@@ -267,6 +288,7 @@ pub struct WorkerMetrics {
     rejected: PerLabel<Cap, IntCounter>,
     /// Shared: rare.
     pub prefetches: IntCounter,
+    synthesised: PerLabel<Synthesised, IntCounter>,
 }
 
 impl WorkerMetrics {
@@ -329,6 +351,11 @@ impl WorkerMetrics {
     /// An expired answer was served.
     pub fn stale(&self, reason: StaleReason) {
         self.stale.of(reason).inc();
+    }
+
+    /// DNS64 made an answer.
+    pub fn synthesised(&self, made: Synthesised) {
+        self.synthesised.of(made).inc();
     }
 
     /// A query was not forwarded.

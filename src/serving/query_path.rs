@@ -12,6 +12,7 @@ use super::aliases::{self, Found};
 use super::client::{Client, Served};
 use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
+use super::resolve::resolve;
 use super::waiting::{Content, ReplyTo, Waiter, Waiting};
 use super::worker::Worker;
 use crate::cache::{Bounds, Entry, Origin};
@@ -71,7 +72,7 @@ impl Worker {
         }
 
         let question = Question::of(key);
-        if self.setup.local.owns(question.name, query.qclass) {
+        if self.setup.answers(&question) {
             self.answer_locally(message, key, self.waiter(&query, client, reply_to()));
             return Served::Later;
         }
@@ -221,7 +222,7 @@ impl Worker {
         Waiter::new(&self.replies, &self.clients, query, client, reply_to)
     }
 
-    /// Has `records:` or CHAOS answered by hickory-server.
+    /// Has a question that is answered here answered, and where that is an alias, its target looked up.
     fn answer_locally(self: &Rc<Self>, message: &[u8], key: &[u8], waiter: Waiter) {
         let (message, key, worker) = (message.to_vec(), key.to_vec(), Rc::clone(self));
         tokio::task::spawn_local(async move {
@@ -254,7 +255,7 @@ async fn fly(leader: Leader) {
     let route = worker.setup.routes.get(leader.route);
 
     // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
-    let mut answer = pin!(aliases::resolve(&worker, leader.route, &flight, &key));
+    let mut answer = pin!(resolve(&worker, leader.route, &flight, &key));
     let stale = leader.flight.stale();
     let result = if stale.is_some_and(|entry| may_stand_in(entry, StaleReason::Slow)) {
         // RFC 8767 §5: the client response timer.

@@ -10,6 +10,7 @@ use super::local::LocalZone;
 use crate::cache::Entry;
 use crate::config::Config;
 use crate::message::alias;
+use crate::message::query::Question;
 use crate::message::wire::rr;
 use crate::upstream::metrics::UpstreamFamilies;
 use crate::upstream::routes::{Routes, TooManyZones};
@@ -65,11 +66,28 @@ impl Setup {
         })
     }
 
+    /// Whether a question is answered here, because the configuration holds the name or DNS64 makes it an alias.
+    #[must_use]
+    pub fn answers(&self, question: &Question<'_>) -> bool {
+        self.local.owns(question.name, question.qclass) || self.ipv4_pointer(question).is_some()
+    }
+
+    /// The name that DNS64 makes a reverse name an alias of.
+    #[must_use]
+    pub fn ipv4_pointer(&self, question: &Question<'_>) -> Option<Vec<u8>> {
+        if question.qclass != rr::IN || question.validates() {
+            return None;
+        }
+        self.routes.ipv4_pointer(question.name, question.qtype)
+    }
+
     /// Whether an answer for a lower-cased wire name and type, cached by way of `other`'s route `index`, may be served under
     /// this configuration.
     #[must_use]
     pub fn keeps(&self, name: &[u8], qtype: u16, index: u16, other: &Self) -> bool {
-        self.routes.keeps(name, qtype, index, &other.routes) && !self.local.owns(name, rr::IN)
+        self.routes.keeps(name, qtype, index, &other.routes)
+            && !self.local.owns(name, rr::IN)
+            && self.routes.ipv4_pointer(name, qtype).is_none()
     }
 
     /// Whether an answer cached under `other` may be served under this configuration: its own route and those to which its
@@ -93,6 +111,10 @@ impl Setup {
         let (qtype, same_names) = (entry.qtype(), self.same_local_names(other));
         self.config.complete_cnames == other.config.complete_cnames
             && targets.iter().all(|target| {
+                let pointer = |setup: &Self| setup.routes.ipv4_pointer(target, qtype);
+                if pointer(self) != pointer(other) {
+                    return false;
+                }
                 match (
                     self.local.owns(target, rr::IN),
                     other.local.owns(target, rr::IN),

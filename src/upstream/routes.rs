@@ -12,9 +12,10 @@ use hickory_proto::rr::Name;
 use super::rewrite::Rewrite;
 use crate::cache::{Bounds, seconds};
 use crate::config::{
-    CacheConfig, Config, Denial, OwnAnswer, PrivateZones, RouteCacheConfig, RouteConfig,
-    private_zones,
+    CacheConfig, Config, Denial, Dns64Config, OwnAnswer, PrivateZones, RouteCacheConfig,
+    RouteConfig, private_zones,
 };
+use crate::message::dns64::Dns64;
 use crate::message::query::wire_name;
 use crate::message::wire::rr;
 
@@ -31,6 +32,8 @@ pub struct Route {
     pub filter: Vec<u16>,
     /// How its names are asked for.
     pub rewrite: Option<Rewrite>,
+    /// How IPv6 addresses are made for names that have none.
+    pub dns64: Option<Dns64>,
     /// How long its answers may be kept.
     pub bounds: Bounds,
     /// When an expired answer may be served.
@@ -128,6 +131,7 @@ impl Routes {
                 tiers: route.tiers.clone(),
                 answer: route.answer.clone(),
                 rewrite: route.rewrite.as_ref().map(Rewrite::new),
+                dns64: route.dns64.as_ref().map(dns64),
                 filter: route.filter.iter().copied().map(u16::from).collect(),
                 bounds: bounds(config, route),
                 stale: stale(config, route),
@@ -194,6 +198,21 @@ impl Routes {
             let label = usize::from(*suffix.first()?);
             suffix = suffix.get(label + 1..)?;
         }
+    }
+
+    /// The reverse name of the IPv4 address that a reverse name of IPv6 stands for, by the prefix of any route, if PTR is asked
+    /// for; none if a route of its own holds a part of that prefix.
+    #[must_use]
+    pub fn ipv4_pointer(&self, name: &[u8], qtype: u16) -> Option<Vec<u8>> {
+        if qtype != rr::PTR {
+            return None;
+        }
+        let zone = || &name[self.zone_at(name)..];
+        let mut all = self.iter().filter_map(|route| route.dns64.as_ref());
+        all.find_map(|dns64| {
+            let target = dns64.pointer(name)?;
+            (!dns64.holds_zone(zone())).then_some(target)
+        })
     }
 
     /// Where the zone of its route begins in a lower-cased wire name.
@@ -264,6 +283,7 @@ impl Route {
         self.bounds == new.bounds
             && self.answer == new.answer
             && self.rewrite == new.rewrite
+            && self.dns64 == new.dns64
             && self.tiers.len() == new.tiers.len()
             && self.tiers.iter().zip(&new.tiers).all(same_view)
     }
@@ -280,6 +300,7 @@ fn private_route(config: &Config) -> Option<RouteConfig> {
         answer: Some(OwnAnswer::NxDomain),
         filter: Vec::new(),
         rewrite: None,
+        dns64: None,
         max_negative_ttl: None,
         stale_on: Vec::new(),
         cache: RouteCacheConfig::default(),
@@ -308,6 +329,10 @@ fn ancestors(config: &Config) -> HashSet<Box<[u8]>, ahash::RandomState> {
         }
     }
     found
+}
+
+fn dns64(config: &Dns64Config) -> Dns64 {
+    Dns64::new(config.prefix, config.exclude.clone())
 }
 
 fn bounds(config: &Config, route: &RouteConfig) -> Bounds {

@@ -11,6 +11,7 @@
 //! | `truncation` | cut and oversized datagrams, servers with UDP only, compression where a reply does not fit |
 //! | `edns` | servers that refuse EDNS or the AD bit |
 //! | `denied` | names that are denied although they were answered a moment ago |
+//! | `dns64` | names without IPv6 addresses in an IPv6-only cluster |
 //! | `errors` | extended errors of servers |
 //! | `names` | the longest names, an address type without a SOA, signed queries |
 //! | `policies` | zones, types and names that are answered here |
@@ -35,6 +36,7 @@ mod budgets;
 mod client;
 mod clients;
 mod denied;
+mod dns64;
 mod edns;
 mod errors;
 mod metrics;

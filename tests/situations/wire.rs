@@ -17,6 +17,7 @@ pub(crate) fn type_of(name: &str) -> u16 {
         "NS" => rr::NS,
         "CNAME" => rr::CNAME,
         "SOA" => rr::SOA,
+        "PTR" => rr::PTR,
         "MX" => rr::MX,
         "TXT" => rr::TXT,
         "AAAA" => rr::AAAA,
@@ -173,7 +174,7 @@ fn rdata_of(rtype: u16, words: &[&str]) -> Vec<u8> {
             let address: Ipv6Addr = address.parse().expect("an IPv6 address");
             address.octets().to_vec()
         }
-        (rr::NS | rr::CNAME | rr::DNAME, [name]) => wire_name(name),
+        (rr::NS | rr::CNAME | rr::PTR | rr::DNAME, [name]) => wire_name(name),
         (rr::MX, [preference, name]) => [&number(preference)[..], &wire_name(name)].concat(),
         (rr::SRV, [priority, weight, port, name]) => {
             let numbers = [priority, weight, port].map(|word| number(word));
@@ -232,6 +233,7 @@ pub(crate) fn rdata_text(record: &Record) -> String {
         (rr::CNAME, ..) => "CNAME".to_owned(),
         (rr::DNAME, ..) => "DNAME".to_owned(),
         (rr::DS, ..) => "DS".to_owned(),
+        (rr::PTR, ..) => "PTR".to_owned(),
         (rr::TXT, ..) => "TXT".to_owned(),
         (rr::MX, ..) => "MX".to_owned(),
         (rr::SRV, ..) => "SRV".to_owned(),

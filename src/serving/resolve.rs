@@ -1,0 +1,70 @@
+//! What a flight does: it asks its route's servers, and whatever else their answer takes to be whole.
+//!
+//! Owns the order of both, and the time that they have together. Where aliases lead is [`super::aliases`]', addresses for names
+//! without IPv6 are [`super::dns64`]'s.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::aliases::{Chain, Found, Informant};
+use super::dns64::{self, Completion};
+use super::flights::Flight;
+use super::worker::Worker;
+use crate::message::query::Question;
+use crate::transport::SharedQuestion;
+use crate::upstream::ask::{Answer, Failed, ask};
+
+/// Asks the upstreams the question of a flight, and completes their answer.
+pub(super) async fn resolve(
+    worker: &Rc<Worker>,
+    index: u16,
+    flight: &Rc<Flight>,
+    key: &Rc<[u8]>,
+) -> Result<Found, Failed> {
+    let end = Instant::now() + worker.first_group(index).budget();
+    let route = worker.setup.routes.get(index);
+    let answer = ask_servers(worker, index, key).await;
+    let chain = Chain {
+        worker,
+        key,
+        flight: Some(flight),
+        client: None,
+        end,
+    };
+    // In a box, as aliases are: it is rare, and every flight would have room for it.
+    if let Some(rule) = dns64::rule(route, &Question::of(key)) {
+        let completion = Completion {
+            rule,
+            route: index,
+            chain,
+        };
+        return Box::pin(completion.complete(answer)).await;
+    }
+    let answer = answer?;
+    if !answer.response.aliases_alone() {
+        return Ok(answer.into());
+    }
+    let by = Informant {
+        route: index,
+        group: route.tiers[answer.tier],
+    };
+    Box::pin(chain.follow(answer, Some(by))).await
+}
+
+/// What a route's servers say, asked in its words.
+async fn ask_servers(worker: &Worker, index: u16, key: &Rc<[u8]>) -> Result<Answer, Failed> {
+    let setup = &worker.setup;
+    let route = setup.routes.get(index);
+    let asked = match &route.rewrite {
+        None => Rc::clone(key),
+        Some(rewrite) => rewrite.outward(key)?,
+    };
+    let question = Rc::new(SharedQuestion::new(&asked, &worker.shared.hasher));
+    let mut answer = ask(&worker.links, &setup.upstreams, &route.tiers, &question).await?;
+    if let Some(rewrite) = &route.rewrite {
+        answer = rewrite.back(answer, key)?;
+    }
+    // Before anything of another route is added, which has bounds of its own.
+    answer.response.raise_ttls(route.bounds.min_ttl);
+    Ok(answer)
+}
