@@ -64,6 +64,9 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 /// How long a client of the admin interface may take to send the header of a request.
 pub const ADMIN_HEADER_TIME: Duration = Duration::from_secs(5);
 
+/// Entries of the cache that one request for a list may have: what is more is named by its number.
+pub const CACHE_ENTRIES_LISTED: usize = 10_000;
+
 /// Targets of aliases that are looked up for one question, each by its own route. Real chains lead from one zone into another
 /// once or twice.
 pub const ALIAS_STEPS: u8 = 8;

@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand.
 
+mod admin;
+mod cache;
 mod check;
 mod demo;
 mod health;
@@ -31,6 +33,7 @@ enum Command {
     Check(ConfigArgs),
     /// Ask the running instance whether it is healthy (exit 0) or not (exit 1); for exec probes
     Health(health::HealthArgs),
+    Cache(cache::CacheArgs),
     Resolve(resolve::ResolveArgs),
     Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
@@ -72,6 +75,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve(args) => serve::run(&args.flags()),
         Command::Check(args) => Ok(check::run(&args.flags())),
         Command::Health(args) => block_on(health::run(args)),
+        Command::Cache(args) => block_on(cache::run(args)),
         Command::Resolve(args) => block_on(resolve::run(args)),
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),

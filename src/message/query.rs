@@ -254,12 +254,21 @@ impl<'a> Question<'a> {
     /// On other bytes.
     #[must_use]
     pub fn of(key: &'a [u8]) -> Self {
-        let name_length = key.len() - Key::SUFFIX;
-        let bits = key[name_length + 4];
+        let (section, bits) = key.split_at(key.len() - 1);
+        Self::with_bits(section, bits[0])
+    }
+
+    /// The same from the question section of a lower-cased message and the last byte of a key.
+    ///
+    /// # Panics
+    /// On fewer than four octets.
+    #[must_use]
+    pub fn with_bits(section: &'a [u8], bits: u8) -> Self {
+        let name_length = section.len() - (Key::SUFFIX - 1);
         Self {
-            name: &key[..name_length],
-            section: &key[..name_length + 4],
-            qtype: u16::from_be_bytes([key[name_length], key[name_length + 1]]),
+            name: &section[..name_length],
+            section,
+            qtype: u16::from_be_bytes([section[name_length], section[name_length + 1]]),
             dnssec_ok: bits & Key::DO != 0,
             checking_disabled: bits & Key::CD != 0,
             recursion_desired: bits & Key::NO_RD == 0,
