@@ -199,8 +199,12 @@ impl Entry {
         self.head().ttl_cap
     }
 
+    /// When it arrived.
+    pub(super) fn stored(&self) -> Instant {
+        self.head().stored
+    }
+
     /// Seconds it is fresh.
-    #[cfg(test)]
     pub(super) fn lifetime(&self) -> u32 {
         self.head().lifetime
     }

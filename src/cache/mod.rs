@@ -5,6 +5,7 @@
 
 mod entry;
 mod failures;
+pub mod transfer;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;

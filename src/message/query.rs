@@ -275,6 +275,14 @@ impl<'a> Question<'a> {
         }
     }
 
+    /// The last byte of its key.
+    #[must_use]
+    pub fn bits(&self) -> u8 {
+        (u8::from(self.dnssec_ok) * Key::DO)
+            | (u8::from(self.checking_disabled) * Key::CD)
+            | (u8::from(!self.recursion_desired) * Key::NO_RD)
+    }
+
     /// Whether the answer may go to the cache; see [`Query::cacheable`].
     #[must_use]
     pub fn cacheable(&self) -> bool {
