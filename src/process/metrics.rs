@@ -52,6 +52,21 @@ impl Metrics {
             &["version"],
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let handover_answers = registry.gauges(
+            "nodens_handover_answers",
+            "Answers that an earlier instance handed over when this one started. Refused: they take another way here, or cannot be read.",
+            &["result"],
+        );
+        for result in ["taken", "refused"] {
+            handover_answers.with_label_values(&[result]).set(0);
+        }
+        let handover_seconds = registry.seconds(
+            "nodens_handover_seconds",
+            "How long this instance took over answers from an earlier one when it started; 0 if there was none.",
+            &[],
+        );
+        let no_labels: &[&str] = &[];
+        handover_seconds.with_label_values(no_labels).set(0.0);
         Self {
             serving: ServingFamilies::register(&registry),
             upstream: UpstreamFamilies::register(&registry),
@@ -70,16 +85,8 @@ impl Metrics {
                 "nodens_cache_evictions_total",
                 "Answers that made room for others. Many of them beside few hits: the cache is too small.",
             ),
-            handover_answers: registry.gauges(
-                "nodens_handover_answers",
-                "Answers that the earlier instance offered when this one started: taken over, or refused because they take another way here or read wrong.",
-                &["result"],
-            ),
-            handover_seconds: registry.seconds(
-                "nodens_handover_seconds",
-                "How long this instance took over answers from an earlier one when it started; 0 if there was none.",
-                &[],
-            ),
+            handover_answers,
+            handover_seconds,
             reload_success: registry.gauge(
                 "nodens_config_reload_success",
                 "1 if the configuration files are in force as they are now, 0 if they hold a mistake and the earlier configuration stays.",
