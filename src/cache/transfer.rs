@@ -307,11 +307,12 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_of_ours_is_refused() {
+        type Spoil = fn(&mut Vec<u8>, usize);
         let now = Instant::now();
         let (_, sent) = entry(&response("a.example.", 300, &[1]), now, BOUNDS);
         let good = frame(&sent, now);
         let end = HEAD + sent.response().question_end();
-        let cases: [(&str, fn(&mut Vec<u8>, usize)); 9] = [
+        let cases: [(&str, Spoil); 9] = [
             ("a query", |frame, _| frame[HEAD + 2] &= 0x7f),
             ("another opcode", |frame, _| frame[HEAD + 2] |= 0x28),
             ("cut", |frame, _| frame[HEAD + 2] |= 2),
