@@ -338,6 +338,19 @@ mod tests {
         assert!(old.is_none_or(|old| old.age_if_fresh(now).is_none()));
     }
 
+    /// Else the fuzz target begins with nothing.
+    #[test]
+    fn the_seeds_of_the_fuzz_target_are_entries() {
+        let mut stream = &include_bytes!("../../fuzz/seeds/handover/two-entries")[..];
+        let (mut frame, mut kinds) = (Vec::new(), Vec::new());
+        while read_frame(&mut stream, &mut frame, HANDOVER_ENTRY_BYTES).expect("frames") {
+            let received = Received::read(&frame).expect("an entry");
+            kinds.push(received.response().kind());
+            check(&frame);
+        }
+        assert_eq!(kinds, [Kind::Positive, Kind::Negative]);
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
