@@ -64,6 +64,18 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 /// How long a client of the admin interface may take to send the header of a request.
 pub const ADMIN_HEADER_TIME: Duration = Duration::from_secs(5);
 
+/// Entries of the cache that one request for a list may have: what is more is named by its number.
+pub const CACHE_ENTRIES_LISTED: usize = 10_000;
+
+/// How long an instance that starts takes over answers from its predecessor: so much later it is ready.
+pub const HANDOVER_TIME: Duration = Duration::from_secs(2);
+
+/// Octets of the description of a predecessor's setup: a hundred for each route.
+pub const HANDOVER_SETUP_BYTES: usize = 4 << 20;
+
+/// Octets of an entry of a predecessor: a message of 65,535 octets, what is said of it, and its extended errors.
+pub const HANDOVER_ENTRY_BYTES: usize = 68 << 10;
+
 /// Targets of aliases that are looked up for one question, each by its own route. Real chains lead from one zone into another
 /// once or twice.
 pub const ALIAS_STEPS: u8 = 8;

@@ -407,6 +407,7 @@ fn every_command_in_the_documents_exists_with_its_flags() {
         let filled = arguments.iter().map(|word| match word.as_str() {
             "TYPE" => "A",
             "ADDR" => "127.0.0.1",
+            "NUMBER" => "10",
             "KEY=VALUE" => "cache.max_size=1MiB",
             other => other,
         });

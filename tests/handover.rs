@@ -1,5 +1,6 @@
 //! Two instances on one address: an upgrade loses no query and resets no connection. In release, because a debug build
-//! under this load would measure its own stalls: `cargo test --release --test handover -- --ignored`.
+//! under this load would measure its own stalls: `cargo test --release --test handover -- --ignored`. And the successor begins
+//! with what its predecessor knew.
 
 mod common;
 
@@ -12,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use common::dns::{
-    Ask, Message, Over, rcode, read_frame, record, response, rr, send_frame, tcp_to,
+    Ask, Message, Over, Section, rcode, read_frame, record, response, rr, send_frame, tcp_to,
 };
 use common::stand_in::StandIn;
 use common::{Nodens, free_address, wait_for};
@@ -303,4 +304,213 @@ fn a_second_instance_without_handover_is_refused_by_one_with_it() {
     }
     let reply = Ask::new("still.example.", rr::A).send(first.address(), Over::Udp);
     assert_eq!(reply.rcode(), rcode::NOERROR);
+}
+
+/// A server that has this address for each name.
+fn server(last: u8, ttl: u32) -> StandIn {
+    StandIn::new(move |query, _| vec![response(query, &[record(rr::A, ttl, &[192, 0, 2, last])])])
+}
+
+/// An instance that may have a predecessor on its address.
+fn start_warm(listen: SocketAddr, yaml: &str) -> Nodens {
+    let yaml = format!("handover: true\nshutdown_grace: 1s\n{yaml}");
+    Nodens::start_on(&[&listen.to_string()], &yaml)
+}
+
+/// The last octet of the address it has for a name.
+fn answer(nodens: &Nodens, name: &str) -> Option<u8> {
+    let reply = Ask::new(name, rr::A).send(nodens.address(), Over::Udp);
+    let mut answers = reply.section(Section::Answer);
+    answers
+        .next()
+        .and_then(|record| record.rdata.last().copied())
+}
+
+fn handed_over(nodens: &Nodens, result: &str) -> u32 {
+    let count = nodens.metric("nodens_handover_answers", &[("result", result)]);
+    count.to_string().parse().expect("a count")
+}
+
+#[test]
+fn a_successor_answers_what_its_predecessor_knew_while_no_server_does() {
+    let (listen, upstream) = (free_address(), server(7, 300));
+    let yaml = format!(
+        "upstreams: {{all: {{servers: [\"{}\"]}}}}",
+        upstream.address
+    );
+    let first = start_warm(listen, &yaml);
+    for number in 0..50 {
+        assert_eq!(answer(&first, &format!("n{number}.example.")), Some(7));
+    }
+    drop(upstream);
+    let second = start_warm(listen, &yaml);
+    assert!(handed_over(&second, "taken") >= 50, "{}", second.log());
+    assert_eq!(handed_over(&second, "refused"), 0);
+    assert!(second.metric("nodens_handover_seconds", &[]) > 0.0);
+    let (status, log) = first.terminate();
+    assert!(status.success(), "{log}");
+    assert!(log.contains("handed the cache over"), "{log}");
+    for number in 0..50 {
+        assert_eq!(answer(&second, &format!("n{number}.example.")), Some(7));
+    }
+    // And so on: the successor is a predecessor in its turn.
+    let third = wait_for("the successor to hand over", || {
+        let third = start_warm(listen, &yaml);
+        (handed_over(&third, "taken") >= 50).then_some(third)
+    });
+    second.terminate();
+    assert_eq!(answer(&third, "n0.example."), Some(7));
+}
+
+#[test]
+fn what_was_stale_is_still_served_by_the_successor_while_its_servers_are_gone() {
+    let (listen, upstream) = (free_address(), server(7, 1));
+    let yaml = format!(
+        "upstreams: {{cluster: {{servers: [\"{}\"]}}}}\nroutes: {{cluster.local: cluster}}",
+        upstream.address
+    );
+    let first = start_warm(listen, &yaml);
+    let name = "api.default.svc.cluster.local.";
+    assert_eq!(answer(&first, name), Some(7));
+    drop(upstream);
+    wait_for("the answer to expire", || {
+        let mut list = common::nodens();
+        list.args(["cache", "list", "--socket"]);
+        let list = list
+            .arg(first.path("nodens.sock"))
+            .output()
+            .expect("it runs");
+        let list = String::from_utf8(list.stdout).expect("UTF-8");
+        list.contains("stale for").then_some(())
+    });
+    let second = start_warm(listen, &yaml);
+    first.terminate();
+    assert_eq!(answer(&second, name), Some(7));
+    assert!(second.log().contains("took over"), "{}", second.log());
+}
+
+#[test]
+fn a_successor_takes_no_answer_of_a_route_that_changed() {
+    let listen = free_address();
+    let (a, b) = (server(1, 300), server(2, 300));
+    let config = |moved: &str| {
+        format!(
+            "upstreams: {{a: {{servers: [\"{}\"]}}, b: {{servers: [\"{}\"]}}}}\n\
+             routes: {{same.: a, moved.: {moved}, more.: a}}",
+            a.address, b.address
+        )
+    };
+    let first = start_warm(listen, &config("a"));
+    for name in ["x.same.", "x.moved.", "x.own.same.", "x.local.same."] {
+        assert_eq!(answer(&first, name), Some(1), "{name}");
+    }
+    let yaml = config("b").replace("more.: a", "own.same.: b");
+    let records = "records: {x.local.same: {A: [192.0.2.3]}}";
+    let second = start_warm(listen, &format!("{yaml}\n{records}"));
+    first.terminate();
+    assert_eq!(handed_over(&second, "taken"), 1, "{}", second.log());
+    assert_eq!(handed_over(&second, "refused"), 3);
+    drop(a);
+    for (name, want) in [
+        ("x.same.", 1),
+        ("x.moved.", 2),
+        ("x.own.same.", 2),
+        ("x.local.same.", 3),
+    ] {
+        assert_eq!(answer(&second, name), Some(want), "{name}");
+    }
+}
+
+/// Octets of what a successor says first.
+const REQUEST: usize = 31;
+
+/// Whoever is met in the predecessor's place, in the same user's name.
+fn impostor(
+    listen: SocketAddr,
+    talk: impl FnOnce(&mut std::os::unix::net::UnixStream) + Send + 'static,
+) -> JoinHandle<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+    let name = SocketAddr::from_abstract_name(format!("nodens/{listen}/cache")).expect("short");
+    let place = UnixListener::bind_addr(&name).expect("nobody is there");
+    thread::spawn(move || {
+        let (mut stream, _) = place.accept().expect("somebody comes");
+        // Closed with anything unread, a stream is reset, and nobody reads what it said.
+        std::io::Read::read_exact(&mut stream, &mut [0; REQUEST]).expect("a request");
+        talk(&mut stream);
+    })
+}
+
+#[test]
+fn whatever_a_predecessor_says_the_successor_starts_in_time() {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    /// `HANDOVER_TIME`, and what a start takes by itself on a busy machine.
+    const MOST: Duration = Duration::from_secs(2 + 6);
+    type Talk = fn(&mut UnixStream);
+    let cases: [(&str, Talk, &str); 7] = [
+        (
+            "nothing",
+            |stream| drop(stream.read_to_end(&mut Vec::new())),
+            "starts empty",
+        ),
+        ("good-bye", |_| {}, "starts empty"),
+        (
+            "garbage",
+            |stream| drop(stream.write_all(&[0xa5; 4096])),
+            "another format",
+        ),
+        (
+            "a byte at a time",
+            |stream| {
+                while stream.write_all(b"n").is_ok() {
+                    thread::sleep(Duration::from_millis(50));
+                }
+            },
+            "starts empty",
+        ),
+        (
+            "a length that lies",
+            |stream| drop(stream.write_all(b"nodens cache 1\n\xff\xff\xff\xff")),
+            "too long",
+        ),
+        (
+            "no setup",
+            |stream| drop(stream.write_all(b"nodens cache 1\n\0\0\0\x02[]\0\0\0\0")),
+            "setup cannot be read",
+        ),
+        (
+            "an entry that is none",
+            |stream| {
+                let setup = br#"{"routes":[],"local_names":0,"complete_cnames":true}"#;
+                let length = u32::try_from(setup.len()).expect("short").to_be_bytes();
+                let frames: [&[u8]; 5] = [
+                    b"nodens cache 1\n",
+                    &length,
+                    setup,
+                    b"\0\0\0\x04spam",
+                    b"\0\0\0\0",
+                ];
+                drop(stream.write_all(&frames.concat()));
+            },
+            "took over the earlier instance's cache taken=0 refused=1",
+        ),
+    ];
+    let upstream = server(7, 300);
+    let yaml = format!(
+        "upstreams: {{all: {{servers: [\"{}\"]}}}}",
+        upstream.address
+    );
+    for (name, talk, said) in cases {
+        let listen = free_address();
+        let talking = impostor(listen, talk);
+        let start = Instant::now();
+        let nodens = start_warm(listen, &yaml);
+        assert!(start.elapsed() < MOST, "{name}: {:?}", start.elapsed());
+        assert_eq!(answer(&nodens, "www.example."), Some(7), "{name}");
+        assert!(nodens.log().contains(said), "{name}: {}", nodens.log());
+        assert_eq!(handed_over(&nodens, "taken"), 0, "{name}");
+        drop(nodens);
+        talking.join().expect("it cannot fail");
+    }
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use triomphe::{HeaderWithLength, ThinArc};
 
 use crate::config::CacheConfig;
-use crate::message::response::{Facts, Kind, Response, View};
+use crate::message::query::Question;
+use crate::message::response::{Facts, Kind, Response, View, sane_ttl};
+use crate::message::wire;
 
 /// Bytes an entry takes beside its block: the table's slots with their slack (about 65), an eighth of a ghost, and what
 /// churn leaves unused. Measured as the resident memory that full caches of 64 MiB hold for each entry
@@ -197,8 +199,12 @@ impl Entry {
         self.head().ttl_cap
     }
 
+    /// When it arrived.
+    pub(super) fn stored(&self) -> Instant {
+        self.head().stored
+    }
+
     /// Seconds it is fresh.
-    #[cfg(test)]
     pub(super) fn lifetime(&self) -> u32 {
         self.head().lifetime
     }
@@ -277,7 +283,30 @@ impl Entry {
         })
     }
 
-    pub(super) fn weight(&self) -> u64 {
+    /// What its key says beside the question.
+    #[must_use]
+    pub fn question(&self) -> Question<'_> {
+        Question::with_bits(self.response().question(), self.head().bits)
+    }
+
+    /// The message with the TTLs that it has by now.
+    #[must_use]
+    pub fn aged_message(&self, now: Instant) -> Vec<u8> {
+        let age = now.saturating_duration_since(self.head().stored).as_secs();
+        let age = u32::try_from(age).unwrap_or(u32::MAX);
+        let view = self.response();
+        let mut message = view.message().to_vec();
+        for at in (0..view.ttl_count()).map(|index| view.ttl_at(index)) {
+            let ttl = wire::u32_at(&message, at).map_or(0, sane_ttl);
+            let left = ttl.min(self.head().ttl_cap).saturating_sub(age);
+            wire::put_u32(&mut message, at, left);
+        }
+        message
+    }
+
+    /// What it counts for in `cache.max_size`, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> u64 {
         let bytes = size_of::<HeaderWithLength<Head>>() + size_of::<usize>() + self.0.slice.len();
         (OVERHEAD + block(bytes)) as u64
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::budgets::FAILURES;
 use crate::message::ede::ExtendedError;
+use crate::message::query::Question;
 use crate::message::wire::rcode;
 
 /// A failure that is not worth repeating yet (RFC 9520).
@@ -70,6 +71,14 @@ impl Failures {
         if !self.0.is_empty() {
             self.0.remove(key);
         }
+    }
+
+    /// Questions about these lower-cased wire names may be tried at once; returns how many were not.
+    pub(super) fn forget_those(&self, concerns: impl Fn(&[u8]) -> bool) -> u64 {
+        let keys = self.0.iter().map(|(key, _)| key);
+        let keys = keys.filter(|key| concerns(Question::of(key).name));
+        keys.map(|key| u64::from(self.0.remove(&key).is_some()))
+            .sum()
     }
 
     /// Each question may be tried at once.

@@ -5,6 +5,7 @@
 
 mod entry;
 mod failures;
+pub mod transfer;
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -94,6 +95,20 @@ pub struct Cache {
     evictions: Arc<AtomicU64>,
     /// Kept apart, so that a failure never takes an answer's place.
     failures: Failures,
+    flushes: AtomicU64,
+}
+
+/// How often something was flushed since the start. What was asked for under an earlier number may be what was to be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flushes(u64);
+
+/// What a flush took away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Flushed {
+    /// Answers.
+    pub answers: u64,
+    /// Remembered failures.
+    pub failures: u64,
 }
 
 impl Cache {
@@ -119,6 +134,7 @@ impl Cache {
             hasher: ahash::RandomState::new(),
             evictions,
             failures: Failures::default(),
+            flushes: AtomicU64::new(0),
         }
     }
 
@@ -139,6 +155,47 @@ impl Cache {
                 .insert_with_lifecycle(hash, entry.clone(), &mut replacing);
         }
         self.failures.forget(key);
+    }
+
+    /// How often something was flushed so far; to be looked up before the upstreams are asked.
+    #[inline]
+    #[must_use]
+    pub fn flushes(&self) -> Flushes {
+        Flushes(self.flushes.load(Ordering::SeqCst))
+    }
+
+    /// The same as [`Cache::insert`] for an answer that was asked for when so much had been flushed: nothing, if something
+    /// was flushed since. Which name that was does not matter: forgetting one too many costs a query.
+    pub fn insert_unless_flushed(&self, key: &[u8], entry: &Entry, asked: Flushes) {
+        if self.flushes() != asked {
+            return;
+        }
+        self.insert(key, entry);
+        // A flush counts first and looks at the entries then. If it did not see ours, it had passed our shard before, and its
+        // count is seen here.
+        if self.flushes() != asked {
+            self.shards.remove(&self.hash(key));
+        }
+    }
+
+    /// Forgets all answers and failures of the lower-cased wire names that `concerns` chooses. Its locks are held for one entry
+    /// at a time.
+    pub fn flush(&self, concerns: impl Fn(&[u8]) -> bool) -> Flushed {
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        let mut answers = 0;
+        for (hash, entry) in self.shards.iter() {
+            if concerns(entry.name()) {
+                let gone = |entry: &Entry| concerns(entry.name());
+                answers += u64::from(self.shards.remove_if(&hash, gone).is_some());
+            }
+        }
+        let failures = self.failures.forget_those(concerns);
+        Flushed { answers, failures }
+    }
+
+    /// All entries, in no order. Its locks are held for one entry at a time; what is stored meanwhile may be missing.
+    pub fn iter(&self) -> impl Iterator<Item = Entry> {
+        self.shards.iter().map(|(_, entry)| entry)
     }
 
     #[inline]
@@ -208,6 +265,7 @@ pub fn seconds(duration: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::query::key_about;
     use crate::message::response::Response;
     use crate::message::response::testing::response;
 
@@ -338,6 +396,27 @@ mod tests {
         assert!(cache.get(&gone).is_none());
         assert!(cache.get(&kept).is_some());
         assert_eq!((cache.entries(), cache.evictions()), (1, 0));
+    }
+
+    #[test]
+    fn a_flush_forgets_names_and_what_was_asked_for_before_it() {
+        let cache = Cache::new(&CacheConfig::default());
+        let now = Instant::now();
+        let error = ExtendedError::new(22, "vpc: 10.0.0.2 timed out");
+        let gone = store(&cache, &response("a.corp.", 60, &[1]), now);
+        let kept = store(&cache, &response("b.corp.", 60, &[1]), now);
+        let failed = key_about(&gone, b"\x01c\x04corp\0");
+        cache.remember_failure(&failed, 2, &error, PAUSES, now);
+        let asked = cache.flushes();
+        let flushed = cache.flush(|name| name != &kept[..kept.len() - 5]);
+        assert_eq!((flushed.answers, flushed.failures), (1, 1));
+        assert!(cache.get(&gone).is_none() && cache.get(&kept).is_some());
+        assert!(cache.failure(&failed, now).is_none());
+        let late = Entry::new(&gone, &response("a.corp.", 60, &[1]), now, ORIGIN, BOUNDS);
+        cache.insert_unless_flushed(&gone, &late, asked);
+        assert!(cache.get(&gone).is_none());
+        cache.insert_unless_flushed(&gone, &late, cache.flushes());
+        assert!(cache.get(&gone).is_some());
     }
 
     #[test]

@@ -5,15 +5,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::header::HOST;
-use hyper::{Request, Uri};
-use hyper_util::rt::TokioIo;
+use hyper::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::admin;
 use crate::config::{Flags, load};
 
 /// An instance that takes longer than this to say that it is well is not.
@@ -84,25 +81,14 @@ async fn ask_socket(
     socket: &std::path::Path,
     path: &'static str,
 ) -> anyhow::Result<(bool, String)> {
-    let stream = UnixStream::connect(socket)
-        .await
-        .with_context(|| socket.display().to_string())?;
-    get(stream, path).await
+    get(admin::connect(socket).await?, path).await
 }
 
 async fn get(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     path: &'static str,
 ) -> anyhow::Result<(bool, String)> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let request = Request::get(Uri::from_static(path))
-        .header(HOST, "nodens")
-        .body(Empty::new())?;
-    let response = sender.send_request(request).await?;
-    let healthy = response.status().is_success();
-    let body = response.into_body().collect().await?.to_bytes();
-    connection.abort();
-    Ok((healthy, String::from_utf8_lossy(&body).into_owned()))
+    let (status, body) = admin::exchange(stream, Request::get(path), Vec::new()).await?;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    Ok((status.is_success(), text))
 }

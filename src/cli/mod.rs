@@ -1,5 +1,7 @@
 //! The command line: one file a subcommand.
 
+mod admin;
+mod cache;
 mod check;
 mod demo;
 mod health;
@@ -36,6 +38,7 @@ enum Command {
     Health(health::HealthArgs),
     /// Write the configuration that a Corefile stands for, and what became of each of its lines
     Import(import::ImportArgs),
+    Cache(cache::CacheArgs),
     Resolve(resolve::ResolveArgs),
     Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
@@ -83,6 +86,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => Ok(check::run(&args.flags())),
         Command::Health(args) => block_on(health::run(args)),
         Command::Import(args) => import::run(&args),
+        Command::Cache(args) => block_on(cache::run(args)),
         Command::Resolve(args) => block_on(resolve::run(args)),
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),

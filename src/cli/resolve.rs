@@ -236,7 +236,7 @@ fn parse_subject(text: &str) -> Result<Subject, String> {
 }
 
 /// A mnemonic in any case, or `TYPE65` (RFC 3597 §5).
-fn parse_type(text: &str) -> Result<RecordType, String> {
+pub(super) fn parse_type(text: &str) -> Result<RecordType, String> {
     let text = text.to_ascii_uppercase();
     let by_number = text
         .strip_prefix("TYPE")
@@ -265,7 +265,7 @@ fn parse_server(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "not an address; try 10.0.0.2, 10.0.0.2:5300 or [fd00::2]:5300".to_owned())
 }
 
-fn type_text(record_type: RecordType) -> String {
+pub(super) fn type_text(record_type: RecordType) -> String {
     match record_type {
         RecordType::Unknown(number) => format!("TYPE{number}"),
         known => known.to_string(),
@@ -273,7 +273,7 @@ fn type_text(record_type: RecordType) -> String {
 }
 
 /// One record as a line of a zone file.
-fn presentation(record: &Record) -> String {
+pub(super) fn presentation(record: &Record) -> String {
     let rdata = match &record.data {
         RData::TXT(txt) => {
             let strings: Vec<String> = txt.txt_data.iter().map(|text| quoted(text)).collect();

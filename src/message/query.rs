@@ -268,17 +268,34 @@ impl<'a> Question<'a> {
     /// On other bytes.
     #[must_use]
     pub fn of(key: &'a [u8]) -> Self {
-        let name_length = key.len() - Key::SUFFIX;
-        let bits = key[name_length + 4];
+        let (section, bits) = key.split_at(key.len() - 1);
+        Self::with_bits(section, bits[0])
+    }
+
+    /// The same from the question section of a lower-cased message and the last byte of a key.
+    ///
+    /// # Panics
+    /// On fewer than four octets.
+    #[must_use]
+    pub fn with_bits(section: &'a [u8], bits: u8) -> Self {
+        let name_length = section.len() - (Key::SUFFIX - 1);
         Self {
-            name: &key[..name_length],
-            section: &key[..name_length + 4],
-            qtype: u16::from_be_bytes([key[name_length], key[name_length + 1]]),
-            qclass: u16::from_be_bytes([key[name_length + 2], key[name_length + 3]]),
+            name: &section[..name_length],
+            section,
+            qtype: u16::from_be_bytes([section[name_length], section[name_length + 1]]),
+            qclass: u16::from_be_bytes([section[name_length + 2], section[name_length + 3]]),
             dnssec_ok: bits & Key::DO != 0,
             checking_disabled: bits & Key::CD != 0,
             recursion_desired: bits & Key::NO_RD == 0,
         }
+    }
+
+    /// The last byte of its key.
+    #[must_use]
+    pub fn bits(&self) -> u8 {
+        (u8::from(self.dnssec_ok) * Key::DO)
+            | (u8::from(self.checking_disabled) * Key::CD)
+            | (u8::from(!self.recursion_desired) * Key::NO_RD)
     }
 
     /// Whether the answer may go to the cache; see [`Query::cacheable`].

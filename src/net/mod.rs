@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod claim;
 pub mod connected;
+pub mod meeting;
 pub mod open;
 pub mod process;
 pub mod steering;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::addresses::{BoundAddress, ListenAddress};
 use super::admin::{Admin, AdminError, BoundAdmin, Instance};
 use super::files::FileShares;
+use super::handover::{self, Offers};
 use super::metrics::Metrics;
 use super::readiness::Readiness;
 use super::reload_status::Reloads;
@@ -88,6 +89,8 @@ pub struct App {
     workers: Vec<WorkerThread>,
     upstreams: watch::Sender<Arc<Upstreams>>,
     node: Option<Arc<Node>>,
+    /// None without `handover`.
+    offers: Option<Offers>,
     _admin: Admin,
     tasks: JoinSet<()>,
 }
@@ -116,7 +119,15 @@ impl App {
         let errors = admin_errors.into_iter().map(StartError::from).collect();
         let metrics = Arc::new(Metrics::new());
         let cache = Cache::new(&config.cache);
-        let (setup, bound) = prepare(config, None, None, &metrics, errors)?;
+        let prepared = Prepared::new(config, None, &metrics, errors);
+        // Before clients come: from then on the cache must not change behind their backs.
+        let cache = match &prepared.setup {
+            Some(setup) if prepared.config.handover && prepared.errors.is_empty() => {
+                handover::inherit(cache, Arc::clone(setup), &metrics).await
+            }
+            _ => cache,
+        };
+        let (setup, bound) = prepared.bind(None)?;
         // All sockets that are bound are open by now.
         let files = share_out_files(&setup.config);
         let shared = Arc::new(Shared {
@@ -166,8 +177,9 @@ impl App {
         let ready = Arc::clone(&readiness);
         let (upstreams, receiver) = watch::channel(Arc::clone(&setup.upstreams));
         let loops = Arc::clone(&shared.loops);
+        let offers = setup.config.handover.then(|| Offers::new(&shared));
         tasks.spawn(probe::run(receiver, loops, move || ready.set_ready()));
-        Ok(Self {
+        let mut app = Self {
             admin: admin_address,
             shared,
             metrics,
@@ -179,9 +191,12 @@ impl App {
             workers,
             upstreams,
             node,
+            offers,
             _admin: admin,
             tasks,
-        })
+        };
+        app.offer_cache();
+        Ok(app)
     }
 
     /// Addresses served, with the ports that were taken.
@@ -200,7 +215,8 @@ impl App {
         let old = self.shared.current.load_full();
         let fixed = config.keep_fixed(&old.config);
         let (added, kept) = self.compare(&config.listen);
-        let (setup, bound) = prepare(config, Some(&old), Some(&added), &self.metrics, Vec::new())?;
+        let prepared = Prepared::new(config, Some(&old), &self.metrics, Vec::new());
+        let (setup, bound) = prepared.bind(Some(&added))?;
 
         // From here on nothing can fail. Results that arrive late are compared with `current`, so that comes first.
         self.shared.current.store(Arc::clone(&setup));
@@ -218,12 +234,21 @@ impl App {
         }
         self.addresses.extend(new);
         self.shown_addresses.store(Arc::new(self.listen()));
+        self.offer_cache();
         if let Some(node) = &self.node
             && let Err(error) = ensure_notrack(node, self.listen()).await
         {
             tracing::error!(%error, "the node's rules are for the addresses listened on before");
         }
         Ok(fixed)
+    }
+
+    /// Has a successor find the cache by each address served.
+    fn offer_cache(&mut self) {
+        let addresses = self.listen();
+        if let Some(offers) = &mut self.offers {
+            offers.follow(&addresses);
+        }
     }
 
     /// The wanted addresses that are not served yet, and which of those served are still wanted.
@@ -363,37 +388,61 @@ async fn ensure_notrack(node: &Arc<Node>, listen: Vec<SocketAddr>) -> Result<(),
     ensured.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
-/// What a configuration needs before it can be put in force: its setup, and sockets for `listen` (by default all of the
-/// configuration's). Sockets come last: clients may use them from the moment they are bound.
-fn prepare(
+/// What a configuration needs before it can be put in force.
+struct Prepared {
     config: Config,
-    previous: Option<&Setup>,
-    listen: Option<&[SocketAddr]>,
-    metrics: &Metrics,
-    mut errors: Vec<StartError>,
-) -> Result<(Arc<Setup>, Vec<BoundAddress>), StartErrors> {
-    let addresses = listen.unwrap_or(&config.listen).to_vec();
-    let (handover, binding) = (config.handover, config.clone());
-    let setup = match Setup::new(config, previous, &metrics.upstream, Instant::now()) {
-        Ok(setup) => Some(Arc::new(setup)),
-        Err(more) => {
-            errors.extend(more.into_iter().map(StartError::from));
-            None
-        }
-    };
-    let mut bound = Vec::new();
-    // Who shares the port must not lose clients to somebody who will not start; else all mistakes are told at once.
-    if errors.is_empty() || !handover {
-        for address in addresses {
-            match BoundAddress::bind(&binding, address) {
-                Ok(one) => bound.push(one),
-                Err(source) => errors.push(StartError::Listen { address, source }),
+    /// None if there are errors.
+    setup: Option<Arc<Setup>>,
+    errors: Vec<StartError>,
+}
+
+impl Prepared {
+    /// Makes its setup.
+    fn new(
+        config: Config,
+        previous: Option<&Setup>,
+        metrics: &Metrics,
+        mut errors: Vec<StartError>,
+    ) -> Self {
+        let setup = match Setup::new(config.clone(), previous, &metrics.upstream, Instant::now()) {
+            Ok(setup) => Some(Arc::new(setup)),
+            Err(more) => {
+                errors.extend(more.into_iter().map(StartError::from));
+                None
             }
+        };
+        Self {
+            config,
+            setup,
+            errors,
         }
     }
-    match setup {
-        Some(setup) if errors.is_empty() => Ok((setup, bound)),
-        _ => Err(StartErrors(errors)),
+
+    /// Opens sockets for `listen`, by default all of the configuration's. That comes last: clients may use them from the
+    /// moment they are bound.
+    fn bind(
+        self,
+        listen: Option<&[SocketAddr]>,
+    ) -> Result<(Arc<Setup>, Vec<BoundAddress>), StartErrors> {
+        let Self {
+            config,
+            setup,
+            mut errors,
+        } = self;
+        let mut bound = Vec::new();
+        // Who shares the port must not lose clients to somebody who will not start; else all mistakes are told at once.
+        if errors.is_empty() || !config.handover {
+            for &address in listen.unwrap_or(&config.listen) {
+                match BoundAddress::bind(&config, address) {
+                    Ok(one) => bound.push(one),
+                    Err(source) => errors.push(StartError::Listen { address, source }),
+                }
+            }
+        }
+        match setup {
+            Some(setup) if errors.is_empty() => Ok((setup, bound)),
+            _ => Err(StartErrors(errors)),
+        }
     }
 }
 

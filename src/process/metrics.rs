@@ -1,6 +1,6 @@
 //! All families of the process, and those of the process itself: the cache's size, the configuration in force.
 
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{GaugeVec, IntCounter, IntGauge, IntGaugeVec};
 
 use crate::listener::slots::ConnectionMetrics;
 use crate::metrics::Registry;
@@ -28,6 +28,10 @@ pub struct Metrics {
     pub cache_max_bytes: IntGauge,
     /// Entries that made room for others.
     pub cache_evictions: IntCounter,
+    /// Answers that the predecessor offered at the start, by what became of them.
+    pub handover_answers: IntGaugeVec,
+    /// How long that took.
+    pub handover_seconds: GaugeVec,
     /// Whether the configuration files are in force as they are.
     pub reload_success: IntGauge,
     /// When a configuration was last put in force, in seconds since 1970.
@@ -48,6 +52,21 @@ impl Metrics {
             &["version"],
         );
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let handover_answers = registry.gauges(
+            "nodens_handover_answers",
+            "Answers that an earlier instance handed over when this one started. Refused: they take another way here, or cannot be read.",
+            &["result"],
+        );
+        for result in ["taken", "refused"] {
+            handover_answers.with_label_values(&[result]).set(0);
+        }
+        let handover_seconds = registry.seconds(
+            "nodens_handover_seconds",
+            "How long this instance took over answers from an earlier one when it started; 0 if there was none.",
+            &[],
+        );
+        let no_labels: &[&str] = &[];
+        handover_seconds.with_label_values(no_labels).set(0.0);
         Self {
             serving: ServingFamilies::register(&registry),
             upstream: UpstreamFamilies::register(&registry),
@@ -66,6 +85,8 @@ impl Metrics {
                 "nodens_cache_evictions_total",
                 "Answers that made room for others. Many of them beside few hits: the cache is too small.",
             ),
+            handover_answers,
+            handover_seconds,
             reload_success: registry.gauge(
                 "nodens_config_reload_success",
                 "1 if the configuration files are in force as they are now, 0 if they hold a mistake and the earlier configuration stays.",

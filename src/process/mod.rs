@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod admin;
 pub mod app;
 pub mod files;
+pub mod handover;
 pub mod metrics;
 pub mod readiness;
 pub mod reload;

@@ -12,7 +12,7 @@ use super::client::Client;
 use super::metrics::StaleReason;
 use super::waiting::{Content, Waiting};
 use crate::budgets::PREFETCHES_IN_FLIGHT;
-use crate::cache::Entry;
+use crate::cache::{Entry, Flushes};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::wire::rcode;
 
@@ -53,6 +53,8 @@ pub(super) struct Flight {
     waiters: RefCell<Vec<Waiting>>,
     stale: Option<Entry>,
     purpose: Purpose,
+    /// How often the cache had been flushed when the upstreams were asked.
+    asked: Flushes,
     overdue: Cell<bool>,
     /// The flight of the alias's target, while it is waited for.
     waits_for: RefCell<Option<Rc<Flight>>>,
@@ -60,11 +62,12 @@ pub(super) struct Flight {
 
 impl Flight {
     /// Nobody waits yet; `stale` is what they get if nothing better comes.
-    pub(super) fn new(stale: Option<Entry>, purpose: Purpose) -> Self {
+    pub(super) fn new(stale: Option<Entry>, purpose: Purpose, asked: Flushes) -> Self {
         Self {
             waiters: RefCell::default(),
             stale,
             purpose,
+            asked,
             overdue: Cell::new(false),
             waits_for: RefCell::default(),
         }
@@ -83,6 +86,11 @@ impl Flight {
     /// Why it was started.
     pub(super) fn purpose(&self) -> Purpose {
         self.purpose
+    }
+
+    /// How often the cache had been flushed when the upstreams were asked.
+    pub(super) fn asked(&self) -> Flushes {
+        self.asked
     }
 
     /// It waits for another one, or no longer.
@@ -157,11 +165,15 @@ impl Flights {
             .insert(Rc::clone(key), Rc::clone(flight));
     }
 
-    /// Takes a flight off the list.
-    pub(super) fn remove(&self, key: &[u8]) {
-        let Some(flight) = self.by_key.borrow_mut().remove(key) else {
-            return;
-        };
+    /// Takes a flight off the list. After a flush another one may stand there in its place, which stays.
+    pub(super) fn remove(&self, key: &[u8], flight: &Rc<Flight>) {
+        let mut by_key = self.by_key.borrow_mut();
+        if by_key
+            .get(key)
+            .is_some_and(|listed| Rc::ptr_eq(listed, flight))
+        {
+            by_key.remove(key);
+        }
         if flight.purpose == Purpose::Prefetch {
             self.prefetches.set(self.prefetches.get() - 1);
             if let Some(entry) = &flight.stale {

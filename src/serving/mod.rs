@@ -3,7 +3,8 @@
 //! [`query_path`] is the whole way on one page: serve → forward → fly → land. [`admission`] says who may ask and when the
 //! upstreams are not asked, [`flights`] who waits for what, `resolve` what a flight asks, [`aliases`] where aliases lead, `dns64`
 //! which addresses are made for names without IPv6, [`replies`] what a client reads,
-//! [`local`] what is answered from the configuration, `own_answers` what a route says by itself. No listener is known here:
+//! [`local`] what is answered from the configuration, `own_answers` what a route says by itself,
+//! [`inheritance`] what is served of another process's cache. No listener is known here:
 //! one gives a [`waiting::ReplyTo`] with each query.
 
 pub mod admission;
@@ -11,6 +12,7 @@ pub mod aliases;
 pub mod client;
 mod dns64;
 pub mod flights;
+pub mod inheritance;
 pub mod local;
 pub mod metrics;
 mod own_answers;

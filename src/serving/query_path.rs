@@ -137,7 +137,9 @@ impl Worker {
         let Wanted {
             key, route, now, ..
         } = wanted;
+        // Whoever asks after a flush gets an answer of after it.
         let in_flight = self.flights.find(key);
+        let in_flight = in_flight.filter(|flight| flight.asked() == self.shared.cache.flushes());
         if let Some(entry) = &wanted.stale
             && self.is_gone(route, entry)
         {
@@ -240,7 +242,7 @@ impl Worker {
         stale: Option<Entry>,
         purpose: Purpose,
     ) -> Rc<Flight> {
-        let flight = Rc::new(Flight::new(stale, purpose));
+        let flight = Rc::new(Flight::new(stale, purpose, self.shared.cache.flushes()));
         let leader = Leader::new(self, Rc::clone(&flight), key.into(), route);
         // In a box: the runtime moves a task's future seven times from here to its end, and this one has 2 KiB.
         tokio::task::spawn_local(Box::pin(fly(leader)));
@@ -308,7 +310,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 return;
             }
             if keep {
-                cache.insert(&key, &entry);
+                cache.insert_unless_flushed(&key, &entry, leader.flight.asked());
             }
             leader.land(|turn| Content::Answer(entry.clone(), turn));
         }
@@ -366,21 +368,24 @@ impl Leader {
         }
     }
 
-    /// Whether what came may be cached: the setup in force would find it by the same route. The cache holds answers of
-    /// the setup in force only, and a reload may have changed it since the flight began.
+    /// Whether what came may be cached: nothing was flushed since the flight began, and the setup in force would find it by
+    /// the same route. The cache holds answers of the setup in force only, and a reload may have changed it meanwhile.
     fn still_counts(&self, answer: Option<&Entry>) -> bool {
         let (current, setup) = (self.worker.shared.current.load(), &self.worker.setup);
         let question = Question::of(&self.key);
-        Arc::ptr_eq(&current, setup)
-            || current.keeps(question.name, question.qtype, self.route, setup)
+        let same_view = || {
+            current.keeps(question.name, question.qtype, self.route, setup)
                 && answer.is_none_or(|entry| current.keeps_aliases(entry, setup))
+        };
+        self.flight.asked() == self.worker.shared.cache.flushes()
+            && (Arc::ptr_eq(&current, setup) || same_view())
     }
 
     fn depart(&self) -> Vec<Waiting> {
         self.landed.set(true);
         self.worker.metrics.in_flight.dec();
         self.worker.first_group(self.route).left();
-        self.worker.flights.remove(&self.key);
+        self.worker.flights.remove(&self.key, &self.flight);
         self.flight.take_waiters()
     }
 }

@@ -79,6 +79,54 @@ pub struct Routes {
 )]
 pub struct TooManyZones;
 
+/// Another process named zones that are none, or too many of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it names zones that cannot be routes")]
+pub struct UnknownZones;
+
+/// A route in words that another process understands.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RouteWords {
+    zone: String,
+    /// What its answers depend on beside the servers. Compared, never read.
+    promise: String,
+    tiers: Vec<GroupWords>,
+}
+
+/// A group of servers in such words.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct GroupWords {
+    name: String,
+    servers: Vec<String>,
+}
+
+impl RouteWords {
+    fn new(route: &Route, config: &Config) -> Self {
+        let groups = route.tiers.iter().map(|&tier| &config.groups[tier]);
+        Self {
+            zone: route.zone.clone(),
+            promise: format!("{:?} {:?}", route.promise(), route.filter),
+            tiers: groups
+                .map(|group| GroupWords {
+                    name: group.name.to_string(),
+                    servers: group.servers.iter().map(|one| format!("{one:?}")).collect(),
+                })
+                .collect(),
+        }
+    }
+
+    /// The same as [`Route::promises_the_same`], and no type more or less is filtered.
+    fn promises_the_same(&self, other: &Self) -> bool {
+        let same_view = |(ours, theirs): (&GroupWords, &GroupWords)| {
+            let stays = |server| theirs.servers.contains(server);
+            ours.name == theirs.name && ours.servers.iter().any(stays)
+        };
+        self.promise == other.promise
+            && self.tiers.len() == other.tiers.len()
+            && self.tiers.iter().zip(&other.tiers).all(same_view)
+    }
+}
+
 impl Routes {
     /// The configured routes, none of them known before.
     ///
@@ -149,6 +197,65 @@ impl Routes {
             routes.by_index[index] = Some(new);
         }
         Ok(routes)
+    }
+
+    /// The routes in words that another process understands, by index.
+    #[must_use]
+    pub fn words(&self, config: &Config) -> Vec<Option<RouteWords>> {
+        let words = |route: &Route| RouteWords::new(route, config);
+        let all = self.by_index.iter();
+        all.map(|route| route.as_ref().map(words)).collect()
+    }
+
+    /// The routes that another process described, as if they had been here before these, and the index that each has here. One
+    /// that promises the same as ours counts as that.
+    ///
+    /// # Errors
+    /// [`UnknownZones`].
+    pub fn of_another(
+        &self,
+        config: &Config,
+        words: &[Option<RouteWords>],
+    ) -> Result<(Self, Vec<Option<u16>>), UnknownZones> {
+        let mut theirs = Self {
+            by_index: vec![None; self.by_index.len()],
+            by_zone: HashMap::default(),
+            ancestors: HashSet::default(),
+            zones: self.zones.clone(),
+            revision: 0,
+        };
+        let own = self.words(config);
+        let zones = theirs.zones.iter().cloned();
+        let mut known: HashMap<String, usize> = zones.zip(0..).collect();
+        let mut indices = Vec::with_capacity(words.len());
+        for words in words {
+            let Some(words) = words else {
+                indices.push(None);
+                continue;
+            };
+            let index = *known.entry(words.zone.clone()).or_insert_with(|| {
+                theirs.by_index.push(None);
+                theirs.by_index.len() - 1
+            });
+            let number = u16::try_from(index).map_err(|_| UnknownZones)?;
+            let same = own.get(index).and_then(Option::as_ref);
+            let same = same.is_some_and(|own| own.promises_the_same(words));
+            let ours = self.existing(number).filter(|_| same);
+            let unlike = || Route::unlike_any(&words.zone);
+            theirs.by_index[index] = Some(ours.cloned().unwrap_or_else(unlike));
+            if words.zone == PRIVATE {
+                for zone in private_zones() {
+                    let key = wire_name(&zone).into_boxed_slice();
+                    theirs.by_zone.entry(key).or_insert(number);
+                }
+            } else {
+                let zone = Name::from_ascii(&words.zone).map_err(|_| UnknownZones)?;
+                let key = wire_name(&zone).into_boxed_slice();
+                theirs.by_zone.insert(key, number);
+            }
+            indices.push(Some(number));
+        }
+        Ok((theirs, indices))
     }
 
     /// Whether every zone is there as in `other`, so that no name changed its route and no route what it promises.
@@ -271,6 +378,38 @@ impl Route {
         rewrite.is_some_and(|rewrite| rewrite.concerns(name))
     }
 
+    /// What its answers depend on beside the servers. Whatever is added to a route and changes its answers belongs here.
+    fn promise(&self) -> (Bounds, &Option<OwnAnswer>, &Option<Rewrite>, &Option<Dns64>) {
+        (self.bounds, &self.answer, &self.rewrite, &self.dns64)
+    }
+
+    /// A route that promises what no other does: revisions begin at 1.
+    fn unlike_any(zone: &str) -> Self {
+        Self {
+            zone: zone.to_owned(),
+            tiers: Vec::new(),
+            answer: None,
+            filter: Vec::new(),
+            rewrite: None,
+            dns64: None,
+            bounds: Bounds {
+                max_ttl: 0,
+                max_negative_ttl: 0,
+                later_max_negative_ttl: 0,
+                min_ttl: 0,
+                max_lifetime: 0,
+            },
+            stale: Stale {
+                max_age: Duration::ZERO,
+                max_negative_age: Duration::ZERO,
+                after: Duration::ZERO,
+                ttl: Duration::ZERO,
+            },
+            stale_on: Vec::new(),
+            revision: 0,
+        }
+    }
+
     /// Whether answers of this route, of the configuration `of`, may stand for answers of `new`: the bounds are the same,
     /// and the groups are the same by name, each with at least one server it had before. (All servers of a group share
     /// one view of names, so one that stays vouches for those that come.)
@@ -280,10 +419,7 @@ impl Route {
             let stays = |server| new.servers.contains(server);
             old.name == new.name && old.servers.iter().any(stays)
         };
-        self.bounds == new.bounds
-            && self.answer == new.answer
-            && self.rewrite == new.rewrite
-            && self.dns64 == new.dns64
+        self.promise() == new.promise()
             && self.tiers.len() == new.tiers.len()
             && self.tiers.iter().zip(&new.tiers).all(same_view)
     }
@@ -449,6 +585,15 @@ routes: {new.: a, same.: a, part.more.: a, more.: a, moved.: c, bounds.: {group:
             let name = wire(name);
             new.keeps(&name, rr::A, old.find(&name, rr::A).expect("a route"), &old)
         };
+        let successor = Routes::new(&after);
+        let words = old.words(&before);
+        let (theirs, indices) = successor.of_another(&after, &words).expect("zones");
+        let inherited = |name: &str| {
+            let name = wire(name);
+            let index = old.find(&name, rr::A).expect("a route");
+            let index = indices[usize::from(index)].expect("it is there");
+            successor.keeps(&name, rr::A, index, &theirs)
+        };
         for (name, want) in [
             ("x.same.", true),
             ("x.more.", true),
@@ -460,6 +605,7 @@ routes: {new.: a, same.: a, part.more.: a, more.: a, moved.: c, bounds.: {group:
             ("x.elsewhere.", true),
         ] {
             assert_eq!(kept(name), want, "{name}");
+            assert_eq!(inherited(name), want, "{name}, by a successor");
         }
         assert!(!new.same_as(&old));
         let again = Routes::replacing(&after, Some((&new, &after))).expect("few zones");

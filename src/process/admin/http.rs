@@ -72,7 +72,7 @@ pub(super) fn public(instance: &Arc<Instance>) -> Router {
         .with_state(Arc::clone(instance))
 }
 
-/// Everything.
+/// Everything that can be looked at.
 pub(super) fn whole(instance: &Arc<Instance>) -> Router {
     Router::new()
         .route("/status", get(status))

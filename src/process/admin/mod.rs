@@ -1,5 +1,6 @@
-//! The admin interface: /health, /ready, /metrics, /status, over TCP and over a Unix socket.
+//! The admin interface: /health, /ready, /metrics, /status, over TCP and over a Unix socket; over the latter the cache too.
 
+pub mod cache;
 mod connections;
 mod endpoint;
 mod http;
@@ -30,7 +31,11 @@ struct Endpoint {
 
 #[derive(Clone, Copy)]
 enum Shows {
+    /// What can be looked at, and the cache, which can be flushed.
     Everything,
+    /// What can be looked at.
+    Status,
+    /// What neighbours may look at.
     Public,
 }
 
@@ -43,7 +48,7 @@ impl BoundAdmin {
     /// Binds what the configuration names; what cannot be had is added to `errors`. With `handover`, what an earlier
     /// instance has is waited for.
     pub fn bind(config: &Config, errors: &mut Vec<AdminError>) -> Self {
-        let admin = |address| (Location::Address("admin", address), Shows::Everything);
+        let admin = |address| (Location::Address("admin", address), Shows::Status);
         let metrics = |address| (Location::Address("metrics.listen", address), Shows::Public);
         let socket = |path| (Location::File(path), Shows::Everything);
         let wanted = config
@@ -92,7 +97,8 @@ impl BoundAdmin {
         let mut servers = JoinSet::new();
         for endpoint in self.0 {
             let router = match endpoint.shows {
-                Shows::Everything => http::whole(&instance),
+                Shows::Everything => http::whole(&instance).merge(cache::router(&instance)),
+                Shows::Status => http::whole(&instance),
                 Shows::Public => http::public(&instance),
             };
             servers.spawn(endpoint.serve(router));

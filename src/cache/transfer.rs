@@ -1,0 +1,393 @@
+//! The cache on its way to a successor: entries as frames of bytes.
+//!
+//! Owns the format and what is believed of it. A frame is read as if it came from a server: its message goes through
+//! [`Response::read`], and key, hash, TTL and kind are made from it anew. What the sender adds (age, bounds) can only make an
+//! entry older or shorter-lived. Must not know sockets or routes.
+//!
+//! The stream: [`MAGIC`], frames, a frame of no length. A frame: its length in 32 bits, then so many octets. What the first
+//! one holds is not known here; each of the others is an entry: the key's last byte, route (16 bits), tier, kind, age in
+//! milliseconds (64), seconds it is fresh (32), the cap of its TTLs (32), and the message, with the servers' extended errors
+//! in an OPT record. Numbers are in network order.
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+use super::{Bounds, Entry, Origin};
+use crate::budgets::HANDOVER_ENTRY_BYTES;
+use crate::message::query::Question;
+use crate::message::response::{Kind, Response};
+use crate::message::wire::{self, Counts, flag, rr};
+
+/// What a stream begins with. Another format has another number.
+pub const MAGIC: [u8; 15] = *b"nodens cache 1\n";
+
+/// Octets of a frame before the message.
+const HEAD: usize = 21;
+
+/// Octets of an OPT record before its options (RFC 6891 §6.1.2).
+const OPT_HEAD: usize = 11;
+
+/// OPCODE (RFC 1035 §4.1.1).
+const OPCODE: u16 = 0x7800;
+
+/// Why a stream cannot be taken for a cache.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// It broke off, or took too long.
+    #[error("{0}")]
+    Stream(#[from] io::Error),
+    /// It begins otherwise.
+    #[error("it speaks another format")]
+    Foreign,
+    /// A frame of so many octets.
+    #[error("a frame of {0} octets, which is too long")]
+    FrameTooLong(u32),
+}
+
+impl TransferError {
+    /// Whether the sender was only too slow.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        use io::ErrorKind::{TimedOut, WouldBlock};
+        matches!(self, Self::Stream(error) if matches!(error.kind(), TimedOut | WouldBlock))
+    }
+}
+
+/// An entry of another process.
+#[derive(Debug)]
+pub struct Received {
+    bits: u8,
+    response: Response,
+    /// Index of the route by which it came, as the sender counts.
+    pub route: u16,
+    /// Which of the route's tiers answered.
+    pub tier: u8,
+    age: Duration,
+    lifetime: u32,
+    ttl_cap: u32,
+}
+
+/// Reads what a stream begins with.
+///
+/// # Errors
+/// [`TransferError::Foreign`], and those of the stream.
+pub fn read_magic(stream: &mut impl Read) -> Result<(), TransferError> {
+    let mut magic = [0; MAGIC.len()];
+    stream.read_exact(&mut magic)?;
+    if magic == MAGIC {
+        Ok(())
+    } else {
+        Err(TransferError::Foreign)
+    }
+}
+
+/// Reads a frame of `most` octets at most into `frame`; false at the end.
+///
+/// # Errors
+/// [`TransferError::FrameTooLong`], and those of the stream.
+pub fn read_frame(
+    stream: &mut impl Read,
+    frame: &mut Vec<u8>,
+    most: usize,
+) -> Result<bool, TransferError> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length);
+    let octets = usize::try_from(length).unwrap_or(usize::MAX);
+    if octets > most {
+        return Err(TransferError::FrameTooLong(length));
+    }
+    frame.clear();
+    // Room is made as octets arrive: the length may lie.
+    let read = stream.take(u64::from(length)).read_to_end(frame)?;
+    if read < octets {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(length > 0)
+}
+
+/// Writes a frame; an empty one is the end.
+///
+/// # Errors
+/// Those of the stream.
+pub fn write_frame(stream: &mut impl Write, frame: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+    stream.write_all(&length.to_be_bytes())?;
+    stream.write_all(frame)
+}
+
+impl Entry {
+    /// Makes it a frame of a stream, its age that of `now`; false if it is none of those that are handed over.
+    #[must_use]
+    pub fn write(&self, now: Instant, frame: &mut Vec<u8>) -> bool {
+        let (Some(route), Some(kind)) = (self.route(), kind_number(self.response().kind())) else {
+            return false;
+        };
+        let age = now.saturating_duration_since(self.stored());
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        frame.clear();
+        frame.push(self.question().bits());
+        frame.extend_from_slice(&route.to_be_bytes());
+        frame.extend_from_slice(&[self.tier(), kind]);
+        frame.extend_from_slice(&age.to_be_bytes());
+        frame.extend_from_slice(&self.lifetime().to_be_bytes());
+        frame.extend_from_slice(&self.ttl_cap().to_be_bytes());
+        let view = self.response();
+        frame.extend_from_slice(view.message());
+        let errors = view.errors();
+        if let Ok(length) = u16::try_from(errors.len())
+            && length > 0
+        {
+            let message = &mut frame[HEAD..];
+            let counts = Counts::read(message).unwrap_or_default();
+            Counts {
+                additionals: counts.additionals.saturating_add(1),
+                ..counts
+            }
+            .write(message);
+            let mut opt = [0; OPT_HEAD];
+            opt[1..3].copy_from_slice(&rr::OPT.to_be_bytes());
+            opt[OPT_HEAD - 2..].copy_from_slice(&length.to_be_bytes());
+            frame.extend_from_slice(&opt);
+            frame.extend_from_slice(errors);
+        }
+        frame.len() <= HANDOVER_ENTRY_BYTES
+    }
+}
+
+impl Received {
+    /// Reads a frame; none if it is no answer that this process would have kept.
+    #[must_use]
+    pub fn read(frame: &[u8]) -> Option<Self> {
+        let (head, message) = frame.split_at_checked(HEAD)?;
+        let flags = wire::flags(message);
+        if flags & (flag::QR | OPCODE | flag::TC) != flag::QR {
+            return None;
+        }
+        let response = Response::read(message).ok()?;
+        if kind_number(response.kind()) != Some(head[4]) {
+            return None;
+        }
+        let bits = head[0];
+        let section = response.view().question();
+        let question = Question::with_bits(section, bits);
+        let class = wire::u16_at(section, section.len() - 2);
+        let asked_for = question.cacheable() && class == Some(rr::IN);
+        if !asked_for || question.bits() != bits || matches!(question.qtype, rr::AXFR | rr::IXFR) {
+            return None;
+        }
+        let milliseconds = head[5..13].try_into().ok().map(u64::from_be_bytes)?;
+        Some(Self {
+            bits,
+            route: wire::u16_at(head, 1)?,
+            tier: head[3],
+            age: Duration::from_millis(milliseconds),
+            lifetime: wire::u32_at(head, 13)?,
+            ttl_cap: wire::u32_at(head, 17)?,
+            response,
+        })
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn response(&self) -> &Response {
+        &self.response
+    }
+
+    /// Its key here.
+    #[must_use]
+    pub fn key(&self) -> Vec<u8> {
+        [self.response.view().question(), &[self.bits]].concat()
+    }
+
+    /// The entry as it is at `now`, under bounds of a route here; none if it is older than a clock
+    /// can tell.
+    #[must_use]
+    pub fn entry(&self, now: Instant, origin: Origin, bounds: Bounds) -> Option<Entry> {
+        let bounds = Bounds {
+            max_lifetime: bounds.max_lifetime.min(self.lifetime),
+            ..bounds.at_most(self.ttl_cap)
+        };
+        let stored = now.checked_sub(self.age)?;
+        Some(Entry::new(
+            &self.key(),
+            &self.response,
+            stored,
+            origin,
+            bounds,
+        ))
+    }
+}
+
+/// The number of a kind of answer that is handed over: others are not in the cache.
+fn kind_number(kind: Kind) -> Option<u8> {
+    match kind {
+        Kind::Positive => Some(0),
+        Kind::Negative => Some(1),
+        Kind::Referral | Kind::Failure => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::message::ede::{ExtendedError, PassedOn};
+    use crate::message::response::testing::response;
+
+    const BOUNDS: Bounds = Bounds {
+        max_ttl: 86_400,
+        max_negative_ttl: 3_600,
+        later_max_negative_ttl: 30,
+        min_ttl: 0,
+        max_lifetime: u32::MAX,
+    };
+
+    const ORIGIN: Origin = Origin { route: 3, tier: 1 };
+
+    fn entry(response: &Response, stored: Instant, bounds: Bounds) -> (Vec<u8>, Entry) {
+        let key = [response.view().question(), &[1]].concat();
+        let entry = Entry::new(&key, response, stored, ORIGIN, bounds);
+        (key, entry)
+    }
+
+    fn frame(entry: &Entry, now: Instant) -> Vec<u8> {
+        let mut frame = Vec::new();
+        assert!(entry.write(now, &mut frame));
+        frame
+    }
+
+    #[test]
+    fn an_entry_arrives_as_it_left_and_goes_on_ageing() {
+        let start = Instant::now();
+        let now = start + Duration::from_millis(10_500);
+        let errors = PassedOn::from(&ExtendedError::new(15, "blocked"));
+        for (name, answer, lifetime) in [
+            ("positive", response("a.example.", 300, &[1, 2]), 300),
+            (
+                "a later tier's denial",
+                response("b.example.", 300, &[]),
+                30,
+            ),
+            (
+                "with an extended error",
+                response("c.example.", 60, &[1]).with_errors(&errors),
+                60,
+            ),
+        ] {
+            let (key, sent) = entry(&answer, start, BOUNDS);
+            let received = Received::read(&frame(&sent, now)).expect(name);
+            assert_eq!((received.route, received.tier), (3, 1), "{name}");
+            assert_eq!(received.key(), key, "{name}");
+            let arrived = received.entry(now, ORIGIN, BOUNDS).expect(name);
+            assert_eq!(arrived.response().message(), sent.response().message());
+            assert_eq!(arrived.response().errors(), sent.response().errors());
+            assert_eq!(arrived.seconds_left(now), lifetime - 10, "{name}");
+            assert_eq!(arrived.ttl_cap(), sent.ttl_cap(), "{name}");
+            assert!(arrived.answers(&key), "{name}");
+        }
+    }
+
+    #[test]
+    fn bounds_hold_whoever_sets_them() {
+        let now = Instant::now();
+        let answer = response("a.example.", 300, &[1]);
+        let short = Bounds {
+            max_ttl: 20,
+            ..BOUNDS
+        };
+        for (theirs, ours) in [(short, BOUNDS), (BOUNDS, short)] {
+            let (_, sent) = entry(&answer, now, theirs);
+            let received = Received::read(&frame(&sent, now)).expect("an entry");
+            let arrived = received.entry(now, ORIGIN, ours).expect("young");
+            assert_eq!((arrived.lifetime(), arrived.ttl_cap()), (20, 20));
+        }
+    }
+
+    #[test]
+    fn what_is_no_answer_of_ours_is_refused() {
+        type Spoil = fn(&mut Vec<u8>, usize);
+        let now = Instant::now();
+        let (_, sent) = entry(&response("a.example.", 300, &[1]), now, BOUNDS);
+        let good = frame(&sent, now);
+        let end = HEAD + sent.response().question_end();
+        let cases: [(&str, Spoil); 9] = [
+            ("a query", |frame, _| frame[HEAD + 2] &= 0x7f),
+            ("another opcode", |frame, _| frame[HEAD + 2] |= 0x28),
+            ("cut", |frame, _| frame[HEAD + 2] |= 2),
+            ("a failure", |frame, _| frame[HEAD + 3] |= 2),
+            ("another kind", |frame, _| frame[4] = 1),
+            ("a key of RD=0", |frame, _| frame[0] = 4),
+            ("bits that no key has", |frame, _| frame[0] = 0x80),
+            ("ANY", |frame, end| frame[end - 3] = 255),
+            ("CHAOS", |frame, end| frame[end - 1] = 3),
+        ];
+        for (name, spoil) in cases {
+            let mut frame = good.clone();
+            spoil(&mut frame, end);
+            assert!(Received::read(&frame).is_none(), "{name}");
+        }
+        for length in 0..good.len() {
+            assert!(Received::read(&good[..length]).is_none(), "{length} octets");
+        }
+        let mut old = good;
+        old[5] = 0xff;
+        let old = Received::read(&old).expect("an entry");
+        let old = old.entry(now, ORIGIN, BOUNDS);
+        assert!(old.is_none_or(|old| old.age_if_fresh(now).is_none()));
+    }
+
+    /// Else the fuzz target begins with nothing.
+    #[test]
+    fn the_seeds_of_the_fuzz_target_are_entries() {
+        let mut stream = &include_bytes!("../../fuzz/seeds/handover/two-entries")[..];
+        let (mut frame, mut kinds) = (Vec::new(), Vec::new());
+        while read_frame(&mut stream, &mut frame, HANDOVER_ENTRY_BYTES).expect("frames") {
+            let received = Received::read(&frame).expect("an entry");
+            kinds.push(received.response().kind());
+            check(&frame);
+        }
+        assert_eq!(kinds, [Kind::Positive, Kind::Negative]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let mut stream = bytes.as_slice();
+            let mut frame = Vec::new();
+            while let Ok(true) = read_frame(&mut stream, &mut frame, HANDOVER_ENTRY_BYTES) {
+                check(&frame);
+            }
+            check(&bytes);
+        }
+
+        #[test]
+        fn spoilt_entries_never_become_what_a_server_could_not_say(
+            at in 0_usize..80,
+            octet: u8,
+            dropped in 0_usize..8,
+        ) {
+            let now = Instant::now();
+            let (_, sent) = entry(&response("a.example.", 300, &[1, 2]), now, BOUNDS);
+            let mut frame = frame(&sent, now);
+            frame.truncate(frame.len() - dropped);
+            let at = at % frame.len();
+            frame[at] = octet;
+            check(&frame);
+        }
+    }
+
+    /// What is accepted reads as a response again, and is an answer.
+    fn check(frame: &[u8]) {
+        let Some(received) = Received::read(frame) else {
+            return;
+        };
+        let again = Response::read(received.response().view().message()).expect("a response");
+        assert!(matches!(again.kind(), Kind::Positive | Kind::Negative));
+        if let Some(entry) = received.entry(Instant::now(), ORIGIN, BOUNDS) {
+            assert!(entry.answers(&received.key()));
+            assert!(entry.lifetime() <= BOUNDS.max_ttl);
+        }
+    }
+}
