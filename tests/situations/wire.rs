@@ -18,6 +18,7 @@ pub(crate) fn type_of(name: &str) -> u16 {
         "CNAME" => rr::CNAME,
         "SOA" => rr::SOA,
         "MX" => rr::MX,
+        "PTR" => rr::PTR,
         "TXT" => rr::TXT,
         "AAAA" => rr::AAAA,
         "SRV" => rr::SRV,
