@@ -1,6 +1,7 @@
 //! What was measured, and whether it is right.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::client::Heard;
@@ -91,10 +92,10 @@ impl Tally {
     pub(crate) fn text(&self) -> String {
         let mut text = format!("{}/{}", self.right, self.all);
         for (gist, count) in &self.others {
-            text += &format!(", {count} × {gist}");
+            write!(text, ", {count} × {gist}").expect("grows");
         }
         if self.right > 0 {
-            text += &format!("; slowest {}", time(self.slowest));
+            write!(text, "; slowest {}", time(self.slowest)).expect("grows");
         }
         text
     }

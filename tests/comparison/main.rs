@@ -1,4 +1,4 @@
-//! The situations of real networks put to nodens and to its peers: CoreDNS, Unbound, dnsdist and dnsmasq, each a process
+//! The situations of real networks put to nodens and to its peers: `CoreDNS`, Unbound, dnsdist and dnsmasq, each a process
 //! of its own between a stub resolver and scripted servers on loopback. Prints the table of `docs/comparison.md`.
 //!
 //! ```text

@@ -226,6 +226,7 @@ fn all_silent(kind: Kind) -> Cell {
 fn shown(heard: &Heard) -> String {
     match heard.said {
         Said::Nothing => "nothing in 5 s".to_owned(),
+        _ if heard.gist() == ANSWERED => format!("answered after {}", time(heard.took)),
         _ => format!("{} after {}", heard.gist(), time(heard.took)),
     }
 }
@@ -263,9 +264,9 @@ fn expired_beside_empty(kind: Kind) -> Cell {
     }
     scene.servers.iter_mut().for_each(Server::stops);
     thread::sleep(EXPIRED);
-    let [v4, v6] = asks.map(|ask| resolve(scene.address(), &ask.again()).gist());
-    let right = v4 == ANSWERED && v6 == "NOERROR";
-    Cell::judged(right, format!("A {v4}, AAAA {v6}"))
+    let [v4, v6] = asks.map(|ask| resolve(scene.address(), &ask.again()));
+    let right = v4.gist() == ANSWERED && v6.gist() == "NOERROR";
+    Cell::judged(right, format!("A {}, AAAA {}", shown(&v4), shown(&v6)))
 }
 
 fn all_addresses(heard: &Heard, want: usize) -> Cell {

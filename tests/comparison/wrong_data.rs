@@ -1,5 +1,6 @@
 //! What servers say that must not be taken, or not be passed on, as it stands.
 
+use std::fmt::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,7 @@ fn nodata_without_soa(kind: Kind) -> Cell {
     Cell::judged(right, format!("{}, asked {asked} ×", heard.gist()))
 }
 
-/// What a resolver's shortest time to keep an answer may be: CoreDNS keeps each for 5 s at least.
+/// After this an answer of TTL 1 has expired everywhere: `CoreDNS` keeps each for 5 s at least.
 pub(crate) const EXPIRED: Duration = Duration::from_secs(7);
 
 fn a_name_that_came_to_be(kind: Kind) -> Cell {
@@ -114,7 +115,7 @@ fn bogus(kind: Kind) -> Cell {
     let codes: Vec<u16> = errors(&heard).into_iter().map(|(code, _)| code).collect();
     let mut text = heard.gist();
     for code in &codes {
-        text += &format!(", EDE {code}");
+        write!(text, ", EDE {code}").expect("grows");
     }
     Cell::judged(heard.gist() == "SERVFAIL" && codes.contains(&6), text)
 }
