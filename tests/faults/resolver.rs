@@ -179,6 +179,7 @@ impl Resolver {
     }
 
     /// Sends SIGTERM.
+    #[allow(dead_code, reason = "the comparison uses it")]
     pub(crate) fn terminate(&self) {
         let sent = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
