@@ -136,8 +136,8 @@ fn general_loss(kind: Kind) -> Cell {
     steadily(&scene, "warm", 300);
     let (answered, failed) = steadily(&scene, "then", 500);
     let each = each(scene.asked("then"), 500);
+    let silent = (500 - answered - failed) / 5;
     let answered = answered / 5;
-    let silent = 100 - answered - failed / 5;
     Cell::taste(format!(
         "{each:.2}; {answered} % answered, {silent} % hear nothing"
     ))

@@ -219,6 +219,7 @@ fn rcode_name(code: u16) -> String {
         rcode::NXDOMAIN => "NXDOMAIN".to_owned(),
         rcode::NOTIMP => "NOTIMP".to_owned(),
         rcode::REFUSED => "REFUSED".to_owned(),
+        rcode::BADVERS => "BADVERS".to_owned(),
         other => format!("RCODE{other}"),
     }
 }
