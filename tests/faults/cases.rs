@@ -512,6 +512,7 @@ impl Case {
                 },
             ],
             routes: vec![(".", vec!["vpc"]), ("live.suite.example", vec!["cluster"])],
+            ..Setup::default()
         };
         let resolver = Resolver::start(kind, &setup);
         let flood = load(&resolver, 2000, WARM_UP + FAULT);
@@ -552,6 +553,7 @@ impl Case {
                 },
             ],
             routes: vec![(".", vec!["vpc", "public"])],
+            ..Setup::default()
         };
         let resolver = Resolver::start(kind, &setup);
         let load = load(&resolver, qps, WARM_UP + FAULT);

@@ -1,5 +1,6 @@
 //! The resolvers under test: nodens as cargo built it, and its peers where they are installed, each a process of its
-//! own on a loopback port, with its own configuration, in the foreground, killed with its handle.
+//! own on a loopback port, with its own configuration, in the foreground, killed with its handle. The comparison
+//! (`tests/comparison`) starts them by this module too.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -21,17 +22,20 @@ const START: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Nodens,
+    Coredns,
     Dnsdist,
     Unbound,
     Dnsmasq,
 }
 
 impl Kind {
-    pub(crate) const PEERS: [Self; 3] = [Self::Dnsdist, Self::Unbound, Self::Dnsmasq];
+    pub(crate) const PEERS: [Self; 4] =
+        [Self::Coredns, Self::Dnsdist, Self::Unbound, Self::Dnsmasq];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Nodens => "nodens",
+            Self::Coredns => "CoreDNS",
             Self::Dnsdist => "dnsdist",
             Self::Unbound => "Unbound",
             Self::Dnsmasq => "dnsmasq",
@@ -41,6 +45,7 @@ impl Kind {
     fn program(self) -> &'static str {
         match self {
             Self::Nodens => nodens(),
+            Self::Coredns => "coredns",
             Self::Dnsdist => "dnsdist",
             Self::Unbound => "unbound",
             Self::Dnsmasq => "dnsmasq",
@@ -51,12 +56,13 @@ impl Kind {
     pub(crate) fn version(self) -> Option<String> {
         let flag = match self {
             Self::Unbound => "-V",
+            Self::Coredns => "-version",
             _ => "--version",
         };
         let output = Command::new(self.program()).arg(flag).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let version = text
-            .split_whitespace()
+            .split(|c: char| c.is_whitespace() || c == '-')
             .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
         Some(format!("{} {version}", self.name()))
     }
@@ -70,11 +76,17 @@ pub(crate) struct Group {
 }
 
 /// What a resolver is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Setup {
     pub(crate) groups: Vec<Group>,
-    /// Zone and the groups it goes to, in order.
+    /// Zone and the groups it goes to, in order; peers take the first of them.
     pub(crate) routes: Vec<(&'static str, Vec<&'static str>)>,
+    /// Whether servers are asked over TCP only. dnsmasq has no such option.
+    pub(crate) upstream_tcp: bool,
+    /// After how many seconds a client's TCP connection is idle. dnsmasq has no such option.
+    pub(crate) idle_seconds: Option<u32>,
+    /// Whether servers may take seconds to answer, for which peers wait without being told.
+    pub(crate) slow_servers: bool,
 }
 
 impl Setup {
@@ -86,7 +98,17 @@ impl Setup {
                 servers,
             }],
             routes: vec![(".", vec!["vpc"])],
+            ..Self::default()
         }
+    }
+
+    /// Zones, each with the servers that it goes to.
+    fn zones(&self) -> impl Iterator<Item = (&'static str, &[SocketAddr])> {
+        self.routes.iter().map(|(zone, groups)| {
+            let group = self.groups.iter().find(|group| group.name == groups[0]);
+            let group = group.expect("a route leads to a group of the setup");
+            (*zone, &group.servers[..])
+        })
     }
 }
 
@@ -154,6 +176,15 @@ impl Resolver {
             resolver.log()
         );
         resolver
+    }
+
+    /// Sends SIGTERM.
+    #[allow(dead_code, reason = "the comparison uses it")]
+    pub(crate) fn terminate(&self) {
+        let sent = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -TERM");
     }
 
     pub(crate) fn log(&self) -> String {
@@ -265,6 +296,7 @@ fn free_address() -> SocketAddr {
     }
 }
 
+/// As a careful operator writes it: servers in their order, a cache that keeps what expired, health checks.
 fn command(
     kind: Kind,
     setup: &Setup,
@@ -272,79 +304,162 @@ fn command(
     admin: SocketAddr,
     directory: &Path,
 ) -> Command {
-    let servers = &setup.groups[0].servers;
-    let (ip, port) = (address.ip(), address.port());
     let config = directory.join("config");
     let mut command = Command::new(kind.program());
-    let mut text = String::new();
-    match kind {
+    let text = match kind {
         Kind::Nodens => {
-            text = nodens_config(setup, address, admin);
-            command.args(["serve", "--config"]).arg(&config);
+            command.args(["serve", "--config"]);
+            nodens_config(setup, address, admin)
+        }
+        Kind::Coredns => {
+            command.args(["-quiet", "-conf"]);
+            coredns_config(setup, address)
         }
         Kind::Dnsdist => {
-            // Ordered, a cache that keeps what expired, health checks every second: what a careful operator writes.
-            let _ = writeln!(text, "setLocal('{address}', {{reusePort=true}})");
-            let _ = writeln!(text, "addLocal('{address}', {{reusePort=true}})");
-            text.push_str(
-                "setACL('127.0.0.0/8')\nsetServerPolicy(firstAvailable)\n\
-                 cache = newPacketCache(100000, {keepStaleData=true})\n\
-                 getPool(''):setCache(cache)\nsetStaleCacheEntriesTTL(86400)\n",
-            );
-            for (order, server) in servers.iter().enumerate() {
-                let _ = writeln!(
-                    text,
-                    "newServer({{address='{server}', order={order}, checkInterval=1}})"
-                );
-            }
-            command
-                .args(["--supervised", "--disable-syslog", "-C"])
-                .arg(&config);
+            command.args(["--supervised", "--disable-syslog", "-C"]);
+            dnsdist_config(setup, address)
         }
         Kind::Unbound => {
-            let _ = write!(
-                text,
-                "server:\n  interface: {ip}@{port}\n  port: {port}\n  do-daemonize: no\n  username: \"\"\n  \
-                 chroot: \"\"\n  directory: \"{directory}\"\n  pidfile: \"\"\n  use-syslog: no\n  logfile: \"\"\n  \
-                 num-threads: 2\n  so-reuseport: yes\n  access-control: 127.0.0.0/8 allow\n  \
-                 do-not-query-localhost: no\n  module-config: \"iterator\"\n  num-queries-per-thread: 4096\n  \
-                 outgoing-range: 8192\n  serve-expired: yes\n  serve-expired-client-timeout: 500\n  \
-                 msg-cache-size: 64m\n  rrset-cache-size: 64m\n\
-                 remote-control:\n  control-enable: no\nforward-zone:\n  name: \".\"\n",
-                directory = directory.display()
-            );
-            for server in servers {
-                let _ = writeln!(text, "  forward-addr: {}@{}", server.ip(), server.port());
-            }
-            command.arg("-d").arg("-c").arg(&config);
+            command.args(["-d", "-c"]);
+            unbound_config(setup, address, directory)
         }
         Kind::Dnsmasq => {
-            let _ = write!(
-                text,
-                "no-resolv\nno-hosts\nno-daemon\nlog-facility=-\nlisten-address={ip}\nport={port}\n\
-                 bind-interfaces\npid-file=\ncache-size=10000\ndns-forward-max=10000\nuse-stale-cache=86400\n\
-                 user=root\n"
-            );
-            for server in servers {
-                let _ = writeln!(text, "server={}#{}", server.ip(), server.port());
-            }
-            command.arg("-k").arg("-C").arg(&config);
+            command.args(["-k", "-C"]);
+            dnsmasq_config(setup, address)
         }
-    }
+    };
+    command.arg(&config);
     fs::write(&config, text).unwrap_or_else(|error| panic!("{}: {error}", config.display()));
     command
+}
+
+fn coredns_config(setup: &Setup, address: SocketAddr) -> String {
+    let mut text = String::new();
+    for (zone, servers) in setup.zones() {
+        let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        // Without `failover` it relays SERVFAIL and REFUSED of the first server.
+        let _ = write!(
+            text,
+            "{zone}:{} {{\n  bind {}\n  errors\n  loadbalance\n  cache 3600 {{\n    serve_stale 24h verify 500ms\n  }}\n  \
+             forward . {} {{\n    policy sequential\n    failover SERVFAIL REFUSED\n",
+            address.port(),
+            address.ip(),
+            servers.join(" ")
+        );
+        if setup.upstream_tcp {
+            text.push_str("    force_tcp\n");
+        }
+        text.push_str("  }\n");
+        if let Some(seconds) = setup.idle_seconds {
+            let _ = writeln!(
+                text,
+                "  timeouts {{\n    read {seconds}s\n    idle {seconds}s\n  }}"
+            );
+        }
+        text.push_str("}\n");
+    }
+    text
+}
+
+fn dnsdist_config(setup: &Setup, address: SocketAddr) -> String {
+    let mut text = format!(
+        "setLocal('{address}', {{reusePort=true}})\naddLocal('{address}', {{reusePort=true}})\n\
+         setACL('127.0.0.0/8')\nsetServerPolicy(firstAvailable)\nsetStaleCacheEntriesTTL(86400)\n"
+    );
+    if let Some(seconds) = setup.idle_seconds {
+        let _ = writeln!(text, "setTCPRecvTimeout({seconds})");
+    }
+    for (zone, servers) in setup.zones() {
+        let pool = if zone == "." { "" } else { zone };
+        let _ = writeln!(
+            text,
+            "getPool('{pool}'):setCache(newPacketCache(100000, {{keepStaleData=true}}))"
+        );
+        if !pool.is_empty() {
+            let _ = writeln!(text, "addAction('{zone}', PoolAction('{pool}'))");
+        }
+        for (order, server) in servers.iter().enumerate() {
+            let tcp = if setup.upstream_tcp {
+                ", tcpOnly=true"
+            } else {
+                ""
+            };
+            let _ = writeln!(
+                text,
+                "newServer({{address='{server}', order={order}, checkInterval=1, pool='{pool}'{tcp}}})"
+            );
+        }
+    }
+    text
+}
+
+fn unbound_config(setup: &Setup, address: SocketAddr, directory: &Path) -> String {
+    let mut text = format!(
+        "server:\n  interface: {ip}@{port}\n  port: {port}\n  do-daemonize: no\n  username: \"\"\n  \
+         chroot: \"\"\n  directory: \"{directory}\"\n  pidfile: \"\"\n  use-syslog: no\n  logfile: \"\"\n  \
+         num-threads: 2\n  so-reuseport: yes\n  access-control: 127.0.0.0/8 allow\n  \
+         do-not-query-localhost: no\n  module-config: \"iterator\"\n  num-queries-per-thread: 4096\n  \
+         outgoing-range: 8192\n  serve-expired: yes\n  serve-expired-client-timeout: 500\n  \
+         msg-cache-size: 64m\n  rrset-cache-size: 64m\n",
+        ip = address.ip(),
+        port = address.port(),
+        directory = directory.display()
+    );
+    if setup.upstream_tcp {
+        text.push_str("  tcp-upstream: yes\n");
+    }
+    if let Some(seconds) = setup.idle_seconds {
+        let _ = writeln!(text, "  tcp-idle-timeout: {}", seconds * 1000);
+    }
+    text.push_str("remote-control:\n  control-enable: no\n");
+    for (zone, servers) in setup.zones() {
+        let _ = writeln!(text, "forward-zone:\n  name: \"{zone}\"");
+        for server in servers {
+            let _ = writeln!(text, "  forward-addr: {}@{}", server.ip(), server.port());
+        }
+    }
+    text
+}
+
+fn dnsmasq_config(setup: &Setup, address: SocketAddr) -> String {
+    let mut text = format!(
+        "no-resolv\nno-hosts\nlog-facility=-\nlisten-address={}\nport={}\n\
+         bind-interfaces\npid-file=\ncache-size=10000\ndns-forward-max=10000\nuse-stale-cache=86400\n\
+         user=root\n",
+        address.ip(),
+        address.port()
+    );
+    for (zone, servers) in setup.zones() {
+        let zone = if zone == "." {
+            String::new()
+        } else {
+            format!("/{zone}/")
+        };
+        for server in servers {
+            let _ = writeln!(text, "server={zone}{}#{}", server.ip(), server.port());
+        }
+    }
+    text
 }
 
 fn nodens_config(setup: &Setup, address: SocketAddr, admin: SocketAddr) -> String {
     let mut text = format!("listen: [\"{address}\"]\nadmin: \"{admin}\"\nworkers: 2\nupstreams:\n");
     for group in &setup.groups {
-        let servers: Vec<String> = group.servers.iter().map(|s| format!("\"{s}\"")).collect();
+        let scheme = if setup.upstream_tcp { "tcp://" } else { "" };
+        let servers = group.servers.iter();
+        let servers: Vec<String> = servers.map(|s| format!("\"{scheme}{s}\"")).collect();
         let servers = servers.join(", ");
         let _ = write!(text, "  {}:\n    servers: [{servers}]\n", group.name);
+        if setup.slow_servers {
+            text.push_str("    try_timeout: 3s\n");
+        }
     }
     text.push_str("routes:\n");
     for (zone, groups) in &setup.routes {
         let _ = writeln!(text, "  \"{zone}\": [{}]", groups.join(", "));
+    }
+    if let Some(seconds) = setup.idle_seconds {
+        let _ = writeln!(text, "tcp: {{idle_timeout: {seconds}s}}");
     }
     if let Ok(more) = std::env::var("NODENS_FAULT_CONFIG") {
         let _ = writeln!(text, "{more}");

@@ -46,7 +46,7 @@ pub(crate) struct Query {
 }
 
 impl Query {
-    fn read(bytes: &[u8], over: Over, on_connection: usize) -> Self {
+    pub(crate) fn read(bytes: &[u8], over: Over, on_connection: usize) -> Self {
         let end = question_end(bytes);
         let name = &bytes[12..end - 4];
         // Loops are looked for beneath each group's zone.

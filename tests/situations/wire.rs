@@ -19,6 +19,7 @@ pub(crate) fn type_of(name: &str) -> u16 {
         "SOA" => rr::SOA,
         "PTR" => rr::PTR,
         "MX" => rr::MX,
+        "PTR" => rr::PTR,
         "TXT" => rr::TXT,
         "AAAA" => rr::AAAA,
         "SRV" => rr::SRV,
@@ -219,6 +220,7 @@ fn rcode_name(code: u16) -> String {
         rcode::NXDOMAIN => "NXDOMAIN".to_owned(),
         rcode::NOTIMP => "NOTIMP".to_owned(),
         rcode::REFUSED => "REFUSED".to_owned(),
+        rcode::BADVERS => "BADVERS".to_owned(),
         other => format!("RCODE{other}"),
     }
 }
