@@ -305,8 +305,10 @@ pub enum Problem {
         /// As typed.
         value: String,
     },
-    /// `https://…`.
-    #[error("{value}: there is no transport {scheme}; write IP, tcp://IP or tls://IP#name")]
+    /// `quic://…`.
+    #[error(
+        "{value}: there is no transport {scheme}; write IP, tcp://IP, tls://IP#name or https://IP/dns-query#name"
+    )]
     Scheme {
         /// As typed.
         value: String,
@@ -322,7 +324,9 @@ pub enum Problem {
         value: String,
     },
     /// `tls://1.1.1.1#not a name`.
-    #[error("{value}: {name} is not a name that a certificate can carry; write tls://IP#name")]
+    #[error(
+        "{value}: {name} is not a name that a certificate can carry; write the server's own after #"
+    )]
     BadTlsName {
         /// As typed.
         value: String,
@@ -330,10 +334,20 @@ pub enum Problem {
         name: String,
     },
     /// `10.0.0.2#name`.
-    #[error("{value}: a name after # goes with tls:// only")]
+    #[error("{value}: a name after # goes with tls:// and https:// only")]
     NameWithoutTls {
         /// As typed.
         value: String,
+    },
+    /// `https://1.1.1.1/dns-query{?dns}#name`.
+    #[error(
+        "{value}: {path} is not a path; write https://IP/dns-query#name, without a query or a template"
+    )]
+    HttpsPath {
+        /// As typed.
+        value: String,
+        /// What stands before `#`.
+        path: String,
     },
     /// An address that no server can have.
     #[error("{value}: {why}")]

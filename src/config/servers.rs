@@ -16,9 +16,13 @@ use super::{ServerConfig, Transport};
 const DNS_PORT: u16 = 53;
 /// RFC 7858 §3.1.
 const TLS_PORT: u16 = 853;
+/// RFC 9110 §4.2.2.
+const HTTPS_PORT: u16 = 443;
+/// What nearly all servers use, and the path in the examples of RFC 8484.
+const HTTPS_PATH: &str = "/dns-query";
 
 /// What a `servers` entry must look like.
-pub(super) const EXPECTED: &str = "a server such as 10.0.0.2, 10.0.0.2:5353, [fd00::2]:53, tcp://10.0.0.2, tls://1.1.1.1#one.one.one.one or /etc/resolv.conf";
+pub(super) const EXPECTED: &str = "a server such as 10.0.0.2, 10.0.0.2:5353, [fd00::2]:53, tcp://10.0.0.2, tls://1.1.1.1#one.one.one.one, https://1.1.1.1/dns-query#one.one.one.one or /etc/resolv.conf";
 
 /// An entry of `servers`.
 #[derive(Debug)]
@@ -40,23 +44,35 @@ pub(super) fn parse(text: &str) -> Result<Entry, Problem> {
         Some((host, name)) => (host, Some(name)),
         None => (rest, None),
     };
+    let (host, path) = match host.find('/') {
+        Some(at) if scheme == "https" => (&host[..at], &host[at..]),
+        _ => (host, HTTPS_PATH),
+    };
     let (transport, port) = match (scheme, name) {
         ("udp", None) => (Transport::Udp, DNS_PORT),
         ("tcp", None) => (Transport::Tcp, DNS_PORT),
-        ("tls", None | Some("")) => {
+        ("tls" | "https", None | Some("")) => {
             address(text, host, TLS_PORT)?;
             let value = text.trim_end_matches('#').to_owned();
             return Err(Problem::NoTlsName { value });
         }
-        ("tls", Some(name)) => {
-            if ServerName::try_from(name).is_err() {
-                let name = show_text(name);
-                return Err(Problem::BadTlsName {
-                    value: value(),
-                    name,
-                });
-            }
-            (Transport::Tls(Arc::from(name)), TLS_PORT)
+        ("tls" | "https", Some(name)) if ServerName::try_from(name).is_err() => {
+            let name = show_text(name);
+            return Err(Problem::BadTlsName {
+                value: value(),
+                name,
+            });
+        }
+        ("tls", Some(name)) => (Transport::Tls(Arc::from(name)), TLS_PORT),
+        ("https", Some(_)) if !is_path(path) => {
+            return Err(Problem::HttpsPath {
+                value: value(),
+                path: show_text(path),
+            });
+        }
+        ("https", Some(name)) => {
+            let (name, path) = (Arc::from(name), Arc::from(path));
+            (Transport::Https { name, path }, HTTPS_PORT)
         }
         ("udp" | "tcp", Some(_)) => return Err(Problem::NameWithoutTls { value: value() }),
         (scheme, _) => {
@@ -69,6 +85,12 @@ pub(super) fn parse(text: &str) -> Result<Entry, Problem> {
     };
     let address = address(text, host, port)?;
     Ok(Entry::Server(ServerConfig { address, transport }))
+}
+
+/// Whether this is a path as in RFC 3986 §3.3. What RFC 8484 calls a template has a variable for GET, and we send POST.
+fn is_path(path: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@%/".contains(c);
+    path.chars().all(fine)
 }
 
 fn address(text: &str, host: &str, default_port: u16) -> Result<SocketAddr, Problem> {
@@ -204,6 +226,18 @@ mod tests {
                 "tls://[2606:4700::1111]#1.1.1.1",
                 "tls://[2606:4700::1111]#1.1.1.1",
             ),
+            (
+                "https://1.1.1.1/dns-query#one.one.one.one",
+                "https://1.1.1.1/dns-query#one.one.one.one",
+            ),
+            (
+                "https://1.1.1.1#one.one.one.one",
+                "https://1.1.1.1/dns-query#one.one.one.one",
+            ),
+            (
+                "https://[2606:4700::1111]:8443/a/b#1.1.1.1",
+                "https://[2606:4700::1111]:8443/a/b#1.1.1.1",
+            ),
         ];
         for (text, expected) in cases {
             match parse(text) {
@@ -236,8 +270,18 @@ mod tests {
                 "tls://1.1.1.1#a b",
                 "a b is not a name that a certificate can carry",
             ),
-            ("10.0.0.2#name", "goes with tls:// only"),
-            ("https://1.1.1.1/dns-query", "there is no transport https"),
+            ("10.0.0.2#name", "goes with tls:// and https:// only"),
+            (
+                "https://1.1.1.1/dns-query",
+                "write https://1.1.1.1/dns-query#name",
+            ),
+            ("https://dns.google/dns-query#dns.google", "is a host name"),
+            (
+                "https://1.1.1.1/dns-query{?dns}#one.one.one.one",
+                "/dns-query{?dns} is not a path",
+            ),
+            ("tcp://1.1.1.1/dns-query", "is not a server such as"),
+            ("quic://1.1.1.1", "there is no transport quic"),
             ("10.0.0.2:0", "no server listens on port 0"),
             ("0.0.0.0", "write the server's own"),
             ("[::]:53", "write the server's own"),

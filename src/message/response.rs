@@ -597,6 +597,32 @@ fn shift_pointers(bytes: &mut [u8], record: Record, opt: Record) -> Result<(), M
     }
 }
 
+/// Takes so many seconds off the TTLs of a message that has been in somebody's cache, as far as it is well-formed.
+pub fn grow_older(message: &mut [u8], seconds: u32) {
+    let Ok(counts) = Counts::read(message) else {
+        return;
+    };
+    let mut question_end = Ok(HEADER_LEN);
+    for _ in 0..counts.questions {
+        question_end = question_end
+            .and_then(|at| wire::skip_question_name(message, at))
+            .map(|at| at + 4);
+    }
+    let Ok(question_end) = question_end else {
+        return;
+    };
+    let records = Records::new(message, question_end, counts).map_while(Result::ok);
+    // The TTL of OPT is none.
+    let offsets: Vec<usize> = records
+        .filter(|record| record.rtype != rr::OPT)
+        .map(|record| record.ttl_at)
+        .collect();
+    for at in offsets {
+        let ttl = wire::u32_at(message, at).map_or(0, sane_ttl);
+        wire::put_u32(message, at, ttl.saturating_sub(seconds));
+    }
+}
+
 /// Offset of the pointer that ends a name, and the offset behind it; none for a name without one.
 fn final_pointer(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
     loop {

@@ -3,18 +3,20 @@
 //! Owns the sockets of probes: a connected UDP socket for each, streams framed as everywhere here.
 
 use std::io;
+use std::pin::pin;
 use std::time::Instant;
 
 use hickory_proto::op::{Edns, Message, Query};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio_rustls::client::TlsStream;
 
 use super::server::Server;
-use crate::config::Transport;
 use crate::message::form::{QueryForm, code_of};
 use crate::message::framing::{Frames, put_frame};
-use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD};
+use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD, rcode};
 use crate::net::open::connect_udp;
+use crate::transport::https::{self, Endpoint, Failure};
 use crate::transport::{Carrier, exchange};
 
 /// Octets read of a datagram: more than we ask for, and of what is longer the header is enough.
@@ -43,16 +45,18 @@ pub(super) async fn ask(
     }
     let query = message.to_vec().map_err(io::Error::other)?;
     let address = server.config.address;
-    match (carrier, &server.config.transport, server.tls.clone()) {
-        (Carrier::Datagram, _, _) => {
-            let socket = UdpSocket::from_std(connect_udp(address)?.into())?;
-            over_datagrams(&socket, &query).await
-        }
-        (Carrier::Stream, Transport::Tls(_), Some(tls)) => {
-            let stream = TcpStream::connect(address).await?;
-            over_stream(tls.connector.connect(tls.name, stream).await?, &query).await
-        }
-        (Carrier::Stream, _, _) => over_stream(TcpStream::connect(address).await?, &query).await,
+    if carrier == Carrier::Datagram {
+        let socket = UdpSocket::from_std(connect_udp(address)?.into())?;
+        return over_datagrams(&socket, &query).await;
+    }
+    let stream = TcpStream::connect(address).await?;
+    let Some(tls) = server.tls.clone() else {
+        return over_stream(stream, &query).await;
+    };
+    let stream = tls.connector.connect(tls.name, stream).await?;
+    match &server.https {
+        None => over_stream(stream, &query).await,
+        Some(endpoint) => over_https(stream, endpoint, &query).await,
     }
 }
 
@@ -96,5 +100,29 @@ async fn over_stream(
         } else if frames.fill(&mut stream).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+    }
+}
+
+async fn over_https(
+    stream: TlsStream<TcpStream>,
+    endpoint: &Endpoint,
+    query: &[u8],
+) -> io::Result<u16> {
+    let (mut requests, connection) = https::open(stream).await?;
+    let mut asked = pin!(async {
+        let response = https::post(&mut requests, endpoint, query).await;
+        let response = response.map_err(io::Error::other)?;
+        match https::receive(response, wire::id(query)).await {
+            Ok(response) if answers(query, &response) => Ok(code_of(&response)),
+            Ok(_) | Err(Failure::Malformed) => Err(io::ErrorKind::InvalidData.into()),
+            // It is there, and says that it cannot help: as for clients' queries.
+            Err(Failure::Status(_)) => Ok(rcode::SERVFAIL),
+            Err(Failure::Ended(error)) => Err(io::Error::other(error)),
+        }
+    });
+    tokio::select! {
+        code = &mut asked => code,
+        // The answer may have come with the end.
+        _ = connection => asked.await,
     }
 }
