@@ -146,7 +146,7 @@ type Server = Connection<TlsStream<TcpStream>, Bytes>;
 
 async fn serve(mut connection: Server, script: Script, number: usize, all: &Mutex<Vec<Asked>>) {
     let mut answered = 0;
-    let mut held = Vec::new();
+    let mut unanswered = Vec::new();
     let mut further = VecDeque::new();
     loop {
         let next = match further.pop_front() {
@@ -156,7 +156,7 @@ async fn serve(mut connection: Server, script: Script, number: usize, all: &Mute
         let Some(Ok((request, mut respond))) = next else {
             return;
         };
-        let (head, mut body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let mut query = Vec::new();
         // The body is read from the connection, which has to be driven beside it.
         loop {
@@ -176,7 +176,7 @@ async fn serve(mut connection: Server, script: Script, number: usize, all: &Mute
             answer(&mut respond, &query, 200, None);
             continue;
         }
-        let seen = note(&Request::from_parts(head, ()), &query, number, all);
+        let seen = note(&Request::from_parts(parts, ()), &query, number, all);
         if matches!(script, Script::GoesAwayAfter(most) if answered >= most) {
             respond.send_reset(Reason::REFUSED_STREAM);
             continue;
@@ -203,7 +203,7 @@ async fn serve(mut connection: Server, script: Script, number: usize, all: &Mute
                 let other = Ask::new("other.example.", rr::A).message();
                 answer(&mut respond, &other, 200, None);
             }
-            Script::Silent => held.push(respond),
+            Script::Silent => unanswered.push(respond),
         }
         answered += 1;
         match script {
@@ -212,7 +212,7 @@ async fn serve(mut connection: Server, script: Script, number: usize, all: &Mute
                 // Long enough for the answer to leave, and for other queries to arrive in vain.
                 let _ = tokio::time::timeout(Duration::from_millis(20), async {
                     while let Some(Ok(other)) = connection.accept().await {
-                        held.push(other.1);
+                        unanswered.push(other.1);
                     }
                 })
                 .await;
