@@ -299,11 +299,27 @@ pub enum Problem {
     },
     /// An upstream by name.
     #[error(
-        "{value} is a host name; write its IP address (who would resolve the name before nodens runs?)"
+        "{value} is a host name; write its IP address, or {value}@GROUP for a group whose servers resolve it"
     )]
     HostName {
         /// As typed.
         value: String,
+    },
+    /// `10.0.0.2@vpc`.
+    #[error("{value} is an address, which nobody has to resolve; leave out @ and what follows")]
+    AddressWithGroup {
+        /// As typed.
+        value: String,
+    },
+    /// Groups that need each other's servers before they have any themselves.
+    #[error(
+        "{value}: its name is resolved in a circle of groups, {circle}; have a group resolve it that needs none of them"
+    )]
+    GroupCircle {
+        /// As typed.
+        value: String,
+        /// `a → b → a`.
+        circle: String,
     },
     /// `quic://…`.
     #[error(

@@ -9,6 +9,7 @@ mod hosts;
 mod layers;
 mod leaf;
 mod limits;
+mod named;
 mod node;
 mod path;
 mod private_zones;
@@ -29,6 +30,7 @@ use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 
 pub use error::{ConfigError, ConfigErrors, Missing, Origin, Problem};
+pub use named::{HostName, NamedServer, Source};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
 pub use read::Setting;
@@ -89,7 +91,10 @@ pub struct Config {
 pub struct GroupConfig {
     /// The group's key under `upstreams`.
     pub name: Arc<str>,
-    /// Servers, in the order of preference that `policy: ordered` follows. Never empty, no duplicates.
+    /// What was typed, in order. Never empty, no duplicates.
+    pub sources: Vec<Source>,
+    /// The servers that these are, in the order of preference that `policy: ordered` follows, without duplicates. Empty only
+    /// while the names of servers have no addresses yet.
     pub servers: Vec<ServerConfig>,
     /// The resolv.conf files that some of them come from.
     pub resolv_confs: Vec<PathBuf>,

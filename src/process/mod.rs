@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod admin;
 pub mod app;
 pub mod files;
+mod host_names;
 pub mod metrics;
 pub mod readiness;
 pub mod reload;

@@ -142,6 +142,15 @@ impl NoAnswer {
     }
 }
 
+/// Names of a group's servers that have no address yet.
+fn unresolved(group: &Group) -> impl Iterator<Item = String> {
+    let hosts = group.hosts.iter().filter(|host| host.addresses.is_empty());
+    hosts.map(|host| match host.failure() {
+        None => format!("{} is being resolved", host.name),
+        Some(failure) => format!("{} cannot be resolved ({failure})", host.name),
+    })
+}
+
 /// What is known of one try.
 struct Attempt {
     no_answer: NoAnswer,
@@ -632,6 +641,7 @@ impl Lookup<'_> {
                 .servers
                 .iter()
                 .map(|server| of_server(server))
+                .chain(unresolved(group))
                 .collect();
             format!("{}: {}", group.name, servers.join(", "))
         };

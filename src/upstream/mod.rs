@@ -2,12 +2,14 @@
 //!
 //! - [`health`], [`plan`], [`extra`], [`rate`] and [`tolerance`] are the rules, pure;
 //! - [`server`] and [`group`] are the shared state they act on;
+//! - [`host_lookup`] resolves the names of servers;
 //! - [`ask`] runs a plan over a worker's own transports.
 
 pub mod ask;
 pub mod extra;
 pub mod group;
 pub mod health;
+pub mod host_lookup;
 pub mod loops;
 pub mod metrics;
 pub mod plan;

@@ -1,4 +1,5 @@
-//! One question of our own, asked outside of any worker: probes of health, of loops, and of what a server bears.
+//! One question of our own, asked outside of any worker: probes of health, of loops, and of what a server bears; the names
+//! of other servers.
 //!
 //! Owns the sockets of probes: a connected UDP socket for each, streams framed as everywhere here.
 
@@ -14,10 +15,11 @@ use tokio_rustls::client::TlsStream;
 use super::server::Server;
 use crate::message::form::{QueryForm, code_of};
 use crate::message::framing::{Frames, put_frame};
-use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD, rcode};
+use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD, flag, rcode};
 use crate::net::open::connect_udp;
+use crate::transport::Carrier;
+use crate::transport::exchange::answers as is_answered;
 use crate::transport::https::{self, Endpoint, Failure};
-use crate::transport::{Carrier, exchange};
 
 /// Octets read of a datagram: more than we ask for, and of what is longer the header is enough.
 const DATAGRAM_BYTES: usize = 4_096;
@@ -25,13 +27,27 @@ const DATAGRAM_BYTES: usize = 4_096;
 /// Asks a server a question in this form. Returns the response code once it has answered anything.
 ///
 /// # Errors
-/// Those of the socket, of the TLS handshake, and a connection that ends before the answer.
+/// Those of [`exchange`].
 pub(super) async fn ask(
     server: &Server,
     carrier: Carrier,
     question: Query,
     form: QueryForm,
 ) -> io::Result<u16> {
+    let response = exchange(server, carrier, question, form).await?;
+    Ok(code_of(&response))
+}
+
+/// The same, for the whole response.
+///
+/// # Errors
+/// Those of the socket, of the TLS handshake, and a connection that ends before the answer.
+pub(super) async fn exchange(
+    server: &Server,
+    carrier: Carrier,
+    question: Query,
+    form: QueryForm,
+) -> io::Result<Vec<u8>> {
     // Our own questions count as well, and need not wait: they are few.
     let _ = server.rate.take(Instant::now());
     let mut message = Message::query();
@@ -68,17 +84,17 @@ fn answers(query: &[u8], response: &[u8]) -> bool {
     };
     response.len() >= HEADER_LEN
         && wire::id(response) == wire::id(query)
-        && exchange::answers(&query[HEADER_LEN..name_end + 4], response).is_ok()
+        && is_answered(&query[HEADER_LEN..name_end + 4], response).is_ok()
 }
 
-async fn over_datagrams(socket: &UdpSocket, query: &[u8]) -> io::Result<u16> {
+async fn over_datagrams(socket: &UdpSocket, query: &[u8]) -> io::Result<Vec<u8>> {
     socket.send(query).await?;
     let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        let response = &buffer[..length];
-        if answers(query, response) {
-            return Ok(code_of(response));
+        if answers(query, &buffer[..length]) {
+            buffer.truncate(length);
+            return Ok(buffer);
         }
     }
 }
@@ -86,7 +102,7 @@ async fn over_datagrams(socket: &UdpSocket, query: &[u8]) -> io::Result<u16> {
 async fn over_stream(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     query: &[u8],
-) -> io::Result<u16> {
+) -> io::Result<Vec<u8>> {
     let mut frame = Vec::new();
     put_frame(&mut frame, |out| out.extend_from_slice(query));
     stream.write_all(&frame).await?;
@@ -95,7 +111,7 @@ async fn over_stream(
     loop {
         if let Some(response) = frames.next_message() {
             if answers(query, response) {
-                return Ok(code_of(response));
+                return Ok(response.to_vec());
             }
         } else if frames.fill(&mut stream).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -107,16 +123,16 @@ async fn over_https(
     stream: TlsStream<TcpStream>,
     endpoint: &Endpoint,
     query: &[u8],
-) -> io::Result<u16> {
+) -> io::Result<Vec<u8>> {
     let (mut requests, connection) = https::open(stream).await?;
     let mut asked = pin!(async {
         let response = https::post(&mut requests, endpoint, query).await;
         let response = response.map_err(io::Error::other)?;
         match https::receive(response, wire::id(query)).await {
-            Ok(response) if answers(query, &response) => Ok(code_of(&response)),
+            Ok(response) if answers(query, &response) => Ok(response),
             Ok(_) | Err(Failure::Malformed) => Err(io::ErrorKind::InvalidData.into()),
             // It is there, and says that it cannot help: as for clients' queries.
-            Err(Failure::Status(_)) => Ok(rcode::SERVFAIL),
+            Err(Failure::Status(_)) => Ok(servfail(query)),
             Err(Failure::Ended(error)) => Err(io::Error::other(error)),
         }
     });
@@ -125,4 +141,12 @@ async fn over_https(
         // The answer may have come with the end.
         _ = connection => asked.await,
     }
+}
+
+/// What a server that fails would say to a query, in a header.
+fn servfail(query: &[u8]) -> Vec<u8> {
+    let mut response = query[..HEADER_LEN].to_vec();
+    wire::put_u16(&mut response, 2, flag::QR | rcode::SERVFAIL);
+    response[4..].fill(0);
+    response
 }

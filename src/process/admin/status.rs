@@ -1,6 +1,6 @@
 //! What /status and /metrics show of the running instance.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -147,7 +147,17 @@ struct GroupStatus {
     in_flight: usize,
     hedges_sent: u64,
     hedges_won: u64,
+    /// Names of servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<HostStatus>,
     servers: Vec<ServerStatus>,
+}
+
+#[derive(Serialize)]
+struct HostStatus {
+    host: String,
+    addresses: Vec<IpAddr>,
+    failure: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -166,6 +176,15 @@ impl GroupStatus {
             in_flight: group.in_flight(),
             hedges_sent: group.metrics.hedges_sent.get(),
             hedges_won: group.metrics.hedges_won.get(),
+            hosts: group
+                .hosts
+                .iter()
+                .map(|host| HostStatus {
+                    host: host.name.to_string(),
+                    addresses: host.addresses.clone(),
+                    failure: host.failure(),
+                })
+                .collect(),
             servers: group
                 .servers
                 .iter()
