@@ -165,7 +165,7 @@ fn a_reload_keeps_what_names_resolve_to() {
     resolver.set_silent(true);
     nodens.rewrite(
         &["127.0.0.1:0"],
-        &format!("{yaml}records: {{x.example: 192.0.2.9}}\n"),
+        &format!("{yaml}records: {{x.example: {{A: [192.0.2.9]}}}}\n"),
     );
     nodens.hang_up();
     wait_for("the record", || {

@@ -30,7 +30,7 @@ use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 
 pub use error::{ConfigError, ConfigErrors, Missing, Origin, Problem};
-pub use named::{HostName, NamedServer, Source};
+pub use named::{HostName, NamedServer, Source, is_server_address};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
 pub use read::Setting;

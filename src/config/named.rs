@@ -86,7 +86,7 @@ impl GroupConfig {
                 Source::Host(named) => named.servers().collect(),
             };
             for server in of_source {
-                if usable(&server.address).is_ok() && !servers.contains(&server) {
+                if !servers.contains(&server) {
                     servers.push(server);
                 }
             }
@@ -131,6 +131,12 @@ impl Config {
     }
 }
 
+/// Whether a server can have this address.
+#[must_use]
+pub fn is_server_address(ip: IpAddr) -> bool {
+    usable(&SocketAddr::new(ip, 53)).is_ok()
+}
+
 /// Addresses that parse and yet name no server.
 pub(super) fn usable(address: &SocketAddr) -> Result<(), &'static str> {
     if address.port() == 0 {
@@ -150,5 +156,69 @@ pub(super) fn usable(address: &SocketAddr) -> Result<(), &'static str> {
             "a link-local address needs its interface; write its index, for example [fe80::1%2]:53",
         ),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(upstreams: &str) -> Result<Config, Vec<String>> {
+        let text = format!("upstreams: {{{upstreams}}}\nroutes: {{\".\": a}}");
+        Config::from_yaml(&text).map_err(|errors| errors.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn addresses_stand_where_the_name_stands_each_server_once() {
+        let upstreams =
+            "a: {servers: [10.0.0.1, dns.example@b, 10.0.0.9]}, b: {servers: [10.1.0.1]}";
+        let mut running = config(upstreams).expect("valid");
+        let servers = |config: &Config| -> Vec<String> {
+            let servers = config.groups[0].servers.iter();
+            servers.map(ToString::to_string).collect()
+        };
+        assert_eq!(servers(&running), ["10.0.0.1", "10.0.0.9"]);
+        let host = running.groups[0]
+            .named()
+            .next()
+            .map(|named| named.host.clone());
+        let host = host.expect("a name");
+        let addresses = ["10.0.0.9", "10.0.0.5"].map(|ip| ip.parse().expect("an address"));
+        running.set_addresses(&host, &addresses);
+        let want = ["10.0.0.1", "10.0.0.9", "10.0.0.5"];
+        assert_eq!(servers(&running), want);
+        let mut other = config(upstreams).expect("valid");
+        other.take_over_addresses(&running);
+        assert_eq!(servers(&other), want);
+    }
+
+    #[test]
+    fn who_resolves_a_name_needs_servers_of_its_own() {
+        let cases = [
+            (
+                "a: {servers: [dns.example@c]}, b: {servers: [10.1.0.1]}",
+                "there is no group c; groups: a, b",
+            ),
+            (
+                "a: {servers: [10.0.0.1, dns.example@a]}",
+                "dns.example@a: its name is resolved in a circle of groups, a → a;",
+            ),
+            (
+                "a: {servers: [x.example@b]}, b: {servers: [y.example@c]}, c: {servers: [z.example@a]}",
+                "x.example@b: its name is resolved in a circle of groups, a → b → c → a;",
+            ),
+            (
+                "a: {servers: [x.example@b, x.example@b]}, b: {servers: [10.1.0.1]}",
+                "x.example@b is here twice",
+            ),
+        ];
+        for (upstreams, want) in cases {
+            let errors = config(upstreams).expect_err(upstreams);
+            let found = errors.iter().any(|error| error.contains(want));
+            assert!(found, "{upstreams}: {errors:?}");
+        }
+        let chain =
+            "a: {servers: [x.example@b]}, b: {servers: [y.example@c]}, c: {servers: [10.1.0.1]}";
+        config(chain).expect("a chain is no circle");
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::config::HostName;
+use crate::config::{GroupConfig, HostName};
 use crate::serving::setup::Setup;
 use crate::upstream::Upstreams;
 use crate::upstream::host_lookup::{Found, HostError, look_up};
@@ -75,7 +75,7 @@ impl HostNames {
 
     fn start_due(&mut self, setup: &Setup, now: Instant) {
         let groups = &setup.config.groups;
-        let named = || groups.iter().flat_map(|group| group.named());
+        let named = || groups.iter().flat_map(GroupConfig::named);
         self.known
             .retain(|host, _| named().any(|named| named.host == *host));
         for named in named() {

@@ -15,6 +15,7 @@ use super::health::State;
 use super::probe_exchange::exchange;
 use super::server::Server;
 use crate::budgets::HOST_ADDRESSES;
+use crate::config::is_server_address;
 use crate::transport::Carrier;
 
 /// Servers that are asked one question, one after the other.
@@ -67,6 +68,7 @@ pub async fn look_up(group: &Group, name: &Name, previous: &[IpAddr]) -> Result<
     let v6 = v6.unwrap_or_else(|| kept(IpAddr::is_ipv6));
     let ttl = v4.ttl.into_iter().chain(v6.ttl).min().filter(|_| whole);
     let mut addresses = [v4.addresses, v6.addresses].concat();
+    addresses.retain(|ip| is_server_address(*ip));
     addresses.sort_unstable();
     addresses.dedup();
     addresses.truncate(HOST_ADDRESSES);
