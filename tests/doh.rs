@@ -427,6 +427,33 @@ fn a_certificate_for_another_name_is_not_trusted() {
 }
 
 #[test]
+fn a_host_name_is_resolved_and_is_what_the_certificate_must_say() {
+    let server = DohServer::start(Script::Answers);
+    let resolver = StandIn::new(|query, _| {
+        let question = Ask::new(&format!("{NAME}."), rr::A).question();
+        let is_a = query[12..].starts_with(&question);
+        let records = [record(rr::A, 300, &[127, 0, 0, 1])];
+        vec![response(query, if is_a { &records } else { &[] })]
+    });
+    let nodens = Nodens::start(&format!(
+        "upstreams:\n  boot: {{servers: [\"{}\"]}}\n  doh: {{servers: [\"https://{NAME}:{}@boot\"], tls_ca: {}}}\n\
+         routes: {{\".\": doh, boot.: boot}}\n",
+        resolver.address,
+        server.address.port(),
+        server.ca.display()
+    ));
+    wait_for("an answer", || {
+        (ask(&nodens, "n.example.").count(Section::Answer) == 1).then_some(())
+    });
+    let asked = server.asked();
+    let authority = format!("{NAME}:{}", server.address.port());
+    assert!(
+        asked.iter().all(|query| query.request[1] == authority),
+        "{asked:?}"
+    );
+}
+
+#[test]
 fn a_server_without_http_2_is_unreachable() {
     for protocols in [&[][..], &[&b"http/1.1"[..]]] {
         let server = DohServer::start_as(NAME, protocols, Script::Answers);

@@ -9,6 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::Ipv6Addr;
 
+use h2::Reason;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use hyper::body::Bytes;
 use hyper::http::header::{ACCEPT, AGE, CONTENT_TYPE, HeaderMap};
@@ -138,6 +139,11 @@ pub async fn receive(response: ResponseFuture, id: u16) -> Result<Vec<u8>, Failu
     wire::put_u16(&mut message, 0, id);
     grow_older(&mut message, age(&head.headers));
     Ok(message)
+}
+
+/// Whether the server has done nothing about a request that ended so, and says so (RFC 9113 §8.7).
+pub(super) fn is_untouched(error: &h2::Error) -> bool {
+    error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)
 }
 
 /// An error of HTTP/2 as one of the stream below.

@@ -264,15 +264,12 @@ impl Pool {
                 until: now + SHORT_LIVED_FOR,
             }));
         }
-        self.ask_again(connection, in_flight, now);
+        self.ask_again(in_flight, connection.moves(), now);
     }
 
-    /// These were in flight on a connection that will not bring their answers.
-    fn ask_again(self: &Rc<Self>, connection: &Connection, lost: Vec<Exchange>, now: Instant) {
-        let answers = connection.answers.get();
+    /// These were in flight on a connection that will not bring their answers. One that has moved so often is given up.
+    fn ask_again(self: &Rc<Self>, lost: Vec<Exchange>, moves: u8, now: Instant) {
         for exchange in lost.into_iter().rev() {
-            // A connection that was never answered on may be the server's way to say no: that is tried once more.
-            let moves = if answers > 0 { MOVES_PER_EXCHANGE } else { 1 };
             if exchange.is_awaited() && exchange.moves() < moves {
                 self.waiting.borrow_mut().push_front(exchange.move_on(now));
             } else {
@@ -297,6 +294,16 @@ impl Connection {
         !self.in_flight.is_full()
             && self.outbox.borrow().len() < UPSTREAM_STREAM_UNSENT
             && per_connection.is_none_or(|most| self.queries.get() < most)
+    }
+
+    /// How often what was in flight on it may have moved to be asked again.
+    fn moves(&self) -> u8 {
+        // A connection that was never answered on may be the server's way to say no: that is tried once more.
+        if self.answers.get() > 0 {
+            MOVES_PER_EXCHANGE
+        } else {
+            1
+        }
     }
 
     fn queue(&self, exchange: Exchange, shared: &Shared, now: Instant) {
@@ -442,7 +449,9 @@ impl Connection {
         };
         tokio::select! {
             ended = &mut connection => {
-                // Responses may have come with the end; all other requests have ended with it.
+                self.state.set(ConnectionState::Closing);
+                // Responses may have come with the end. All other requests have ended with it, and are asked again once it
+                // is known how many were answered.
                 let mut requests = self.requests.take();
                 while requests.join_next().await.is_some() {}
                 return ended.map(|()| EndedBy::Peer).map_err(https::into_io);
@@ -504,6 +513,7 @@ impl Connection {
                 self.answered_otherwise(peer, id, TryError::HttpStatus(status.as_u16()), now);
             }
             Failure::Malformed => self.answered_otherwise(peer, id, TryError::Malformed, now),
+            Failure::Ended(_) if self.state.get() == ConnectionState::Closing => return,
             Failure::Ended(error) => {
                 // After a reset of this request alone others may follow on the connection.
                 if !error.is_reset() && self.takes_queries() {
@@ -512,7 +522,14 @@ impl Connection {
                 }
                 if let Some(exchange) = self.in_flight.take(id) {
                     match pool.upgrade() {
-                        Some(pool) => pool.ask_again(self, vec![exchange], now),
+                        Some(pool) => {
+                            let moves = if https::is_untouched(&error) {
+                                MOVES_PER_EXCHANGE
+                            } else {
+                                self.moves()
+                            };
+                            pool.ask_again(vec![exchange], moves, now);
+                        }
                         None => exchange.broken(peer, Carrier::Stream),
                     }
                 }
