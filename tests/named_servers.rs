@@ -134,10 +134,13 @@ fn an_instance_whose_servers_have_no_address_yet_serves_and_says_why_it_cannot_a
     let want = "corp: dns.corp.example@boot cannot be resolved (it has no address)";
     assert!(errors.contains(want), "{errors}");
     assert!(servers(&nodens).is_empty());
+    let unresolved = |nodens: &Nodens| nodens.metric("nodens_upstream_unresolved_hosts", &[]);
+    assert!((unresolved(&nodens) - 1.0).abs() < f64::EPSILON);
     known.store(true, Ordering::Relaxed);
     wait_for("an answer once it has an address", || {
         answer(&ask(&nodens, "a.example."))
     });
+    assert!(unresolved(&nodens).abs() < f64::EPSILON);
 }
 
 #[test]

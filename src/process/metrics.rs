@@ -28,6 +28,8 @@ pub struct Metrics {
     pub cache_max_bytes: IntGauge,
     /// Entries that made room for others.
     pub cache_evictions: IntCounter,
+    /// Names of upstream servers that have no address yet.
+    pub unresolved_hosts: IntGauge,
     /// Whether the configuration files are in force as they are.
     pub reload_success: IntGauge,
     /// When a configuration was last put in force, in seconds since 1970.
@@ -65,6 +67,10 @@ impl Metrics {
             cache_evictions: registry.counter(
                 "nodens_cache_evictions_total",
                 "Answers that made room for others. Many of them beside few hits: the cache is too small.",
+            ),
+            unresolved_hosts: registry.gauge(
+                "nodens_upstream_unresolved_hosts",
+                "Host names of upstream servers that have no address yet. Which ones, and why: /status.",
             ),
             reload_success: registry.gauge(
                 "nodens_config_reload_success",

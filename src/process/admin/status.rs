@@ -59,6 +59,11 @@ impl Instance {
             .evictions()
             .saturating_sub(metrics.cache_evictions.get());
         metrics.cache_evictions.inc_by(evictions);
+        let hosts = setup.upstreams.groups.iter().flat_map(|group| &group.hosts);
+        let unresolved = hosts.filter(|host| host.addresses.is_empty()).count();
+        metrics
+            .unresolved_hosts
+            .set(i64::try_from(unresolved).unwrap_or(i64::MAX));
         let clocks = (Instant::now(), SystemTime::now());
         for server in &setup.upstreams.servers {
             server.show(clocks);
