@@ -330,6 +330,21 @@ fn queries_are_posts_with_id_0_to_the_name_of_the_certificate_on_few_connections
 }
 
 #[test]
+fn a_connection_over_its_age_is_replaced_without_a_query_lost() {
+    let server = DohServer::start(Script::Answers);
+    let config = server.config(&[]);
+    let aged = config.replace("try_timeout", "streams: {max_age: 1s}, try_timeout");
+    let nodens = Nodens::start(&aged);
+    let mut number = 0;
+    wait_for("a query on another connection", || {
+        number += 1;
+        assert_answered(&nodens, &format!("n{number}.example."));
+        let asked = server.asked();
+        (asked.last()?.connection != asked.first()?.connection).then_some(())
+    });
+}
+
+#[test]
 fn the_time_an_answer_spent_in_caches_is_taken_off_its_ttls() {
     let server = DohServer::start(Script::AnswersOfAge(100));
     let nodens = Nodens::start(&server.config(&[]));

@@ -807,6 +807,32 @@ mod tests {
     }
 
     #[test]
+    fn time_in_caches_is_taken_off_every_ttl_but_that_of_opt() {
+        let www = "www.example.com.";
+        let mut message = response(RecordType::A, &[(www, 300, a(1))]);
+        message.add_authority(Rr::from_rdata(name("example.com."), 40, soa(300)));
+        let mut edns = Edns::new();
+        edns.set_dnssec_ok(true);
+        message.set_edns(edns);
+        for (seconds, want) in [(0, [300, 40]), (100, [200, 0]), (u32::MAX, [0, 0])] {
+            let mut bytes = message.to_vec().expect("encodes");
+            grow_older(&mut bytes, seconds);
+            let older = Message::from_vec(&bytes).expect("still well-formed");
+            let records = older.answers.iter().chain(&older.authorities);
+            let ttls: Vec<_> = records.map(|record| record.ttl).collect();
+            assert_eq!(ttls, want, "{seconds}");
+            let kept = older.edns.is_some_and(|edns| edns.flags().dnssec_ok);
+            assert!(kept, "{seconds}");
+        }
+        // What lies about its records stays as it is.
+        let mut cut = message.to_vec().expect("encodes");
+        cut.truncate(40);
+        let before = cut.clone();
+        grow_older(&mut cut, 1);
+        assert_eq!(cut, before);
+    }
+
+    #[test]
     fn records_of_one_set_get_the_lowest_of_their_ttls() {
         let (www, edge) = ("www.example.com.", "edge.example.net.");
         let alias = || RData::CNAME(CNAME(name(edge)));
