@@ -47,6 +47,12 @@ pub const UPSTREAM_STREAMS_SHORT_LIVED: usize = 16;
 /// Octets not yet sent on one upstream stream: a server that does not read must not make memory grow.
 pub const UPSTREAM_STREAM_UNSENT: usize = 64 << 10;
 
+/// Addresses of one host name that become servers; the lowest are taken. A name with more is no name of servers.
+pub const HOST_ADDRESSES: usize = 16;
+
+/// Octets of the header of a response over HTTPS; the server is told so, and more ends the request.
+pub const UPSTREAM_HTTP_HEADER_BYTES: u32 = 16 << 10;
+
 /// Queries that wait for a stream to one server, per worker. At the limit the server counts as unable to answer.
 pub const WAITING_FOR_STREAM: usize = 4_096;
 

@@ -325,14 +325,32 @@ pub enum Problem {
     },
     /// An upstream by name.
     #[error(
-        "{value} is a host name; write its IP address (who would resolve the name before nodens runs?)"
+        "{value} is a host name; write its IP address, or {value}@GROUP for a group whose servers resolve it"
     )]
     HostName {
         /// As typed.
         value: String,
     },
-    /// `https://…`.
-    #[error("{value}: there is no transport {scheme}; write IP, tcp://IP or tls://IP#name")]
+    /// `10.0.0.2@vpc`.
+    #[error("{value} is an address, which nobody has to resolve; leave out @ and what follows")]
+    AddressWithGroup {
+        /// As typed.
+        value: String,
+    },
+    /// Groups that need each other's servers before they have any themselves.
+    #[error(
+        "{value}: its name is resolved in a circle of groups, {circle}; have a group resolve it that needs none of them"
+    )]
+    GroupCircle {
+        /// As typed.
+        value: String,
+        /// `a → b → a`.
+        circle: String,
+    },
+    /// `quic://…`.
+    #[error(
+        "{value}: there is no transport {scheme}; write IP, tcp://IP, tls://IP#name or https://IP/dns-query#name"
+    )]
     Scheme {
         /// As typed.
         value: String,
@@ -348,7 +366,9 @@ pub enum Problem {
         value: String,
     },
     /// `tls://1.1.1.1#not a name`.
-    #[error("{value}: {name} is not a name that a certificate can carry; write tls://IP#name")]
+    #[error(
+        "{value}: {name} is not a name that a certificate can carry; write the server's own after #"
+    )]
     BadTlsName {
         /// As typed.
         value: String,
@@ -356,10 +376,20 @@ pub enum Problem {
         name: String,
     },
     /// `10.0.0.2#name`.
-    #[error("{value}: a name after # goes with tls:// only")]
+    #[error("{value}: a name after # goes with tls:// and https:// only")]
     NameWithoutTls {
         /// As typed.
         value: String,
+    },
+    /// `https://1.1.1.1/dns-query{?dns}#name`.
+    #[error(
+        "{value}: {path} is not a path; write https://IP/dns-query#name, without a query or a template"
+    )]
+    HttpsPath {
+        /// As typed.
+        value: String,
+        /// What stands before `#`.
+        path: String,
     },
     /// An address that no server can have.
     #[error("{value}: {why}")]

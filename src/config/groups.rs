@@ -12,10 +12,12 @@ use hickory_proto::rr::{Name, RecordType};
 
 use super::error::{Missing, Origin, Problem};
 use super::leaf::{show_list, show_text, show_value};
+use super::named::Source;
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items};
 use super::servers::{self, Entry};
-use super::{Bogus, FailoverConfig, GroupConfig, Policy, Probe, ServerConfig, limits};
+use super::spelling::nearest;
+use super::{Bogus, FailoverConfig, GroupConfig, Policy, Probe, limits};
 
 /// The group that stands in when nobody wrote one.
 pub(super) const DEFAULT_GROUP: &str = "resolv.conf";
@@ -27,8 +29,9 @@ const SET_UPSTREAMS: &str =
     "set upstreams to the servers to ask, for example upstreams: {vpc: {servers: [10.0.0.2]}}";
 
 /// A server with what is needed to say something about it.
+#[derive(Clone)]
 struct Found {
-    server: ServerConfig,
+    source: Source,
     path: KeyPath,
     origin: Origin,
     remedy: &'static str,
@@ -45,26 +48,74 @@ pub(super) fn read(
     if entries.is_empty() {
         return vec![default_group(top, report, listen, resolv_conf)];
     }
+    let mut all = Vec::new();
     let group = |(name, path, value): (&str, KeyPath, &Value)| {
         let section = report.table(&path, value, "a table such as {servers: [10.0.0.2]}");
         check_name(report, &path, value, name);
         let (found, resolv_confs) = read_servers(&section, report);
         check_loops(report, &found, listen);
-        let servers = found.into_iter().map(|found| found.server).collect();
+        let sources = found.iter().map(|found| found.source.clone()).collect();
+        all.push(found);
         let group = GroupConfig {
             resolv_confs,
-            ..read_options(&section, name, servers)
+            ..read_options(&section, name, sources)
         };
         section.finish();
         group
     };
-    entries.into_iter().map(group).collect()
+    let groups: Vec<_> = entries.into_iter().map(group).collect();
+    check_names(report, &groups, &all);
+    groups
+}
+
+/// Whether each name of a server can be resolved by the group that is to do it. `found` holds each group's servers.
+fn check_names(report: &Report<'_>, groups: &[GroupConfig], found: &[Vec<Found>]) {
+    for (group, found) in groups.iter().zip(found) {
+        for one in found {
+            let Source::Host(named) = &one.source else {
+                continue;
+            };
+            let value = named.written.to_string();
+            let via = &named.host.via;
+            if groups.iter().all(|other| other.name != *via) {
+                let known: Vec<String> = groups.iter().map(|g| g.name.to_string()).collect();
+                let near = nearest(via, &known);
+                let value = show_text(via);
+                let problem = Problem::UnknownGroup { value, near, known };
+                report.error(one.origin.clone(), &one.path, problem);
+            } else if let Some(way) = way_between(groups, via, &group.name) {
+                let circle = [&[&*group.name], &way[..]].concat().join(" → ");
+                let problem = Problem::GroupCircle { value, circle };
+                report.error(one.origin.clone(), &one.path, problem);
+            }
+        }
+    }
+}
+
+/// From a group to another one, by way of those that resolve the names of servers; none if there is no such way.
+fn way_between<'a>(groups: &'a [GroupConfig], from: &'a str, to: &str) -> Option<Vec<&'a str>> {
+    let mut ways = vec![vec![from]];
+    let mut seen = BTreeSet::from([from]);
+    while let Some(way) = ways.pop() {
+        let last = *way.last()?;
+        if last == to {
+            return Some(way);
+        }
+        let group = groups.iter().find(|group| &*group.name == last);
+        for named in group.into_iter().flat_map(GroupConfig::named) {
+            if seen.insert(&named.host.via) {
+                let mut longer = way.clone();
+                longer.push(&named.host.via);
+                ways.push(longer);
+            }
+        }
+    }
+    None
 }
 
 /// A group's name is a label of metrics and a word in routes.
 fn check_name(report: &Report<'_>, path: &KeyPath, value: &Value, name: &str) {
-    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.len() > 63 || !name.chars().all(fine) {
+    if !servers::is_group_name(name) {
         let value_shown = show_text(name);
         let expected = "a group's name: 1 to 63 letters, digits, -, _ or .";
         report.error_at(
@@ -95,7 +146,7 @@ fn default_group(
                     .into_iter()
                     .take(limits::MAX_SERVERS)
                     .map(|server| Found {
-                        server,
+                        source: Source::Address(server),
                         path: path.clone(),
                         origin: Origin::Default,
                         remedy: SET_UPSTREAMS,
@@ -105,18 +156,19 @@ fn default_group(
         Err(problem) => report.error(Origin::Default, &path, problem),
     }
     check_loops(report, &found, listen);
-    let servers: Vec<_> = found.into_iter().map(|found| found.server).collect();
-    let shown = format!("{} ({})", show_list(&servers), resolv_conf.display());
+    let sources: Vec<_> = found.into_iter().map(|found| found.source).collect();
+    let shown = format!("{} ({})", show_list(&sources), resolv_conf.display());
     report.setting(Origin::Default, &path, shown);
     GroupConfig {
         resolv_confs: vec![resolv_conf.to_owned()],
-        ..read_options(&section, DEFAULT_GROUP, servers)
+        ..read_options(&section, DEFAULT_GROUP, sources)
     }
 }
 
 fn group_defaults() -> GroupConfig {
     GroupConfig {
         name: Arc::from(""),
+        sources: Vec::new(),
         servers: Vec::new(),
         resolv_confs: Vec::new(),
         policy: Policy::Ordered,
@@ -147,7 +199,7 @@ struct Servers {
 impl Servers {
     /// One that is there already came from a resolv.conf: that is the node's file, and nobody's mistake.
     fn add(&mut self, one: Found) {
-        if self.found.iter().all(|known| known.server != one.server) {
+        if self.found.iter().all(|known| known.source != one.source) {
             self.found.push(one);
         }
     }
@@ -162,8 +214,8 @@ impl Servers {
         let origin = report.origin(&path, Some(item));
         let entry = servers::parse(text)?;
         let (shown, remedy) = match &entry {
-            Entry::Server(server) => (
-                server.to_string(),
+            Entry::Source(source) => (
+                source.to_string(),
                 "remove it from servers, or listen elsewhere",
             ),
             Entry::File(file) => (file.display().to_string(), FIX_SERVERS),
@@ -176,8 +228,8 @@ impl Servers {
             });
         }
         match entry {
-            Entry::Server(server) => self.add(Found {
-                server,
+            Entry::Source(source) => self.add(Found {
+                source,
                 path,
                 origin,
                 remedy,
@@ -188,7 +240,7 @@ impl Servers {
                 for server in conf.servers {
                     let (path, origin) = (path.clone(), origin.clone());
                     self.add(Found {
-                        server,
+                        source: Source::Address(server),
                         path,
                         origin,
                         remedy,
@@ -224,7 +276,7 @@ fn read_servers(section: &Section<'_>, report: &Report<'_>) -> (Vec<Found>, Vec<
         let (count, limit) = (found.len(), limits::MAX_SERVERS);
         section.error("servers", Problem::TooMany { count, limit });
     }
-    let mut shown = show_list(found.iter().map(|found| &found.server));
+    let mut shown = show_list(found.iter().map(|found| &found.source));
     if !files.is_empty() {
         let names: Vec<_> = files
             .iter()
@@ -245,7 +297,7 @@ fn warn_left_out(report: &Report<'_>, file: &Path, conf: &servers::ResolvConf) {
     }
 }
 
-fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -> GroupConfig {
+fn read_options(section: &Section<'_>, name: &str, sources: Vec<Source>) -> GroupConfig {
     let defaults = group_defaults();
     let policy = section.read("policy", defaults.policy);
     let try_timeout = section.read_in("try_timeout", defaults.try_timeout, &limits::TRY_TIMEOUT);
@@ -260,9 +312,10 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
         &limits::GROUP_IN_FLIGHT,
     );
     let per_second = section.read_in("max_queries_per_second", 0, &limits::QUERIES_PER_SECOND);
-    GroupConfig {
+    let mut group = GroupConfig {
         name: Arc::from(name),
-        servers,
+        sources,
+        servers: Vec::new(),
         resolv_confs: Vec::new(),
         policy,
         try_timeout,
@@ -274,7 +327,9 @@ fn read_options(section: &Section<'_>, name: &str, servers: Vec<ServerConfig>) -
         stream_max_age: read_stream_max_age(section, defaults.stream_max_age),
         max_in_flight: NonZeroUsize::new(in_flight).unwrap_or(NonZeroUsize::MIN),
         max_queries_per_second: NonZeroU32::new(per_second),
-    }
+    };
+    group.list_servers();
+    group
 }
 
 fn read_stream_max_age(group: &Section<'_>, default: Duration) -> Duration {
@@ -344,12 +399,16 @@ fn read_failover(group: &Section<'_>) -> FailoverConfig {
 /// A listener that is its own upstream asks itself until every limit is reached.
 fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
     for one in found {
+        // Addresses of names are not known yet; loops through them are found as those through others are.
+        let Source::Address(server) = &one.source else {
+            continue;
+        };
         if let Some(listen) = listen
             .iter()
-            .find(|listen| reaches(**listen, one.server.address))
+            .find(|listen| reaches(**listen, server.address))
         {
             let problem = Problem::Loop {
-                server: one.server.to_string(),
+                server: server.to_string(),
                 listen: listen.to_string(),
                 remedy: one.remedy,
             };

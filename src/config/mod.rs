@@ -11,6 +11,7 @@ mod hosts;
 mod layers;
 mod leaf;
 mod limits;
+mod named;
 mod node;
 mod path;
 mod private_zones;
@@ -32,6 +33,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 pub use corefile::{Refusal, Remark, SyntaxProblem, Verdict, is_corefile};
 pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
+pub use named::{HostName, NamedServer, Source, is_server_address};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
 pub use read::Setting;
@@ -94,7 +96,10 @@ pub struct Config {
 pub struct GroupConfig {
     /// The group's key under `upstreams`.
     pub name: Arc<str>,
-    /// Servers, in the order of preference that `policy: ordered` follows. Never empty, no duplicates.
+    /// What was typed, in order. Never empty, no duplicates.
+    pub sources: Vec<Source>,
+    /// The servers that these are, in the order of preference that `policy: ordered` follows, without duplicates. Empty only
+    /// while the names of servers have no addresses yet.
     pub servers: Vec<ServerConfig>,
     /// The resolv.conf files that some of them come from.
     pub resolv_confs: Vec<PathBuf>,
@@ -110,9 +115,9 @@ pub struct GroupConfig {
     pub failover: FailoverConfig,
     /// What follows when a validating server finds an answer bogus.
     pub bogus: Bogus,
-    /// PEM file of further roots that `tls://` servers' certificates may chain to, beside the web's.
+    /// PEM file of further roots that certificates of `tls://` and `https://` servers may chain to, beside the web's.
     pub tls_ca: Option<PathBuf>,
-    /// When a TCP or TLS connection takes no new queries any more, before jitter.
+    /// When a TCP, TLS or HTTPS connection takes no new queries any more, before jitter.
     pub stream_max_age: Duration,
     /// Most queries in flight to this group at once, in the whole process.
     pub max_in_flight: NonZeroUsize,
@@ -138,6 +143,13 @@ pub enum Transport {
     Tcp,
     /// DNS over TLS (RFC 7858); the certificate must be valid for this name.
     Tls(Arc<str>),
+    /// DNS over HTTPS (RFC 8484).
+    Https {
+        /// The certificate must be valid for this name, and requests are for it.
+        name: Arc<str>,
+        /// What requests ask for.
+        path: Arc<str>,
+    },
 }
 
 /// In which order the servers of a group are tried.
@@ -629,9 +641,10 @@ impl std::fmt::Display for OwnAnswer {
 impl std::fmt::Display for ServerConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (scheme, default_port, suffix) = match &self.transport {
-            Transport::Udp => ("", 53, None),
-            Transport::Tcp => ("tcp://", 53, None),
-            Transport::Tls(name) => ("tls://", 853, Some(name)),
+            Transport::Udp => ("", 53, String::new()),
+            Transport::Tcp => ("tcp://", 53, String::new()),
+            Transport::Tls(name) => ("tls://", 853, format!("#{name}")),
+            Transport::Https { name, path } => ("https://", 443, format!("{path}#{name}")),
         };
         f.write_str(scheme)?;
         match (self.address.port() == default_port, self.address.ip()) {
@@ -639,6 +652,6 @@ impl std::fmt::Display for ServerConfig {
             (true, ip) => write!(f, "{ip}")?,
             (false, _) => write!(f, "{}", self.address)?,
         }
-        suffix.map_or(Ok(()), |name| write!(f, "#{name}"))
+        f.write_str(&suffix)
     }
 }

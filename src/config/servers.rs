@@ -1,32 +1,49 @@
 //! Upstream servers as users write them, and those a resolv.conf names.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hickory_proto::rr::Name;
 use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::error::Problem;
 use super::leaf::show_text;
+use super::named::{HostName, NamedServer, Source, usable};
 use super::{ServerConfig, Transport};
 
 /// RFC 1035 §4.2.
 const DNS_PORT: u16 = 53;
 /// RFC 7858 §3.1.
 const TLS_PORT: u16 = 853;
+/// RFC 9110 §4.2.2.
+const HTTPS_PORT: u16 = 443;
+/// What nearly all servers use, and the path in the examples of RFC 8484.
+const HTTPS_PATH: &str = "/dns-query";
 
 /// What a `servers` entry must look like.
-pub(super) const EXPECTED: &str = "a server such as 10.0.0.2, 10.0.0.2:5353, [fd00::2]:53, tcp://10.0.0.2, tls://1.1.1.1#one.one.one.one or /etc/resolv.conf";
+pub(super) const EXPECTED: &str = "a server such as 10.0.0.2, 10.0.0.2:5353, [fd00::2]:53, tcp://10.0.0.2, tls://1.1.1.1#one.one.one.one, https://1.1.1.1/dns-query#one.one.one.one, dns.corp.example@vpc or /etc/resolv.conf";
 
 /// An entry of `servers`.
 #[derive(Debug)]
 pub(super) enum Entry {
-    /// A server.
-    Server(ServerConfig),
+    /// One or more servers.
+    Source(Source),
     /// A file that names servers.
     File(PathBuf),
+}
+
+/// What stands in an entry, as text.
+struct Parts<'a> {
+    text: &'a str,
+    scheme: &'a str,
+    host: &'a str,
+    path: &'a str,
+    /// What stands after `#`.
+    name: Option<&'a str>,
 }
 
 /// Reads an entry of `servers`.
@@ -34,41 +51,128 @@ pub(super) fn parse(text: &str) -> Result<Entry, Problem> {
     if text.starts_with(['/', '.']) && text.contains('/') {
         return Ok(Entry::File(PathBuf::from(text)));
     }
-    let value = || show_text(text);
-    let (scheme, rest) = text.split_once("://").unwrap_or(("udp", text));
+    let (server, via) = match text.rsplit_once('@') {
+        Some((server, via)) if is_group_name(via) => (server, Some(via)),
+        _ => (text, None),
+    };
+    let (scheme, rest) = server.split_once("://").unwrap_or(("udp", server));
     let (host, name) = match rest.split_once('#') {
         Some((host, name)) => (host, Some(name)),
         None => (rest, None),
     };
-    let (transport, port) = match (scheme, name) {
-        ("udp", None) => (Transport::Udp, DNS_PORT),
-        ("tcp", None) => (Transport::Tcp, DNS_PORT),
-        ("tls", None | Some("")) => {
-            address(text, host, TLS_PORT)?;
-            let value = text.trim_end_matches('#').to_owned();
+    let (host, path) = match host.find('/') {
+        Some(at) if scheme == "https" => (&host[..at], &host[at..]),
+        _ => (host, HTTPS_PATH),
+    };
+    let parts = Parts {
+        text,
+        scheme,
+        host,
+        path,
+        name,
+    };
+    let source = match via {
+        None => Source::Address(parts.server()?),
+        Some(via) => Source::Host(parts.named(via)?),
+    };
+    Ok(Entry::Source(source))
+}
+
+/// Whether a group can have this name.
+pub(super) fn is_group_name(name: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    !name.is_empty() && name.len() <= 63 && name.chars().all(fine)
+}
+
+impl Parts<'_> {
+    fn server(&self) -> Result<ServerConfig, Problem> {
+        if matches!((self.scheme, self.name), ("tls" | "https", None | Some(""))) {
+            address(self.text, self.host, TLS_PORT)?;
+            let value = self.text.trim_end_matches('#').to_owned();
             return Err(Problem::NoTlsName { value });
         }
-        ("tls", Some(name)) => {
-            if ServerName::try_from(name).is_err() {
+        let (transport, port) = self.transport(self.name)?;
+        let address = address(self.text, self.host, port)?;
+        Ok(ServerConfig { address, transport })
+    }
+
+    /// Servers by a host name. That of their certificates is the same, unless another one stands after `#`.
+    fn named(&self, via: &str) -> Result<NamedServer, Problem> {
+        let value = show_text(self.text);
+        let (host, port) = match self.host.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (self.host, None),
+        };
+        if address("", self.host, DNS_PORT).is_ok() || host.contains([':', '[']) {
+            return Err(Problem::AddressWithGroup { value });
+        }
+        let wrong = || Problem::NotA {
+            value: show_text(self.text),
+            expected: EXPECTED,
+        };
+        let port = port.map(str::parse::<NonZeroU16>).transpose();
+        let port = port.map_err(|_| wrong())?;
+        let mut name = Name::from_ascii(host).map_err(|_| wrong())?;
+        if name.is_root() || !host.chars().any(char::is_alphabetic) {
+            return Err(wrong());
+        }
+        name.set_fqdn(true);
+        let certificate = match self.scheme {
+            "tls" | "https" => Some(self.name.unwrap_or(host.trim_end_matches('.'))),
+            _ => self.name,
+        };
+        let (transport, default_port) = self.transport(certificate)?;
+        Ok(NamedServer {
+            host: HostName {
+                name: name.to_lowercase(),
+                via: Arc::from(via),
+            },
+            port: port.map_or(default_port, NonZeroU16::get),
+            transport,
+            written: Arc::from(self.text),
+            addresses: Vec::new(),
+        })
+    }
+
+    fn transport(&self, name: Option<&str>) -> Result<(Transport, u16), Problem> {
+        let value = || show_text(self.text);
+        Ok(match (self.scheme, name) {
+            ("udp", None) => (Transport::Udp, DNS_PORT),
+            ("tcp", None) => (Transport::Tcp, DNS_PORT),
+            ("udp" | "tcp", Some(_)) => return Err(Problem::NameWithoutTls { value: value() }),
+            ("tls" | "https", Some(name)) if ServerName::try_from(name).is_err() => {
                 let name = show_text(name);
                 return Err(Problem::BadTlsName {
                     value: value(),
                     name,
                 });
             }
-            (Transport::Tls(Arc::from(name)), TLS_PORT)
-        }
-        ("udp" | "tcp", Some(_)) => return Err(Problem::NameWithoutTls { value: value() }),
-        (scheme, _) => {
-            let scheme = show_text(scheme);
-            return Err(Problem::Scheme {
-                value: value(),
-                scheme,
-            });
-        }
-    };
-    let address = address(text, host, port)?;
-    Ok(Entry::Server(ServerConfig { address, transport }))
+            ("tls", Some(name)) => (Transport::Tls(Arc::from(name)), TLS_PORT),
+            ("https", Some(_)) if !is_path(self.path) => {
+                return Err(Problem::HttpsPath {
+                    value: value(),
+                    path: show_text(self.path),
+                });
+            }
+            ("https", Some(name)) => {
+                let (name, path) = (Arc::from(name), Arc::from(self.path));
+                (Transport::Https { name, path }, HTTPS_PORT)
+            }
+            (scheme, _) => {
+                let scheme = show_text(scheme);
+                return Err(Problem::Scheme {
+                    value: value(),
+                    scheme,
+                });
+            }
+        })
+    }
+}
+
+/// Whether this is a path as in RFC 3986 §3.3. What RFC 8484 calls a template has a variable for GET, and we send POST.
+fn is_path(path: &str) -> bool {
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@%/".contains(c);
+    path.chars().all(fine)
 }
 
 fn address(text: &str, host: &str, default_port: u16) -> Result<SocketAddr, Problem> {
@@ -103,28 +207,6 @@ fn address(text: &str, host: &str, default_port: u16) -> Result<SocketAddr, Prob
         value: value(),
         why,
     })
-}
-
-/// Addresses that parse and yet name no server.
-fn usable(address: &SocketAddr) -> Result<(), &'static str> {
-    if address.port() == 0 {
-        return Err("no server listens on port 0; write the port or leave it out for the default");
-    }
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
-            Err("this address means \"here, anywhere\"; write the server's own")
-        }
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-            Err("this address means \"here, anywhere\"; write the server's own")
-        }
-        other if other.ip().is_multicast() || other.ip() == Ipv4Addr::BROADCAST => {
-            Err("this address is a group's, not a server's; write the server's own")
-        }
-        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => Err(
-            "a link-local address needs its interface; write its index, for example [fe80::1%2]:53",
-        ),
-        _ => Ok(()),
-    }
 }
 
 /// The nameservers of a resolv.conf, and those that were left out.
@@ -204,10 +286,28 @@ mod tests {
                 "tls://[2606:4700::1111]#1.1.1.1",
                 "tls://[2606:4700::1111]#1.1.1.1",
             ),
+            (
+                "https://1.1.1.1/dns-query#one.one.one.one",
+                "https://1.1.1.1/dns-query#one.one.one.one",
+            ),
+            ("dns.corp.example@vpc", "dns.corp.example@vpc"),
+            ("tls://dns.google@vpc", "tls://dns.google@vpc"),
+            (
+                "https://dns.google:8443/dns-query#x.google@vpc",
+                "https://dns.google:8443/dns-query#x.google@vpc",
+            ),
+            (
+                "https://1.1.1.1#one.one.one.one",
+                "https://1.1.1.1/dns-query#one.one.one.one",
+            ),
+            (
+                "https://[2606:4700::1111]:8443/a/b#1.1.1.1",
+                "https://[2606:4700::1111]:8443/a/b#1.1.1.1",
+            ),
         ];
         for (text, expected) in cases {
             match parse(text) {
-                Ok(Entry::Server(server)) => assert_eq!(server.to_string(), expected, "{text}"),
+                Ok(Entry::Source(server)) => assert_eq!(server.to_string(), expected, "{text}"),
                 other => panic!("{text}: {other:?}"),
             }
         }
@@ -223,6 +323,16 @@ mod tests {
     fn what_is_no_server_says_what_to_write() {
         let cases = [
             ("dns.example.com", "is a host name; write its IP address"),
+            ("10.0.0.2@vpc", "is an address"),
+            ("tls://[fd00::2]:853#a@vpc", "is an address"),
+            ("10.0.0@vpc", "is not a server such as"),
+            ("a..b@vpc", "is not a server such as"),
+            ("dns.example.com:0@vpc", "is not a server such as"),
+            ("dns.example.com@", "is not a server such as"),
+            (
+                "tcp://dns.example.com#x@vpc",
+                "goes with tls:// and https:// only",
+            ),
             ("dns.example.com:53", "is a host name"),
             ("tcp://localhost", "is a host name"),
             ("tls://dns.google#dns.google", "is a host name"),
@@ -236,8 +346,18 @@ mod tests {
                 "tls://1.1.1.1#a b",
                 "a b is not a name that a certificate can carry",
             ),
-            ("10.0.0.2#name", "goes with tls:// only"),
-            ("https://1.1.1.1/dns-query", "there is no transport https"),
+            ("10.0.0.2#name", "goes with tls:// and https:// only"),
+            (
+                "https://1.1.1.1/dns-query",
+                "write https://1.1.1.1/dns-query#name",
+            ),
+            ("https://dns.google/dns-query#dns.google", "is a host name"),
+            (
+                "https://1.1.1.1/dns-query{?dns}#one.one.one.one",
+                "/dns-query{?dns} is not a path",
+            ),
+            ("tcp://1.1.1.1/dns-query", "is not a server such as"),
+            ("quic://1.1.1.1", "there is no transport quic"),
             ("10.0.0.2:0", "no server listens on port 0"),
             ("0.0.0.0", "write the server's own"),
             ("[::]:53", "write the server's own"),
@@ -247,6 +367,46 @@ mod tests {
         for (text, expected) in cases {
             let problem = parse(text).expect_err(text).to_string();
             assert!(problem.contains(expected), "{text}: {problem}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod named_tests {
+    use super::*;
+
+    #[test]
+    fn a_named_server_has_its_transports_port_and_its_own_name_in_its_certificate() {
+        let named = |text: &str| match parse(text) {
+            Ok(Entry::Source(Source::Host(named))) => named,
+            other => panic!("{text}: {other:?}"),
+        };
+        let cases = [
+            ("DNS.corp.example@vpc", 53, Transport::Udp),
+            ("tcp://dns.corp.example:5353@vpc", 5353, Transport::Tcp),
+            (
+                "tls://dns.corp.example.@vpc",
+                853,
+                Transport::Tls("dns.corp.example".into()),
+            ),
+            (
+                "tls://dns.corp.example#other.example@vpc",
+                853,
+                Transport::Tls("other.example".into()),
+            ),
+            (
+                "https://dns.corp.example/q@vpc",
+                443,
+                Transport::Https {
+                    name: "dns.corp.example".into(),
+                    path: "/q".into(),
+                },
+            ),
+        ];
+        for (text, port, transport) in cases {
+            let named = named(text);
+            assert_eq!(named.host.to_string(), "dns.corp.example@vpc", "{text}");
+            assert_eq!((named.port, named.transport), (port, transport), "{text}");
         }
     }
 }

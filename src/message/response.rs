@@ -597,6 +597,32 @@ fn shift_pointers(bytes: &mut [u8], record: Record, opt: Record) -> Result<(), M
     }
 }
 
+/// Takes so many seconds off the TTLs of a message that has been in somebody's cache, as far as it is well-formed.
+pub fn grow_older(message: &mut [u8], seconds: u32) {
+    let Ok(counts) = Counts::read(message) else {
+        return;
+    };
+    let mut question_end = Ok(HEADER_LEN);
+    for _ in 0..counts.questions {
+        question_end = question_end
+            .and_then(|at| wire::skip_question_name(message, at))
+            .map(|at| at + 4);
+    }
+    let Ok(question_end) = question_end else {
+        return;
+    };
+    let records = Records::new(message, question_end, counts).map_while(Result::ok);
+    // The TTL of OPT is none.
+    let offsets: Vec<usize> = records
+        .filter(|record| record.rtype != rr::OPT)
+        .map(|record| record.ttl_at)
+        .collect();
+    for at in offsets {
+        let ttl = wire::u32_at(message, at).map_or(0, sane_ttl);
+        wire::put_u32(message, at, ttl.saturating_sub(seconds));
+    }
+}
+
 /// Offset of the pointer that ends a name, and the offset behind it; none for a name without one.
 fn final_pointer(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
     loop {
@@ -778,6 +804,32 @@ mod tests {
         let view = response.view();
         let ttl = |index| wire::u32_at(view.message(), view.ttl_at(index)).expect("inside");
         (0..view.ttl_count()).map(ttl).collect()
+    }
+
+    #[test]
+    fn time_in_caches_is_taken_off_every_ttl_but_that_of_opt() {
+        let www = "www.example.com.";
+        let mut message = response(RecordType::A, &[(www, 300, a(1))]);
+        message.add_authority(Rr::from_rdata(name("example.com."), 40, soa(300)));
+        let mut edns = Edns::new();
+        edns.set_dnssec_ok(true);
+        message.set_edns(edns);
+        for (seconds, want) in [(0, [300, 40]), (100, [200, 0]), (u32::MAX, [0, 0])] {
+            let mut bytes = message.to_vec().expect("encodes");
+            grow_older(&mut bytes, seconds);
+            let older = Message::from_vec(&bytes).expect("still well-formed");
+            let records = older.answers.iter().chain(&older.authorities);
+            let ttls: Vec<_> = records.map(|record| record.ttl).collect();
+            assert_eq!(ttls, want, "{seconds}");
+            let kept = older.edns.is_some_and(|edns| edns.flags().dnssec_ok);
+            assert!(kept, "{seconds}");
+        }
+        // What lies about its records stays as it is.
+        let mut cut = message.to_vec().expect("encodes");
+        cut.truncate(40);
+        let before = cut.clone();
+        grow_older(&mut cut, 1);
+        assert_eq!(cut, before);
     }
 
     #[test]

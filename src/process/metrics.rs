@@ -32,6 +32,8 @@ pub struct Metrics {
     pub handover_answers: IntGaugeVec,
     /// How long that took.
     pub handover_seconds: GaugeVec,
+    /// Names of upstream servers that have no address yet.
+    pub unresolved_hosts: IntGauge,
     /// Whether the configuration files are in force as they are.
     pub reload_success: IntGauge,
     /// When a configuration was last put in force, in seconds since 1970.
@@ -87,6 +89,10 @@ impl Metrics {
             ),
             handover_answers,
             handover_seconds,
+            unresolved_hosts: registry.gauge(
+                "nodens_upstream_unresolved_hosts",
+                "Host names of upstream servers that have no address yet. Which ones, and why: /status.",
+            ),
             reload_success: registry.gauge(
                 "nodens_config_reload_success",
                 "1 if the configuration files are in force as they are now, 0 if they hold a mistake and the earlier configuration stays.",

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod app;
 pub mod files;
 pub mod handover;
+mod host_names;
 pub mod metrics;
 pub mod readiness;
 pub mod reload;

@@ -1,21 +1,24 @@
-//! A changed configuration, put in force while we run.
+//! A changed configuration, or changed addresses of servers that it names, put in force while we run.
 //!
 //! Owns the question whether the files changed. They are read, not watched: a `ConfigMap` arrives by a swap of symlinks
 //! that no watch on the file itself sees, and a read of a few kilobytes a second costs nothing. A file that is being
-//! written is not taken until it stays as it is for a second. SIGHUP takes everything at once, changed or not.
+//! written is not taken until it stays as it is for a second. SIGHUP takes everything at once, changed or not, and has the
+//! names of servers resolved anew.
 //!
 //! Limits: files that cannot be read count as changed, which the configuration's own errors then tell.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::app::App;
-use crate::config::{Config, Flags, load};
+use super::host_names::HostNames;
+use crate::config::{Config, Flags, HostName, load};
 
 /// How often the files are read.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,15 +73,24 @@ pub async fn run(app: &mut App, flags: &Flags, asked: &Notify) {
     changes.take(read(file, &app.shared.current.load().config));
     let mut ticks = interval(READ_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut host_names = HostNames::default();
     loop {
+        let setup = app.shared.current.load_full();
         let at_once = tokio::select! {
             _ = ticks.tick() => false,
             () = asked.notified() => true,
+            (host, addresses) = host_names.changed(&setup) => {
+                move_servers(app, &host, &addresses).await;
+                continue;
+            }
         };
         let contents = read(file, &app.shared.current.load().config);
         if at_once || changes.settled(contents.clone()) {
             // Read before the configuration is: should a file change in between, the next look sees it.
             changes.take(contents);
+            if at_once {
+                host_names.all_due(Instant::now());
+            }
             reload(app, flags).await;
             // At once, so that no change comes in between.
             changes.name(&read(file, &app.shared.current.load().config));
@@ -86,9 +98,24 @@ pub async fn run(app: &mut App, flags: &Flags, asked: &Notify) {
     }
 }
 
+/// A name of servers resolves to other addresses: the same configuration is put in force with those.
+async fn move_servers(app: &mut App, host: &HostName, addresses: &[IpAddr]) {
+    let mut config = app.shared.current.load().config.clone();
+    config.set_addresses(host, addresses);
+    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let addresses = shown.join(" ");
+    match app.reload(config).await {
+        Ok(_) => tracing::info!(%host, addresses, "the name of an upstream server resolves"),
+        // Such as a `tls_ca` that cannot be read now. The next lookup tries again.
+        Err(error) => {
+            tracing::error!(%host, addresses, %error, "servers stay at the addresses they had");
+        }
+    }
+}
+
 /// Puts the configuration as it is now in force, or says why not.
 pub async fn reload(app: &mut App, flags: &Flags) {
-    let loaded = match load(flags) {
+    let mut loaded = match load(flags) {
         Ok(loaded) => loaded,
         Err(errors) => {
             let mistakes = errors.iter().map(ToString::to_string).collect();
@@ -98,6 +125,8 @@ pub async fn reload(app: &mut App, flags: &Flags) {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    let running = app.shared.current.load_full();
+    loaded.config.take_over_addresses(&running.config);
     match app.reload(loaded.config).await {
         Ok(fixed) => {
             for key in &fixed {

@@ -62,6 +62,9 @@ pub enum TryError {
     /// The response's counts, lengths or names lie.
     #[error("malformed response")]
     Malformed,
+    /// The server answered over HTTPS with this status, and no message.
+    #[error("HTTP status {0}")]
+    HttpStatus(u16),
 }
 
 /// How a try ended.
@@ -216,6 +219,17 @@ impl Exchange {
         self.deliver_answer(peer, carrier, result, now);
     }
 
+    /// What came for it is no message of DNS.
+    pub(super) fn answered_otherwise(
+        self,
+        peer: &Peer,
+        carrier: Carrier,
+        error: TryError,
+        now: Instant,
+    ) {
+        self.deliver_answer(peer, carrier, Err(error), now);
+    }
+
     fn deliver_answer(
         self,
         peer: &Peer,
@@ -330,6 +344,7 @@ fn leaves_question_out(message: &[u8]) -> bool {
 fn outcome(result: &Result<Response, TryError>) -> Outcome {
     match result {
         Err(TryError::Malformed) => Outcome::Malformed,
+        Err(TryError::HttpStatus(_)) => Outcome::HttpError,
         Err(TryError::Unreachable | TryError::Broken) => Outcome::Unreachable,
         Ok(response) if response.truncated() => Outcome::Truncated,
         Ok(response) => match (response.kind(), response.rcode()) {

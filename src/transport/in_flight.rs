@@ -85,6 +85,18 @@ impl InFlight {
         }
     }
 
+    /// Whether one waits under this ID.
+    #[must_use]
+    pub fn contains(&self, id: u16) -> bool {
+        self.exchanges.borrow().contains_key(&id)
+    }
+
+    /// Takes what waits under this ID: its answer will not come by this socket.
+    #[must_use]
+    pub fn take(&self, id: u16) -> Option<Exchange> {
+        self.exchanges.borrow_mut().remove(&id)
+    }
+
     /// An exchange left under this ID.
     pub fn insert(&self, id: u16, exchange: Exchange) {
         self.exchanges.borrow_mut().insert(id, exchange);

@@ -31,6 +31,8 @@ pub enum Outcome {
     Unreachable,
     /// With a message whose counts, lengths or names lie.
     Malformed,
+    /// Over HTTPS, with a status other than 200.
+    HttpError,
 }
 
 impl_label!(Outcome {
@@ -46,6 +48,7 @@ impl_label!(Outcome {
     Unanswered => "unanswered",
     Unreachable => "unreachable",
     Malformed => "malformed",
+    HttpError => "http_error",
 });
 
 /// Why a message from an upstream server's address was ignored.

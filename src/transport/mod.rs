@@ -4,6 +4,7 @@
 //! happens when it fails, is `upstream`'s, which hears of everything through an [`Observer`].
 
 pub mod exchange;
+pub mod https;
 pub mod in_flight;
 pub mod metrics;
 pub mod peer;

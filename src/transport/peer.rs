@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::https::Endpoint;
 use super::metrics::ExchangeMetrics;
 use super::tls::Tls;
 use crate::metrics::impl_label;
@@ -14,7 +15,7 @@ pub enum Carrier {
     /// UDP.
     #[serde(rename = "udp")]
     Datagram,
-    /// TCP or TLS.
+    /// TCP, TLS or HTTPS.
     #[serde(rename = "tcp")]
     Stream,
 }
@@ -55,6 +56,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// What its TLS connections need, if it is spoken to over TLS.
     pub tls: Option<Tls>,
+    /// Where it takes requests, if it is spoken to over HTTPS.
+    pub https: Option<Endpoint>,
     /// Its name in logs.
     pub label: String,
     /// When a single try counts as lost.
@@ -71,6 +74,12 @@ impl Peer {
     /// Whether the answer to a query sent then would come too late to matter, even to tell how slow the server is.
     #[must_use]
     pub fn is_too_late(&self, sent: Instant, now: Instant) -> bool {
-        now.saturating_duration_since(sent) > self.try_timeout * 3 / 2
+        now.saturating_duration_since(sent) > self.patience()
+    }
+
+    /// How long after its query an answer matters.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.try_timeout * 3 / 2
     }
 }

@@ -1,5 +1,5 @@
-//! TCP and TLS exchanges with one server: a few connections, pipelined, reused, replies matched by ID and question
-//! (RFC 7766 §6.2, RFC 7858 §3).
+//! TCP, TLS and HTTPS exchanges with one server: a few connections, pipelined, reused, replies matched by ID and question
+//! (RFC 7766 §6.2, RFC 7858 §3, RFC 8484 §5).
 //!
 //! A server may close a connection whenever it likes: what was in flight is asked again on another, and a server that
 //! closes after a few answers gets no more than those on each connection. A connection on which a query stayed without
@@ -8,15 +8,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use h2::client::SendRequest;
+use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, TryError};
+use super::https::{self, Endpoint, Failure};
 use super::in_flight::{Arrived, InFlight};
 use super::peer::{Carrier, Peer};
 use super::udp::{Shared, is_ours};
@@ -25,6 +31,7 @@ use crate::budgets::{
     WAITING_FOR_STREAM,
 };
 use crate::message::framing::{Frames, put_frame};
+use crate::message::wire;
 
 /// Queries on one connection before another is opened.
 const CROWDED: usize = 32;
@@ -68,6 +75,10 @@ struct Connection {
     /// Queries that left on it.
     queries: Cell<usize>,
     answers: Cell<usize>,
+    /// Requests over HTTPS that wait for their responses.
+    requests: RefCell<JoinSet<()>>,
+    /// Whether the server has said that it answers no further queries on it (GOAWAY of HTTP/2).
+    refused: Cell<bool>,
     /// When it takes no new queries any more.
     old_at: Instant,
     last_used: Cell<Instant>,
@@ -225,7 +236,7 @@ impl Pool {
     }
 
     /// A connection ended, and these were in flight on it.
-    fn ask_again(
+    fn ended(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
         in_flight: Vec<Exchange>,
@@ -236,15 +247,19 @@ impl Pool {
             .borrow_mut()
             .retain(|open| !Rc::ptr_eq(open, connection));
         let answers = connection.answers.get();
-        if ended_by == EndedBy::Peer && answers > 0 && !in_flight.is_empty() {
+        let early = !in_flight.is_empty() || connection.refused.get();
+        if ended_by == EndedBy::Peer && answers > 0 && early {
             self.short_lived.set(Some(ShortLived {
                 answers,
                 until: now + SHORT_LIVED_FOR,
             }));
         }
-        for exchange in in_flight.into_iter().rev() {
-            // A connection that was never answered on may be the server's way to say no: that is tried once more.
-            let moves = if answers > 0 { MOVES_PER_EXCHANGE } else { 1 };
+        self.ask_again(in_flight, connection.moves(), now);
+    }
+
+    /// These were in flight on a connection that will not bring their answers. One that has moved so often is given up.
+    fn ask_again(self: &Rc<Self>, lost: Vec<Exchange>, moves: u8, now: Instant) {
+        for exchange in lost.into_iter().rev() {
             if exchange.is_awaited() && exchange.moves() < moves {
                 self.waiting.borrow_mut().push_front(exchange.move_on(now));
             } else {
@@ -265,6 +280,8 @@ impl Connection {
             state: Cell::new(ConnectionState::Connecting),
             queries: Cell::new(0),
             answers: Cell::new(0),
+            requests: RefCell::default(),
+            refused: Cell::new(false),
             old_at,
             last_used: Cell::new(now),
             last_heard: Cell::new(now),
@@ -284,6 +301,16 @@ impl Connection {
         !self.in_flight.is_full()
             && self.outbox.borrow().len() < UPSTREAM_STREAM_UNSENT
             && per_connection.is_none_or(|most| self.queries.get() < most)
+    }
+
+    /// How often what was in flight on it may have moved to be asked again.
+    fn moves(&self) -> u8 {
+        // A connection that was never answered on may be the server's way to say no: that is tried once more.
+        if self.answers.get() > 0 {
+            MOVES_PER_EXCHANGE
+        } else {
+            1
+        }
     }
 
     fn queue(&self, exchange: Exchange, shared: &Shared, now: Instant) {
@@ -328,7 +355,7 @@ impl Connection {
         self.wake.notify_one();
     }
 
-    async fn run(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>) -> io::Result<EndedBy> {
+    async fn run(self: &Rc<Self>, peer: &Rc<Peer>, pool: &Weak<Pool>) -> io::Result<EndedBy> {
         let connect = async {
             let stream = TcpStream::connect(peer.address).await?;
             stream.set_nodelay(true)?;
@@ -340,9 +367,19 @@ impl Connection {
             Some(tls) => {
                 let handshake = tls.connector.connect(tls.name, stream);
                 let stream = timeout(CONNECT, handshake).await??;
-                self.exchange(peer, pool, stream).await
+                match &peer.https {
+                    None => self.exchange(peer, pool, stream).await,
+                    Some(endpoint) => self.request(peer, pool, endpoint, stream).await,
+                }
             }
         }
+    }
+
+    fn established(&self) {
+        if self.state.get() == ConnectionState::Connecting {
+            self.state.set(ConnectionState::Established);
+        }
+        self.last_heard.set(Instant::now());
     }
 
     /// Reads and writes side by side: a server that stops reading until it has written must not stop us.
@@ -352,10 +389,7 @@ impl Connection {
         pool: &Weak<Pool>,
         stream: impl AsyncRead + AsyncWrite,
     ) -> io::Result<EndedBy> {
-        if self.state.get() == ConnectionState::Connecting {
-            self.state.set(ConnectionState::Established);
-        }
-        self.last_heard.set(Instant::now());
+        self.established();
         let (mut reader, mut writer) = tokio::io::split(stream);
         let read = async {
             let mut frames = Frames::new();
@@ -394,13 +428,148 @@ impl Connection {
         }
     }
 
-    fn accept(&self, peer: &Peer, message: &[u8], now: Instant) {
+    /// The same over HTTP/2: each message in the outbox becomes a request, whose response is waited for beside the others.
+    async fn request(
+        self: &Rc<Self>,
+        peer: &Rc<Peer>,
+        pool: &Weak<Pool>,
+        endpoint: &Endpoint,
+        stream: TlsStream<TcpStream>,
+    ) -> io::Result<EndedBy> {
+        let (mut requests, connection) = https::open(stream).await?;
+        self.established();
+        let mut connection = pin!(connection);
+        let write = async move {
+            let mut frames = Frames::new();
+            loop {
+                let outbox = &self.outbox;
+                let moved = frames.fill_with(|buffer| {
+                    let bytes = std::mem::take(&mut *outbox.borrow_mut());
+                    buffer.extend_from_slice(&bytes);
+                    Ok(bytes.len())
+                });
+                while let Some(message) = frames.next_message() {
+                    self.post(peer, pool, (endpoint, &mut requests), message)
+                        .await;
+                }
+                if matches!(moved, Ok(0)) {
+                    if self.state.get() == ConnectionState::Closing {
+                        return;
+                    }
+                    self.wake.notified().await;
+                }
+            }
+        };
+        tokio::select! {
+            ended = &mut connection => {
+                self.state.set(ConnectionState::Closing);
+                // Responses may have come with the end. All other requests have ended with it, and are asked again once it
+                // is known how many were answered.
+                let mut requests = self.requests.take();
+                while requests.join_next().await.is_some() {}
+                return ended.map(|()| EndedBy::Peer).map_err(https::into_io);
+            }
+            () = self.give_up.notified() => return Ok(EndedBy::Us),
+            () = write => {}
+        }
+        // Nobody can make a request any more: this takes leave of the server.
+        let _ = timeout(CONNECT, connection).await;
+        Ok(EndedBy::Us)
+    }
+
+    /// Sends one message as a request, and has its response waited for.
+    async fn post(
+        self: &Rc<Self>,
+        peer: &Rc<Peer>,
+        pool: &Weak<Pool>,
+        (endpoint, requests): (&Endpoint, &mut SendRequest<Bytes>),
+        message: &[u8],
+    ) {
+        let id = wire::id(message);
+        if !self.in_flight.contains(id) {
+            return;
+        }
+        match https::post(requests, endpoint, message).await {
+            Err(error) => self.request_failed(peer, pool, id, Failure::Ended(error)),
+            Ok(response) => {
+                let (connection, peer) = (Rc::clone(self), Rc::clone(peer));
+                let pool = Weak::clone(pool);
+                let mut requests = self.requests.borrow_mut();
+                while requests.try_join_next().is_some() {}
+                requests.spawn_local(async move {
+                    // Dropping the response tells the server that nobody waits for it.
+                    let received = timeout(peer.patience(), https::receive(response, id)).await;
+                    match received {
+                        Ok(Ok(message)) => connection.accept_response(&peer, &pool, id, &message),
+                        Ok(Err(failure)) => connection.request_failed(&peer, &pool, id, failure),
+                        Err(_) => {}
+                    }
+                });
+            }
+        }
+    }
+
+    fn accept_response(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, id: u16, message: &[u8]) {
+        let now = Instant::now();
+        if !self.accept(peer, message, now) {
+            // Nothing else will come for this request.
+            self.answered_otherwise(peer, id, TryError::Malformed, now);
+        }
+        self.after_answers(pool, now);
+    }
+
+    fn request_failed(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, id: u16, failure: Failure) {
+        let now = Instant::now();
+        tracing::debug!(server = %peer.label, ?failure, "request over HTTPS failed");
+        match failure {
+            Failure::Status(status) => {
+                self.answered_otherwise(peer, id, TryError::HttpStatus(status.as_u16()), now);
+            }
+            Failure::Malformed => self.answered_otherwise(peer, id, TryError::Malformed, now),
+            Failure::Ended(_) if self.state.get() == ConnectionState::Closing => return,
+            Failure::Ended(error) => {
+                // After a reset of this request alone others may follow on the connection.
+                if !error.is_reset() && self.takes_queries() {
+                    self.refused.set(true);
+                    self.state.set(ConnectionState::Draining);
+                }
+                if let Some(exchange) = self.in_flight.take(id) {
+                    match pool.upgrade() {
+                        Some(pool) => {
+                            let moves = if https::is_untouched(&error) {
+                                MOVES_PER_EXCHANGE
+                            } else {
+                                self.moves()
+                            };
+                            pool.ask_again(vec![exchange], moves, now);
+                        }
+                        None => exchange.broken(peer, Carrier::Stream),
+                    }
+                }
+            }
+        }
+        self.after_answers(pool, now);
+    }
+
+    /// The server answered a request, though not with a message that answers its question.
+    fn answered_otherwise(&self, peer: &Peer, id: u16, error: TryError, now: Instant) {
+        self.last_heard.set(now);
+        if let Some(exchange) = self.in_flight.take(id) {
+            self.answers.set(self.answers.get() + 1);
+            self.last_used.set(now);
+            exchange.answered_otherwise(peer, Carrier::Stream, error, now);
+        }
+    }
+
+    /// Whether it answers a query in flight.
+    fn accept(&self, peer: &Peer, message: &[u8], now: Instant) -> bool {
         let accepted = self.in_flight.accept(peer, message, Arrived::Whole, now);
         if accepted.is_ok() {
             self.answers.set(self.answers.get() + 1);
             self.last_used.set(now);
             self.last_heard.set(now);
         }
+        accepted.is_ok()
     }
 
     /// Makes room for what waits: a connection that has given all the answers its server gives is closed.
@@ -424,7 +593,7 @@ impl Connection {
         let now = Instant::now();
         let in_flight = self.in_flight.take_all();
         match pool.upgrade() {
-            Some(pool) if connected => pool.ask_again(self, in_flight, ended_by, now),
+            Some(pool) if connected => pool.ended(self, in_flight, ended_by, now),
             Some(pool) => {
                 pool.connections
                     .borrow_mut()
@@ -475,6 +644,7 @@ mod tests {
         Peer {
             address,
             tls: None,
+            https: None,
             label: address.to_string(),
             try_timeout: Duration::from_secs(1),
             stream_max_age: Duration::from_mins(1),

@@ -1,4 +1,4 @@
-//! TLS to upstream servers (RFC 7858, RFC 8310: strict privacy, the server's certificate must be valid for its name).
+//! TLS to upstream servers (RFC 7858, RFC 8484, RFC 8310: strict privacy, the server's certificate must be valid for its name).
 
 use std::io;
 use std::path::Path;
@@ -8,6 +8,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+
+/// RFC 7858 registers this protocol name; servers on a shared port choose by it.
+pub const DNS: &[u8] = b"dot";
+/// RFC 9113 §3.1.
+pub const HTTP2: &[u8] = b"h2";
 
 /// What a worker needs to open TLS connections to one server.
 #[derive(Clone)]
@@ -52,11 +57,15 @@ impl Tls {
         self.name == other.name && Arc::ptr_eq(self.connector.config(), other.connector.config())
     }
 
-    /// For a server of this name; `extra_roots` are trusted beside the web's.
+    /// For a server of this name that speaks `protocol` ([`DNS`] or [`HTTP2`]); `extra_roots` are trusted beside the web's.
     ///
     /// # Errors
     /// If the name is no DNS name, or a root is no certificate.
-    pub fn new(name: &str, extra_roots: &[CertificateDer<'static>]) -> io::Result<Self> {
+    pub fn new(
+        name: &str,
+        protocol: &[u8],
+        extra_roots: &[CertificateDer<'static>],
+    ) -> io::Result<Self> {
         let invalid = |error: &dyn std::fmt::Display| {
             io::Error::new(io::ErrorKind::InvalidInput, error.to_string())
         };
@@ -73,8 +82,7 @@ impl Tls {
             .map_err(|error| invalid(&error))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        // RFC 7858 registers this protocol name; servers on a shared port choose by it.
-        config.alpn_protocols = vec![b"dot".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             name,

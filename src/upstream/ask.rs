@@ -1,5 +1,6 @@
 //! One question, asked of a route's groups until somebody answers: runs a [`Plan`] over a worker's own transports.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -114,14 +115,18 @@ enum NoAnswer {
     Code(u16),
     Referral,
     Malformed,
+    HttpStatus(u16),
     Unreachable,
     Broken,
     NoStream,
 }
 
 impl NoAnswer {
-    fn text(self) -> &'static str {
-        match self {
+    fn text(self) -> Cow<'static, str> {
+        let text = match self {
+            Self::HttpStatus(status) => {
+                return format!("answered with HTTP status {status}").into();
+            }
             Self::Nothing => "timed out",
             Self::Code(rcode::SERVFAIL) => "failed (SERVFAIL)",
             Self::Code(rcode::REFUSED) => "refused",
@@ -133,8 +138,18 @@ impl NoAnswer {
             Self::Unreachable => "unreachable",
             Self::Broken => "could not be asked",
             Self::NoStream => "truncated, and cannot be asked over TCP",
-        }
+        };
+        text.into()
     }
+}
+
+/// Names of a group's servers that have no address yet.
+fn unresolved(group: &Group) -> impl Iterator<Item = String> {
+    let hosts = group.hosts.iter().filter(|host| host.addresses.is_empty());
+    hosts.map(|host| match host.failure() {
+        None => format!("{} is being resolved", host.name),
+        Some(failure) => format!("{} cannot be resolved ({failure})", host.name),
+    })
 }
 
 /// What is known of one try.
@@ -520,6 +535,7 @@ impl Lookup<'_> {
     fn lost(&mut self, number: usize, carrier: Carrier, error: TryError, now: Instant) {
         let (no_answer, how) = match error {
             TryError::Malformed => (NoAnswer::Malformed, TryFailure::Declined),
+            TryError::HttpStatus(status) => (NoAnswer::HttpStatus(status), TryFailure::Declined),
             TryError::Broken => (NoAnswer::Broken, TryFailure::Declined),
             // A server that takes no TCP for a truncated answer is still there for UDP.
             TryError::Unreachable if carrier != self.server(number).carrier() => {
@@ -616,8 +632,8 @@ impl Lookup<'_> {
             unreachable &= last == Some(NoAnswer::Unreachable);
             let did = match (last, server.state()) {
                 (Some(no_answer), _) => no_answer.text(),
-                (None, State::Down) => "is down",
-                (None, _) => "was not asked",
+                (None, State::Down) => "is down".into(),
+                (None, _) => "was not asked".into(),
             };
             format!("{} {did}", server.label)
         };
@@ -626,6 +642,7 @@ impl Lookup<'_> {
                 .servers
                 .iter()
                 .map(|server| of_server(server))
+                .chain(unresolved(group))
                 .collect();
             format!("{}: {}", group.name, servers.join(", "))
         };

@@ -1,7 +1,8 @@
 //! A group of servers that share one view of names: who is asked first, and how much hedging it may cost.
 
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::extra::ExtraQueries;
@@ -9,7 +10,7 @@ use super::health::State;
 use super::metrics::{GroupMetrics, UpstreamFamilies};
 use super::plan::{Candidate, Plan, Tier};
 use super::server::Server;
-use crate::config::{Bogus, GroupConfig, Policy, Probe};
+use crate::config::{Bogus, GroupConfig, HostName, NamedServer, Policy, Probe};
 
 /// One query in this many also asks a poor server, whose answer shows whether it got better.
 const TRICKLE: u32 = 100;
@@ -17,13 +18,51 @@ const TRICKLE: u32 = 100;
 /// What is left of the deadline when we give up: the client must hear from us before it is over.
 const MARGIN: Duration = Duration::from_millis(100);
 
+/// A name of servers, and what became of it.
+#[derive(Debug)]
+pub struct Host {
+    /// The name, and who resolves it.
+    pub name: HostName,
+    /// What it resolved to last.
+    pub addresses: Vec<IpAddr>,
+    failure: Mutex<Option<String>>,
+}
+
+impl Host {
+    fn new(named: &NamedServer) -> Self {
+        Self {
+            name: named.host.clone(),
+            addresses: named.addresses.clone(),
+            failure: Mutex::default(),
+        }
+    }
+
+    /// Why it could not be resolved the last time; none if it could.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    /// It could not be resolved, or could again.
+    pub fn set_failure(&self, failure: Option<String>) {
+        *self.lock() = failure;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        // A text is whole or not there.
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A group.
 #[derive(Debug)]
 pub struct Group {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// Its servers, in configured order.
+    /// Its servers, in configured order. None while the names of all of them have no addresses yet.
     pub servers: Vec<Arc<Server>>,
+    /// Names of servers.
+    pub hosts: Vec<Host>,
     /// Where they start among all servers.
     first: usize,
     /// When a single try counts as lost.
@@ -65,6 +104,7 @@ impl Group {
         }
         Self {
             name: Arc::clone(&config.name),
+            hosts: config.named().map(Host::new).collect(),
             first,
             servers,
             try_timeout: config.try_timeout,
@@ -108,7 +148,7 @@ impl Group {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.servers.len();
         let start = match self.policy {
-            Policy::RoundRobin => turn as usize % count,
+            Policy::RoundRobin => turn as usize % count.max(1),
             Policy::Ordered | Policy::Fastest => 0,
         };
         let mut order: Vec<(State, &Server, usize)> = (0..count)

@@ -2,12 +2,14 @@
 //!
 //! - [`health`], [`plan`], [`extra`], [`rate`] and [`tolerance`] are the rules, pure;
 //! - [`server`] and [`group`] are the shared state they act on;
+//! - [`host_lookup`] resolves the names of servers;
 //! - [`ask`] runs a plan over a worker's own transports.
 
 pub mod ask;
 pub mod extra;
 pub mod group;
 pub mod health;
+pub mod host_lookup;
 pub mod loops;
 pub mod metrics;
 pub mod plan;
@@ -25,8 +27,9 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use crate::config::{Config, GroupConfig, Transport};
-use crate::transport::tls::{Tls, read_roots};
+use crate::config::{Config, GroupConfig, ServerConfig, Transport};
+use crate::transport::https::Endpoint;
+use crate::transport::tls::{self, Tls, read_roots};
 use group::Group;
 use metrics::UpstreamFamilies;
 use server::{Server, ServerParts};
@@ -44,9 +47,9 @@ pub enum UpstreamError {
         /// Why.
         source: std::io::Error,
     },
-    /// A TLS server's name cannot be used.
+    /// The name or the path of a server over TLS or HTTPS cannot be used.
     #[error("server {server}: {source}")]
-    Tls {
+    Server {
         /// The server.
         server: String,
         /// Why.
@@ -93,9 +96,11 @@ impl Upstreams {
             let mut servers: Vec<Arc<Server>> = Vec::new();
             for server in &group.servers {
                 let tls = tls_of(server, &roots, old, &mut errors);
+                let https = endpoint_of(server, &mut errors);
                 let parts = ServerParts {
                     config: server,
                     tls,
+                    https,
                     group: &group.name,
                     try_timeout: group.try_timeout,
                     stream_max_age: group.stream_max_age,
@@ -160,15 +165,31 @@ fn roots_of(group: &GroupConfig, errors: &mut Vec<UpstreamError>) -> Vec<Certifi
     })
 }
 
-/// What a TLS server needs: what it has already, if the roots are the same, so that its sessions go on.
+/// Where a server over HTTPS takes requests.
+fn endpoint_of(server: &ServerConfig, errors: &mut Vec<UpstreamError>) -> Option<Endpoint> {
+    let Transport::Https { name, path } = &server.transport else {
+        return None;
+    };
+    let endpoint = Endpoint::new(name, server.address.port(), path);
+    endpoint
+        .map_err(|source| {
+            let server = server.to_string();
+            errors.push(UpstreamError::Server { server, source });
+        })
+        .ok()
+}
+
+/// What a server over TLS or HTTPS needs: what it has already, if the roots are the same, so that its sessions go on.
 fn tls_of(
-    server: &crate::config::ServerConfig,
+    server: &ServerConfig,
     roots: &[CertificateDer<'static>],
     old: Option<(&Group, &[CertificateDer<'static>])>,
     errors: &mut Vec<UpstreamError>,
 ) -> Option<Tls> {
-    let Transport::Tls(name) = &server.transport else {
-        return None;
+    let (name, protocol) = match &server.transport {
+        Transport::Udp | Transport::Tcp => return None,
+        Transport::Tls(name) => (name, tls::DNS),
+        Transport::Https { name, .. } => (name, tls::HTTP2),
     };
     if let Some((group, old_roots)) = old
         && old_roots == roots
@@ -176,11 +197,11 @@ fn tls_of(
     {
         return known.tls.clone();
     }
-    match Tls::new(name, roots) {
+    match Tls::new(name, protocol, roots) {
         Ok(tls) => Some(tls),
         Err(source) => {
             let server = server.to_string();
-            errors.push(UpstreamError::Tls { server, source });
+            errors.push(UpstreamError::Server { server, source });
             None
         }
     }

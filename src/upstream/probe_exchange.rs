@@ -1,21 +1,25 @@
-//! One question of our own, asked outside of any worker: probes of health, of loops, and of what a server bears.
+//! One question of our own, asked outside of any worker: probes of health, of loops, and of what a server bears; the names
+//! of other servers.
 //!
 //! Owns the sockets of probes: a connected UDP socket for each, streams framed as everywhere here.
 
 use std::io;
+use std::pin::pin;
 use std::time::Instant;
 
 use hickory_proto::op::{Edns, Message, Query};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio_rustls::client::TlsStream;
 
 use super::server::Server;
-use crate::config::Transport;
 use crate::message::form::{QueryForm, code_of};
 use crate::message::framing::{Frames, put_frame};
-use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD};
+use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD, flag, rcode};
 use crate::net::open::connect_udp;
-use crate::transport::{Carrier, exchange};
+use crate::transport::Carrier;
+use crate::transport::exchange::answers as is_answered;
+use crate::transport::https::{self, Endpoint, Failure};
 
 /// Octets read of a datagram: more than we ask for, and of what is longer the header is enough.
 const DATAGRAM_BYTES: usize = 4_096;
@@ -23,13 +27,28 @@ const DATAGRAM_BYTES: usize = 4_096;
 /// Asks a server a question in this form. Returns the response code once it has answered anything.
 ///
 /// # Errors
-/// Those of the socket, of the TLS handshake, and a connection that ends before the answer.
+/// Those of [`exchange`].
 pub(super) async fn ask(
     server: &Server,
     carrier: Carrier,
     question: Query,
     form: QueryForm,
 ) -> io::Result<u16> {
+    // In a box: that of a TLS stream with HTTP/2 is large, and whoever waits with a timeout holds it twice.
+    let response = Box::pin(exchange(server, carrier, question, form)).await?;
+    Ok(code_of(&response))
+}
+
+/// The same, for the whole response.
+///
+/// # Errors
+/// Those of the socket, of the TLS handshake, and a connection that ends before the answer.
+pub(super) async fn exchange(
+    server: &Server,
+    carrier: Carrier,
+    question: Query,
+    form: QueryForm,
+) -> io::Result<Vec<u8>> {
     // Our own questions count as well, and need not wait: they are few.
     let _ = server.rate.take(Instant::now());
     let mut message = Message::query();
@@ -43,16 +62,18 @@ pub(super) async fn ask(
     }
     let query = message.to_vec().map_err(io::Error::other)?;
     let address = server.config.address;
-    match (carrier, &server.config.transport, server.tls.clone()) {
-        (Carrier::Datagram, _, _) => {
-            let socket = UdpSocket::from_std(connect_udp(address)?.into())?;
-            over_datagrams(&socket, &query).await
-        }
-        (Carrier::Stream, Transport::Tls(_), Some(tls)) => {
-            let stream = TcpStream::connect(address).await?;
-            over_stream(tls.connector.connect(tls.name, stream).await?, &query).await
-        }
-        (Carrier::Stream, _, _) => over_stream(TcpStream::connect(address).await?, &query).await,
+    if carrier == Carrier::Datagram {
+        let socket = UdpSocket::from_std(connect_udp(address)?.into())?;
+        return over_datagrams(&socket, &query).await;
+    }
+    let stream = TcpStream::connect(address).await?;
+    let Some(tls) = server.tls.clone() else {
+        return over_stream(stream, &query).await;
+    };
+    let stream = tls.connector.connect(tls.name, stream).await?;
+    match &server.https {
+        None => over_stream(stream, &query).await,
+        Some(endpoint) => over_https(stream, endpoint, &query).await,
     }
 }
 
@@ -64,17 +85,17 @@ fn answers(query: &[u8], response: &[u8]) -> bool {
     };
     response.len() >= HEADER_LEN
         && wire::id(response) == wire::id(query)
-        && exchange::answers(&query[HEADER_LEN..name_end + 4], response).is_ok()
+        && is_answered(&query[HEADER_LEN..name_end + 4], response).is_ok()
 }
 
-async fn over_datagrams(socket: &UdpSocket, query: &[u8]) -> io::Result<u16> {
+async fn over_datagrams(socket: &UdpSocket, query: &[u8]) -> io::Result<Vec<u8>> {
     socket.send(query).await?;
     let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
         let length = socket.recv(&mut buffer).await?;
-        let response = &buffer[..length];
-        if answers(query, response) {
-            return Ok(code_of(response));
+        if answers(query, &buffer[..length]) {
+            buffer.truncate(length);
+            return Ok(buffer);
         }
     }
 }
@@ -82,7 +103,7 @@ async fn over_datagrams(socket: &UdpSocket, query: &[u8]) -> io::Result<u16> {
 async fn over_stream(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     query: &[u8],
-) -> io::Result<u16> {
+) -> io::Result<Vec<u8>> {
     let mut frame = Vec::new();
     put_frame(&mut frame, |out| out.extend_from_slice(query));
     stream.write_all(&frame).await?;
@@ -91,10 +112,42 @@ async fn over_stream(
     loop {
         if let Some(response) = frames.next_message() {
             if answers(query, response) {
-                return Ok(code_of(response));
+                return Ok(response.to_vec());
             }
         } else if frames.fill(&mut stream).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
+}
+
+async fn over_https(
+    stream: TlsStream<TcpStream>,
+    endpoint: &Endpoint,
+    query: &[u8],
+) -> io::Result<Vec<u8>> {
+    let (mut requests, connection) = https::open(stream).await?;
+    let mut asked = pin!(async {
+        let response = https::post(&mut requests, endpoint, query).await;
+        let response = response.map_err(io::Error::other)?;
+        match https::receive(response, wire::id(query)).await {
+            Ok(response) if answers(query, &response) => Ok(response),
+            Ok(_) | Err(Failure::Malformed) => Err(io::ErrorKind::InvalidData.into()),
+            // It is there, and says that it cannot help: as for clients' queries.
+            Err(Failure::Status(_)) => Ok(servfail(query)),
+            Err(Failure::Ended(error)) => Err(io::Error::other(error)),
+        }
+    });
+    tokio::select! {
+        code = &mut asked => code,
+        // The answer may have come with the end.
+        _ = connection => asked.await,
+    }
+}
+
+/// What a server that fails would say to a query, in a header.
+fn servfail(query: &[u8]) -> Vec<u8> {
+    let mut response = query[..HEADER_LEN].to_vec();
+    wire::put_u16(&mut response, 2, flag::QR | rcode::SERVFAIL);
+    response[4..].fill(0);
+    response
 }

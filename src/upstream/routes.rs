@@ -12,8 +12,8 @@ use hickory_proto::rr::Name;
 use super::rewrite::Rewrite;
 use crate::cache::{Bounds, seconds};
 use crate::config::{
-    CacheConfig, Config, Denial, Dns64Config, OwnAnswer, PrivateZones, RouteCacheConfig,
-    RouteConfig, private_zones,
+    CacheConfig, Config, Denial, Dns64Config, NamedServer, OwnAnswer, PrivateZones,
+    RouteCacheConfig, RouteConfig, private_zones,
 };
 use crate::message::dns64::Dns64;
 use crate::message::query::wire_name;
@@ -417,7 +417,9 @@ impl Route {
         let same_view = |(&old, &new): (&usize, &usize)| {
             let (old, new) = (&of.groups[old], &config.groups[new]);
             let stays = |server| new.servers.contains(server);
-            old.name == new.name && old.servers.iter().any(stays)
+            // A name may move to other addresses: what answers there are the same servers in the user's words.
+            let named = |host: &NamedServer| new.named().any(|other| other.host == host.host);
+            old.name == new.name && (old.servers.iter().any(stays) || old.named().any(named))
         };
         self.promise() == new.promise()
             && self.tiers.len() == new.tiers.len()

@@ -17,6 +17,7 @@ use super::tolerance::{Refusal, Tolerance};
 use crate::config::{FailoverConfig, ServerConfig, Transport};
 use crate::message::form::QueryForm;
 use crate::metrics::Label;
+use crate::transport::https::Endpoint;
 use crate::transport::metrics::ExchangeMetrics;
 use crate::transport::tls::Tls;
 use crate::transport::{AnswerQuality, Carrier, Observer, Peer};
@@ -34,6 +35,8 @@ pub struct Server {
     pub config: ServerConfig,
     /// What its TLS connections need, if it is spoken to over TLS.
     pub tls: Option<Tls>,
+    /// Where it takes requests, if it is spoken to over HTTPS.
+    pub https: Option<Endpoint>,
     /// The group's name.
     pub group: Arc<str>,
     /// As the configuration writes it: the label of metrics, and the name in extended errors.
@@ -132,6 +135,7 @@ pub struct RefusalReport {
 pub(super) struct ServerParts<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) tls: Option<Tls>,
+    pub(super) https: Option<Endpoint>,
     pub(super) group: &'a Arc<str>,
     pub(super) try_timeout: Duration,
     pub(super) stream_max_age: Duration,
@@ -155,6 +159,7 @@ impl Server {
         Self {
             config: parts.config.clone(),
             tls: parts.tls,
+            https: parts.https,
             group: Arc::clone(parts.group),
             try_timeout: parts.try_timeout,
             rate: RateLimit::none(parts.now),
@@ -201,7 +206,7 @@ impl Server {
     pub fn carrier(&self) -> Carrier {
         match self.config.transport {
             Transport::Udp => Carrier::Datagram,
-            Transport::Tcp | Transport::Tls(_) => Carrier::Stream,
+            Transport::Tcp | Transport::Tls(_) | Transport::Https { .. } => Carrier::Stream,
         }
     }
 
@@ -254,6 +259,7 @@ impl Server {
         Peer {
             address: self.config.address,
             tls: self.tls.clone(),
+            https: self.https.clone(),
             label: self.label.clone(),
             try_timeout: self.try_timeout,
             stream_max_age: self.stream_max_age,

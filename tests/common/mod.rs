@@ -58,11 +58,16 @@ pub(crate) fn free_address() -> SocketAddr {
 
 /// Sockets bound to such an address.
 pub(crate) fn free_sockets() -> (UdpSocket, TcpListener) {
+    sockets_at_port(0)
+}
+
+/// Sockets bound to an address like that, with this port; 0 for any that is free.
+pub(crate) fn sockets_at_port(port: u16) -> (UdpSocket, TcpListener) {
     let [_, high, low, _] = std::process::id().to_be_bytes();
     let number = u8::try_from(next_number() % 254 + 1).expect("at most 254");
     let ip = IpAddr::V4(Ipv4Addr::new(127, 64 | high & 0x3f, low, number));
     wait_for("a port that is free over UDP and TCP", || {
-        let listener = TcpListener::bind((ip, 0)).ok()?;
+        let listener = TcpListener::bind((ip, port)).ok()?;
         let socket = UdpSocket::bind(listener.local_addr().ok()?).ok()?;
         Some((socket, listener))
     })

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 
 use super::dns::{Over, failure, question_end, rcode, read_frame, send_frame, tcp_to, wire_name};
-use super::free_sockets;
+use super::sockets_at_port;
 
 /// Given a query and how it came: the messages to send back, in this order.
 type Answer = dyn Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync;
@@ -53,7 +53,15 @@ impl StandIn {
     where
         F: Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync + 'static,
     {
-        let (socket, listener) = free_sockets();
+        Self::at_port(0, answer)
+    }
+
+    /// One at an address of its own with this port; 0 for any that is free.
+    pub(crate) fn at_port<F>(port: u16, answer: F) -> Self
+    where
+        F: Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    {
+        let (socket, listener) = sockets_at_port(port);
         let address = socket.local_addr().expect("it is bound");
         let state = Arc::new(State {
             answer: Box::new(answer),

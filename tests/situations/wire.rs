@@ -19,7 +19,6 @@ pub(crate) fn type_of(name: &str) -> u16 {
         "SOA" => rr::SOA,
         "PTR" => rr::PTR,
         "MX" => rr::MX,
-        "PTR" => rr::PTR,
         "TXT" => rr::TXT,
         "AAAA" => rr::AAAA,
         "SRV" => rr::SRV,

@@ -1,6 +1,6 @@
 //! What /status and /metrics show of the running instance.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -59,6 +59,11 @@ impl Instance {
             .evictions()
             .saturating_sub(metrics.cache_evictions.get());
         metrics.cache_evictions.inc_by(evictions);
+        let hosts = setup.upstreams.groups.iter().flat_map(|group| &group.hosts);
+        let unresolved = hosts.filter(|host| host.addresses.is_empty()).count();
+        metrics
+            .unresolved_hosts
+            .set(i64::try_from(unresolved).unwrap_or(i64::MAX));
         let clocks = (Instant::now(), SystemTime::now());
         for server in &setup.upstreams.servers {
             server.show(clocks);
@@ -147,7 +152,17 @@ struct GroupStatus {
     in_flight: usize,
     hedges_sent: u64,
     hedges_won: u64,
+    /// Names of servers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hosts: Vec<HostStatus>,
     servers: Vec<ServerStatus>,
+}
+
+#[derive(Serialize)]
+struct HostStatus {
+    host: String,
+    addresses: Vec<IpAddr>,
+    failure: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -166,6 +181,15 @@ impl GroupStatus {
             in_flight: group.in_flight(),
             hedges_sent: group.metrics.hedges_sent.get(),
             hedges_won: group.metrics.hedges_won.get(),
+            hosts: group
+                .hosts
+                .iter()
+                .map(|host| HostStatus {
+                    host: host.name.to_string(),
+                    addresses: host.addresses.clone(),
+                    failure: host.failure(),
+                })
+                .collect(),
             servers: group
                 .servers
                 .iter()
