@@ -147,6 +147,8 @@ pub struct Exchange {
     form: QueryForm,
     sent: Instant,
     moves: u8,
+    /// Its server was told that it is late.
+    late: Cell<bool>,
 }
 
 impl Exchange {
@@ -166,6 +168,7 @@ impl Exchange {
             form,
             sent,
             moves: 0,
+            late: Cell::new(false),
         }
     }
 
@@ -286,10 +289,17 @@ impl Exchange {
         self.deliver(carrier, Err(TryError::Broken));
     }
 
+    /// It counts as unanswered from now on, although an answer is still taken while anybody waits for it.
+    pub(super) fn late(&self, peer: &Peer, carrier: Carrier, now: Instant) {
+        if !self.late.replace(true) {
+            peer.observer.expired(carrier, now);
+        }
+    }
+
     /// It is given up because an answer would come too late. It counts as lost only if its question was answered
     /// otherwise.
     pub(super) fn expired(&self, peer: &Peer, carrier: Carrier, now: Instant) {
-        peer.observer.expired(carrier, now);
+        self.late(peer, carrier, now);
         if self.mailbox.answered.get() {
             peer.metrics.ended(Outcome::Lost);
             peer.observer.lost(carrier, now, self.sent);

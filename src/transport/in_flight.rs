@@ -30,9 +30,9 @@ pub enum Arrived {
     InPart,
 }
 
-/// What expired in one sweep.
+/// What is late at a sweep.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Expired {
+pub struct Late {
     /// When the newest of them was sent.
     pub newest: Option<Instant>,
 }
@@ -136,18 +136,28 @@ impl InFlight {
         Ok(())
     }
 
-    /// Forgets exchanges whose answer would come too late to matter.
-    pub fn expire(&self, peer: &Peer, now: Instant) -> Expired {
-        let mut expired = Expired::default();
+    /// Forgets exchanges whose answer would come too late to matter. While somebody waits for it, none does: the server may
+    /// be the only one that answers, and this slow.
+    pub fn expire(&self, peer: &Peer, now: Instant) -> Late {
+        let mut late = Late::default();
         self.exchanges.borrow_mut().retain(|_, exchange| {
-            let too_late = peer.is_too_late(exchange.sent(), now);
-            if too_late {
-                exchange.expired(peer, self.carrier, now);
-                expired.newest = expired.newest.max(Some(exchange.sent()));
+            if !peer.is_too_late(exchange.sent(), now) {
+                return true;
             }
-            !too_late
+            late.newest = late.newest.max(Some(exchange.sent()));
+            if exchange.is_awaited() {
+                exchange.late(peer, self.carrier, now);
+                return true;
+            }
+            exchange.expired(peer, self.carrier, now);
+            false
         });
-        expired
+        late
+    }
+
+    /// Whether anybody waits for what is in flight.
+    pub fn is_awaited(&self) -> bool {
+        self.exchanges.borrow().values().any(Exchange::is_awaited)
     }
 
     /// Takes everything that waits, because the socket is to be closed.

@@ -323,15 +323,21 @@ impl Connection {
     }
 
     fn sweep(&self, peer: &Peer, now: Instant) {
-        let expired = self.in_flight.expire(peer, now);
+        let late = self.in_flight.expire(peer, now);
         let established = self.state.get() != ConnectionState::Connecting;
         // What was asked since the last answer, or since the connection was made, stayed without one.
-        let silent = expired
+        let silent = late
             .newest
             .is_some_and(|sent| sent >= self.last_heard.get());
         if established && silent {
-            self.state.set(ConnectionState::Closing);
-            self.give_up.notify_one();
+            // Its peer may have forgotten it, or be slow: others open a new one.
+            if self.takes_queries() {
+                self.state.set(ConnectionState::Draining);
+            }
+            if !self.in_flight.is_awaited() {
+                self.state.set(ConnectionState::Closing);
+                self.give_up.notify_one();
+            }
             return;
         }
         self.retire_if_old(now);

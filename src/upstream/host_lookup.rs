@@ -6,9 +6,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::transport::timeout::timeout;
 use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
-use tokio::time::timeout;
 
 use super::group::Group;
 use super::health::State;

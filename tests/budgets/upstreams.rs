@@ -486,11 +486,11 @@ fn an_answer_that_has_come_counts_before_a_failure_that_has_come() {
 #[test]
 fn who_got_no_cpu_does_not_blame_the_server() {
     /// Beyond *deadline*, and beyond the age at which queries in flight are forgotten.
-    const PAUSE: Duration = Duration::from_millis(1_500);
+    const PAUSE: Duration = Duration::from_millis(3_500);
     let server = ByHand::new();
     let address = server.address.to_string();
     let nodens = Nodens::start(&format!(
-        "workers: 1\nupstreams:\n  group: {{servers: [{address:?}], try_timeout: 500ms, deadline: 1s}}\n\
+        "workers: 1\nupstreams:\n  group: {{servers: [{address:?}], try_timeout: 1s, deadline: 3s}}\n\
          routes: {{example.: group}}\n"
     ));
     wait_until_good(&nodens, &address);

@@ -166,3 +166,41 @@ fn a_busy_connection_is_replaced_when_it_is_old() {
         );
     }
 }
+
+/// New names at once, twice, to a sole server whose answers take this long; its probes' too, if `probes` says so.
+fn slow_answers_count(scheme: &str, options: &str, takes: Duration, probes: bool) {
+    let script = move |q: &Query| q.honest().after(takes);
+    let server = match (scheme, probes) {
+        ("tls://", _) => Server::tls(script),
+        (_, true) => Server::start_for_all(script),
+        (_, false) => Server::start(script),
+    };
+    let tls = if scheme == "tls://" {
+        format!("tls_ca: {}, ", server.ca())
+    } else {
+        String::new()
+    };
+    let nodens = Nodens::start(&group_of(
+        &[server.over(scheme)],
+        &format!("{tls}{options}"),
+    ));
+    for burst in ["first", "second"] {
+        // The script answers one query after the other on a connection.
+        let names = if scheme.is_empty() { 10 } else { 1 };
+        let replies = all_at_once(&nodens, &new_names(burst, names));
+        assert_all(&replies, "NOERROR 192.0.2.1", &nodens);
+    }
+}
+
+#[test]
+fn an_answer_that_outlives_its_try_counts() {
+    for scheme in ["", "tcp://", "tls://"] {
+        let takes = Duration::from_millis(700);
+        slow_answers_count(scheme, "try_timeout: 400ms", takes, false);
+    }
+}
+
+#[test]
+fn an_answer_that_outlives_its_try_counts_though_probes_are_lost() {
+    slow_answers_count("", "", Duration::from_millis(1_800), true);
+}
