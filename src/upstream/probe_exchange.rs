@@ -34,8 +34,7 @@ pub(super) async fn ask(
     question: Query,
     form: QueryForm,
 ) -> io::Result<u16> {
-    // In a box: that of a TLS stream with HTTP/2 is large, and whoever waits with a timeout holds it twice.
-    let response = Box::pin(exchange(server, carrier, question, form)).await?;
+    let response = exchange(server, carrier, question, form).await?;
     Ok(code_of(&response))
 }
 
@@ -70,11 +69,15 @@ pub(super) async fn exchange(
     let Some(tls) = server.tls.clone() else {
         return over_stream(stream, &query).await;
     };
-    let stream = tls.connector.connect(tls.name, stream).await?;
-    match &server.https {
-        None => over_stream(stream, &query).await,
-        Some(endpoint) => over_https(stream, endpoint, &query).await,
-    }
+    // In a box: that of TLS with HTTP/2 is large, and whoever waits with a timeout holds it twice.
+    Box::pin(async {
+        let stream = tls.connector.connect(tls.name, stream).await?;
+        match &server.https {
+            None => over_stream(stream, &query).await,
+            Some(endpoint) => over_https(stream, endpoint, &query).await,
+        }
+    })
+    .await
 }
 
 /// Whether a message is the response to this query, which has one question and at most an OPT, whatever it says. Messages

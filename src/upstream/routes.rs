@@ -4,7 +4,7 @@
 //! for the life of the process, whatever reloads bring, because cached answers and metrics remember routes by it.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use hickory_proto::rr::Name;
@@ -158,7 +158,9 @@ impl Routes {
         let configured = config.routes.iter();
         let labelled = configured.map(|route| (route.zone.to_lowercase().to_ascii(), route));
         let private = private.iter().map(|route| (PRIVATE.to_owned(), route));
-        for (zone, route) in labelled.chain(private) {
+        let localhost = localhost_route(config);
+        let localhost = localhost.iter().map(|route| (LOCALHOST.to_owned(), route));
+        for (zone, route) in labelled.chain(private).chain(localhost) {
             let index = *indices.entry(zone.clone()).or_insert_with(|| {
                 routes.zones.push(zone.clone());
                 routes.by_index.push(None);
@@ -432,17 +434,34 @@ const PRIVATE: &str = "private_zones";
 
 /// The route of the private zones that are no routes themselves.
 fn private_route(config: &Config) -> Option<RouteConfig> {
-    (config.private_zones == PrivateZones::NxDomain).then(|| RouteConfig {
-        zone: Name::root(),
+    let answers = config.private_zones == PrivateZones::NxDomain;
+    answers.then(|| answering(Name::root(), OwnAnswer::NxDomain))
+}
+
+/// RFC 6761 §6.3: names at and below it are those of the host itself, and no server is asked for them.
+const LOCALHOST: &str = "localhost";
+
+/// The route of `localhost`, unless the configuration has one.
+fn localhost_route(config: &Config) -> Option<RouteConfig> {
+    let zone = Name::from_ascii("localhost.").ok()?;
+    let configured = config.routes.iter().any(|route| route.zone == zone);
+    let addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    (!configured).then(|| answering(zone, OwnAnswer::Addresses(addresses)))
+}
+
+/// A route that answers by itself.
+fn answering(zone: Name, answer: OwnAnswer) -> RouteConfig {
+    RouteConfig {
+        zone,
         tiers: Vec::new(),
-        answer: Some(OwnAnswer::NxDomain),
+        answer: Some(answer),
         filter: Vec::new(),
         rewrite: None,
         dns64: None,
         max_negative_ttl: None,
         stale_on: Vec::new(),
         cache: RouteCacheConfig::default(),
-    })
+    }
 }
 
 /// See [`Routes::ancestors`].

@@ -8,8 +8,6 @@ use crate::{no_answer, unfair, wrong_data};
 pub(crate) struct Case {
     pub(crate) situation: &'static str,
     pub(crate) right: &'static str,
-    /// Whether nodens may be wrong here: `docs/comparison.md` says why.
-    pub(crate) known: bool,
     pub(crate) put: fn(Kind) -> Cell,
 }
 
@@ -22,15 +20,8 @@ impl Case {
         Self {
             situation,
             right,
-            known: false,
             put,
         }
-    }
-
-    /// One in which nodens is known to be wrong.
-    pub(crate) const fn known(mut self) -> Self {
-        self.known = true;
-        self
     }
 }
 

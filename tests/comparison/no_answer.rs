@@ -146,8 +146,7 @@ pub(crate) const CASES: &[Case] = &[
         "Answers take 1.8 s; 10 names at once",
         "all answered",
         slow_answers,
-    )
-    .known(),
+    ),
     Case::new(
         "Answers take 1.8 s, clients' TCP connections are idle after 1 s; 10 clients",
         "all answered: who waits is not idle",

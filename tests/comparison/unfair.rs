@@ -50,8 +50,7 @@ pub(crate) const CASES: &[Case] = &[
         "`localhost. A`, without a word about it in the configuration",
         "not asked upstream (RFC 6761 §6.3)",
         localhost,
-    )
-    .known(),
+    ),
     Case::new(
         "PTR of 10.1.2.3, without a word about it in the configuration",
         "taste: not asked upstream (RFC 6303), or asked of who may know it",

@@ -489,3 +489,24 @@ fn a_name_that_would_become_too_long_is_not_asked_for() {
     assert_eq!(extended_errors(&reply.message), [(0, why)]);
     assert_eq!(server.count(), 0);
 }
+
+#[test]
+fn localhost_is_the_host_itself_unless_the_configuration_says_otherwise() {
+    let server = knows_everything();
+    let nodens = with_routes(&server, "", "");
+    for (text, want) in [
+        ("localhost. A", "NOERROR 127.0.0.1"),
+        ("localhost. AAAA", "NOERROR ::1"),
+        ("db.localhost. A", "NOERROR 127.0.0.1"),
+        ("localhost. TXT", "NOERROR"),
+    ] {
+        assert_eq!(says(&nodens, text), want, "{text}");
+    }
+    assert_eq!(server.count(), 0, "nobody is asked");
+    assert_eq!(says(&nodens, "localhost.example. A"), "NOERROR 192.0.2.1");
+
+    let nodens = with_routes(&server, "localhost: vpc", "");
+    assert_eq!(says(&nodens, "localhost. A"), "NOERROR 192.0.2.1");
+    let nodens = with_routes(&server, "", "records: {localhost: {A: 127.0.0.7}}\n");
+    assert_eq!(says(&nodens, "localhost. A"), "NOERROR 127.0.0.7");
+}

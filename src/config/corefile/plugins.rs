@@ -60,7 +60,7 @@ const WITHOUT: [(&str, Verdict, &str); 21] = [
     (
         "local",
         Differs,
-        "private_zones: NXDOMAIN answers those reverse zones; localhost is forwarded unless it is in records",
+        "private_zones: NXDOMAIN answers those reverse zones; localhost is always answered",
     ),
     ("metadata", NoCounterpart, "other plugins read it"),
     ("geoip", NoCounterpart, "other plugins read it"),
