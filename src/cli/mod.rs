@@ -1,10 +1,12 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod completions;
 mod demo;
 mod health;
 mod import;
 mod log;
+mod man;
 mod node;
 mod resolve;
 mod serve;
@@ -40,6 +42,8 @@ enum Command {
     Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
     Demo(demo::DemoArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 /// Where the configuration comes from.
@@ -86,6 +90,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Resolve(args) => block_on(resolve::run(args)),
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("nodens: {error:#}");
