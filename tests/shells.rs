@@ -114,8 +114,8 @@ fn fish_completes() {
             .env("HOME", directory.path(""));
         // Each line is a word, a tabulator, and its description.
         let offered = printed(fish.arg(&script).arg(typed));
-        let words = offered.lines().map(|line| line.split('\t').next());
-        words.flatten().map(|word| format!("{word}\n")).collect()
+        let words = offered.lines().filter_map(|line| line.split('\t').next());
+        words.collect::<Vec<_>>().join("\n")
     });
 }
 
