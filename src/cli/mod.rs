@@ -3,10 +3,12 @@
 mod admin;
 mod cache;
 mod check;
+mod completions;
 mod demo;
 mod health;
 mod import;
 mod log;
+mod man;
 mod node;
 mod resolve;
 mod serve;
@@ -43,6 +45,8 @@ enum Command {
     Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
     Demo(demo::DemoArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
 }
 
 /// Where the configuration comes from.
@@ -90,6 +94,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Resolve(args) => block_on(resolve::run(args)),
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("nodens: {error:#}");

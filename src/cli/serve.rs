@@ -1,8 +1,13 @@
 //! `nodens serve`: run until SIGTERM or SIGINT.
+//!
+//! Tells a service manager, by the protocol of `sd_notify(3)`, when clients are served and when stopping begins. A reload is
+//! not reported (`RELOADING=1`): on SIGHUP the manager need not wait, since the old configuration serves until the new one
+//! does.
 
 use std::process::ExitCode;
 
 use anyhow::Context;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -51,6 +56,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             workers = app.shared.current.load().config.workers,
             "serving"
         );
+        notify_manager(&NotifyState::Ready);
         let signal = async || {
             tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
@@ -65,6 +71,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             () = async { while hangup.recv().await.is_some() { asked.notify_one() } } => "the end of signals",
         };
         tracing::info!(signal = name, "stopping: answering what is in flight");
+        notify_manager(&NotifyState::Stopping);
         tokio::select! {
             () = app.stop() => tracing::info!("stopped"),
             name = signal() => {
@@ -75,4 +82,12 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Tells the service manager, if one waits for it (`NOTIFY_SOCKET`). A manager that cannot be told stops nobody from
+/// being served; it ends us by itself once its own time for starting is over.
+fn notify_manager(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::warn!(%error, %state, "the service manager cannot be told");
+    }
 }
