@@ -106,6 +106,15 @@ fn ready_is_never_said_where_the_address_is_taken() {
     drop((udp, tcp));
 }
 
+/// Lets the server go on when the test ends, as the server waits for its threads then: a failed test must not hang.
+struct OpenedAtEnd(Gate);
+
+impl Drop for OpenedAtEnd {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 #[test]
 fn stopping_is_said_before_what_is_in_flight_is_answered() {
     let gate = Gate::default();
@@ -114,6 +123,7 @@ fn stopping_is_said_before_what_is_in_flight_is_answered() {
         closed.wait();
         vec![response(query, &[record(rr::A, 300, &[192, 0, 2, 1])])]
     });
+    let gate = OpenedAtEnd(gate);
     let mut supervised = Supervised::start(free_address(), server.address);
     supervised.wait_to_hear("READY=1");
     let ask = Ask::new("late.example.", rr::A);
@@ -124,7 +134,7 @@ fn stopping_is_said_before_what_is_in_flight_is_answered() {
     });
     supervised.nodens.signal("TERM");
     supervised.wait_to_hear("STOPPING=1");
-    gate.open();
+    gate.0.open();
     let reply = dns::receive(&client).expect("a reply");
     let reply = dns::Message::read(&reply).expect("it is DNS");
     assert_eq!(reply.rcode(), dns::rcode::NOERROR);
