@@ -177,7 +177,14 @@ fn every_command_has_a_manual_page_with_its_flags() {
         .iter()
         .map(|command| format!("nodens-{command}.1"))
         .collect();
-    wanted.extend(["nodens.1", "nodens-node-remove.1"].map(str::to_owned));
+    let others = [
+        "",
+        "-cache-flush",
+        "-cache-get",
+        "-cache-list",
+        "-node-remove",
+    ];
+    wanted.extend(others.map(|words| format!("nodens{words}.1")));
     assert_eq!(names, wanted);
     for (name, page) in &pages {
         // roff writes a hyphen that is to stay one with a backslash.
