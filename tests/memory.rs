@@ -139,7 +139,9 @@ fn idle_and_with_a_hundred_thousand_answers() {
     ask_all(&nodens, std::iter::once("one.example".to_owned()));
     let idle = nodens.rss_bytes();
     println!("idle: {:.1} MB", in_mb(idle));
-    assert!(idle <= 10 * MB, "idle: {:.1} MB", in_mb(idle));
+    // Nine tenths of it are pages of the program's file, which the kernel may drop: HTTP/2 and the command line's scripts and
+    // manual pages made it 2 MB larger.
+    assert!(idle <= 12 * MB, "idle: {:.1} MB", in_mb(idle));
 
     let names = || (0..100_000).map(|number| format!("host-{number:06}.bench.example"));
     ask_all(&nodens, names());
