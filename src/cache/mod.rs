@@ -269,7 +269,7 @@ mod tests {
     use crate::message::response::Response;
     use crate::message::response::testing::response;
 
-    const BOUNDS: Bounds = Bounds {
+    pub(super) const BOUNDS: Bounds = Bounds {
         max_ttl: 86_400,
         max_negative_ttl: 3_600,
         later_max_negative_ttl: 30,

@@ -233,16 +233,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cache::tests::BOUNDS;
     use crate::message::ede::{ExtendedError, PassedOn};
     use crate::message::response::testing::response;
-
-    const BOUNDS: Bounds = Bounds {
-        max_ttl: 86_400,
-        max_negative_ttl: 3_600,
-        later_max_negative_ttl: 30,
-        min_ttl: 0,
-        max_lifetime: u32::MAX,
-    };
 
     const ORIGIN: Origin = Origin { route: 3, tier: 1 };
 

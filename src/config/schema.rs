@@ -295,17 +295,7 @@ fn read_listen(top: &Section<'_>, report: &Report<'_>) -> Vec<SocketAddr> {
         None => listen.push(SocketAddr::from((Ipv4Addr::LOCALHOST, 5300))),
         Some(value) => {
             let items = list_items(&top.path("listen"), value);
-            for (path, item) in &items {
-                let Some(address) = report.leaf::<SocketAddr>(path, item) else {
-                    continue;
-                };
-                if address.port() != 0 && listen.contains(&address) {
-                    let (value, first) = (show_value(item), String::new());
-                    report.error_at(path, item, Problem::Twice { value, first });
-                } else {
-                    listen.push(address);
-                }
-            }
+            listen = read_addresses(report, &items);
             if items.is_empty() {
                 top.error("listen", Problem::Missing(Missing::Listen));
             }
@@ -314,6 +304,23 @@ fn read_listen(top: &Section<'_>, report: &Report<'_>) -> Vec<SocketAddr> {
     }
     top.setting("listen", show_list(&listen));
     listen
+}
+
+/// Addresses to listen at, none of them twice but those of which the kernel chooses the port.
+fn read_addresses(report: &Report<'_>, items: &[(KeyPath, &Value)]) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for (path, item) in items {
+        let Some(address) = report.leaf::<SocketAddr>(path, item) else {
+            continue;
+        };
+        if address.port() != 0 && addresses.contains(&address) {
+            let (value, first) = (show_value(item), String::new());
+            report.error_at(path, item, Problem::Twice { value, first });
+        } else {
+            addresses.push(address);
+        }
+    }
+    addresses
 }
 
 fn check_count(section: &Section<'_>, key: &'static str, count: usize, limit: usize) {
@@ -422,17 +429,7 @@ fn read_metrics_listen(metrics: &Section<'_>, report: &Report<'_>) -> Vec<Socket
         .filter(|value| !matches!(value, Value::Empty(..)))
     {
         let items = list_items(&metrics.path("listen"), value);
-        for (path, item) in &items {
-            let Some(address) = report.leaf::<SocketAddr>(path, item) else {
-                continue;
-            };
-            if address.port() != 0 && addresses.contains(&address) {
-                let (value, first) = (show_value(item), String::new());
-                report.error_at(path, item, Problem::Twice { value, first });
-            } else {
-                addresses.push(address);
-            }
-        }
+        addresses = read_addresses(report, &items);
         check_count(metrics, "listen", items.len(), limits::MAX_METRICS_LISTEN);
     }
     let shown = match &*addresses {
