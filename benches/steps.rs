@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench steps [-- FILTER]
 //!
-//! Time depends on the machine and on who else uses it; `instructions` has figures that can be compared.
+//! Time depends on the machine and on who else uses it; `tests/instructions.rs` has figures that can be compared.
 
 mod support;
 

@@ -325,6 +325,20 @@ impl Nodens {
         Self::start_by(nodens(), listen, admin, yaml, spawn)
     }
 
+    /// Starts it as [`Nodens::start`] does, by a command that runs another one.
+    pub(crate) fn start_under(wrapper: &str, arguments: &[String], yaml: &str) -> Self {
+        let mut command = Command::new(wrapper);
+        command.args(arguments).arg(binary());
+        let spawn = |command: &mut Command, log| Process::spawn("nodens", command, log);
+        Self::start_by(
+            unconfigured(command),
+            &["127.0.0.1:0"],
+            "127.0.0.1:0",
+            yaml,
+            spawn,
+        )
+    }
+
     /// Starts it as [`Nodens::start`] does, with its log in a pipe.
     pub(crate) fn start_with_log(log: PipeWriter, yaml: &str) -> Self {
         let spawn = |command: &mut Command, file| {
