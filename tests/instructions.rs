@@ -32,7 +32,7 @@ const TOLERANCE: u64 = 10;
 const QUERIES: u64 = 5_000;
 
 /// From a batch of messages to a batch of replies.
-const MESSAGES: &str = "*nodens::listener::udp::Listener>::reply_to_batch*";
+const MESSAGES: &str = "*nodens::listener::udp::Listener::reply_to_batch*";
 /// All that a worker does, its runtime included.
 const WORKER: &str = "nodens::process::threads::run*";
 
