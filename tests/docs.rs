@@ -739,6 +739,51 @@ fn the_documented_keys_are_those_of_the_binary() {
     );
 }
 
+/// Keys below this one in a JSON Schema that are no tables alone, with GROUP, ZONE and NAME for those that users choose.
+fn keys_of_schema(schema: &serde_json::Value, path: &str, keys: &mut BTreeSet<String>) {
+    let alternatives = schema["anyOf"].as_array();
+    let alternatives = alternatives.map_or(std::slice::from_ref(schema), Vec::as_slice);
+    for table in alternatives {
+        let named = table["properties"].as_object().into_iter().flatten();
+        let chosen = match path {
+            "upstreams" => "GROUP",
+            "routes" => "ZONE",
+            _ => "NAME",
+        };
+        let chosen = table["additionalProperties"].is_object().then(|| {
+            let schema = &table["additionalProperties"];
+            (chosen.to_owned(), schema)
+        });
+        let named = named.map(|(key, schema)| (key.clone(), schema));
+        for (key, schema) in named.chain(chosen) {
+            let path = [path, &key].into_iter().filter(|part| !part.is_empty());
+            let path = path.collect::<Vec<_>>().join(".");
+            keys_of_schema(schema, &path, keys);
+            let values = schema["anyOf"].as_array();
+            let values = values.map_or(std::slice::from_ref(schema), Vec::as_slice);
+            let is_value = |value: &serde_json::Value| {
+                !matches!(value["type"].as_str(), Some("object" | "null"))
+            };
+            if values.iter().any(is_value) {
+                keys.insert(path);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_documented_keys_are_those_of_the_schema() {
+    let printed = succeeded(&nodens().arg("schema").output().expect("it runs"), "schema");
+    let schema = serde_json::from_str(&printed).expect("JSON");
+    let mut in_schema = BTreeSet::new();
+    keys_of_schema(&schema, "", &mut in_schema);
+    // A table in the file, a value in its own right in the documents; and the other way round.
+    in_schema.insert("node".to_owned());
+    in_schema.remove("routes.ZONE.dns64");
+    let documented: BTreeSet<_> = keys().into_iter().map(|key| key.path).collect();
+    assert_eq!(documented, in_schema);
+}
+
 #[test]
 fn documented_defaults_are_in_force_and_can_be_written() {
     let keys = keys();

@@ -11,6 +11,7 @@ mod log;
 mod man;
 mod node;
 mod resolve;
+mod schema;
 mod serve;
 pub mod stub;
 
@@ -40,6 +41,8 @@ enum Command {
     Health(health::HealthArgs),
     /// Write the configuration that a Corefile stands for, and what became of each of its lines
     Import(import::ImportArgs),
+    /// Print the JSON Schema of the configuration, by which editors complete and check its keys
+    Schema,
     Cache(cache::CacheArgs),
     Resolve(resolve::ResolveArgs),
     Node(node::NodeArgs),
@@ -90,6 +93,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Check(args) => Ok(check::run(&args.flags())),
         Command::Health(args) => block_on(health::run(args)),
         Command::Import(args) => import::run(&args),
+        Command::Schema => schema::run(),
         Command::Cache(args) => block_on(cache::run(args)),
         Command::Resolve(args) => block_on(resolve::run(args)),
         Command::Node(args) => node::run(&args),

@@ -5,10 +5,12 @@ use std::net::Ipv6Addr;
 use figment::value::Value;
 use hickory_proto::rr::RecordType;
 use ipnet::Ipv6Net;
+use serde_json::{Value as Json, json};
 
 use super::error::{Missing, Problem};
-use super::leaf::{Leaf, show_list, show_value};
+use super::leaf::{Leaf, Range, show_list, show_value};
 use super::read::{Report, Section, list_items};
+use super::shape::{self, Shape};
 use super::{Dns64Config, limits};
 
 /// RFC 6052 §2.2.
@@ -52,6 +54,10 @@ impl Leaf for Nat64Prefix {
     fn show(&self) -> String {
         self.0.to_string()
     }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        shape::ipv6_network(&LENGTHS)
+    }
 }
 
 impl Leaf for Ipv6Net {
@@ -63,6 +69,11 @@ impl Leaf for Ipv6Net {
 
     fn show(&self) -> String {
         self.to_string()
+    }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        let lengths: Vec<u8> = (0..=128).collect();
+        shape::ipv6_network(&lengths)
     }
 }
 
@@ -87,6 +98,10 @@ pub(super) fn read(
     report: &Report<'_>,
     filter: &[RecordType],
 ) -> Option<Dns64Config> {
+    route.note("dns64", || {
+        let table = json!({"required": ["prefix"]});
+        Nat64Prefix::shape(None).or_table(table)
+    });
     let value = route.value("dns64")?;
     for (record_type, other) in [
         (RecordType::AAAA, "filter: [AAAA]"),
@@ -98,9 +113,12 @@ pub(super) fn read(
         }
     }
     let path = route.path("dns64");
-    let table = matches!(value, Value::Dict(..)).then(|| route.section("dns64"));
+    let table = matches!(value, Value::Dict(..)).then(|| route.part("dns64"));
     let typed = match &table {
-        Some(table) => table.value("prefix"),
+        Some(table) => {
+            table.note("prefix", || Nat64Prefix::shape(None));
+            table.value("prefix")
+        }
         None => Some(value),
     };
     let prefix = match typed {
@@ -138,6 +156,12 @@ fn read_exclude(
     table: Option<&Section<'_>>,
 ) -> Vec<Ipv6Net> {
     let path = route.path("dns64").key("exclude");
+    report.note(&path, || {
+        let shape = Shape::list(Ipv6Net::schema(None))
+            .counting(0, limits::MAX_NETWORKS)
+            .unique();
+        shape.with_default([IPV4_MAPPED.show()].as_slice())
+    });
     let value = table.and_then(|table| table.value("exclude"));
     let mut exclude = Vec::new();
     match value {

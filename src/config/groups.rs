@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
+use serde_json::json;
 
 use super::error::{Missing, Origin, Problem};
 use super::leaf::{show_list, show_text, show_value};
@@ -16,6 +17,7 @@ use super::named::Source;
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items};
 use super::servers::{self, Entry};
+use super::shape::{self, Shape};
 use super::spelling::nearest;
 use super::{Bogus, FailoverConfig, GroupConfig, Policy, Probe, limits};
 
@@ -44,13 +46,14 @@ pub(super) fn read(
     listen: &[SocketAddr],
     resolv_conf: &Path,
 ) -> Vec<GroupConfig> {
-    let entries = top.entries("upstreams");
+    let entries = top.entries("upstreams", shape::group_name);
     if entries.is_empty() {
         return vec![default_group(top, report, listen, resolv_conf)];
     }
     let mut all = Vec::new();
     let group = |(name, path, value): (&str, KeyPath, &Value)| {
         let section = report.table(&path, value, "a table such as {servers: [10.0.0.2]}");
+        report.note(&path, || Shape::table(json!({"required": ["servers"]})));
         check_name(report, &path, value, name);
         let (found, resolv_confs) = read_servers(&section, report);
         check_loops(report, &found, listen);
@@ -256,6 +259,11 @@ impl Servers {
 /// The servers of a group, and the resolv.conf files that some come from.
 fn read_servers(section: &Section<'_>, report: &Report<'_>) -> (Vec<Found>, Vec<PathBuf>) {
     let mut servers = Servers::default();
+    section.note("servers", || {
+        Shape::list(shape::server())
+            .counting(1, limits::MAX_SERVERS)
+            .unique()
+    });
     let value = section
         .value("servers")
         .filter(|value| value.to_empty().is_none());

@@ -15,6 +15,7 @@ use hickory_proto::rr::Name;
 use super::error::Problem;
 use super::leaf::{Leaf, Size, parse_name, show_list, show_text};
 use super::read::{Report, Section, list_items};
+use super::shape::Shape;
 use super::{HostsConfig, StaticRecords, limits};
 
 /// More warnings about one file would hide the others.
@@ -34,6 +35,12 @@ struct Hosts {
 /// Reads `hosts` and the files it names.
 pub(super) fn read(top: &Section<'_>, report: &Report<'_>) -> HostsConfig {
     let (mut files, mut hosts) = (Vec::new(), Hosts::default());
+    top.note("hosts", || {
+        let shape = Shape::list(PathBuf::schema(None))
+            .counting(0, limits::MAX_HOSTS_FILES)
+            .unique();
+        shape.with_default(Vec::<String>::new())
+    });
     if let Some(value) = top.value("hosts") {
         let items = list_items(&top.path("hosts"), value);
         for (path, item) in &items {

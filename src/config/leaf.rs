@@ -7,8 +7,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
+use serde_json::{Value as Json, json};
 
 use super::error::Problem;
+use super::shape::{self, Shape};
 use super::{
     Bogus, Denial, InterfaceKind, LogFormat, OnExit, Policy, PrivateZones, Probe, QueryLog,
 };
@@ -23,6 +25,22 @@ pub(super) trait Leaf: Sized {
 
     /// Writes it so that [`Leaf::parse`] reads the same.
     fn show(&self) -> String;
+
+    /// JSON Schema of what is taken, as far as it can say that.
+    fn schema(range: Option<&Range<Self>>) -> Json;
+
+    /// What a key of this type may hold.
+    fn shape(range: Option<&Range<Self>>) -> Shape {
+        Shape {
+            bounds: range.map(|range| (range.min.show(), range.max.show())),
+            ..Shape::of([Self::schema(range)])
+        }
+    }
+
+    /// The value as it is written in JSON.
+    fn json(&self) -> Json {
+        self.show().into()
+    }
 }
 
 /// The lowest and the highest value that make sense.
@@ -177,6 +195,13 @@ impl Leaf for Duration {
             |(unit, name)| format!("{}{name}", nanos / unit),
         )
     }
+
+    /// The units of `humantime`.
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        const UNITS: &str = "nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d|weeks?|wks?|w|months?|M|years?|yrs?|y";
+        let text = shape::pattern(&format!("0+|\\s*([0-9]+(\\.[0-9]+)?\\s*({UNITS})\\s*)+"));
+        json!({"anyOf": [text, {"const": 0}]})
+    }
 }
 
 impl Leaf for Size {
@@ -208,6 +233,18 @@ impl Leaf for Size {
             |(unit, name)| format!("{}{name}", self.0 / unit),
         )
     }
+
+    /// The units of `bytesize`, in any case.
+    fn schema(range: Option<&Range<Self>>) -> Json {
+        let unit = "[KkMmGgTtPpEe]?[Ii]?[Bb]?";
+        let text = shape::pattern(&format!("([0-9]+\\.?[0-9]*|\\.[0-9]+)\\s*{unit}"));
+        let mut bytes = json!({"type": "integer", "minimum": 0});
+        if let Some(range) = range {
+            bytes["minimum"] = range.min.0.into();
+            bytes["maximum"] = range.max.0.into();
+        }
+        json!({"anyOf": [text, bytes]})
+    }
 }
 
 /// Numbers of every width: too large for the type is over every limit there is, so the type's name stays out of it.
@@ -223,6 +260,19 @@ macro_rules! number {
 
             fn show(&self) -> String {
                 self.to_string()
+            }
+
+            fn schema(range: Option<&Range<Self>>) -> Json {
+                let mut number = json!({"type": "integer", "minimum": 0});
+                if let Some(range) = range {
+                    number["minimum"] = range.min.into();
+                    number["maximum"] = range.max.into();
+                }
+                json!({"anyOf": [number, shape::pattern("[0-9]+")]})
+            }
+
+            fn json(&self) -> Json {
+                (*self).into()
             }
         }
     )*};
@@ -244,6 +294,14 @@ impl Leaf for bool {
     fn show(&self) -> String {
         self.to_string()
     }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        json!({"anyOf": [{"type": "boolean"}, {"enum": ["true", "false"]}]})
+    }
+
+    fn json(&self) -> Json {
+        (*self).into()
+    }
 }
 
 impl Leaf for String {
@@ -259,6 +317,10 @@ impl Leaf for String {
 
     fn show(&self) -> String {
         show_text(self)
+    }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        shape::text()
     }
 }
 
@@ -277,6 +339,10 @@ impl Leaf for PathBuf {
     fn show(&self) -> String {
         show_text(&self.display().to_string())
     }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        json!({"type": "string", "minLength": 1})
+    }
 }
 
 impl Leaf for SocketAddr {
@@ -290,56 +356,61 @@ impl Leaf for SocketAddr {
     fn show(&self) -> String {
         self.to_string()
     }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        shape::address_and_port()
+    }
 }
 
-/// Words out of a closed list, which serde knows.
+/// Words out of a closed list.
 macro_rules! word {
-    ($($word:ty: $expected:literal, $show:expr;)*) => {$(
+    ($($word:ty: $expected:literal, $($written:literal is $variant:path),+;)*) => {$(
         impl Leaf for $word {
             const EXPECTED: &'static str = $expected;
 
             fn parse(value: &Value) -> Result<Self, Problem> {
-                value.deserialize().map_err(|_| not_a::<Self>(value))
+                match value.as_str() {
+                    $(Some($written) => Ok($variant),)+
+                    _ => Err(not_a::<Self>(value)),
+                }
             }
 
             fn show(&self) -> String {
-                let show: fn(&Self) -> &'static str = $show;
-                show(self).to_owned()
+                match self {
+                    $($variant => $written.to_owned(),)+
+                }
+            }
+
+            fn schema(_: Option<&Range<Self>>) -> Json {
+                shape::words(&[$($written),+])
             }
         }
     )*};
 }
 
 word! {
-    Policy: "ordered, fastest or round_robin", |policy| match policy {
-        Policy::Ordered => "ordered",
-        Policy::Fastest => "fastest",
-        Policy::RoundRobin => "round_robin",
-    };
-    Bogus: "final or failover", |bogus| match bogus {
-        Bogus::Final => "final",
-        Bogus::Failover => "failover",
-    };
-    Denial: "nxdomain or empty", |denial| match denial {
-        Denial::Nxdomain => "nxdomain",
-        Denial::Empty => "empty",
-    };
-    PrivateZones: "forward or NXDOMAIN", |zones| match zones {
-        PrivateZones::Forward => "forward",
-        PrivateZones::NxDomain => "NXDOMAIN",
-    };
-    LogFormat: "text or json", |format| match format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
-    InterfaceKind: "dummy or loopback", |kind| match kind {
-        InterfaceKind::Dummy => "dummy",
-        InterfaceKind::Loopback => "loopback",
-    };
-    OnExit: "keep or remove", |on_exit| match on_exit {
-        OnExit::Keep => "keep",
-        OnExit::Remove => "remove",
-    };
+    Policy: "ordered, fastest or round_robin",
+        "ordered" is Policy::Ordered,
+        "fastest" is Policy::Fastest,
+        "round_robin" is Policy::RoundRobin;
+    Bogus: "final or failover",
+        "final" is Bogus::Final,
+        "failover" is Bogus::Failover;
+    Denial: "nxdomain or empty",
+        "nxdomain" is Denial::Nxdomain,
+        "empty" is Denial::Empty;
+    PrivateZones: "forward or NXDOMAIN",
+        "forward" is PrivateZones::Forward,
+        "NXDOMAIN" is PrivateZones::NxDomain;
+    LogFormat: "text or json",
+        "text" is LogFormat::Text,
+        "json" is LogFormat::Json;
+    InterfaceKind: "dummy or loopback",
+        "dummy" is InterfaceKind::Dummy,
+        "loopback" is InterfaceKind::Loopback;
+    OnExit: "keep or remove",
+        "keep" is OnExit::Keep,
+        "remove" is OnExit::Remove;
 }
 
 impl Leaf for QueryLog {
@@ -360,6 +431,10 @@ impl Leaf for QueryLog {
             Self::All => "all",
         };
         word.to_owned()
+    }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        json!({"enum": ["off", "errors", "all", false]})
     }
 }
 
@@ -385,6 +460,10 @@ impl Leaf for Probe {
 
     fn show(&self) -> String {
         format!("{} {}", show_name(&self.name), self.record_type)
+    }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        shape::pattern("\\s*\\S+\\s+[A-Za-z0-9-]+\\s*")
     }
 }
 
@@ -423,13 +502,14 @@ pub(super) fn show_name(name: &Name) -> String {
     }
 }
 
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
 impl Leaf for Level {
     const EXPECTED: &'static str =
         "a level (error, warn, info, debug, trace, off) or filters such as info,nodens=debug";
 
     /// A bare word that is no level would be taken for a module of that name and silence everything else: refused.
     fn parse(value: &Value) -> Result<Self, Problem> {
-        const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
         // Helm passes `off` through YAML 1.1, where it is `false`.
         if value.to_bool() == Some(false) {
             return Ok(Self("off".to_owned()));
@@ -458,6 +538,12 @@ impl Leaf for Level {
 
     fn show(&self) -> String {
         show_text(&self.0)
+    }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        let level = shape::words_in_any_case(&LEVELS);
+        let filter = json!({"type": "string", "pattern": "[]=[{}/\",]"});
+        json!({"anyOf": [level, filter, {"const": false}]})
     }
 }
 

@@ -8,6 +8,7 @@ mod dns64;
 mod error;
 mod groups;
 mod hosts;
+mod json_schema;
 mod layers;
 mod leaf;
 mod limits;
@@ -19,6 +20,7 @@ mod read;
 mod routes;
 mod schema;
 mod servers;
+mod shape;
 mod spelling;
 mod yaml;
 
@@ -33,6 +35,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 pub use corefile::{Refusal, Remark, SyntaxProblem, Verdict, is_corefile};
 pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
+pub use json_schema::json_schema;
 pub use named::{HostName, NamedServer, Source, is_server_address};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
@@ -153,8 +156,7 @@ pub enum Transport {
 }
 
 /// In which order the servers of a group are tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// The first healthy server of the list; back to it as soon as it is good again.
     Ordered,
@@ -165,8 +167,7 @@ pub enum Policy {
 }
 
 /// What follows when a server that validates finds an answer bogus: SERVFAIL with EDE 6 to 9 (RFC 8914 §4.7 to 4.10).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bogus {
     /// The client hears so, unless it set CD: a server that does not validate would give it the forged answer.
     Final,
@@ -175,8 +176,7 @@ pub enum Bogus {
 }
 
 /// What a healthy server says of a name that it answered before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
     /// There is no such name.
     Nxdomain,
@@ -296,13 +296,11 @@ pub enum OwnAnswer {
 }
 
 /// What becomes of the zones of RFC 6303 and RFC 7793 that are no routes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrivateZones {
     /// They are part of whatever route holds them.
-    #[serde(rename = "forward")]
     Forward,
     /// Their names do not exist, and never leave the node.
-    #[serde(rename = "NXDOMAIN")]
     NxDomain,
 }
 
@@ -438,8 +436,7 @@ pub struct InterfaceConfig {
 }
 
 /// Whose an interface is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterfaceKind {
     /// Ours alone: made by us, and deleted whole.
     Dummy,
@@ -448,8 +445,7 @@ pub enum InterfaceKind {
 }
 
 /// What happens to interface, addresses and rules when nodens ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnExit {
     /// They stay, so that clients are refused at once while nobody listens.
     Keep,
@@ -458,8 +454,7 @@ pub enum OnExit {
 }
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// For people.
     Text,

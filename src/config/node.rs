@@ -6,11 +6,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use figment::value::Value;
+use serde_json::{Value as Json, json};
 
 use super::error::{Missing, Problem};
-use super::leaf::{Leaf, not_a, show_list, show_text, show_value};
+use super::leaf::{Leaf, Range, not_a, show_list, show_text, show_value};
 use super::limits;
 use super::read::{Report, Section, list_items};
+use super::shape::{self, Shape};
 use super::{InterfaceConfig, InterfaceKind, NodeConfig, OnExit};
 
 impl Leaf for IpAddr {
@@ -25,6 +27,10 @@ impl Leaf for IpAddr {
     fn show(&self) -> String {
         self.to_string()
     }
+
+    fn schema(_: Option<&Range<Self>>) -> Json {
+        shape::address()
+    }
 }
 
 /// `None` where there is no `node:`, or nothing in it.
@@ -33,13 +39,17 @@ pub(super) fn read(
     report: &Report<'_>,
     listen: &[SocketAddr],
 ) -> Option<NodeConfig> {
+    top.note("node", || {
+        let null = Shape::of([json!({"type": "null"})]).with_default(Json::Null);
+        null.or_table(json!({"required": ["addresses"]}))
+    });
     let value = top.value("node").filter(|value| value.to_empty().is_none());
     let Some(value) = value else {
         top.setting("node", "null".to_owned());
         return None;
     };
     // Says so if it is no table; what is missing in it is then beside the point.
-    let section = top.section("node");
+    let section = top.part("node");
     value.as_dict()?;
     let addresses = read_addresses(&section, report, listen);
     let interface = read_interface(&section);
@@ -59,6 +69,11 @@ fn read_addresses(
     listen: &[SocketAddr],
 ) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
+    section.note("addresses", || {
+        Shape::list(IpAddr::schema(None))
+            .counting(1, limits::MAX_NODE_ADDRESSES)
+            .unique()
+    });
     let value = section.value("addresses");
     let items = value.map_or_else(Vec::new, |value| {
         list_items(&section.path("addresses"), value)
@@ -141,7 +156,13 @@ fn read_interface(section: &Section<'_>) -> InterfaceConfig {
         InterfaceKind::Dummy => "nodens",
         InterfaceKind::Loopback => "lo",
     };
-    let name = section.read("name", default.to_owned());
+    section.note("name", || {
+        let characters = format!("[A-Za-z0-9_.-]{{1,{}}}", limits::MAX_INTERFACE_NAME);
+        let mut name = shape::pattern(&characters);
+        name["type"] = shape::text()["type"].take();
+        Shape::of([name])
+    });
+    let name = section.read_noted("name", default.to_owned());
     if !is_interface_name(&name) {
         let value = show_text(&name);
         section.error("name", Problem::InterfaceName { value });

@@ -4,15 +4,16 @@
 //! where each value came from, and at the end reports the keys nobody asked for. Everything lands in one [`Report`].
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
 use figment::value::{Dict, Value};
+use serde_json::{Value as Json, json};
 
-use super::error::{ConfigError, ConfigErrors, Origin};
-
-use super::error::Problem;
+use super::error::{ConfigError, ConfigErrors, Origin, Problem};
 use super::layers::Layers;
 use super::leaf::{Leaf, Range, show_value};
 use super::path::KeyPath;
+use super::shape::Shape;
 use super::spelling::nearest;
 
 /// A value in force, for `nodens check`.
@@ -41,7 +42,12 @@ pub(super) struct Report<'a> {
     unknown: RefCell<Vec<Unknown>>,
     settings: RefCell<Vec<Setting>>,
     warnings: RefCell<Vec<String>>,
+    /// What each key may hold; noted for a JSON Schema alone.
+    shapes: Option<RefCell<Shapes>>,
 }
+
+/// Keys, and what each may hold. None of them has dots of its own.
+pub(super) type Shapes = BTreeMap<String, Shape>;
 
 /// A table without keys stands for one that is absent, empty or no table.
 static EMPTY: Dict = Dict::new();
@@ -54,6 +60,28 @@ impl<'a> Report<'a> {
             unknown: RefCell::default(),
             settings: RefCell::default(),
             warnings: RefCell::default(),
+            shapes: None,
+        }
+    }
+
+    /// One that notes what each key may hold, rather than what is wrong.
+    pub(super) fn noting(layers: &'a Layers) -> Self {
+        let shapes = Some(RefCell::default());
+        Self {
+            shapes,
+            ..Self::new(layers, Vec::new())
+        }
+    }
+
+    /// What each key may hold.
+    pub(super) fn into_shapes(self) -> Shapes {
+        self.shapes.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// Notes what the key at `path` may hold.
+    pub(super) fn note(&self, path: &KeyPath, shape: impl FnOnce() -> Shape) {
+        if let Some(shapes) = &self.shapes {
+            shapes.borrow_mut().insert(path.to_string(), shape());
         }
     }
 
@@ -220,17 +248,43 @@ impl<'a> Section<'a> {
         self.report.origin(&self.path(key), self.dict.get(key))
     }
 
-    /// The value as it is; `None` if nobody set it.
+    /// Notes what a key may hold.
+    pub(super) fn note(&self, key: &'static str, shape: impl FnOnce() -> Shape) {
+        self.report.note(&self.path(key), shape);
+    }
+
+    /// Notes that the default of a key is not the same everywhere.
+    pub(super) fn note_default_varies(&self, key: &'static str) {
+        if let Some(shapes) = &self.report.shapes
+            && let Some(shape) = shapes.borrow_mut().get_mut(&self.path(key).to_string())
+        {
+            shape.default = None;
+        }
+    }
+
+    /// The value as it is; `None` if nobody set it. Whoever reads it notes what it may be.
     pub(super) fn value(&self, key: &'static str) -> Option<&'a Value> {
         let mut known = self.known.borrow_mut();
         if !known.contains(&key) {
             known.push(key);
+        }
+        if let Some(shapes) = &self.report.shapes {
+            let mut shapes = shapes.borrow_mut();
+            shapes.entry(self.path(key).to_string()).or_default();
         }
         self.dict.get(key)
     }
 
     /// A table below; one without keys if there is none.
     pub(super) fn section(&self, key: &'static str) -> Section<'a> {
+        self.note(key, || {
+            Shape::of([json!({"type": "null"})]).or_table(json!({}))
+        });
+        self.part(key)
+    }
+
+    /// The same for a key of which more can be said than that it is a table.
+    pub(super) fn part(&self, key: &'static str) -> Section<'a> {
         match self.value(key) {
             Some(value) => self.report.table(&self.path(key), value, "a table of keys"),
             None => Section {
@@ -244,8 +298,14 @@ impl<'a> Section<'a> {
     }
 
     /// A table whose keys are the user's: names and values, none if it is absent.
-    pub(super) fn entries(&self, key: &'static str) -> Vec<(&'a str, KeyPath, &'a Value)> {
-        let section = self.section(key);
+    pub(super) fn entries(
+        &self,
+        key: &'static str,
+        names: fn() -> Json,
+    ) -> Vec<(&'a str, KeyPath, &'a Value)> {
+        let table = || Shape::of([json!({"type": "null"})]);
+        self.note(key, || table().or_table(json!({"propertyNames": names()})));
+        let section = self.part(key);
         let dict = section.dict;
         dict.iter()
             .map(|(name, value)| (name.as_str(), section.path(name), value))
@@ -264,6 +324,12 @@ impl<'a> Section<'a> {
 
     /// A leaf with a default.
     pub(super) fn read<T: Leaf>(&self, key: &'static str, default: T) -> T {
+        self.note(key, || T::shape(None).with_default(default.json()));
+        self.read_noted(key, default)
+    }
+
+    /// The same for a key of which was noted already what it may hold.
+    pub(super) fn read_noted<T: Leaf>(&self, key: &'static str, default: T) -> T {
         let read = self
             .value(key)
             .and_then(|value| self.report.leaf(&self.path(key), value));
@@ -279,7 +345,29 @@ impl<'a> Section<'a> {
         default: T,
         range: &Range<T>,
     ) -> T {
-        let value = self.read(key, default.clone());
+        self.note(key, || T::shape(Some(range)).with_default(default.json()));
+        self.read_leaf_in(key, default, range)
+    }
+
+    /// A leaf without a default, within limits; out of them, `stand_in`.
+    pub(super) fn read_in_if_set<T: Leaf + PartialOrd + Clone>(
+        &self,
+        key: &'static str,
+        stand_in: T,
+        range: &Range<T>,
+    ) -> Option<T> {
+        self.note(key, || T::shape(Some(range)));
+        self.value(key)?;
+        Some(self.read_leaf_in(key, stand_in, range))
+    }
+
+    fn read_leaf_in<T: Leaf + PartialOrd + Clone>(
+        &self,
+        key: &'static str,
+        default: T,
+        range: &Range<T>,
+    ) -> T {
+        let value = self.read_noted(key, default.clone());
         if let Some(typed) = self.dict.get(key)
             && let Some(problem) = range.check(&value, || show_value(typed))
         {
@@ -291,6 +379,10 @@ impl<'a> Section<'a> {
 
     /// A leaf that may be `null`.
     pub(super) fn read_or_null<T: Leaf>(&self, key: &'static str, default: Option<T>) -> Option<T> {
+        self.note(key, || {
+            let default = default.as_ref().map_or(Json::Null, Leaf::json);
+            Shape::of([T::schema(None), json!({"type": "null"})]).with_default(default)
+        });
         let value = match self.value(key) {
             None => default,
             Some(Value::Empty(..)) => None,

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
+use serde_json::{Value as Json, json};
 
 use super::error::{Missing, Origin, Problem};
 use super::leaf::{Leaf, Range, parse_name, show_list, show_name, show_text, show_value};
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items};
+use super::shape::{self, Shape};
 use super::spelling::nearest;
 use super::{
     Denial, GroupConfig, HostsConfig, OwnAnswer, RewriteConfig, RouteCacheConfig, RouteConfig,
@@ -26,7 +28,7 @@ pub(super) fn read_routes(
     report: &Report<'_>,
     groups: &[GroupConfig],
 ) -> Vec<RouteConfig> {
-    let entries = top.entries("routes");
+    let entries = top.entries("routes", shape::zone);
     if entries.is_empty() {
         return default_routes(top, report, groups);
     }
@@ -38,6 +40,7 @@ pub(super) fn read_routes(
             "a route covers every name below its zone; leave out the *",
         );
         let name = known_once(report, &mut seen, &path, value, zone, name);
+        report.note(&path, || tiers_shape().or_table(rules_of_routes()));
         let route = match value {
             Value::Dict(..) => read_route_table(report, &path, value, groups, name.as_ref()),
             _ => to_groups(read_tiers(report, &path, value, groups)),
@@ -98,6 +101,65 @@ fn warn_unused(report: &Report<'_>, groups: &[GroupConfig], routes: &[RouteConfi
     }
 }
 
+/// A group, or a list of them.
+fn tiers_shape() -> Shape {
+    Shape::list(shape::group()).at_least_one().unique()
+}
+
+/// Keys that say whom to ask or what to keep, which a route that answers by itself does not have.
+const NOT_WITH_ANSWER: [&str; 8] = [
+    "group",
+    "tiers",
+    "filter",
+    "rewrite",
+    "dns64",
+    "stale_on",
+    "max_negative_ttl",
+    "cache",
+];
+
+/// What holds for a route's table.
+fn rules_of_routes() -> Json {
+    let nothing_else = NOT_WITH_ANSWER.map(|key| (key.to_owned(), json!(false)));
+    let nothing_else = Json::Object(nothing_else.into_iter().collect());
+    json!({
+        "oneOf": [{"required": ["group"]}, {"required": ["tiers"]}, {"required": ["answer"]}],
+        "dependentSchemas": {
+            "answer": {"properties": nothing_else},
+            "stale_on": {"properties": {"cache": {"not": {"enum": ["off", false]}}}},
+        },
+    })
+}
+
+/// Notes what those keys of a route may hold that are no leaves.
+fn note_lists(route: &Section<'_>) {
+    route.note("group", tiers_shape);
+    route.note("tiers", tiers_shape);
+    route.note("answer", || {
+        let mut shape = Shape::list(shape::address())
+            .counting(1, limits::MAX_ANSWER_ADDRESSES)
+            .unique();
+        let words = shape::words_in_any_case(&["NXDOMAIN", "NODATA", "REFUSED"]);
+        shape.values.insert(0, words);
+        shape
+    });
+    route.note("filter", || {
+        let mut record_type = shape::pattern("[A-Za-z][A-Za-z0-9-]*");
+        record_type["not"] = json!({"enum": ["ANY", "OPT"]});
+        Shape::list(record_type)
+            .counting(1, limits::MAX_FILTER)
+            .unique()
+    });
+    route.note("stale_on", || Shape::list(Denial::schema(None)).unique());
+    route.note("rewrite", || {
+        Shape::table(json!({"required": ["from", "to"]}))
+    });
+    route.note("cache", || {
+        let off = json!({"enum": ["off", false]});
+        Shape::of([off]).or_table(json!({}))
+    });
+}
+
 /// A route whose zone is still to be filled in.
 fn read_route_table<'a>(
     report: &'a Report<'a>,
@@ -107,6 +169,7 @@ fn read_route_table<'a>(
     zone: Option<&Name>,
 ) -> RouteConfig {
     let section = report.table(path, value, GROUP_EXPECTED);
+    note_lists(&section);
     let answer = section
         .value("answer")
         .map(|answer| read_answer(report, &section.path("answer"), answer));
@@ -141,16 +204,7 @@ fn read_route_table<'a>(
         .and_then(|_| read_rewrite(&section, report, zone));
     if answer.is_some() {
         // Whoever answers without asking has nobody to ask, and nothing to keep.
-        for other in [
-            "group",
-            "tiers",
-            "filter",
-            "rewrite",
-            "dns64",
-            "stale_on",
-            "max_negative_ttl",
-            "cache",
-        ] {
+        for other in NOT_WITH_ANSWER {
             if section.value(other).is_some() {
                 report.error_at(path, value, Problem::Both("answer", other));
             }
@@ -175,8 +229,7 @@ fn read_route_table<'a>(
 
 /// A duration that has no default here.
 fn if_set(section: &Section<'_>, key: &'static str, range: &Range<Duration>) -> Option<Duration> {
-    section.value(key)?;
-    Some(section.read_in(key, range.max, range))
+    section.read_in_if_set(key, range.max, range)
 }
 
 /// What a route says of the cache, and its `max_negative_ttl` there.
@@ -197,7 +250,7 @@ fn read_route_cache(route: &Section<'_>) -> (RouteCacheConfig, Option<Duration>)
         }
         Some(_) => {}
     }
-    let section = route.section("cache");
+    let section = route.part("cache");
     cache.max_ttl = if_set(&section, "max_ttl", &limits::ROUTE_MAX_TTL);
     let min_ttl = if_set(&section, "min_ttl", &limits::ROUTE_MIN_TTL);
     cache.min_ttl = min_ttl.unwrap_or_default();
@@ -258,8 +311,9 @@ fn read_rewrite(
     report: &Report<'_>,
     zone: Option<&Name>,
 ) -> Option<RewriteConfig> {
-    let section = route.section("rewrite");
+    let section = route.part("rewrite");
     let suffix = |key| {
+        section.note(key, || Shape::of([shape::zone()]));
         let (value, path) = (section.value(key)?, section.path(key));
         let expected = "a domain name such as dev.example";
         let name = match value {
@@ -451,7 +505,7 @@ pub(super) fn read_records(
 ) -> Vec<StaticRecords> {
     let mut seen = BTreeMap::new();
     let mut records = Vec::new();
-    for (owner, path, value) in top.entries("records") {
+    for (owner, path, value) in top.entries("records", shape::domain_name) {
         let name = parse_name(owner).and_then(|name| {
             if name.is_wildcard() && name.base_name().is_root() {
                 return Err(Problem::Wildcard {
@@ -462,6 +516,7 @@ pub(super) fn read_records(
             Ok(name)
         });
         let name = known_once(report, &mut seen, &path, value, owner, name);
+        note_record(report, &path);
         let read = read_record(
             report,
             &path,
@@ -472,7 +527,7 @@ pub(super) fn read_records(
             records.push(read);
         }
     }
-    for (owner, path, value) in top.entries("records") {
+    for (owner, path, value) in top.entries("records", shape::domain_name) {
         if let Some(target) = target_of_its_own(owner, &records, hosts) {
             let target = show_name(target);
             report.error_at(
@@ -509,6 +564,39 @@ fn target_of_its_own<'a>(
 const IPV4_EXPECTED: &str = "an IPv4 address such as 10.0.0.1";
 const IPV6_EXPECTED: &str = "an IPv6 address such as fd00::1";
 const RECORDS_EXPECTED: &str = "a table such as {A: [10.0.0.1]}";
+/// Notes what a name of `records` may hold. Types ignore case.
+fn note_record(report: &Report<'_>, path: &KeyPath) {
+    report.note(path, || {
+        let in_any_case = TYPES.map(|record_type| {
+            let pattern = format!("^{}$", shape::any_case(record_type));
+            (pattern, json!({"anyOf": data(record_type).values}))
+        });
+        Shape::table(json!({
+            "minProperties": 1,
+            "patternProperties": Json::Object(in_any_case.into_iter().collect()),
+            "dependentSchemas": {"CNAME": {"maxProperties": 1}},
+        }))
+    });
+    for record_type in TYPES {
+        report.note(&path.key(record_type), || data(record_type));
+    }
+}
+
+/// What records of a type may hold.
+fn data(record_type: &str) -> Shape {
+    let several = |item| Shape::list(item).at_least_one().unique();
+    match record_type {
+        "A" => several(shape::ipv4()),
+        "AAAA" => several(shape::ipv6()),
+        "TXT" => {
+            let mut text = shape::text();
+            text["maxLength"] = limits::MAX_TEXT.into();
+            several(text)
+        }
+        _ => Shape::of([shape::zone()]),
+    }
+}
+
 /// The types that `records` takes.
 const TYPES: [&str; 4] = ["A", "AAAA", "CNAME", "TXT"];
 

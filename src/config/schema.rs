@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use figment::value::Value;
 use ipnet::IpNet;
+use serde_json::{Value as Json, json};
 
 use super::corefile::{self, Imported, Remark, Surroundings, Verdict, is_corefile};
 use super::error::{ConfigError, ConfigErrors, Missing, Problem};
 use super::layers::Layers;
 use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
 use super::path::KeyPath;
-use super::read::{Report, Section, Setting, list_items};
+use super::read::{Report, Section, Setting, Shapes, list_items};
+use super::shape::{self, Shape};
 use super::yaml::Document;
 use super::{
     CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, TcpConfig, TiersConfig, UdpConfig,
@@ -233,6 +235,15 @@ fn kubelets_cluster_dns(file: &Path) -> Option<IpAddr> {
     addresses.as_array()?.first()?.as_str()?.parse().ok()
 }
 
+/// What each key may hold, as reading `document` tells it; keys of tables that it does not have are not met.
+pub(super) fn shapes(document: Document) -> Shapes {
+    let file = Some((Path::new("nodens.yaml"), document));
+    let layers = Layers::merge(file, [], &[], &mut Vec::new());
+    let report = Report::noting(&layers);
+    read(&report, &Host::default());
+    report.into_shapes()
+}
+
 fn read(report: &Report<'_>, host: &Host) -> Config {
     let top = report.top();
     let listen = read_listen(&top, report);
@@ -244,6 +255,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     metrics.finish();
     let socket = read_socket(&top);
     let workers = top.read_in("workers", default_workers(), &limits::WORKERS);
+    top.note_default_varies("workers");
     let handover = top.read("handover", false);
     let shutdown_grace = top.read_in(
         "shutdown_grace",
@@ -291,6 +303,10 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
 
 fn read_listen(top: &Section<'_>, report: &Report<'_>) -> Vec<SocketAddr> {
     let mut listen = Vec::new();
+    top.note("listen", || {
+        let shape = Shape::list(SocketAddr::schema(None)).counting(1, limits::MAX_LISTEN);
+        shape.with_default(["127.0.0.1:5300"].as_slice())
+    });
     match top.value("listen") {
         None => listen.push(SocketAddr::from((Ipv4Addr::LOCALHOST, 5300))),
         Some(value) => {
@@ -355,6 +371,12 @@ fn networks(words: &[&str]) -> Vec<IpNet> {
 fn read_allow(top: &Section<'_>, report: &Report<'_>) -> Vec<IpNet> {
     let mut allow = Vec::new();
     let mut shown = vec!["private".to_owned()];
+    top.note("allow", || {
+        let networks = json!({"anyOf": [shape::words(&["private", "all"]), shape::network()]});
+        Shape::list(networks)
+            .counting(1, limits::MAX_NETWORKS)
+            .with_default(["private"].as_slice())
+    });
     match top.value("allow") {
         None => allow = networks(&PRIVATE),
         Some(value) => {
@@ -424,6 +446,12 @@ fn check_ports(
 
 fn read_metrics_listen(metrics: &Section<'_>, report: &Report<'_>) -> Vec<SocketAddr> {
     let mut addresses: Vec<SocketAddr> = Vec::new();
+    metrics.note("listen", || {
+        let shape = Shape::list(SocketAddr::schema(None));
+        let mut shape = shape.counting(0, limits::MAX_METRICS_LISTEN);
+        shape.values.push(json!({"type": "null"}));
+        shape.with_default(Json::Null)
+    });
     if let Some(value) = metrics
         .value("listen")
         .filter(|value| !matches!(value, Value::Empty(..)))
@@ -462,8 +490,14 @@ fn default_workers() -> usize {
 }
 
 fn read_node_name(top: &Section<'_>, report: &Report<'_>, host: &Host) -> String {
+    top.note("node_name", || {
+        let mut name = shape::text();
+        name["minLength"] = 1.into();
+        name["maxLength"] = limits::MAX_TEXT.into();
+        Shape::of([name])
+    });
     if top.value("node_name").is_some() {
-        let name: String = top.read("node_name", String::new());
+        let name: String = top.read_noted("node_name", String::new());
         let empty = name.is_empty();
         if name.len() > limits::MAX_TEXT {
             let length = name.len();
@@ -550,10 +584,9 @@ fn read_cache(top: &Section<'_>) -> CacheConfig {
 /// None if nobody set it: the default is another one on routes that cap their negative answers.
 fn read_stale_max_negative_age(stale: &Section<'_>, max_age: Duration) -> Option<Duration> {
     let key = "max_negative_age";
-    stale.value(key)?;
     // Should the value be wrong, what stands in for it is nobody's mistake.
     let default = CacheConfig::STALE_MAX_NEGATIVE_AGE.min(max_age);
-    let age = stale.read_in(key, default, &limits::STALE_MAX_NEGATIVE_AGE);
+    let age = stale.read_in_if_set(key, default, &limits::STALE_MAX_NEGATIVE_AGE)?;
     stale.ordered((key, &age), ("max_age", &max_age));
     Some(age)
 }
@@ -689,4 +722,4 @@ fn read_log(top: &Section<'_>) -> LogConfig {
 
 #[cfg(test)]
 #[path = "tests.rs"]
-mod tests;
+pub(super) mod tests;

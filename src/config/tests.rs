@@ -68,10 +68,10 @@ fn messages(text: &str) -> Vec<String> {
 }
 
 /// With this on line 1 nothing depends on the host.
-const VPC: &str = "upstreams: {vpc: {servers: [10.0.0.2]}}\n";
+pub(crate) const VPC: &str = "upstreams: {vpc: {servers: [10.0.0.2]}}\n";
 
 /// The example of DESIGN.md §4, whose shape outside checks rely on.
-const EXAMPLE: &str = r#"
+pub(crate) const EXAMPLE: &str = r#"
 listen: ["169.254.20.53:53"]
 allow: [private]
 admin: 127.0.0.1:9153
@@ -273,7 +273,7 @@ fn defaults_are_within_their_own_limits() {
 }
 
 /// What users may write beside the example.
-const FORMS: &str = r#"
+pub(crate) const FORMS: &str = r#"
 listen: ["127.0.0.1:0", "[::1]:5300"]
 allow: [10.0.0.0/8, 192.0.2.7, "2001:db8::1", all]
 admin: null
@@ -390,7 +390,7 @@ fn every_good_form_is_read() {
 }
 
 /// Name, text below `VPC`, and the whole message but for the file's name.
-const BAD_KEYS: &[(&str, &str, &str)] = &[
+pub(crate) const BAD_KEYS: &[(&str, &str, &str)] = &[
     (
         "over a limit",
         "cache:\n  max_ttl: 9d",
@@ -1132,7 +1132,7 @@ fn a_bad_key_says_where_it_is_and_what_would_be_right() {
 }
 
 /// Name, the body of a group called `vpc`, and the message after `upstreams.vpc`.
-const BAD_GROUPS: &[(&str, &str, &str)] = &[
+pub(crate) const BAD_GROUPS: &[(&str, &str, &str)] = &[
     (
         "no servers",
         "policy: fastest",
