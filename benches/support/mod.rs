@@ -16,7 +16,7 @@ use nodens::message::query::Query;
 use nodens::message::reply::Protocol;
 use nodens::message::response::Response;
 use nodens::process::metrics::Metrics;
-use nodens::serving::client::{Client, Served};
+use nodens::serving::client::{Client, ListenerIndex, Served};
 use nodens::serving::setup::Setup;
 use nodens::serving::worker::{Shared, Worker};
 
@@ -114,6 +114,8 @@ pub(crate) fn client() -> Client {
         address: ([127, 0, 0, 1], 40_000).into(),
         protocol: Protocol::Udp,
         received: Instant::now(),
+        octets: 30,
+        listener: ListenerIndex::default(),
     }
 }
 

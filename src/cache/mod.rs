@@ -73,15 +73,27 @@ impl Weighter<u64, Entry> for ByBytes {
 #[derive(Debug, Default)]
 struct KeyBeingReplaced(Option<u64>);
 
+/// Entries that made room for others.
+#[derive(Debug, Default)]
+struct Evictions {
+    positive: AtomicU64,
+    negative: AtomicU64,
+}
+
 #[derive(Debug, Clone)]
-struct CountEvictions(Arc<AtomicU64>);
+struct CountEvictions(Arc<Evictions>);
 
 impl Lifecycle<u64, Entry> for CountEvictions {
     type RequestState = KeyBeingReplaced;
 
-    fn on_evict(&self, replacing: &mut KeyBeingReplaced, key: u64, _: Entry) {
+    fn on_evict(&self, replacing: &mut KeyBeingReplaced, key: u64, entry: Entry) {
         if replacing.0 != Some(key) {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            let evictions = if entry.is_negative() {
+                &self.0.negative
+            } else {
+                &self.0.positive
+            };
+            evictions.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -92,7 +104,7 @@ pub struct Cache {
     shards: Shards<u64, Entry, ByBytes, AlreadyHashed, CountEvictions>,
     /// Seeded at start, so that nobody can aim collisions at a name.
     hasher: ahash::RandomState,
-    evictions: Arc<AtomicU64>,
+    evictions: Arc<Evictions>,
     /// Kept apart, so that a failure never takes an answer's place.
     failures: Failures,
     flushes: AtomicU64,
@@ -115,7 +127,7 @@ impl Cache {
     /// An empty cache; `max_size` 0 makes one that keeps nothing.
     #[must_use]
     pub fn new(config: &CacheConfig) -> Self {
-        let evictions = Arc::new(AtomicU64::new(0));
+        let evictions = Arc::new(Evictions::default());
         let most = usize::try_from(config.max_size / MIN_SHARD_SIZE).unwrap_or(usize::MAX);
         // quick_cache rounds up to a power of two; round down, so that shards do not get too small.
         let shards = 1 << most.clamp(1, 64).ilog2();
@@ -252,7 +264,13 @@ impl Cache {
     /// Entries that made room for others since the start.
     #[must_use]
     pub fn evictions(&self) -> u64 {
-        self.evictions.load(Ordering::Relaxed)
+        self.evictions.positive.load(Ordering::Relaxed) + self.negative_evictions()
+    }
+
+    /// Those of them that were negative answers.
+    #[must_use]
+    pub fn negative_evictions(&self) -> u64 {
+        self.evictions.negative.load(Ordering::Relaxed)
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             }
         };
         app.metrics.log(log.dropped());
+        app.metrics.count_panics();
         let listen: Vec<String> = app.listen().iter().map(ToString::to_string).collect();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),

@@ -54,6 +54,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Further addresses that serve /metrics, /health and /ready only.
     pub metrics_listen: Vec<SocketAddr>,
+    /// Whether /metrics has families under CoreDNS's names, too.
+    pub metrics_coredns: bool,
     /// Path of a Unix socket that serves the same as `admin`.
     pub socket: Option<PathBuf>,
     /// Worker threads.
@@ -497,6 +499,10 @@ impl Config {
             "metrics.listen",
             self.metrics_listen == running.metrics_listen,
         );
+        keep(
+            "metrics.coredns",
+            self.metrics_coredns == running.metrics_coredns,
+        );
         keep("socket", self.socket == running.socket);
         keep("workers", self.workers == running.workers);
         keep("handover", self.handover == running.handover);
@@ -514,6 +520,7 @@ impl Config {
         );
         self.admin = running.admin;
         self.metrics_listen.clone_from(&running.metrics_listen);
+        self.metrics_coredns = running.metrics_coredns;
         self.socket.clone_from(&running.socket);
         self.workers = running.workers;
         self.handover = running.handover;

@@ -251,6 +251,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let admin = top.read_or_null("admin", Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9153))));
     let metrics = top.section("metrics");
     let metrics_listen = read_metrics_listen(&metrics, report);
+    let metrics_coredns = metrics.read("coredns", false);
     check_ports(&top, &metrics, &listen, admin, &metrics_listen);
     metrics.finish();
     let socket = read_socket(&top);
@@ -276,6 +277,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         allow,
         admin,
         metrics_listen,
+        metrics_coredns,
         socket,
         workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
         handover,

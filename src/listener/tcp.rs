@@ -25,7 +25,7 @@ use crate::config::TcpConfig;
 use crate::message::framing::{Frames, put_frame};
 use crate::message::reply::Protocol;
 use crate::metrics::repeated::Repeated;
-use crate::serving::client::{Client, Served};
+use crate::serving::client::{Client, ListenerIndex, Served};
 use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
 use crate::serving::worker::{CurrentWorker, Worker};
@@ -42,6 +42,8 @@ pub struct Accepted {
     pub stream: std::net::TcpStream,
     /// The client.
     pub peer: SocketAddr,
+    /// The listen address that it came to.
+    pub listener: SocketAddr,
     /// When the address it came to is served no longer.
     pub stop: CancellationToken,
     /// Its place among [`crate::budgets::CONNECTIONS_HANDED_OVER`], until a worker has taken it.
@@ -88,6 +90,7 @@ impl Connections {
         let Accepted {
             stream,
             peer,
+            listener,
             stop,
             handed_over: _until_here,
         } = accepted;
@@ -111,6 +114,7 @@ impl Connections {
         let connection = Rc::new(Connection {
             current: Rc::clone(&self.current),
             peer,
+            listener: worker.shared.metrics.listener(listener),
             outbox: RefCell::default(),
             ready: RefCell::default(),
             in_flight: Cell::new(0),
@@ -150,6 +154,7 @@ impl Connections {
 pub struct Connection {
     current: Rc<CurrentWorker>,
     peer: SocketAddr,
+    listener: ListenerIndex,
     /// Frames not yet sent, up to `tcp.max_unsent` octets and one reply.
     outbox: RefCell<Vec<u8>>,
     /// Replies for which the outbox has no room yet.
@@ -298,6 +303,9 @@ impl Connection {
                 address: self.peer,
                 protocol: Protocol::Tcp,
                 received,
+                // No frame is longer.
+                octets: u16::try_from(message.len()).unwrap_or(u16::MAX),
+                listener: self.listener,
             };
             let reply_to = || ReplyTo {
                 sink: Rc::clone(self) as Rc<dyn ReplySink>,

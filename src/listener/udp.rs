@@ -19,7 +19,7 @@ use crate::message::wire::MAX_PAYLOAD;
 use crate::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
 use crate::net::steering::stop_receiving;
 use crate::net::watched::{Watched, receive};
-use crate::serving::client::{Client, Served};
+use crate::serving::client::{Client, ListenerIndex, Served};
 use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
 use crate::serving::worker::{CurrentWorker, Worker};
@@ -82,6 +82,8 @@ pub struct Listener {
     socket: Rc<Watched>,
     outbox: Rc<Outbox>,
     kernel_drops: Cell<u32>,
+    /// Which listen address it is.
+    index: ListenerIndex,
 }
 
 impl Listener {
@@ -90,6 +92,9 @@ impl Listener {
     /// # Errors
     /// If the runtime cannot watch it.
     pub fn new(current: &Rc<CurrentWorker>, socket: Socket) -> io::Result<Self> {
+        let address = socket.local_addr()?.as_socket();
+        let families = &current.get().shared.metrics;
+        let index = address.map_or_else(ListenerIndex::default, |at| families.listener(at));
         let socket = Rc::new(Watched::new(socket)?);
         let outbox = Rc::new(Outbox {
             socket: Rc::clone(&socket),
@@ -103,6 +108,7 @@ impl Listener {
             socket,
             outbox,
             kernel_drops: Cell::new(0),
+            index,
         })
     }
 
@@ -190,17 +196,21 @@ impl Listener {
                 worker.metrics.kernel_drops(dropped.wrapping_sub(before));
             }
             let source = ancillary.destination;
+            let message = batch.datagram(index);
             let client = Client {
                 address: peer,
                 protocol: Protocol::Udp,
                 received,
+                // No datagram is longer.
+                octets: u16::try_from(message.len()).unwrap_or(u16::MAX),
+                listener: self.index,
             };
             let reply_to = || ReplyTo {
                 sink: Rc::clone(&self.outbox) as Rc<dyn ReplySink>,
                 source,
             };
             let out = replies.push(peer, source);
-            match worker.serve(batch.datagram(index), client, out, reply_to) {
+            match worker.serve(message, client, out, reply_to) {
                 Served::Hit => hits += 1,
                 Served::Replied => others += 1,
                 Served::Dropped | Served::Later => replies.pop(),

@@ -31,6 +31,71 @@ pub const RCODES: [(u16, &str); 7] = [
     (rcode::BADVERS, "BADVERS"),
 ];
 
+/// Types with a label of their own in CoreDNS's families; the rest is `other` there, too.
+pub const COREDNS_TYPES: [(u16, &str); 19] = [
+    (rr::A, "A"),
+    (rr::AAAA, "AAAA"),
+    (rr::PTR, "PTR"),
+    (rr::HTTPS, "HTTPS"),
+    (rr::SRV, "SRV"),
+    (rr::TXT, "TXT"),
+    (rr::CNAME, "CNAME"),
+    (rr::MX, "MX"),
+    (rr::NS, "NS"),
+    (rr::SOA, "SOA"),
+    (rr::SVCB, "SVCB"),
+    (rr::ANY, "ANY"),
+    (rr::DS, "DS"),
+    (rr::DNSKEY, "DNSKEY"),
+    (rr::RRSIG, "RRSIG"),
+    (rr::NSEC, "NSEC"),
+    (rr::NSEC3, "NSEC3"),
+    (rr::AXFR, "AXFR"),
+    (rr::IXFR, "IXFR"),
+];
+
+/// How many response codes are told apart in CoreDNS's families; the last stands for all others.
+pub const COREDNS_CODES: usize = 25;
+
+/// The response code's index among those.
+#[inline]
+#[must_use]
+pub fn coredns_code_index(code: u16) -> usize {
+    usize::from(code).min(COREDNS_CODES - 1)
+}
+
+/// A response code in CoreDNS's families, by its index. 16 has two names, of which CoreDNS uses the one of TSIG.
+#[must_use]
+pub fn coredns_code(index: usize) -> &'static str {
+    const NAMES: [&str; COREDNS_CODES - 1] = [
+        "NOERROR",
+        "FORMERR",
+        "SERVFAIL",
+        "NXDOMAIN",
+        "NOTIMP",
+        "REFUSED",
+        "YXDOMAIN",
+        "YXRRSET",
+        "NXRRSET",
+        "NOTAUTH",
+        "NOTZONE",
+        "DSOTYPENI",
+        "RCODE12",
+        "RCODE13",
+        "RCODE14",
+        "RCODE15",
+        "BADSIG",
+        "BADKEY",
+        "BADTIME",
+        "BADMODE",
+        "BADNAME",
+        "BADALG",
+        "BADTRUNC",
+        "BADCOOKIE",
+    ];
+    NAMES.get(index).copied().unwrap_or("other")
+}
+
 /// The label of a response code.
 #[must_use]
 pub fn rcode_label(code: u16) -> &'static str {

@@ -110,6 +110,10 @@ pub mod rr {
     pub const DS: u16 = 43;
     /// Signature of one `RRset` (RFC 4034 §3).
     pub const RRSIG: u16 = 46;
+    /// Denial of existence (RFC 4034 §4).
+    pub const NSEC: u16 = 47;
+    /// Denial of existence by hashed names (RFC 5155 §3).
+    pub const NSEC3: u16 = 50;
     /// Zone key (RFC 4034 §2).
     pub const DNSKEY: u16 = 48;
     /// Service binding (RFC 9460).

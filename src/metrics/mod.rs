@@ -1,9 +1,13 @@
-//! What all metrics share: the registry behind /metrics, closed sets of labels, the buckets of durations.
+//! What all metrics share: the registry behind /metrics, closed sets of labels, the buckets of durations; CoreDNS's buckets, and
+//! the text of families that are read when they are asked for.
 //!
 //! Families stand beside what they count (`metrics.rs` in `transport`, `upstream`, `serving`, `listener`, `node` and
 //! `process`), labels beside the enums they name. Label sets are closed: protocols, a fixed list of types and response
 //! codes, and the routes, groups and servers of the configuration; never a QNAME or a client.
 
+pub mod coredns;
+pub mod distribution;
+pub mod exposition;
 pub mod repeated;
 
 use std::marker::PhantomData;

@@ -1,8 +1,25 @@
 //! What is counted of the node's interface, addresses and rules.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prometheus::{IntCounterVec, IntGauge};
 
-use crate::metrics::Registry;
+use crate::metrics::{PerLabel, Registry, impl_label};
+
+/// What of `node:` could not be put in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The interface, or an address.
+    Interface,
+    /// The rules.
+    Rules,
+}
+
+impl_label!(Part {
+    Interface => "interface",
+    Rules => "rules",
+});
 
 /// The state of the node, as `node:` wants it.
 #[derive(Debug, Clone)]
@@ -11,6 +28,7 @@ pub struct NodeMetrics {
     pub setup_success: IntGauge,
     /// Its series appear with the first [`NodeMetrics::watched`].
     repairs: IntCounterVec,
+    failed_checks: Arc<PerLabel<Part, AtomicU64>>,
 }
 
 impl NodeMetrics {
@@ -30,7 +48,19 @@ impl NodeMetrics {
         Self {
             setup_success,
             repairs,
+            failed_checks: Arc::new(PerLabel::new(|_| AtomicU64::new(0))),
         }
+    }
+
+    /// A check found a part missing and could not put it back.
+    pub fn check_failed(&self, part: Part) {
+        self.failed_checks.of(part).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that happened.
+    #[must_use]
+    pub fn failed_checks(&self, part: Part) -> u64 {
+        self.failed_checks.of(part).load(Ordering::Relaxed)
     }
 
     /// The node is looked after from now on: shows that nothing was put back yet.

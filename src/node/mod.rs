@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::{InterfaceKind, NodeConfig, OnExit};
-use metrics::NodeMetrics;
+use metrics::{NodeMetrics, Part};
 
 /// How often the node is looked at. A flushed ruleset or a deleted interface costs DNS for no longer than that; a look
 /// costs a few system calls.
@@ -157,6 +157,14 @@ pub enum NodeError {
 }
 
 impl NodeError {
+    /// What is not in place.
+    fn part(&self) -> Part {
+        match self {
+            Self::NoNotrack | Self::Table { .. } => Part::Rules,
+            _ => Part::Interface,
+        }
+    }
+
     fn link(action: &'static str, name: &str, source: io::Error) -> Self {
         let name = name.to_owned();
         match source.raw_os_error() {
@@ -344,6 +352,7 @@ impl Node {
                     trouble.clear();
                 }
                 Err(error) => {
+                    metrics.check_failed(error.part());
                     let text = error.to_string();
                     if text != trouble {
                         tracing::error!(%error, "the node is not as it should be");

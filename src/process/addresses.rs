@@ -309,6 +309,7 @@ impl Acceptor {
         let accepted = Accepted {
             stream,
             peer,
+            listener: self.address,
             stop: self.stop.clone(),
             handed_over,
         };

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::addresses::{BoundAddress, ListenAddress};
 use super::admin::{Admin, AdminError, BoundAdmin, Instance};
+use super::coredns::HealthAnswers;
 use super::files::FileShares;
 use super::handover::{self, Offers};
 use super::metrics::Metrics;
@@ -117,7 +118,11 @@ impl App {
         let mut admin_errors = Vec::new();
         let admin = BoundAdmin::bind(&config, &mut admin_errors);
         let errors = admin_errors.into_iter().map(StartError::from).collect();
-        let metrics = Arc::new(Metrics::new());
+        let mut metrics = Metrics::new();
+        if config.metrics_coredns {
+            metrics.count_for_coredns();
+        }
+        let metrics = Arc::new(metrics);
         let cache = Cache::new(&config.cache);
         let prepared = Prepared::new(config, None, &metrics, errors);
         // Before clients come: from then on the cache must not change behind their backs.
@@ -171,6 +176,7 @@ impl App {
             readiness: Arc::clone(&readiness),
             listen: Arc::clone(&shown_addresses),
             reloads: Arc::clone(&reloads),
+            health: HealthAnswers::default(),
             admin: admin_address,
             started: Instant::now(),
         });

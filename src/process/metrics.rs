@@ -1,5 +1,8 @@
 //! All families of the process, and those of the process itself: the cache's size, the configuration in force.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prometheus::{GaugeVec, IntCounter, IntGauge, IntGaugeVec};
 
 use crate::listener::slots::ConnectionMetrics;
@@ -40,6 +43,8 @@ pub struct Metrics {
     pub reload_timestamp: IntGauge,
     /// Keys whose change waits for a restart.
     pub restart_needed: IntGauge,
+    /// Panics since [`Metrics::count_panics`].
+    pub panics: Arc<AtomicU64>,
 }
 
 impl Metrics {
@@ -105,8 +110,25 @@ impl Metrics {
                 "nodens_config_restart_needed",
                 "Keys that were changed in the configuration and take a restart; /status names them.",
             ),
+            panics: Arc::default(),
             registry,
         }
+    }
+
+    /// Has everything made from now on count what CoreDNS's families need, too.
+    pub fn count_for_coredns(&mut self) {
+        self.serving.count_for_coredns();
+        self.upstream.count_for_coredns();
+    }
+
+    /// Counts the process's panics from now on, beside whatever is done of them.
+    pub fn count_panics(&self) {
+        let panics = Arc::clone(&self.panics);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            panics.fetch_add(1, Ordering::Relaxed);
+            before(info);
+        }));
     }
 
     /// Counts the lines that the log dropped, as `dropped` tells them.

@@ -91,9 +91,7 @@ pub async fn run(app: &mut App, flags: &Flags, asked: &Notify) {
             if at_once {
                 host_names.all_due(Instant::now());
             }
-            reload(app, flags).await;
-            // At once, so that no change comes in between.
-            changes.name(&read(file, &app.shared.current.load().config));
+            reload(app, flags, &mut changes).await;
         }
     }
 }
@@ -114,7 +112,7 @@ async fn move_servers(app: &mut App, host: &HostName, addresses: &[IpAddr]) {
 }
 
 /// Puts the configuration as it is now in force, or says why not.
-pub async fn reload(app: &mut App, flags: &Flags) {
+async fn reload(app: &mut App, flags: &Flags, changes: &mut Changes) {
     let mut loaded = match load(flags) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -122,6 +120,8 @@ pub async fn reload(app: &mut App, flags: &Flags) {
             return app.reloads.refused(mistakes);
         }
     };
+    // At once: who sees the new configuration in force may change its files again.
+    changes.name(&read(flags.config_file.as_deref(), &loaded.config));
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

@@ -1,5 +1,6 @@
 //! What became of changes of the configuration, for /status and /metrics.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +23,7 @@ pub struct ReloadStatus {
 #[derive(Debug)]
 pub struct Reloads {
     status: Mutex<ReloadStatus>,
+    refusals: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
@@ -31,6 +33,7 @@ impl Reloads {
     pub fn new(metrics: &Arc<Metrics>) -> Self {
         Self {
             status: Mutex::default(),
+            refusals: AtomicU64::new(0),
             metrics: Arc::clone(metrics),
         }
     }
@@ -39,6 +42,12 @@ impl Reloads {
     #[must_use]
     pub fn status(&self) -> ReloadStatus {
         self.lock().clone()
+    }
+
+    /// How often the files held mistakes when they had changed.
+    #[must_use]
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, ReloadStatus> {
@@ -66,6 +75,7 @@ impl Reloads {
             tracing::error!("the changed configuration is not used: {mistake}");
         }
         self.metrics.reload_success.set(0);
+        self.refusals.fetch_add(1, Ordering::Relaxed);
         self.lock().mistakes = mistakes;
     }
 }

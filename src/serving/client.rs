@@ -14,7 +14,15 @@ pub struct Client {
     pub protocol: Protocol,
     /// When it was read.
     pub received: Instant,
+    /// Octets of its message.
+    pub octets: u16,
+    /// The listen address that it came to.
+    pub listener: ListenerIndex,
 }
+
+/// Tells listen addresses apart, for metrics that are counted by them; all are one where nobody counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ListenerIndex(pub u16);
 
 /// What became of a client's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,13 +5,17 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
 
+use super::client::{Client, ListenerIndex};
+use super::coredns::{Made, ServedTotals, WorkerCounts};
 use crate::message::labels::{RCODES, TYPES};
-use crate::message::reply::Protocol;
+use crate::message::reply::{Asked, Protocol};
 use crate::metrics::{Label, PerLabel, Registry, impl_label};
 
 /// Why a client's message got no reply.
@@ -129,6 +133,8 @@ pub struct ServingFamilies {
     prefetches: IntCounter,
     synthesised: IntCounterVec,
     in_flight: IntGauge,
+    /// What CoreDNS's families need beside; with `metrics.coredns` alone.
+    coredns: Option<Arc<ServedTotals>>,
 }
 
 impl ServingFamilies {
@@ -192,7 +198,26 @@ impl ServingFamilies {
                 "nodens_in_flight",
                 "Distinct questions waiting for an upstream's answer now.",
             ),
+            coredns: None,
         }
+    }
+
+    /// Has workers count what CoreDNS's families need, too. For those that are not there yet.
+    pub fn count_for_coredns(&mut self) {
+        self.coredns = Some(Arc::default());
+    }
+
+    /// What CoreDNS's families need beside.
+    #[must_use]
+    pub fn coredns(&self) -> Option<&ServedTotals> {
+        self.coredns.as_deref()
+    }
+
+    /// How a listen address is told apart from others.
+    #[must_use]
+    pub fn listener(&self, address: SocketAddr) -> ListenerIndex {
+        let totals = self.coredns.as_ref();
+        totals.map_or_else(ListenerIndex::default, |totals| totals.listener(address))
     }
 
     /// What `/status` shows of all clients together; workers' counts arrive with their next flush.
@@ -249,6 +274,7 @@ impl ServingFamilies {
             rejected: PerLabel::new(|label| self.rejected.with_label_values(&[label])),
             prefetches: self.prefetches.clone(),
             synthesised: PerLabel::new(|label| self.synthesised.with_label_values(&[label])),
+            coredns: self.coredns.as_ref().map(ServedTotals::worker),
         }
     }
 }
@@ -289,6 +315,7 @@ pub struct WorkerMetrics {
     /// Shared: rare.
     pub prefetches: IntCounter,
     synthesised: PerLabel<Synthesised, IntCounter>,
+    coredns: Option<WorkerCounts>,
 }
 
 impl WorkerMetrics {
@@ -313,6 +340,22 @@ impl WorkerMetrics {
         counters.unwrap_or(&self.local_replies)[index].inc();
     }
 
+    /// The same of a reply of so many octets, and what it was made from.
+    #[inline]
+    pub fn reply_made(
+        &self,
+        asked: &Asked<'_>,
+        client: Client,
+        (code, route): (u16, Option<u16>),
+        made: Made,
+        octets: usize,
+    ) {
+        self.reply(code, route);
+        if let Some(coredns) = &self.coredns {
+            coredns.reply(asked, client, (code, route), made, octets);
+        }
+    }
+
     /// A query was answered from the cache.
     #[inline]
     pub fn hit(&self) {
@@ -320,8 +363,11 @@ impl WorkerMetrics {
     }
 
     /// A query could not be answered from the cache.
-    pub fn miss(&self) {
+    pub fn miss(&self, client: Client, route: u16) {
         self.cache_misses.inc();
+        if let Some(coredns) = &self.coredns {
+            coredns.miss(client.listener, route);
+        }
     }
 
     /// A query joined another.
@@ -378,6 +424,9 @@ impl WorkerMetrics {
         self.kernel_drops.borrow().flush();
         for histogram in self.duration.iter() {
             histogram.flush();
+        }
+        if let Some(coredns) = &self.coredns {
+            coredns.flush();
         }
     }
 }

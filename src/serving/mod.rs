@@ -10,6 +10,7 @@
 pub mod admission;
 pub mod aliases;
 pub mod client;
+pub mod coredns;
 mod dns64;
 pub mod flights;
 pub mod inheritance;

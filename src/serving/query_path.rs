@@ -90,7 +90,7 @@ impl Worker {
             return self.answer_by_route(answer, route, &question, &asked, client, out);
         }
         if query.cacheable() {
-            self.metrics.miss();
+            self.metrics.miss(client, route);
         }
         let stale = stored.filter(|entry| self.may_serve_stale(key, route, entry, client.received));
         let miss = Miss {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::client::Client;
+use super::coredns::{Made, Stored};
 use super::metrics::{StaleReason, WorkerMetrics};
 use super::setup::Setup;
 use crate::cache::{Entry, seconds};
@@ -67,8 +68,16 @@ impl Replies {
             nsid: self.nsid(),
             rotate: self.random_turn(entry),
         };
+        let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Aged(age), extras, out);
-        self.count_reply(code, entry.route(), asked.section, client, "hit");
+        let made = Made::Hit(Stored::of(entry));
+        self.count_reply(
+            (code, entry.route()),
+            asked,
+            client,
+            made,
+            out.len() - start,
+        );
     }
 
     /// Stamps an answer that has just come, for the client that is number `turn` among those who waited for it. The first
@@ -90,8 +99,10 @@ impl Replies {
                 0
             },
         };
+        let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        self.count_reply(code, entry.route(), asked.section, client, "miss");
+        let code = (code, entry.route());
+        self.count_reply(code, asked, client, Made::Fresh, out.len() - start);
     }
 
     /// Stamps an answer given here.
@@ -100,8 +111,10 @@ impl Replies {
             nsid: self.nsid(),
             ..Extras::default()
         };
+        let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        self.count_reply(code, entry.route(), asked.section, client, "local");
+        let code = (code, entry.route());
+        self.count_reply(code, asked, client, Made::Local, out.len() - start);
     }
 
     /// Stamps what route `route` says by itself.
@@ -123,8 +136,10 @@ impl Replies {
             response: response.view(),
             ttl_cap: u32::MAX,
         };
+        let start = out.len();
         let code = reply::answer(source, asked, Ttls::Fresh, extras, out);
-        self.count_reply(code, Some(route), asked.section, client, "local");
+        let code = (code, Some(route));
+        self.count_reply(code, asked, client, Made::Own, out.len() - start);
     }
 
     /// Stamps an expired answer (RFC 8767).
@@ -160,8 +175,10 @@ impl Replies {
             .and_then(|index| self.setup.routes.existing(index));
         let ttl = route.map_or(self.setup.config.cache.stale_ttl, |route| route.stale.ttl);
         let ttl = seconds(ttl);
+        let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fixed(ttl), extras, out);
-        self.count_reply(code, entry.route(), asked.section, client, "stale");
+        let code = (code, entry.route());
+        self.count_reply(code, asked, client, Made::Stale, out.len() - start);
     }
 
     /// Stamps an error and its reason.
@@ -179,25 +196,52 @@ impl Replies {
             nsid: self.nsid(),
             rotate: 0,
         };
+        let start = out.len();
         reply::error(asked, code, extras, out);
-        self.count_reply(code, route, asked.section, client, "failed");
+        let code = (code, route);
+        self.count_reply(code, asked, client, Made::Failure, out.len() - start);
     }
 
     /// Stamps the reply to bytes of which only the header was understood.
     pub fn reject(&self, message: &[u8], code: u16, client: Client, out: &mut Vec<u8>) {
         reply::reject(message, code, out);
-        self.count_reply(code, None, &[], client, "rejected");
+        self.metrics.reply(code, None);
+        self.log(code, &[], client, "rejected");
     }
 
     /// Counts a reply, and logs it if replies are logged.
     #[inline]
-    fn count_reply(&self, code: u16, route: Option<u16>, name: &[u8], client: Client, how: &str) {
-        self.metrics.reply(code, route);
+    fn count_reply(
+        &self,
+        (code, route): (u16, Option<u16>),
+        asked: &Asked<'_>,
+        client: Client,
+        made: Made,
+        octets: usize,
+    ) {
+        self.metrics
+            .reply_made(asked, client, (code, route), made, octets);
+        self.log(code, asked.section, client, how(made));
+    }
+
+    #[inline]
+    fn log(&self, code: u16, section: &[u8], client: Client, how: &str) {
         match self.setup.config.log.queries {
             QueryLog::Off => {}
             QueryLog::Errors if matches!(code, rcode::NOERROR | rcode::NXDOMAIN) => {}
-            QueryLog::Errors | QueryLog::All => log_query(code, name, client, how),
+            QueryLog::Errors | QueryLog::All => log_query(code, section, client, how),
         }
+    }
+}
+
+/// What the log says a reply was made from.
+fn how(made: Made) -> &'static str {
+    match made {
+        Made::Hit(_) => "hit",
+        Made::Fresh => "miss",
+        Made::Local | Made::Own => "local",
+        Made::Stale => "stale",
+        Made::Failure => "failed",
     }
 }
 

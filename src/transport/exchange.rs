@@ -241,7 +241,8 @@ impl Exchange {
         now: Instant,
     ) {
         let rtt = now.saturating_duration_since(self.sent);
-        peer.metrics.answered_after(rtt.as_secs_f64());
+        let code = result.as_ref().ok().map(Response::rcode);
+        peer.metrics.answered_after(rtt, code);
         peer.metrics.ended(outcome(&result));
         let quality = match &result {
             Ok(response) if matches!(response.kind(), Kind::Positive | Kind::Negative) => {

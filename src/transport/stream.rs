@@ -24,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 use super::exchange::{Exchange, TryError};
 use super::https::{self, Endpoint, Failure};
 use super::in_flight::{Arrived, InFlight};
+use super::metrics::SocketUse;
 use super::peer::{Carrier, Peer};
 use super::udp::{Shared, is_ours};
 use crate::budgets::{
@@ -204,7 +205,12 @@ impl Pool {
                 _ => return None,
             }
         };
-        Some(least.unwrap_or_else(|| self.open(now)))
+        let (connection, used) = match least {
+            Some(connection) => (connection, SocketUse::OpenStream),
+            None => (self.open(now), SocketUse::NewStream),
+        };
+        self.peer.metrics.sent(used);
+        Some(connection)
     }
 
     fn open(self: &Rc<Self>, now: Instant) -> Rc<Connection> {

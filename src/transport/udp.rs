@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::exchange::Exchange;
 use super::in_flight::{Arrived, InFlight};
+use super::metrics::SocketUse;
 use super::peer::{Carrier, Peer};
 use super::random::Unpredictable;
 use crate::budgets::{
@@ -325,6 +326,7 @@ impl Pool {
         if let Some(port) = slot
             && port.is_usable(now, self.crowded())
         {
+            self.peer.metrics.sent(SocketUse::OpenDatagram);
             return Ok(Rc::clone(port));
         }
         if let Some(old) = slot.take() {
@@ -333,6 +335,7 @@ impl Pool {
         }
         match self.open(now) {
             Ok(port) => {
+                self.peer.metrics.sent(SocketUse::NewDatagram);
                 ports[drawn] = Some(Rc::clone(&port));
                 Ok(port)
             }

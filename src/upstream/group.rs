@@ -249,6 +249,9 @@ pub fn plan(groups: &[&Group], now: Instant, end: Instant) -> Plan {
     }
     let tiers: Vec<Tier> = groups.iter().filter_map(|group| group.tier(now)).collect();
     if tiers.is_empty() {
+        if let Some(first) = groups.first() {
+            first.metrics.last_resort();
+        }
         let everybody = groups
             .iter()
             .flat_map(|group| group.last_resort())

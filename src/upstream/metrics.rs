@@ -1,6 +1,7 @@
 //! What is counted of groups and of servers' health.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
@@ -21,6 +22,7 @@ pub struct UpstreamFamilies {
     state_changed: IntGaugeVec,
     state_reason: IntGaugeVec,
     srtt: GaugeVec,
+    last_resorts: Arc<AtomicU64>,
 }
 
 impl UpstreamFamilies {
@@ -64,7 +66,19 @@ impl UpstreamFamilies {
                 "Smoothed round-trip time of an upstream server (RFC 6298).",
                 &["group", "server", "transport"],
             ),
+            last_resorts: Arc::default(),
         }
+    }
+
+    /// Has servers count what CoreDNS's families need, too. For those that are not there yet.
+    pub fn count_for_coredns(&mut self) {
+        self.exchanges.count_for_coredns();
+    }
+
+    /// Questions that were asked of servers that are all down.
+    #[must_use]
+    pub fn last_resorts(&self) -> u64 {
+        self.last_resorts.load(Ordering::Relaxed)
     }
 
     /// A group's counters.
@@ -73,6 +87,7 @@ impl UpstreamFamilies {
         GroupMetrics {
             hedges_sent: self.hedges.with_label_values(&[group, "sent"]),
             hedges_won: self.hedges.with_label_values(&[group, "won"]),
+            last_resorts: Arc::clone(&self.last_resorts),
         }
     }
 
@@ -141,6 +156,15 @@ pub struct GroupMetrics {
     pub hedges_sent: IntCounter,
     /// Hedges that answered first.
     pub hedges_won: IntCounter,
+    /// Of all groups together.
+    last_resorts: Arc<AtomicU64>,
+}
+
+impl GroupMetrics {
+    /// A question is asked of servers that are all down.
+    pub fn last_resort(&self) {
+        self.last_resorts.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// The counters of a server's health over one transport.

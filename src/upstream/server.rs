@@ -201,6 +201,19 @@ impl Server {
         self.other_srtts.store(Arc::new(others.cloned().collect()));
     }
 
+    /// What is counted of exchanges with it.
+    #[must_use]
+    pub fn exchanges(&self) -> &ExchangeMetrics {
+        &self.metrics
+    }
+
+    /// Probes that it lost since the start.
+    #[must_use]
+    pub fn probes_lost(&self) -> u64 {
+        let lost = |known: &CarrierHealth| known.metrics.probes_lost.get();
+        self.by_carrier.iter().map(lost).sum()
+    }
+
     /// The transport its queries take at first.
     #[must_use]
     pub fn carrier(&self) -> Carrier {

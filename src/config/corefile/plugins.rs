@@ -566,19 +566,16 @@ fn observed(draft: &mut Draft, directive: &Directive, default: &'static str) {
         .observed
         .entry(address)
         .or_insert_with(|| directive.name.place.clone());
-    let verdict = if default == PROMETHEUS {
-        Differs
-    } else {
-        Taken
-    };
     let names = if default == PROMETHEUS {
-        "; metrics have names of their own"
+        let place = &directive.name.place;
+        draft.set(&["metrics", "coredns"], true, place);
+        "; metrics.coredns: CoreDNS's families beside our own"
     } else {
         ""
     };
     draft.remark(
         directive,
-        verdict,
+        Taken,
         format!("metrics.listen: {address}{names}"),
     );
 }

@@ -4,12 +4,12 @@
 //! all dead still needs its nameserver, if only for stale answers and clear errors.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::status::Instance;
@@ -18,13 +18,18 @@ use super::status::Instance;
 const STUCK: Duration = Duration::from_secs(5);
 
 async fn health(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+    let asked = Instant::now();
     let stuck = instance
         .heartbeats
         .iter()
         .position(|heartbeat| heartbeat.age() > STUCK);
     match stuck {
-        None => (StatusCode::OK, "ok\n".to_owned()),
+        None => {
+            instance.health.well(asked.elapsed());
+            (StatusCode::OK, "ok\n".to_owned())
+        }
         Some(index) => {
+            instance.health.failed(asked.elapsed());
             let age = instance.heartbeats[index].age().as_secs();
             (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -41,14 +46,24 @@ async fn ready(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
     }
 }
 
-async fn metrics(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        instance.metrics_text(),
-    )
+async fn metrics(State(instance): State<Arc<Instance>>) -> Response {
+    let text = if instance.shared.metrics.coredns().is_some() {
+        // Beside the runtime, because all entries of the cache are looked at.
+        tokio::task::spawn_blocking(move || instance.metrics_text()).await
+    } else {
+        Ok(instance.metrics_text())
+    };
+    match text {
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }
 
 async fn status(State(instance): State<Arc<Instance>>) -> impl IntoResponse {

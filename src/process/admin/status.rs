@@ -9,6 +9,7 @@ use hickory_proto::rr::RecordType;
 use serde::Serialize;
 
 use crate::metrics::Label;
+use crate::process::coredns::{self, HealthAnswers};
 use crate::process::metrics::Metrics;
 use crate::process::readiness::Readiness;
 use crate::process::reload_status::{ReloadStatus, Reloads};
@@ -35,6 +36,8 @@ pub struct Instance {
     pub listen: Arc<ArcSwap<Vec<SocketAddr>>>,
     /// What became of changes of the configuration.
     pub reloads: Arc<Reloads>,
+    /// What /health said.
+    pub health: HealthAnswers,
     /// The address of the admin interface.
     pub admin: Option<SocketAddr>,
     /// When it started.
@@ -68,7 +71,15 @@ impl Instance {
         for server in &setup.upstreams.servers {
             server.show(clocks);
         }
-        metrics.render()
+        let mut text = metrics.render();
+        text.push_str(&coredns::text(&coredns::Sources {
+            shared: &self.shared,
+            metrics,
+            reloads: &self.reloads,
+            health: &self.health,
+            listen: &self.listen.load(),
+        }));
+        text
     }
 
     /// What /status shows.

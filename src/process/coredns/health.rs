@@ -1,0 +1,38 @@
+//! What /health said, and how long it took.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::metrics::coredns::HEALTH_TIMES;
+use crate::metrics::distribution::Distribution;
+
+/// Times of all answers, and how many of them were not ok.
+type Seen = (Distribution<5>, u64);
+
+/// All answers so far.
+#[derive(Debug, Default)]
+pub struct HealthAnswers(Mutex<Seen>);
+
+impl HealthAnswers {
+    /// It said that all is well, after so long.
+    pub fn well(&self, after: Duration) {
+        self.lock().0.observe_time(&HEALTH_TIMES.bounds, after);
+    }
+
+    /// It said that something is wrong.
+    pub fn failed(&self, after: Duration) {
+        self.well(after);
+        self.lock().1 += 1;
+    }
+
+    /// Times, and failures.
+    #[must_use]
+    pub fn read(&self) -> Seen {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Numbers that are only added to.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

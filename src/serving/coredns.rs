@@ -1,0 +1,372 @@
+//! What CoreDNS's families tell of clients' queries and our own do not, counted with `metrics.coredns` alone: by listen address
+//! and zone, sizes, DO, families of addresses.
+//!
+//! A worker counts into arrays of its own and hands them in with its other counters. The first reply of a zone at an address
+//! makes their arrays, about 3 KiB; no other allocates. Messages that are no query of DNS are not counted, as CoreDNS does not
+//! see them either.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::client::{Client, ListenerIndex};
+use crate::message::labels::{COREDNS_CODES, COREDNS_TYPES, coredns_code_index};
+use crate::message::reply::{Asked, Protocol};
+use crate::message::wire;
+use crate::metrics::coredns::{SIZE_BOUNDS, SIZES, TIME_BOUNDS, TIMES};
+use crate::metrics::distribution::Distribution;
+use crate::metrics::{Label, impl_label};
+
+/// What a reply was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// A fresh answer of the cache.
+    Hit(Stored),
+    /// What the upstreams said just now.
+    Fresh,
+    /// A name of the configuration.
+    Local,
+    /// What a route says by itself.
+    Own,
+    /// An expired answer of the cache.
+    Stale,
+    /// Nothing: an error.
+    Failure,
+}
+
+/// What the cache holds of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// An answer with records.
+    Success,
+    /// NXDOMAIN, or no such record.
+    Denial,
+}
+
+impl_label!(Stored {
+    Success => "success",
+    Denial => "denial",
+});
+
+impl Stored {
+    /// What an entry is.
+    #[inline]
+    #[must_use]
+    pub fn of(entry: &crate::cache::Entry) -> Self {
+        if entry.is_negative() {
+            Self::Denial
+        } else {
+            Self::Success
+        }
+    }
+}
+
+/// CoreDNS's plugin that does what made a reply here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// None: an error.
+    None,
+    /// The cache.
+    Cache,
+    /// An upstream.
+    Forward,
+    /// Names of the configuration.
+    Hosts,
+    /// A route that answers by itself.
+    Template,
+}
+
+impl_label!(Plugin {
+    None => "",
+    Cache => "cache",
+    Forward => "forward",
+    Hosts => "hosts",
+    Template => "template",
+});
+
+impl From<Made> for Plugin {
+    fn from(made: Made) -> Self {
+        match made {
+            Made::Hit(_) | Made::Stale => Self::Cache,
+            Made::Fresh => Self::Forward,
+            Made::Local => Self::Hosts,
+            Made::Own => Self::Template,
+            Made::Failure => Self::None,
+        }
+    }
+}
+
+/// Addresses of IPv4 and of IPv6, as CoreDNS numbers them from 1.
+pub const FAMILIES: [&str; 2] = ["1", "2"];
+
+/// Types with a label of their own, and all others.
+const TYPES: usize = COREDNS_TYPES.len() + 1;
+
+/// Names answered here, and queries that no route took, come before the routes.
+const NOT_ROUTES: usize = 2;
+
+/// What was counted of one zone at one listen address.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Queries that were answered, by family, protocol and type.
+    pub requests: [[[u64; TYPES]; Protocol::ALL.len()]; FAMILIES.len()],
+    /// Replies, by plugin and response code.
+    pub responses: [[u64; COREDNS_CODES]; Plugin::ALL.len()],
+    /// From reading a query to its reply.
+    pub duration: Distribution<TIME_BOUNDS>,
+    /// Octets of queries, by protocol.
+    pub request_size: [Distribution<SIZE_BOUNDS>; Protocol::ALL.len()],
+    /// Octets of replies, by protocol.
+    pub response_size: [Distribution<SIZE_BOUNDS>; Protocol::ALL.len()],
+    /// Queries with DO.
+    pub dnssec_ok: u64,
+    /// Fresh answers of the cache, by what they are.
+    pub hits: [u64; Stored::ALL.len()],
+    /// Queries that the cache could have answered and did not.
+    pub misses: u64,
+    /// Expired answers of the cache.
+    pub stale: u64,
+    /// Whether anything was counted since the last time that it was handed in.
+    touched: bool,
+}
+
+impl Counts {
+    /// Adds what another counted.
+    pub fn add(&mut self, other: &Self) {
+        let own = self.requests.as_flattened_mut().as_flattened_mut();
+        add_each(own, other.requests.as_flattened().as_flattened());
+        add_each(
+            self.responses.as_flattened_mut(),
+            other.responses.as_flattened(),
+        );
+        add_each(&mut self.hits, &other.hits);
+        self.duration.add(&other.duration);
+        for index in 0..Protocol::ALL.len() {
+            self.request_size[index].add(&other.request_size[index]);
+            self.response_size[index].add(&other.response_size[index]);
+        }
+        self.dnssec_ok += other.dnssec_ok;
+        self.misses += other.misses;
+        self.stale += other.stale;
+    }
+
+    fn reply(&mut self, asked: &Asked<'_>, client: Client, code: u16, made: Made, octets: usize) {
+        let protocol = client.protocol.index();
+        let family = usize::from(client.address.is_ipv6());
+        let qtype = wire::u16_at(asked.section, asked.section.len().saturating_sub(4));
+        let known = COREDNS_TYPES
+            .iter()
+            .position(|(known, _)| Some(*known) == qtype);
+        self.requests[family][protocol][known.unwrap_or(COREDNS_TYPES.len())] += 1;
+        self.responses[Plugin::from(made).index()][coredns_code_index(code)] += 1;
+        self.duration
+            .observe_time(&TIMES.bounds, client.received.elapsed());
+        self.request_size[protocol].observe(&SIZES.bounds, u64::from(client.octets));
+        self.response_size[protocol].observe(&SIZES.bounds, octets as u64);
+        self.dnssec_ok += u64::from(asked.edns.is_some_and(|edns| edns.dnssec_ok));
+        match made {
+            Made::Hit(stored) => self.hits[stored.index()] += 1,
+            Made::Stale => self.stale += 1,
+            Made::Fresh | Made::Local | Made::Own | Made::Failure => {}
+        }
+    }
+}
+
+fn add_each(own: &mut [u64], other: &[u64]) {
+    for (count, more) in own.iter_mut().zip(other) {
+        *count += more;
+    }
+}
+
+/// By listen address, and by zone: names answered here, queries that no route took, then the routes by index.
+type Cells = Vec<Vec<Option<Box<Counts>>>>;
+
+fn cell(cells: &mut Cells, listener: usize, zone: usize) -> &mut Counts {
+    if cells.len() <= listener {
+        cells.resize_with(listener + 1, Vec::new);
+    }
+    let zones = &mut cells[listener];
+    if zones.len() <= zone {
+        zones.resize_with(zone + 1, || None);
+    }
+    zones[zone].get_or_insert_default()
+}
+
+/// What all workers together counted.
+#[derive(Debug, Default)]
+pub struct ServedTotals {
+    listeners: Mutex<Vec<SocketAddr>>,
+    cells: Mutex<Cells>,
+}
+
+impl ServedTotals {
+    /// The index of a listen address.
+    #[must_use]
+    pub fn listener(&self, address: SocketAddr) -> ListenerIndex {
+        let mut listeners = lock(&self.listeners);
+        let known = listeners.iter().position(|known| *known == address);
+        let index = known.unwrap_or_else(|| {
+            listeners.push(address);
+            listeners.len() - 1
+        });
+        // More than 65,536 different addresses since the start are counted as the last of those.
+        ListenerIndex(u16::try_from(index).unwrap_or(u16::MAX))
+    }
+
+    /// A worker's own counts.
+    #[must_use]
+    pub fn worker(self: &Arc<Self>) -> WorkerCounts {
+        WorkerCounts {
+            cells: RefCell::default(),
+            totals: Arc::clone(self),
+        }
+    }
+
+    /// What was counted by CoreDNS's labels `server` and `zone`; `routes` are the labels of zones by index.
+    #[must_use]
+    pub fn by_labels(&self, routes: &[&str]) -> BTreeMap<(String, String), Counts> {
+        let listeners = lock(&self.listeners).clone();
+        let mut by_labels: BTreeMap<_, Counts> = BTreeMap::new();
+        let cells = lock(&self.cells);
+        for (address, zones) in listeners.iter().zip(&*cells) {
+            for (zone, counts) in zones.iter().enumerate() {
+                if let Some(counts) = counts {
+                    let labels = (server_label(*address), zone_label(zone, routes));
+                    by_labels.entry(labels).or_default().add(counts);
+                }
+            }
+        }
+        by_labels
+    }
+}
+
+/// CoreDNS's label of a listen address.
+#[must_use]
+pub fn server_label(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("dns://:{}", address.port())
+    } else {
+        format!("dns://{address}")
+    }
+}
+
+fn zone_label(zone: usize, routes: &[&str]) -> String {
+    match zone.checked_sub(NOT_ROUTES) {
+        None if zone == 0 => ".".to_owned(),
+        // CoreDNS's word.
+        None => "dropped".to_owned(),
+        Some(route) => route_label(routes.get(route).copied().unwrap_or(".")),
+    }
+}
+
+/// CoreDNS's label of a route. What is no name stands for many zones.
+#[must_use]
+pub fn route_label(zone: &str) -> String {
+    if zone.ends_with('.') { zone } else { "." }.to_owned()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Numbers and lists that are only added to.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What one worker counted since it last handed it in.
+#[derive(Debug)]
+pub struct WorkerCounts {
+    cells: RefCell<Cells>,
+    totals: Arc<ServedTotals>,
+}
+
+impl WorkerCounts {
+    /// A reply of so many octets leaves.
+    #[inline(never)]
+    pub fn reply(
+        &self,
+        asked: &Asked<'_>,
+        client: Client,
+        (code, route): (u16, Option<u16>),
+        made: Made,
+        octets: usize,
+    ) {
+        let zone = match route {
+            Some(route) => usize::from(route) + NOT_ROUTES,
+            None => usize::from(made == Made::Failure),
+        };
+        self.count(client.listener, zone, |counts| {
+            counts.reply(asked, client, code, made, octets);
+        });
+    }
+
+    /// A query could not be answered from the cache.
+    pub fn miss(&self, listener: ListenerIndex, route: u16) {
+        let zone = usize::from(route) + NOT_ROUTES;
+        self.count(listener, zone, |counts| counts.misses += 1);
+    }
+
+    #[inline]
+    fn count(&self, listener: ListenerIndex, zone: usize, count: impl FnOnce(&mut Counts)) {
+        let mut cells = self.cells.borrow_mut();
+        let counts = cell(&mut cells, usize::from(listener.0), zone);
+        counts.touched = true;
+        count(counts);
+    }
+
+    /// Hands in what was counted.
+    pub fn flush(&self) {
+        let mut totals = lock(&self.totals.cells);
+        for (listener, zones) in self.cells.borrow_mut().iter_mut().enumerate() {
+            for (zone, counts) in zones.iter_mut().enumerate() {
+                if let Some(counts) = counts
+                    && counts.touched
+                {
+                    cell(&mut totals, listener, zone).add(counts);
+                    **counts = Counts::default();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_coredns_own() {
+        for (address, label) in [
+            ("10.0.0.1:53", "dns://10.0.0.1:53"),
+            ("0.0.0.0:53", "dns://:53"),
+            ("[::]:53", "dns://:53"),
+            ("[fd00::1]:53", "dns://[fd00::1]:53"),
+        ] {
+            assert_eq!(server_label(address.parse().expect("an address")), label);
+        }
+        let routes = [".", "corp.example.", "private_zones"];
+        let labels: Vec<String> = (0..5).map(|zone| zone_label(zone, &routes)).collect();
+        assert_eq!(labels, [".", "dropped", ".", "corp.example.", "."]);
+    }
+
+    #[test]
+    fn what_one_label_stands_for_is_added_up() {
+        let totals = Arc::new(ServedTotals::default());
+        let worker = totals.worker();
+        for address in ["0.0.0.0:53", "[::]:53", "127.0.0.1:53", "0.0.0.0:53"] {
+            worker.miss(totals.listener(address.parse().expect("an address")), 0);
+        }
+        assert!(
+            totals.by_labels(&["."]).is_empty(),
+            "before it is handed in"
+        );
+        worker.flush();
+        worker.flush();
+        let misses: Vec<_> = totals
+            .by_labels(&["."])
+            .into_iter()
+            .map(|((server, zone), counts)| (server, zone, counts.misses))
+            .collect();
+        let expected = [("dns://127.0.0.1:53", 1), ("dns://:53", 3)]
+            .map(|(server, misses)| (server.to_owned(), ".".to_owned(), misses));
+        assert_eq!(misses, expected);
+    }
+}
