@@ -11,6 +11,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::error::Problem;
 use super::{
     Bogus, Denial, InterfaceKind, LogFormat, OnExit, Policy, PrivateZones, Probe, QueryLog,
+    TopCounts,
 };
 
 /// A value that stands for itself.
@@ -357,6 +358,28 @@ impl Leaf for QueryLog {
         let word = match self {
             Self::Off => "off",
             Self::Errors => "errors",
+            Self::All => "all",
+        };
+        word.to_owned()
+    }
+}
+
+impl Leaf for TopCounts {
+    const EXPECTED: &'static str = "off, names, clients or all";
+
+    /// `off` as for [`QueryLog`].
+    fn parse(value: &Value) -> Result<Self, Problem> {
+        match value {
+            Value::Bool(_, false) => Ok(Self::Off),
+            other => other.deserialize().map_err(|_| not_a::<Self>(value)),
+        }
+    }
+
+    fn show(&self) -> String {
+        let word = match self {
+            Self::Off => "off",
+            Self::Names => "names",
+            Self::Clients => "clients",
             Self::All => "all",
         };
         word.to_owned()

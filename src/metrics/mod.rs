@@ -5,6 +5,7 @@
 //! codes, and the routes, groups and servers of the configuration; never a QNAME or a client.
 
 pub mod repeated;
+pub mod space_saving;
 
 use std::marker::PhantomData;
 

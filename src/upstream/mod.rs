@@ -2,6 +2,7 @@
 //!
 //! - [`health`], [`plan`], [`extra`], [`rate`] and [`tolerance`] are the rules, pure;
 //! - [`server`] and [`group`] are the shared state they act on;
+//! - [`history`] keeps round-trip times for those who look;
 //! - [`host_lookup`] resolves the names of servers;
 //! - [`ask`] runs a plan over a worker's own transports.
 
@@ -9,6 +10,7 @@ pub mod ask;
 pub mod extra;
 pub mod group;
 pub mod health;
+pub mod history;
 pub mod host_lookup;
 pub mod loops;
 pub mod metrics;
