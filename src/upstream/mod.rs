@@ -4,9 +4,11 @@
 //! - [`server`] and [`group`] are the shared state they act on;
 //! - [`history`] keeps round-trip times for those who look;
 //! - [`host_lookup`] resolves the names of servers;
+//! - [`ask_each`] asks every server the same, for people;
 //! - [`ask`] runs a plan over a worker's own transports.
 
 pub mod ask;
+pub mod ask_each;
 pub mod extra;
 pub mod group;
 pub mod health;

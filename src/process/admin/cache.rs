@@ -71,6 +71,13 @@ impl AskedName {
     fn wire(&self) -> Vec<u8> {
         wire_name(&self.0)
     }
+
+    /// The name, with its final dot.
+    pub(super) fn into_name(self) -> Name {
+        let mut name = self.0;
+        name.set_fqdn(true);
+        name
+    }
 }
 
 /// Which entries are to be listed, for POST /cache/list.

@@ -238,7 +238,7 @@ pub(super) struct ServerStatus {
     form: FormReport,
     pub(super) health: Vec<HealthReport>,
     /// One a second, the oldest first; null while it was down or not timed yet.
-    rtt_milliseconds: Vec<Option<f64>>,
+    pub(super) rtt_milliseconds: Vec<Option<f64>>,
 }
 
 impl GroupStatus {
