@@ -70,6 +70,28 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 /// How long a client of the admin interface may take to send the header of a request.
 pub const ADMIN_HEADER_TIME: Duration = Duration::from_secs(5);
 
+/// Questions that the page at the admin address may ask of all servers of a route in quick succession.
+pub const PAGE_QUESTIONS: u32 = 5;
+
+/// The pause after which it may ask another one.
+pub const PAGE_QUESTION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long each server is waited for then.
+pub const PAGE_QUESTION_TIME: Duration = Duration::from_secs(3);
+
+/// Round-trip times of a server that are kept, one a second.
+pub const RTT_HISTORY: usize = 120;
+
+/// Different failures that /status shows; the one that is longest ago makes room.
+pub const RECENT_FAILURES: usize = 32;
+
+/// Names, and clients, that a worker counts at once. A name that makes up more than one in so many of a worker's queries is
+/// always among them.
+pub const TOP_COUNTED: usize = 256;
+
+/// Names, and clients, of those that /status shows.
+pub const TOP_SHOWN: usize = 20;
+
 /// Entries of the cache that one request for a list may have: what is more is named by its number.
 pub const CACHE_ENTRIES_LISTED: usize = 10_000;
 

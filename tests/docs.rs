@@ -558,7 +558,8 @@ fn every_yaml_block_is_accepted_or_marked() {
                     assert!(unknown.is_empty(), "{context}\nno value: {unknown:?}");
                 }
                 // The first is the next test's; the others are read by others.
-                "yaml mistakes" | "yaml pod" | "yaml gitlab" | "toml" | "json" | "" => {}
+                "yaml mistakes" | "yaml pod" | "yaml gitlab" | "toml" | "json" | "json top"
+                | "" => {}
                 other => panic!("{context}\nwhat is ```{other}?"),
             }
         }
@@ -1063,14 +1064,30 @@ fn missing(shown: &serde_json::Value, live: &serde_json::Value, path: &str) -> V
 
 #[test]
 fn the_status_shown_has_the_keys_of_the_real_one() {
+    /// Response codes are keys, and which there are differs.
+    fn without_codes(status: &mut serde_json::Value) {
+        status["answered_here"]["replies"].take();
+        for route in status["routes"].as_array_mut().expect("a list") {
+            route["replies"].take();
+        }
+    }
     let (_server, nodens) = running();
-    let live = nodens.status();
+    let refused = Ask::new("refused.example.", rr::AXFR).send(nodens.address(), Over::Tcp);
+    assert_eq!(refused.rcode(), dns::rcode::REFUSED);
+    let mut live = wait_for("a failure and a time", || {
+        let live = nodens.status();
+        let failed = !live["failures"].as_array().expect("a list").is_empty();
+        let times = &live["upstreams"][0]["servers"][0]["rtt_milliseconds"];
+        (failed && !times.as_array().expect("a list").is_empty()).then_some(live)
+    });
     let page = Page::read("docs/metrics.md");
     let blocks = page.blocks.iter().filter(|block| block.info == "json");
     let [block] = blocks.collect::<Vec<_>>()[..] else {
         panic!("one block of JSON");
     };
-    let shown: serde_json::Value = serde_json::from_str(&block.text()).expect("it is JSON");
+    let mut shown: serde_json::Value = serde_json::from_str(&block.text()).expect("it is JSON");
+    without_codes(&mut live);
+    without_codes(&mut shown);
     assert_eq!(
         missing(&shown, &live, ""),
         Vec::<String>::new(),
@@ -1089,6 +1106,27 @@ fn the_status_shown_has_the_keys_of_the_real_one() {
         let back = missing(&live[key], value, key);
         assert!(back.is_empty(), "left out without a word: {back:?}");
     }
+}
+
+#[test]
+fn the_names_and_clients_shown_have_the_keys_of_the_real_ones() {
+    let (server, _) = running();
+    let nodens = Nodens::start(&format!(
+        "status: {{top: all}}\nupstreams: {{vpc: {{servers: [\"{}\"]}}}}\n",
+        server.address
+    ));
+    Ask::new("counted.example.", rr::A).send(nodens.address(), Over::Udp);
+    let live = wait_for("what was counted", || {
+        let top = nodens.status()["top"].take();
+        let counted = |list: &str| top[list].as_array().is_some_and(|list| !list.is_empty());
+        (counted("names") && counted("slowest") && counted("clients")).then_some(top)
+    });
+    let page = Page::read("docs/metrics.md");
+    let mut blocks = page.blocks.iter();
+    let block = blocks.find(|block| block.info == "json top");
+    let shown = serde_json::from_str(&block.expect("a block of it").text()).expect("it is JSON");
+    assert_eq!(missing(&shown, &live, ""), Vec::<String>::new());
+    assert_eq!(missing(&live, &shown, ""), Vec::<String>::new());
 }
 
 /// A line of the log without what differs from run to run: level, target, words and keys.

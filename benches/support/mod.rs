@@ -18,6 +18,7 @@ use nodens::message::response::Response;
 use nodens::process::metrics::Metrics;
 use nodens::serving::client::{Client, ListenerIndex, Served};
 use nodens::serving::setup::Setup;
+use nodens::serving::top::TopBoard;
 use nodens::serving::worker::{Shared, Worker};
 
 /// Nobody answers there, and nobody is asked.
@@ -45,6 +46,8 @@ pub(crate) fn shared(yaml: &str) -> Arc<Shared> {
         current: ArcSwap::from_pointee(setup),
         cache,
         metrics: metrics.serving.clone(),
+        failures: Arc::default(),
+        top: TopBoard::default(),
         hasher: ahash::RandomState::new(),
         loops: Arc::default(),
         upstream_sockets: 1_024,

@@ -28,7 +28,7 @@ pub(super) async fn exchange(
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = request.header(HOST, "nodens").body(body.into())?;
+    let request = request.header(HOST, "localhost").body(body.into())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = response.into_body().collect().await?.to_bytes();

@@ -34,6 +34,10 @@ const MEANINGS: &[(&str, &str)] = &[
     ),
     ("metrics", "Where metrics are served beside `admin`."),
     (
+        "metrics.coredns",
+        "/metrics also carries the families of CoreDNS, from the same counters, for its dashboards and alerts.",
+    ),
+    (
         "metrics.listen",
         "Further addresses for /metrics, /health and /ready only.",
     ),
@@ -410,6 +414,18 @@ const MEANINGS: &[(&str, &str)] = &[
     (
         "log.queries",
         "A line for each reply; `errors` is not for NOERROR and NXDOMAIN.",
+    ),
+    (
+        "status",
+        "What /status and the page at the admin address tell.",
+    ),
+    (
+        "status.failures",
+        "Whether they tell which names were last answered with a failure.",
+    ),
+    (
+        "status.top",
+        "Whether they tell the most asked and slowest names, and the most active clients.",
     ),
 ];
 

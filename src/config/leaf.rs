@@ -13,6 +13,7 @@ use super::error::Problem;
 use super::shape::{self, Shape};
 use super::{
     Bogus, Denial, InterfaceKind, LogFormat, OnExit, Policy, PrivateZones, Probe, QueryLog,
+    TopCounts,
 };
 
 /// A value that stands for itself.
@@ -435,6 +436,35 @@ impl Leaf for QueryLog {
 
     fn schema(_: Option<&Range<Self>>) -> Json {
         json!({"enum": ["off", "errors", "all", false]})
+    }
+}
+
+impl Leaf for TopCounts {
+    const EXPECTED: &'static str = "off, names, clients or all";
+
+    /// `off` as for [`QueryLog`].
+    fn parse(value: &Value) -> Result<Self, Problem> {
+        match (value, value.as_str()) {
+            (Value::Bool(_, false), _) | (_, Some("off")) => Ok(Self::Off),
+            (_, Some("names")) => Ok(Self::Names),
+            (_, Some("clients")) => Ok(Self::Clients),
+            (_, Some("all")) => Ok(Self::All),
+            _ => Err(not_a::<Self>(value)),
+        }
+    }
+
+    fn show(&self) -> String {
+        let word = match self {
+            Self::Off => "off",
+            Self::Names => "names",
+            Self::Clients => "clients",
+            Self::All => "all",
+        };
+        word.to_owned()
+    }
+
+    fn schema(_range: Option<&Range<Self>>) -> Json {
+        json!({"enum": ["off", "names", "clients", "all", false]})
     }
 }
 

@@ -92,6 +92,10 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Logs.
     pub log: LogConfig,
+    /// What /status tells of clients' queries.
+    pub status: StatusConfig,
+    /// Every value in force and who set it, in the order of the schema, for /status.
+    pub settings: Arc<[Setting]>,
     /// What to set up on the node; `None` for nothing.
     pub node: Option<NodeConfig>,
 }
@@ -158,7 +162,8 @@ pub enum Transport {
 }
 
 /// In which order the servers of a group are tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// The first healthy server of the list; back to it as soon as it is good again.
     Ordered,
@@ -415,6 +420,28 @@ pub struct LogConfig {
     pub queries: QueryLog,
 }
 
+/// What /status, and the page at the admin address, tell of clients' queries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusConfig {
+    /// Whether names are shown whose queries failed lately.
+    pub failures: bool,
+    /// Which of the most asked and slowest names, and of the most active clients, are counted and shown.
+    pub top: TopCounts,
+}
+
+/// What is counted of names and clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TopCounts {
+    /// Nothing; costs nothing.
+    Off,
+    /// Names.
+    Names,
+    /// Addresses of clients.
+    Clients,
+    /// Both.
+    All,
+}
+
 /// Addresses of our own on the node, and the interface that carries them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -529,7 +556,25 @@ impl Config {
         self.log.level.clone_from(&running.log.level);
         self.udp.receive_buffer = running.udp.receive_buffer;
         self.udp.send_buffer = running.udp.send_buffer;
+        self.keep_settings(&running.settings, &changed);
         changed
+    }
+
+    /// Shows what stays of `running` as it is there.
+    fn keep_settings(&mut self, running: &[Setting], kept: &[&'static str]) {
+        let mut settings = self.settings.to_vec();
+        for key in kept {
+            let concerned = |setting: &Setting| {
+                let rest = setting.path.strip_prefix(key);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            let place = settings.iter().position(concerned);
+            let place = place.unwrap_or(settings.len());
+            settings.retain(|setting| !concerned(setting));
+            let running = running.iter().filter(|setting| concerned(setting));
+            settings.splice(place..place, running.cloned());
+        }
+        self.settings = settings.into();
     }
 }
 
@@ -622,6 +667,15 @@ impl Default for LogConfig {
             format: LogFormat::Text,
             level: "info".to_owned(),
             queries: QueryLog::Off,
+        }
+    }
+}
+
+impl Default for StatusConfig {
+    fn default() -> Self {
+        Self {
+            failures: true,
+            top: TopCounts::Off,
         }
     }
 }

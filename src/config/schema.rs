@@ -23,7 +23,8 @@ use super::read::{Report, Section, Setting, Shapes, list_items};
 use super::shape::{self, Shape};
 use super::yaml::Document;
 use super::{
-    CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, TcpConfig, TiersConfig, UdpConfig,
+    CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, StatusConfig, TcpConfig,
+    TiersConfig, UdpConfig,
 };
 use super::{groups, hosts, limits, node, routes, yaml};
 
@@ -172,6 +173,7 @@ fn load_on(
     let report = Report::new(&layers, errors);
     let mut config = read(&report, host);
     let (settings, mut warnings) = report.finish()?;
+    config.settings = settings.as_slice().into();
     let yaml = imported.as_ref().map(Imported::yaml);
     let mut remarks = Vec::new();
     if let Some(imported) = imported {
@@ -296,6 +298,8 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         udp: read_udp(&top),
         limits: read_limits(&top),
         log: read_log(&top),
+        status: read_status(&top),
+        settings: std::sync::Arc::new([]),
         node: node::read(&top, report, &listen),
         listen,
     };
@@ -720,6 +724,17 @@ fn read_log(top: &Section<'_>) -> LogConfig {
     };
     section.finish();
     log
+}
+
+fn read_status(top: &Section<'_>) -> StatusConfig {
+    let section = top.section("status");
+    let defaults = StatusConfig::default();
+    let status = StatusConfig {
+        failures: section.read("failures", defaults.failures),
+        top: section.read("top", defaults.top),
+    };
+    section.finish();
+    status
 }
 
 #[cfg(test)]

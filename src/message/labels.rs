@@ -1,5 +1,7 @@
 //! DNS values as people read them: in /metrics, in logs, on a terminal.
 
+use hickory_proto::rr::RecordType;
+
 use super::wire::{rcode, rr};
 
 /// Types with a label of their own; the rest is `other`.
@@ -112,6 +114,15 @@ pub fn type_label(qtype: u16) -> &'static str {
         .iter()
         .find(|(known, _)| *known == qtype)
         .map_or("other", |(_, label)| label)
+}
+
+/// The name of a type; RFC 3597 §5 for types without one.
+#[must_use]
+pub fn type_text(qtype: u16) -> String {
+    match RecordType::from(qtype) {
+        RecordType::Unknown(number) => format!("TYPE{number}"),
+        known => known.to_string(),
+    }
 }
 
 /// A wire name in presentation format; octets that are no letters, digits, `-` or `_` as `\DDD` (RFC 1035 §5.1), so that

@@ -9,6 +9,7 @@ pub mod coredns;
 pub mod distribution;
 pub mod exposition;
 pub mod repeated;
+pub mod space_saving;
 
 use std::marker::PhantomData;
 

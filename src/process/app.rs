@@ -30,11 +30,11 @@ use crate::net::open;
 use crate::net::process::{file_limit, open_files};
 use crate::node::{Node, NodeError, Successor};
 use crate::serving::setup::{Setup, SetupError};
+use crate::serving::top::TopBoard;
 use crate::serving::worker::Shared;
-use crate::upstream::Upstreams;
 use crate::upstream::loops::LoopNames;
-use crate::upstream::probe;
 use crate::upstream::server::Server;
+use crate::upstream::{Upstreams, history, probe};
 
 /// Linux's own soft limit (`INR_OPEN_CUR`), where nobody has set another.
 const USUAL_FILE_LIMIT: u64 = 1_024;
@@ -139,6 +139,8 @@ impl App {
             current: ArcSwap::new(Arc::clone(&setup)),
             cache,
             metrics: metrics.serving.clone(),
+            failures: Arc::default(),
+            top: TopBoard::default(),
             hasher: ahash::RandomState::new(),
             loops: Arc::new(LoopNames::default()),
             upstream_sockets: files.upstream_per_worker,
@@ -184,6 +186,7 @@ impl App {
         let (upstreams, receiver) = watch::channel(Arc::clone(&setup.upstreams));
         let loops = Arc::clone(&shared.loops);
         let offers = setup.config.handover.then(|| Offers::new(&shared));
+        tasks.spawn(history::run(receiver.clone()));
         tasks.spawn(probe::run(receiver, loops, move || ready.set_ready()));
         let mut app = Self {
             admin: admin_address,
@@ -294,6 +297,9 @@ impl App {
         }
         // Whoever failed may be somebody else now; asking again is cheap.
         cache.forget_failures();
+        if !setup.config.status.failures {
+            self.shared.failures.forget();
+        }
         if !setup.keeps_all(old) {
             let (shared, new, old) = (Arc::clone(&self.shared), Arc::clone(setup), Arc::clone(old));
             let forget = move || {

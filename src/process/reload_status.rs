@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -17,6 +17,9 @@ pub struct ReloadStatus {
     pub mistakes: Vec<String>,
     /// Keys that were changed and take a restart.
     pub restart_needed: Vec<&'static str>,
+    /// When a configuration was last put in force.
+    #[serde(skip)]
+    pub last: Option<Instant>,
 }
 
 /// What became of changes so far.
@@ -65,6 +68,7 @@ impl Reloads {
         metrics.reload_success.set(1);
         let mut status = self.lock();
         status.taken += 1;
+        status.last = Some(Instant::now());
         status.mistakes.clear();
         status.restart_needed = restart_needed;
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::local::{LocalHistogram, LocalIntCounter};
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts};
 
 use super::client::{Client, ListenerIndex};
 use super::coredns::{Made, ServedTotals, WorkerCounts};
@@ -124,6 +124,8 @@ pub struct ServingFamilies {
     replies: IntCounterVec,
     duration: HistogramVec,
     cache_hits: IntCounter,
+    /// By route, for /status.
+    route_hits: IntCounterVec,
     cache_misses: IntCounter,
     coalesced: IntCounter,
     dropped: IntCounterVec,
@@ -158,6 +160,12 @@ impl ServingFamilies {
                 &["cache"],
             ),
             cache_hits: registry.counter("nodens_cache_hits_total", "Queries answered from the cache."),
+            // In no registry: /metrics has the sum.
+            route_hits: IntCounterVec::new(
+                Opts::new("route_hits", "Queries answered from the cache, by route."),
+                &["route"],
+            )
+            .expect("names and labels are literals that follow the format"),
             cache_misses: registry.counter(
                 "nodens_cache_misses_total",
                 "Queries that the cache could have answered and did not.",
@@ -240,9 +248,25 @@ impl ServingFamilies {
         }
     }
 
+    /// What `/status` shows of the queries of one route, or of those that none was asked: its label is `none`.
+    #[must_use]
+    pub fn of_route(&self, route: &str) -> RouteTotals {
+        let labels = RCODES.iter().map(|(_, label)| *label).chain(["other"]);
+        let replies: BTreeMap<_, _> = labels
+            .map(|label| (label, self.replies.with_label_values(&[label, route]).get()))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        RouteTotals {
+            queries: replies.values().sum(),
+            hits: self.route_hits.with_label_values(&[route]).get(),
+            replies,
+        }
+    }
+
     /// A worker's own counters; `routes` are the labels by index.
     #[must_use]
     pub fn worker<'a>(&self, routes: impl Iterator<Item = &'a str>) -> WorkerMetrics {
+        let routes: Vec<_> = routes.collect();
         let queries = |protocol: &str| -> Vec<_> {
             TYPES
                 .iter()
@@ -262,9 +286,13 @@ impl ServingFamilies {
         WorkerMetrics {
             queries: PerLabel::new(queries),
             local_replies: replies("none"),
-            route_replies: routes.map(replies).collect(),
+            route_replies: routes.iter().copied().map(replies).collect(),
+            route_hits: routes
+                .iter()
+                .map(|route| self.route_hits.with_label_values(&[route]).local())
+                .collect(),
             duration: PerLabel::new(|label| self.duration.with_label_values(&[label]).local()),
-            cache_hits: self.cache_hits.local(),
+            cache_hits: self.cache_hits.clone(),
             cache_misses: self.cache_misses.local(),
             coalesced: self.coalesced.local(),
             dropped: PerLabel::new(|label| self.dropped.with_label_values(&[label]).local()),
@@ -296,14 +324,27 @@ pub struct Totals {
     pub rejected: BTreeMap<&'static str, u64>,
 }
 
+/// What `/status` shows of the queries of one route, since the start.
+#[derive(Debug, serde::Serialize)]
+pub struct RouteTotals {
+    /// Queries that were replied to.
+    pub queries: u64,
+    /// Those of them that the cache answered.
+    pub hits: u64,
+    /// Replies by response code; codes that never came are left out.
+    pub replies: BTreeMap<&'static str, u64>,
+}
+
 /// One worker's counters.
 #[derive(Debug)]
 pub struct WorkerMetrics {
     queries: PerLabel<Protocol, Vec<LocalIntCounter>>,
     local_replies: Vec<LocalIntCounter>,
     route_replies: Vec<Vec<LocalIntCounter>>,
+    /// By route; their sum is `cache_hits`.
+    route_hits: Vec<LocalIntCounter>,
     duration: PerLabel<Cached, LocalHistogram>,
-    cache_hits: LocalIntCounter,
+    cache_hits: IntCounter,
     cache_misses: LocalIntCounter,
     coalesced: LocalIntCounter,
     dropped: PerLabel<Dropped, LocalIntCounter>,
@@ -356,10 +397,14 @@ impl WorkerMetrics {
         }
     }
 
-    /// A query was answered from the cache.
+    /// A query was answered from the cache, by an answer of this route.
     #[inline]
-    pub fn hit(&self) {
-        self.cache_hits.inc();
+    pub fn hit(&self, route: Option<u16>) {
+        let counter = route.and_then(|route| self.route_hits.get(usize::from(route)));
+        match counter {
+            Some(counter) => counter.inc(),
+            None => self.cache_hits.inc(),
+        }
     }
 
     /// A query could not be answered from the cache.
@@ -418,7 +463,12 @@ impl WorkerMetrics {
         {
             counter.flush();
         }
-        for counter in [&self.cache_hits, &self.cache_misses, &self.coalesced] {
+        let hits = self.route_hits.iter().map(LocalIntCounter::get).sum();
+        self.cache_hits.inc_by(hits);
+        for counter in &self.route_hits {
+            counter.flush();
+        }
+        for counter in [&self.cache_misses, &self.coalesced] {
             counter.flush();
         }
         self.kernel_drops.borrow().flush();
@@ -447,7 +497,12 @@ mod tests {
         worker.reply(rcode::REFUSED, None);
         worker.replied_after(Cached::Hit, 2, Duration::from_micros(20));
         worker.kernel_drops(3);
+        worker.hit(Some(0));
+        worker.hit(None);
         worker.flush();
+        worker.flush();
+        let route = families.of_route("cluster.local.");
+        assert_eq!((route.queries, route.hits), (1, 1));
         let text = registry.render();
         for line in [
             r#"nodens_queries_total{protocol="tcp",type="AAAA"} 1"#,
@@ -456,6 +511,7 @@ mod tests {
             r#"nodens_replies_total{rcode="REFUSED",route="none"} 1"#,
             r#"nodens_reply_duration_seconds_count{cache="hit"} 2"#,
             "nodens_kernel_drops_total 3",
+            "nodens_cache_hits_total 2",
         ] {
             assert!(
                 text.lines().any(|have| have == line),

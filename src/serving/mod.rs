@@ -4,7 +4,7 @@
 //! upstreams are not asked, [`flights`] who waits for what, `resolve` what a flight asks, [`aliases`] where aliases lead, `dns64`
 //! which addresses are made for names without IPv6, [`replies`] what a client reads,
 //! [`local`] what is answered from the configuration, `own_answers` what a route says by itself,
-//! [`inheritance`] what is served of another process's cache. No listener is known here:
+//! [`recent_failures`] and [`top`] what /status tells of queries, [`inheritance`] what is served of another process's cache. No listener is known here:
 //! one gives a [`waiting::ReplyTo`] with each query.
 
 pub mod admission;
@@ -18,8 +18,10 @@ pub mod local;
 pub mod metrics;
 mod own_answers;
 pub mod query_path;
+pub mod recent_failures;
 pub mod replies;
 mod resolve;
 pub mod setup;
+pub mod top;
 pub mod waiting;
 pub mod worker;

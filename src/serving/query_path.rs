@@ -58,6 +58,9 @@ impl Worker {
         }
         let key = query.key();
         let key = key.as_bytes();
+        if let Some(top) = &self.replies.top {
+            top.asked(Question::of(key).name, client.address.ip());
+        }
         let stored = if query.cacheable() {
             self.shared.cache.get(key)
         } else {

@@ -5,11 +5,14 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::client::Client;
 use super::coredns::{Made, Stored};
 use super::metrics::{StaleReason, WorkerMetrics};
+use super::recent_failures::WorkerFailures;
 use super::setup::Setup;
+use super::top::WorkerTop;
 use crate::cache::{Entry, seconds};
 use crate::config::QueryLog;
 use crate::message::ede::{self, ExtendedError};
@@ -24,6 +27,10 @@ pub struct Replies {
     setup: Arc<Setup>,
     /// The worker's counters.
     pub metrics: Rc<WorkerMetrics>,
+    /// Failures for /status, if they are shown there.
+    pub(super) failures: Option<Rc<WorkerFailures>>,
+    /// Names and clients for /status, if they are shown there.
+    pub(super) top: Option<Rc<WorkerTop>>,
     /// For what need not be unpredictable: rotation of addresses.
     random: RefCell<fastrand::Rng>,
 }
@@ -31,10 +38,17 @@ pub struct Replies {
 impl Replies {
     /// Replies by the settings of `setup`.
     #[must_use]
-    pub fn new(setup: &Arc<Setup>, metrics: &Rc<WorkerMetrics>) -> Self {
+    pub(super) fn new(
+        setup: &Arc<Setup>,
+        metrics: &Rc<WorkerMetrics>,
+        failures: Option<Rc<WorkerFailures>>,
+        top: Option<Rc<WorkerTop>>,
+    ) -> Self {
         Self {
             setup: Arc::clone(setup),
             metrics: Rc::clone(metrics),
+            failures,
+            top,
             random: RefCell::new(fastrand::Rng::new()),
         }
     }
@@ -62,7 +76,7 @@ impl Replies {
         client: Client,
         out: &mut Vec<u8>,
     ) {
-        self.metrics.hit();
+        self.metrics.hit(entry.route());
         let extras = Extras {
             error: None,
             nsid: self.nsid(),
@@ -198,6 +212,9 @@ impl Replies {
         };
         let start = out.len();
         reply::error(asked, code, extras, out);
+        if let Some(failures) = &self.failures {
+            failures.add(asked.section, route, code, error, Instant::now());
+        }
         let code = (code, route);
         self.count_reply(code, asked, client, Made::Failure, out.len() - start);
     }

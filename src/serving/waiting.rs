@@ -217,6 +217,9 @@ impl Reply {
         };
         self.content.write(replies, &asked, client, self.route, out);
         let duration = client.received.elapsed();
+        if let Some(top) = &replies.top {
+            top.waited(asked.section, duration);
+        }
         replies.metrics.replied_after(cached, 1, duration);
     }
 }

@@ -12,8 +12,10 @@ use arc_swap::ArcSwap;
 
 use super::flights::Flights;
 use super::metrics::{ServingFamilies, WorkerMetrics};
+use super::recent_failures::{RecentFailures, WorkerFailures};
 use super::replies::Replies;
 use super::setup::Setup;
+use super::top::{TopBoard, WorkerTop};
 use super::waiting::ClientCounts;
 use crate::cache::Cache;
 use crate::upstream::ask::Links;
@@ -28,6 +30,10 @@ pub struct Shared {
     pub cache: Cache,
     /// What is counted of queries.
     pub metrics: ServingFamilies,
+    /// The last failures, for /status.
+    pub failures: Arc<RecentFailures>,
+    /// What workers count of names and clients, for /status.
+    pub top: TopBoard,
     /// Hashes names, to tell them apart in the servers' health: one for all workers, who report to the same health.
     pub hasher: ahash::RandomState,
     /// Names of our own loop probes.
@@ -62,8 +68,16 @@ impl Worker {
     #[must_use]
     pub fn new(shared: &Arc<Shared>, setup: &Arc<Setup>, previous: Option<&Self>) -> Self {
         let metrics = Rc::new(shared.metrics.worker(setup.routes.zones()));
+        let status = &setup.config.status;
+        let failures = status
+            .failures
+            .then(|| Rc::new(WorkerFailures::new(&shared.failures)));
+        let known = previous.and_then(|old| old.replies.top.clone());
+        let top = known.filter(|known| known.what() == status.top);
+        let new = || WorkerTop::new(status.top, &shared.top, Instant::now()).map(Rc::new);
+        let top = top.or_else(new);
         Self {
-            replies: Rc::new(Replies::new(setup, &metrics)),
+            replies: Rc::new(Replies::new(setup, &metrics, failures, top)),
             metrics,
             links: Links::new(
                 &setup.upstreams,
@@ -80,8 +94,15 @@ impl Worker {
     }
 
     fn tick(&self) {
-        self.links.sweep(Instant::now());
+        let now = Instant::now();
+        self.links.sweep(now);
         self.metrics.flush();
+        if let Some(failures) = &self.replies.failures {
+            failures.flush();
+        }
+        if let Some(top) = &self.replies.top {
+            top.publish(now);
+        }
     }
 }
 

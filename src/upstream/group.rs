@@ -77,7 +77,8 @@ pub struct Group {
     pub bogus: Bogus,
     /// Counters.
     pub metrics: GroupMetrics,
-    policy: Policy,
+    /// In which order its servers are asked.
+    pub policy: Policy,
     start_fanout: usize,
     /// What hedges, resends and moves to other servers may cost.
     pub extra: ExtraQueries,

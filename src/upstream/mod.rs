@@ -2,13 +2,17 @@
 //!
 //! - [`health`], [`plan`], [`extra`], [`rate`] and [`tolerance`] are the rules, pure;
 //! - [`server`] and [`group`] are the shared state they act on;
+//! - [`history`] keeps round-trip times for those who look;
 //! - [`host_lookup`] resolves the names of servers;
+//! - [`ask_each`] asks every server the same, for people;
 //! - [`ask`] runs a plan over a worker's own transports.
 
 pub mod ask;
+pub mod ask_each;
 pub mod extra;
 pub mod group;
 pub mod health;
+pub mod history;
 pub mod host_lookup;
 pub mod loops;
 pub mod metrics;

@@ -45,6 +45,17 @@ impl Rewrite {
         suffix_at(name, &self.wire.0).is_some()
     }
 
+    /// The name that is asked for in place of `name`; none if that is the same, or too long to be one.
+    #[must_use]
+    pub fn outward_name(&self, name: &Name) -> Option<Name> {
+        if !self.from.zone_of(name) {
+            return None;
+        }
+        let below = usize::from(name.num_labels()) - usize::from(self.from.num_labels());
+        let labels = Name::from_labels(name.iter().take(below)).ok()?;
+        labels.append_domain(&self.to).ok()
+    }
+
     /// The key of the question that is asked in place of `key`'s; itself for names that are not below `from`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::health::{Health, LostProbe, Reason, State};
+use super::history::RttHistory;
 use super::metrics::{HealthMetrics, UpstreamFamilies};
 use super::plan::Candidate;
 use super::rate::RateLimit;
@@ -50,6 +51,8 @@ pub struct Server {
     failover: FailoverConfig,
     by_carrier: [CarrierHealth; 2],
     srtt: Srtt,
+    /// Of the transport its queries take at first.
+    rtt_history: RttHistory,
     /// Those of the group's other servers, by which it is judged slow.
     other_srtts: ArcSwap<Vec<Srtt>>,
     /// Wakes whoever sends probes.
@@ -168,6 +171,7 @@ impl Server {
             failover: parts.failover.clone(),
             by_carrier: [Carrier::Datagram, Carrier::Stream].map(|carrier| health(&carrier)),
             srtt: Arc::default(),
+            rtt_history: RttHistory::default(),
             other_srtts: ArcSwap::default(),
             probe_wanted: Arc::clone(parts.probe_wanted),
             looped: AtomicBool::new(false),
@@ -251,6 +255,18 @@ impl Server {
     #[must_use]
     pub fn srtt(&self) -> Option<Duration> {
         known_srtt(&self.srtt)
+    }
+
+    /// Adds its smoothed round-trip time to its history, unless it is down.
+    pub fn sample_rtt(&self) {
+        let up = self.state() != State::Down;
+        self.rtt_history.push(self.srtt().filter(|_| up));
+    }
+
+    /// Its smoothed round-trip time in each of the last seconds, the oldest first; none while it was down or not timed yet.
+    #[must_use]
+    pub fn rtt_history(&self) -> Vec<Option<Duration>> {
+        self.rtt_history.samples()
     }
 
     /// This server as a query's plan sees it; `index` is its position among all servers.

@@ -16,14 +16,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::Name;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::status::Instance;
 use crate::budgets::CACHE_ENTRIES_LISTED;
 use crate::cache::Entry;
-use crate::message::labels::{presentation, rcode_label};
+use crate::message::labels::{presentation, rcode_label, type_text};
 use crate::message::query::wire_name;
 use crate::message::wire::Counts;
 use crate::serving::worker::Shared;
@@ -70,6 +70,13 @@ impl fmt::Display for AskedName {
 impl AskedName {
     fn wire(&self) -> Vec<u8> {
         wire_name(&self.0)
+    }
+
+    /// The name, with its final dot.
+    pub(super) fn into_name(self) -> Name {
+        let mut name = self.0;
+        name.set_fqdn(true);
+        name
     }
 }
 
@@ -283,14 +290,6 @@ fn line(shared: &Shared, entry: &Entry, now: Instant) -> EntryLine {
         rcode: rcode_label(entry.response().rcode()).to_owned(),
         answers: counts.answers,
         route,
-    }
-}
-
-/// RFC 3597 §5 for types without a name.
-fn type_text(qtype: u16) -> String {
-    match RecordType::from(qtype) {
-        RecordType::Unknown(number) => format!("TYPE{number}"),
-        known => known.to_string(),
     }
 }
 

@@ -66,7 +66,7 @@ async fn metrics(State(instance): State<Arc<Instance>>) -> Response {
     }
 }
 
-async fn status(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
+pub(super) async fn status(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
     match serde_json::to_string_pretty(&instance.status()) {
         Ok(json) => (
             StatusCode::OK,
@@ -85,12 +85,4 @@ pub(super) fn public(instance: &Arc<Instance>) -> Router {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Arc::clone(instance))
-}
-
-/// Everything that can be looked at.
-pub(super) fn whole(instance: &Arc<Instance>) -> Router {
-    Router::new()
-        .route("/status", get(status))
-        .with_state(Arc::clone(instance))
-        .merge(public(instance))
 }

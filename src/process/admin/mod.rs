@@ -1,9 +1,12 @@
-//! The admin interface: /health, /ready, /metrics, /status, over TCP and over a Unix socket; over the latter the cache too.
+//! The admin interface: /health, /ready, /metrics, /status and the page at /, over TCP and over a Unix socket; over the latter
+//! the cache too.
 
+mod access;
 pub mod cache;
 mod connections;
 mod endpoint;
 mod http;
+mod page;
 mod status;
 
 use std::io;
@@ -14,6 +17,7 @@ use axum::Router;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use access::Peer;
 use connections::serve_connections;
 pub use endpoint::AdminError;
 use endpoint::{Listener, Location};
@@ -94,11 +98,12 @@ impl BoundAdmin {
     #[must_use]
     pub fn serve(self, instance: Instance) -> Admin {
         let instance = Arc::new(instance);
+        let whole = http::public(&instance).merge(page::router(&instance));
         let mut servers = JoinSet::new();
         for endpoint in self.0 {
             let router = match endpoint.shows {
-                Shows::Everything => http::whole(&instance).merge(cache::router(&instance)),
-                Shows::Status => http::whole(&instance),
+                Shows::Everything => whole.clone().merge(cache::router(&instance)),
+                Shows::Status => whole.clone(),
                 Shows::Public => http::public(&instance),
             };
             servers.spawn(endpoint.serve(router));
@@ -115,11 +120,15 @@ impl Endpoint {
         };
         let error = match listener {
             Listener::Tcp(listener) => match tokio::net::TcpListener::from_std(listener) {
-                Ok(listener) => match serve_connections(listener, router).await {},
+                Ok(listener) => {
+                    match serve_connections(listener, router, |&from| from.into()).await {}
+                }
                 Err(error) => error,
             },
             Listener::Unix(listener, _file) => match tokio::net::UnixListener::from_std(listener) {
-                Ok(listener) => match serve_connections(listener, router).await {},
+                Ok(listener) => {
+                    match serve_connections(listener, router, |_| Peer::Socket).await {}
+                }
                 Err(error) => error,
             },
         };

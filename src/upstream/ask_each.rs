@@ -1,0 +1,80 @@
+//! One question for every server of a route, for a person who wants to compare what they say.
+//!
+//! Beside all failover: servers that are down are asked as well. What comes back says nothing about their health.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, Query};
+use tokio::task::JoinSet;
+
+use super::Upstreams;
+use super::health::State;
+use super::probe_exchange::exchange;
+use super::server::Server;
+use crate::transport::Carrier;
+use crate::transport::timeout::timeout;
+
+/// What one server said.
+#[derive(Debug)]
+pub struct ServerAnswer {
+    /// The server.
+    pub server: Arc<Server>,
+    /// What we believe of it.
+    pub state: State,
+    /// How it was asked last: a response that did not fit a datagram is fetched over TCP.
+    pub carrier: Carrier,
+    /// How long that took in all.
+    pub duration: Duration,
+    /// What it answered, or why that is not known.
+    pub response: Result<Message, String>,
+}
+
+/// Asks all servers of these groups at once, each for as long as `patience`. The answers are in the order of the groups and of
+/// their servers; a server that is in several groups is asked for each.
+pub async fn ask_each(
+    upstreams: &Upstreams,
+    groups: &[usize],
+    question: &Query,
+    patience: Duration,
+) -> Vec<ServerAnswer> {
+    let servers = groups
+        .iter()
+        .flat_map(|&group| &upstreams.groups[group].servers);
+    let mut asked = JoinSet::new();
+    for (place, server) in servers.enumerate() {
+        let (server, question) = (Arc::clone(server), question.clone());
+        asked.spawn(async move { (place, ask(server, question, patience).await) });
+    }
+    // It panics if one of them did.
+    let mut answers = asked.join_all().await;
+    answers.sort_by_key(|(place, _)| *place);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+async fn ask(server: Arc<Server>, question: Query, patience: Duration) -> ServerAnswer {
+    let start = Instant::now();
+    let mut carrier = server.carrier();
+    let response = timeout(patience, async {
+        loop {
+            let response = exchange(&server, carrier, question.clone(), server.form()).await?;
+            let message = Message::from_vec(&response).map_err(std::io::Error::other)?;
+            if carrier == Carrier::Stream || !message.metadata.truncation {
+                return Ok::<_, std::io::Error>(message);
+            }
+            carrier = Carrier::Stream;
+        }
+    })
+    .await;
+    ServerAnswer {
+        state: server.state(),
+        duration: start.elapsed(),
+        response: match response {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", patience.as_secs())),
+        },
+        carrier,
+        server,
+    }
+}
