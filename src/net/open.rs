@@ -119,13 +119,6 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<Socket> {
 /// # Errors
 /// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` and whatever else `bind(2)` says.
 pub fn check_free(address: SocketAddr) -> io::Result<()> {
-    let udp = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    prepare(&udp, address)?;
-    udp.bind(&address.into())?;
     let tcp = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -135,7 +128,15 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
     // Connections of an earlier instance may still be in TIME_WAIT; a listener conflicts all the same.
     tcp.set_reuse_address(true)?;
     tcp.bind(&address.into())?;
-    tcp.listen(1)
+    tcp.listen(1)?;
+    // Last and for as short as can be: what a client sends to this socket is lost.
+    let udp = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    prepare(&udp, address)?;
+    udp.bind(&address.into())
 }
 
 fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {

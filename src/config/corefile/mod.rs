@@ -26,6 +26,7 @@ use super::yaml::Document;
 use draft::Draft;
 use server::Server;
 use syntax::{Place, ServerBlock};
+use zones::Key;
 
 /// Where NodeLocal DNSCache has its address, unless it is told otherwise.
 const NODE_LOCAL: &str = "169.254.20.10";
@@ -86,10 +87,17 @@ pub(super) fn import(
     let mut listen: Vec<SocketAddr> = Vec::new();
     let mut rotate = false;
     let mut first = None;
+    let zones: BTreeSet<String> = corefile
+        .servers
+        .iter()
+        .flat_map(|block| &block.keys)
+        .filter_map(|word| Key::read(&word.text))
+        .flat_map(|key| key.zones)
+        .collect();
     for block in &corefile.servers {
         let place = block.keys.first().map(|key| key.place.clone());
         first = first.or(place);
-        let server = translate(&mut draft, around, block);
+        let server = translate(&mut draft, around, block, &zones);
         rotate |= server.balances;
         for address in server.addresses(around) {
             if !listen.contains(&address) {
@@ -153,11 +161,12 @@ pub(super) fn import(
     })
 }
 
-/// Reads a server block, and drafts its routes.
+/// Reads a server block, and drafts its routes and records. `zones` are those of all blocks.
 fn translate<'a>(
     draft: &mut Draft,
     around: &Surroundings<'_>,
     block: &'a ServerBlock,
+    zones: &BTreeSet<String>,
 ) -> Server<'a> {
     let mut server = Server::default();
     for key in &block.keys {
@@ -169,7 +178,8 @@ fn translate<'a>(
             _ => plugins::read(draft, around, &mut server, directive),
         }
     }
-    server.routes(draft, around);
+    server.records(draft, zones);
+    server.routes(draft, around, zones);
     server
 }
 

@@ -450,10 +450,9 @@ fn bind(
     }
 }
 
-fn hosts(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
     let (mut inline, mut passes_on) = (false, false);
     for line in &directive.block {
-        let place = &line.name.place;
         match line.name.text.as_str() {
             "fallthrough" => {
                 passes_on = true;
@@ -469,9 +468,7 @@ fn hosts(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
                 Ok(address) => {
                     inline = true;
                     for name in &line.arguments {
-                        let known = draft.records.entry(zone(&name.text));
-                        let (addresses, _) = known.or_insert_with(|| (Vec::new(), place.clone()));
-                        addresses.push(address);
+                        server.names.push((zone(&name.text), address, line));
                     }
                 }
                 Err(_) => draft.unexpected(

@@ -27,6 +27,8 @@ pub(super) struct Server<'a> {
     pub(super) filters: Vec<(String, String, Place)>,
     /// Suffixes, and what they are asked for under.
     pub(super) rewrites: Vec<(String, String, Place)>,
+    /// Names with addresses, and the line that says so.
+    pub(super) names: Vec<(String, IpAddr, &'a Directive)>,
     pub(super) dns64: Option<String>,
     pub(super) balances: bool,
 }
@@ -91,9 +93,45 @@ impl Server<'_> {
         self.ports.iter().flat_map(at).collect()
     }
 
+    /// Whether this block is asked for a name, or for names below it: a block with a longer zone takes its own away.
+    fn takes(&self, name: &str, zones: &BTreeSet<String>) -> bool {
+        let covers = |zone: &&str| is_within(name, zone);
+        let labels = |zone: &&str| zone.split('.').filter(|label| !label.is_empty()).count();
+        let longest = zones
+            .iter()
+            .map(String::as_str)
+            .filter(covers)
+            .max_by_key(labels);
+        longest.is_none_or(|longest| self.zones.iter().any(|(zone, _)| zone == longest))
+    }
+
+    /// The records of `hosts`.
+    pub(super) fn records(&self, draft: &mut Draft, zones: &BTreeSet<String>) {
+        for (name, address, directive) in &self.names {
+            if self.takes(name, zones) {
+                let known = draft.records.entry(name.clone());
+                let (addresses, _) =
+                    known.or_insert_with(|| (Vec::new(), directive.name.place.clone()));
+                if !addresses.contains(address) {
+                    addresses.push(*address);
+                }
+            } else {
+                let note = format!(
+                    "{name} is a name of another block, there too; its reverse name is forwarded"
+                );
+                draft.remark(directive, Verdict::Differs, note);
+            }
+        }
+    }
+
     /// The routes that the block's plugins make together. Plugins that answer by themselves come first, as they do in
     /// CoreDNS, then kubernetes, then forward.
-    pub(super) fn routes(&self, draft: &mut Draft, around: &Surroundings<'_>) {
+    pub(super) fn routes(
+        &self,
+        draft: &mut Draft,
+        around: &Surroundings<'_>,
+        zones: &BTreeSet<String>,
+    ) {
         let mut routes: Vec<(String, Route)> = Vec::new();
         for (zone, answer, place) in &self.answers {
             add(&mut routes, zone, Target::Answer(answer.clone()), place);
@@ -113,6 +151,8 @@ impl Server<'_> {
         }
         self.rewrites(draft, &mut routes);
         self.filters(draft, &mut routes);
+        // What lies below another block's zone is asked of that block, there too.
+        routes.retain(|(zone, _)| self.takes(zone, zones));
         for (zone, mut route) in routes {
             if matches!(route.target, Target::Group(_)) {
                 route.options.push(self.cache_options(&zone));
