@@ -382,7 +382,12 @@ impl Transport<'_> {
             }
             Trouble::Silence | Trouble::Closed => {
                 let what = match (medium, tcp) {
-                    (Medium::Udp, Some(_)) => "no answer over UDP or TCP from here".to_owned(),
+                    (Medium::Udp, Some(other)) if other.failure == Some(Trouble::Silence) => {
+                        "no answer over UDP or TCP from here".to_owned()
+                    }
+                    (Medium::Udp, Some(_)) => {
+                        format!("no answer over UDP from here; {}", beside(tcp))
+                    }
                     (_, _) => format!("no answer over {}: {text}", medium_text(medium)),
                 };
                 let advice = "if it answers on the node, pods cannot reach it: nodens must run with hostNetwork. Else look \

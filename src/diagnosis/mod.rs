@@ -51,6 +51,9 @@ pub struct Order {
     pub deadline: Duration,
     /// Whether the addresses of names are connected to.
     pub https: Option<HttpsCheck>,
+    /// How long clients wait for a silent server before they ask the next one, if they ask these servers themselves; none if
+    /// nodens asks for them.
+    pub patience: Option<Duration>,
     /// The node's name, if the configuration is that of a nodens here: a server of that name is a loop.
     pub node_name: Option<String>,
 }
@@ -128,6 +131,7 @@ pub async fn diagnose(
         routes: Routes::new(&config),
         lines: config.groups.iter().map(lines).collect(),
         config: Arc::clone(&config),
+        patience: order.patience,
     });
     let mut pieces = JoinSet::new();
     for (index, group) in config.groups.iter().enumerate() {
@@ -279,7 +283,7 @@ fn group_report(
 }
 
 async fn name_report(
-    directory: &Directory,
+    directory: &Arc<Directory>,
     subject: Subject,
     https: Option<HttpsCheck>,
     pace: Pace,

@@ -1,8 +1,8 @@
 //! What servers say about a name, and what a client makes of it.
 //!
 //! Owns the way of a name: route, tiers, servers, aliases. Every server of every tier is asked, which no client's query
-//! does; what a client gets follows from the answers by the rules of failover, as if nodens knew already which servers are
-//! silent. Limits: wildcards of `records`, DNS64 and caches are left out.
+//! does; what a client gets follows from the answers by the rules of failover. nodens is taken to know already which servers
+//! are silent; a stub resolver waits for each of them, again and again. Limits: wildcards of `records`, DNS64 and caches are left out.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -38,6 +38,9 @@ pub(super) struct Directory {
     pub(super) routes: Routes,
     /// The servers of each group.
     pub(super) lines: Vec<Vec<Line>>,
+    /// How long a client waits for a silent server before it asks the next one, if clients ask the servers themselves; none
+    /// if nodens asks for them.
+    pub(super) patience: Option<Duration>,
 }
 
 /// What became of one name.
@@ -51,16 +54,26 @@ pub(super) struct Sighting {
 
 impl Directory {
     /// Tries the names that a pod would, in their order, until one has addresses. Returns the last one's name, what became
-    /// of it, and the search.
-    pub(super) async fn search(&self, candidates: &[Name]) -> (Name, Sighting, SearchReport) {
+    /// of it, and the search. A silent server must not cost its time for each of them, so that they are asked for at once.
+    pub(super) async fn search(
+        self: &Arc<Self>,
+        candidates: &[Name],
+    ) -> (Name, Sighting, SearchReport) {
+        let mut looks = JoinSet::new();
+        for (number, name) in candidates.iter().cloned().enumerate() {
+            let directory = Arc::clone(self);
+            looks.spawn(async move { (number, directory.look(&name).await) });
+        }
+        let mut sightings = looks.join_all().await;
+        sightings.sort_by_key(|(number, _)| *number);
         let mut search = SearchReport {
             steps: Vec::new(),
             queries: 0,
             ms: 0.0,
         };
-        let mut last = None;
-        for name in candidates {
-            let sighting = self.look(name).await;
+        let mut last = (Name::root(), Sighting::nothing(None));
+        for (number, sighting) in sightings {
+            let name = &candidates[number];
             let client = &sighting.client;
             search.steps.push(SearchStep {
                 name: name.to_ascii(),
@@ -71,13 +84,13 @@ impl Directory {
             search.ms += client.ms;
             // As glibc: silence ends the search, any answer without addresses goes on to the next name.
             let ends = matches!(client.result, NameResult::Addresses | NameResult::NoAnswer);
-            last = Some((name.clone(), sighting));
+            last = (name.clone(), sighting);
             if ends {
                 break;
             }
         }
         search.ms = (search.ms * 1e3).round() / 1e3;
-        let (name, sighting) = last.unwrap_or_else(|| (Name::root(), Sighting::nothing(None)));
+        let (name, sighting) = last;
         (name, sighting, search)
     }
 
@@ -134,7 +147,7 @@ impl Directory {
         Sighting {
             route: Some(route.zone.clone()),
             answered_here: false,
-            client: client(route, &tiers),
+            client: client(route, &tiers, self.patience),
             tiers,
         }
     }
@@ -328,7 +341,7 @@ fn of_type<'a>(tiers: &'a [TierReport], record_type: &str) -> Option<(&'a str, &
         })
 }
 
-fn client(route: &Route, tiers: &[TierReport]) -> ClientReport {
+fn client(route: &Route, tiers: &[TierReport], patience: Option<Duration>) -> ClientReport {
     let mut report = ClientReport {
         result: NameResult::NoAnswer,
         addresses: Vec::new(),
@@ -340,12 +353,18 @@ fn client(route: &Route, tiers: &[TierReport]) -> ClientReport {
         if route.own_answer(u16::from(record_type)).is_some() {
             continue;
         }
-        let Some((group, answer)) = of_type(tiers, &record_type.to_string()) else {
+        let record_type = record_type.to_string();
+        let found = of_type(tiers, &record_type);
+        let waits = patience.map_or(0.0, |patience| {
+            in_milliseconds(patience) * silent_before(tiers, &record_type, found)
+        });
+        let Some((group, answer)) = found else {
             let all = tiers.iter().flat_map(|tier| &tier.answers);
-            report.ms = all.map(|answer| answer.ms).fold(report.ms, f64::max);
+            let asked = all.map(|answer| answer.ms).fold(0.0, f64::max);
+            report.ms = report.ms.max(asked).max(waits);
             continue;
         };
-        report.ms = report.ms.max(answer.ms);
+        report.ms = report.ms.max(answer.ms + waits);
         report.addresses.extend(&answer.addresses);
         let better = |new: NameResult, old: NameResult| rank(new) > rank(old);
         if better(answer.result, report.result) {
@@ -355,6 +374,22 @@ fn client(route: &Route, tiers: &[TierReport]) -> ClientReport {
         }
     }
     report
+}
+
+/// How many servers before the one that answered, or in all, are silent.
+fn silent_before(
+    tiers: &[TierReport],
+    record_type: &str,
+    found: Option<(&str, &NameAnswer)>,
+) -> f64 {
+    let answers = tiers.iter().flat_map(|tier| &tier.answers);
+    let of_type = answers.filter(|answer| answer.record_type == record_type);
+    let before =
+        of_type.take_while(|answer| found.is_none_or(|(_, found)| !std::ptr::eq(*answer, found)));
+    before
+        .filter(|answer| answer.failure == Some(Trouble::Silence))
+        .map(|_| 1.0)
+        .sum()
 }
 
 fn rank(result: NameResult) -> u8 {

@@ -58,7 +58,17 @@ impl Examination {
             self.try_often(first, &plain, PLAIN_TRIES),
             async {
                 if first == Medium::Udp {
-                    self.try_often(Medium::Tcp, &self.probe, TCP_TRIES).await
+                    let (with_edns, without) = tokio::join!(
+                        self.try_often(Medium::Tcp, &self.probe, TCP_TRIES),
+                        self.try_often(Medium::Tcp, &plain, TCP_TRIES),
+                    );
+                    // One that is silent to EDNS over UDP may be so over TCP.
+                    let any = |tries: &[Tried]| tries.iter().any(|tried| tried.result.is_ok());
+                    if any(&without) && !any(&with_edns) {
+                        without
+                    } else {
+                        with_edns
+                    }
                 } else {
                     Vec::new()
                 }
@@ -153,8 +163,11 @@ impl Examination {
         without: &[Tried],
         over_tcp: &[Tried],
     ) -> Option<AnswerReport> {
-        let all = with_edns.iter().chain(without).chain(over_tcp);
+        let all = with_edns.iter().chain(without);
         let mut heard: Vec<&Tried> = all.filter(|tried| tried.result.is_ok()).collect();
+        if heard.is_empty() {
+            heard.extend(over_tcp.iter().filter(|tried| tried.result.is_ok()));
+        }
         // One that refuses the form says nothing about the question, if there is another.
         heard.sort_by_key(|tried| {
             let refused = |heard: &super::asking::Heard| may_refuse_form(heard.rcode());

@@ -106,6 +106,7 @@ pub(crate) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         timeout: args.timeout,
         deadline: args.deadline,
         https: https_check(&args)?,
+        patience: (!is_ours).then_some(stub.timeout),
         node_name: is_ours.then(|| config.node_name.clone()),
         config,
     };
