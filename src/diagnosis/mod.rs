@@ -36,11 +36,22 @@ use name::Directory;
 use report::{Diagnosis, FORMAT, GroupReport, NameReport, ServerReport};
 use server::{Examination, question_text};
 
+/// How much is examined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All servers, and the names.
+    Everything,
+    /// The names alone, which asks the servers of their routes two questions each.
+    Names,
+}
+
 /// What to diagnose, and how long that may take.
 #[derive(Debug)]
 pub struct Order {
     /// Groups and routes.
     pub config: Config,
+    /// Whether servers are examined.
+    pub scope: Scope,
     /// Names to look up.
     pub names: Vec<Subject>,
     /// Queries that measure a server, at least 1.
@@ -134,11 +145,15 @@ pub async fn diagnose(
         patience: order.patience,
     });
     let mut pieces = JoinSet::new();
-    for (index, group) in config.groups.iter().enumerate() {
+    let examined = match order.scope {
+        Scope::Everything => &config.groups[..],
+        Scope::Names => &[],
+    };
+    for (index, group) in examined.iter().enumerate() {
         for (number, line) in directory.lines[index].iter().enumerate() {
             let examination = Arc::new(examination(&config, index, group, line));
-            let examined = async move { Box::new(examination.run().await) };
-            pieces.spawn(async move { Piece::Server(index, number, examined.await) });
+            let report = async move { Box::new(examination.run().await) };
+            pieces.spawn(async move { Piece::Server(index, number, report.await) });
         }
     }
     for (number, subject) in order.names.into_iter().enumerate() {
@@ -148,8 +163,8 @@ pub async fn diagnose(
             Piece::Name(number, Box::new(report))
         });
     }
-    let (servers, names) = gather(pieces, config.groups.len(), progress).await;
-    let groups = config.groups.iter().zip(servers).enumerate();
+    let (servers, names) = gather(pieces, examined.len(), progress).await;
+    let groups = examined.iter().zip(servers).enumerate();
     let mut groups: Vec<_> = groups
         .map(|(index, (group, servers))| group_report(&config, index, group, servers))
         .collect();
@@ -302,5 +317,64 @@ async fn name_report(
         client: sighting.client,
         search,
         https,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An HTTP handler may wait for a diagnosis on any thread.
+    #[test]
+    fn a_diagnosis_can_be_sent_between_threads() {
+        fn is_send(_: &impl Send) {}
+        let config = Config::from_yaml("upstreams: {g: {servers: [127.0.0.1]}}").expect("valid");
+        let order = Order {
+            config,
+            scope: Scope::Names,
+            names: Vec::new(),
+            tries: 1,
+            timeout: Duration::from_secs(1),
+            deadline: Duration::from_secs(1),
+            https: None,
+            patience: None,
+            node_name: None,
+        };
+        is_send(&diagnose(order, None));
+    }
+
+    #[tokio::test]
+    async fn names_alone_are_asked_for_where_servers_are_not_examined() {
+        // Nobody listens there.
+        let yaml = "upstreams: {g: {servers: [\"127.88.2.1:9\"]}}";
+        let name = Name::from_ascii("www.example.").expect("a name");
+        let order = Order {
+            config: Config::from_yaml(yaml).expect("valid"),
+            scope: Scope::Names,
+            names: vec![Subject {
+                text: "www.example".to_owned(),
+                candidates: vec![name],
+            }],
+            tries: 5,
+            timeout: Duration::from_secs(1),
+            deadline: Duration::from_secs(5),
+            https: None,
+            patience: None,
+            node_name: None,
+        };
+        let diagnosis = diagnose(order, None).await.expect("no roots to read");
+        assert!(diagnosis.groups.is_empty());
+        let answers = &diagnosis.names[0].tiers[0].answers;
+        assert!(
+            answers
+                .iter()
+                .all(|answer| answer.failure == Some(report::Trouble::Refused))
+        );
+        let kinds: Vec<_> = diagnosis
+            .findings
+            .iter()
+            .map(|finding| finding.kind)
+            .collect();
+        assert_eq!(kinds, [report::Fault::NameNotResolved]);
     }
 }

@@ -19,7 +19,7 @@ use crate::cli::ConfigArgs;
 use crate::cli::stub::Stub;
 use crate::config::{Config, ConfigErrors, load, load_from};
 use crate::diagnosis::report::Health;
-use crate::diagnosis::{HttpsCheck, Order, Subject, diagnose};
+use crate::diagnosis::{HttpsCheck, Order, Scope, Subject, diagnose};
 use crate::transport::tls::{read_roots, trusted_roots};
 use text::Style;
 
@@ -101,6 +101,7 @@ pub(crate) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     // A configuration that somebody named is that of the nodens which runs here.
     let is_ours = args.config.config.is_some();
     let order = Order {
+        scope: Scope::Everything,
         names: args.names.iter().map(subject).collect(),
         tries: args.tries,
         timeout: args.timeout,

@@ -418,3 +418,35 @@ fn sentence(text: &str) -> String {
         first.to_uppercase().chain(letters).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_has_no_escape_codes_and_coloured_text_ends_them() {
+        for tone in [
+            Tone::Normal,
+            Tone::Strong,
+            Tone::Faint,
+            Tone::Good,
+            Tone::Sick,
+            Tone::Bad,
+        ] {
+            assert_eq!(Style::Plain.paint(tone, "text"), "text", "{tone:?}");
+        }
+        let red = Style::Coloured.paint(Tone::Bad, "text");
+        assert_eq!(red, "\u{1b}[31mtext\u{1b}[0m");
+    }
+
+    #[test]
+    fn columns_stand_below_each_other_whatever_their_colour() {
+        let rows = [
+            vec![cell("a"), Cell(Tone::Bad, "bcd".to_owned()), cell("e")],
+            vec![cell("long"), cell("b"), cell("e")],
+        ];
+        let mut out = String::new();
+        table(&rows, Style::Plain, &mut out);
+        assert_eq!(out, "  a     bcd  e\n  long  b    e\n\n");
+    }
+}
