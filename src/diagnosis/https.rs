@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use hickory_proto::rr::Name;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::RootCertStore;
@@ -33,18 +32,15 @@ impl HttpsCheck {
     /// Connects to each of these, in their order.
     pub(super) async fn run(
         &self,
-        name: &Name,
+        name: &str,
         addresses: &[IpAddr],
         pace: Pace,
     ) -> Vec<HttpsReport> {
         let mut connections = JoinSet::new();
         for (place, &ip) in addresses.iter().take(ADDRESSES).enumerate() {
-            let (check, name) = (self.clone(), name.to_ascii());
+            let (check, name) = (self.clone(), name.to_owned());
             let address = SocketAddr::new(ip, self.port);
-            connections.spawn(async move {
-                let name = name.trim_end_matches('.');
-                (place, check.connect(name, address, pace).await)
-            });
+            connections.spawn(async move { (place, check.connect(&name, address, pace).await) });
         }
         let mut reports = connections.join_all().await;
         reports.sort_by_key(|(place, _)| *place);

@@ -139,7 +139,7 @@ impl Evidence<'_> {
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         if self.has_no_network() {
-            let problem = "there is no route to any server: this host has no network";
+            let problem = "there is no route to any server from here";
             let advice = "look at its interfaces and routes (`ip route`); in a pod, at the CNI plugin's log.";
             findings.push(
                 Subject::default()
@@ -679,7 +679,6 @@ fn judge_tier(name: &NameReport, tier: &TierReport, findings: &mut Vec<Finding>)
         answers.filter(|answer| answer.result == wanted).collect()
     };
     let (having, denying) = (of(NameResult::Addresses), of(NameResult::Nxdomain));
-    let failing = of(NameResult::Failure);
     let subject = || Subject::name(name).in_group(&tier.group);
     if !denying.is_empty() && (!having.is_empty() || !of(NameResult::Nodata).is_empty()) {
         let known = tier
@@ -699,25 +698,49 @@ fn judge_tier(name: &NameReport, tier: &TierReport, findings: &mut Vec<Finding>)
                       are behind.";
         findings.push(subject().is(Fault::ServersDisagree, problem, advice));
     }
-    let somebody_knows = tier.answers.iter().any(is_final);
-    for answer in failing
-        .iter()
-        .filter(|answer| somebody_knows && answer.record_type == "A")
-    {
-        let refuses = findings.iter().any(|finding| {
-            finding.kind == Fault::Refuses && finding.server.as_deref() == Some(&answer.server)
+    for (server, problem) in failures(tier) {
+        // What its examination has found already explains it.
+        let explained = findings.iter().any(|finding| {
+            matches!(finding.kind, Fault::Refuses | Fault::Loss)
+                && finding.server.as_deref() == Some(server)
         });
-        if !refuses {
-            let code = answer.rcode.as_deref().unwrap_or("no answer");
-            let problem = format!("it says {code}, others of its group answer");
-            let advice = "look at its log: it cannot reach the name's owner, or refuses its zone.";
-            findings.push(
-                subject()
-                    .at(&answer.server)
-                    .is(Fault::FailsName, problem, advice),
-            );
+        if !explained {
+            let advice =
+                "look at its log: it cannot reach the name's owner, or refuses its zone or type.";
+            let finding = subject().at(server).is(Fault::FailsName, problem, advice);
+            findings.push(finding);
         }
     }
+}
+
+/// Servers that fail for a name, or are silent to one of its types, where there are answers: each once, and what it does.
+fn failures(tier: &TierReport) -> Vec<(&str, String)> {
+    let mut failures: Vec<(&str, String)> = Vec::new();
+    let answers_something = |server: &str| {
+        let mut own = tier.answers.iter().filter(|answer| answer.server == server);
+        own.any(is_final)
+    };
+    let somebody_answers = tier.answers.iter().any(is_final);
+    for answer in &tier.answers {
+        let (server, what) = (answer.server.as_str(), &answer.record_type);
+        let problem = match answer.result {
+            NameResult::Failure if somebody_answers => {
+                let code = answer.rcode.as_deref().unwrap_or("nothing");
+                format!("it says {code} to {what}, other questions about the name are answered")
+            }
+            // One that is silent altogether is found by its own examination.
+            NameResult::NoAnswer
+                if answer.failure == Some(Trouble::Silence) && answers_something(server) =>
+            {
+                format!("it is silent to {what}, and answers other questions about the name")
+            }
+            _ => continue,
+        };
+        if failures.iter().all(|(known, _)| *known != server) {
+            failures.push((server, problem));
+        }
+    }
+    failures
 }
 
 /// How servers that all know a name contradict each other: one has addresses of a kind of which another has none, or inside

@@ -305,7 +305,11 @@ async fn name_report(
 ) -> NameReport {
     let (name, sighting, search) = directory.search(&subject.candidates).await;
     let https = match https {
-        Some(check) => check.run(&name, &sighting.client.addresses, pace).await,
+        // Clients name in the handshake what their users typed, whatever the search list made of it.
+        Some(check) => {
+            let typed = subject.text.trim_end_matches('.');
+            check.run(typed, &sighting.client.addresses, pace).await
+        }
         None => Vec::new(),
     };
     NameReport {

@@ -124,6 +124,28 @@ fn a_server_that_fails_for_a_name_alone_is_found() {
     );
 }
 
+#[test]
+fn a_server_that_fails_for_one_type_alone_is_found() {
+    let server = |failing: fn(&[u8]) -> Vec<Vec<u8>>| {
+        StandIn::scripting_probes(move |query, over| {
+            let is_aaaa = query[12..].starts_with(b"\x03www\x07example\0\0\x1c");
+            if is_aaaa {
+                failing(query)
+            } else {
+                good(query, over)
+            }
+        })
+    };
+    let refusing = server(|query| vec![failure(query, rcode::SERVFAIL)]);
+    let silent = server(|_| vec![]);
+    for server in [refusing, silent] {
+        let said = Scene::of(&[server.address]).probe(&["www.example."]);
+        said.expect(&["fails_name"], 1);
+        let problem = said.findings()[0]["problem"].as_str().expect("a sentence");
+        assert!(problem.contains("AAAA"), "{problem}");
+    }
+}
+
 /// Two tiers of one server each.
 fn tiers(first: Known, second: Known) -> Said {
     let (first, second) = (knowing(first), knowing(second));
