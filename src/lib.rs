@@ -16,6 +16,7 @@ pub mod budgets;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod diagnosis;
 pub mod lab;
 pub mod listener;
 pub mod message;

@@ -10,6 +10,7 @@ mod import;
 mod log;
 mod man;
 mod node;
+mod probe;
 mod resolve;
 mod schema;
 mod serve;
@@ -45,6 +46,7 @@ enum Command {
     Schema,
     Cache(cache::CacheArgs),
     Resolve(resolve::ResolveArgs),
+    Probe(probe::ProbeArgs),
     Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
     Demo(demo::DemoArgs),
@@ -96,6 +98,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Schema => schema::run(),
         Command::Cache(args) => block_on(cache::run(args)),
         Command::Resolve(args) => block_on(resolve::run(args)),
+        Command::Probe(args) => block_on(probe::run(args)),
         Command::Node(args) => node::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),
         Command::Completions(args) => completions::run(&args),

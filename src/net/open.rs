@@ -155,6 +155,16 @@ fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 /// # Errors
 /// Those of `socket(2)`, `setsockopt(2)` and `connect(2)`, such as "network is unreachable".
 pub fn connect_udp(server: SocketAddr) -> io::Result<Socket> {
+    let socket = unconnected_udp(server)?;
+    socket.connect(&server.into())?;
+    Ok(socket)
+}
+
+/// The same, not connected: it also receives what others than the server send.
+///
+/// # Errors
+/// Those of `socket(2)` and `setsockopt(2)`.
+pub fn unconnected_udp(server: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(server),
         Type::DGRAM,
@@ -166,6 +176,5 @@ pub fn connect_udp(server: SocketAddr) -> io::Result<Socket> {
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
     set_option(socket.as_raw_fd(), level, name)?;
-    socket.connect(&server.into())?;
     Ok(socket)
 }

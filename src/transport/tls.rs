@@ -4,10 +4,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::{TlsConnector, rustls};
 
 /// RFC 7858 registers this protocol name; servers on a shared port choose by it.
 pub const DNS: &[u8] = b"dot";
@@ -42,6 +42,20 @@ pub fn read_roots(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     Ok(certificates)
 }
 
+/// The web's roots and these.
+///
+/// # Errors
+/// If one of these is no certificate.
+pub fn trusted_roots(extra: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Error> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    for root in extra {
+        roots.add(root.clone())?;
+    }
+    Ok(roots)
+}
+
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls")
@@ -70,12 +84,7 @@ impl Tls {
             io::Error::new(io::ErrorKind::InvalidInput, error.to_string())
         };
         let name = ServerName::try_from(name.to_owned()).map_err(|error| invalid(&error))?;
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        for root in extra_roots {
-            roots.add(root.clone()).map_err(|error| invalid(&error))?;
-        }
+        let roots = trusted_roots(extra_roots).map_err(|error| invalid(&error))?;
         let provider = Arc::new(crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -43,6 +43,8 @@ pub(crate) struct StandIn {
 
 struct State {
     answer: Box<Answer>,
+    /// Whether `answer` decides about probes, too.
+    scripts_probes: bool,
     asked: Mutex<Vec<Vec<u8>>>,
     silent: AtomicBool,
     stopped: AtomicBool,
@@ -61,10 +63,23 @@ impl StandIn {
     where
         F: Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync + 'static,
     {
+        Self::start(port, false, Box::new(answer))
+    }
+
+    /// One for which probes are queries as all others are.
+    pub(crate) fn scripting_probes<F>(answer: F) -> Self
+    where
+        F: Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync + 'static,
+    {
+        Self::start(0, true, Box::new(answer))
+    }
+
+    fn start(port: u16, scripts_probes: bool, answer: Box<Answer>) -> Self {
         let (socket, listener) = sockets_at_port(port);
         let address = socket.local_addr().expect("it is bound");
         let state = Arc::new(State {
-            answer: Box::new(answer),
+            answer,
+            scripts_probes,
             asked: Mutex::default(),
             silent: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -113,7 +128,7 @@ impl StandIn {
 impl State {
     fn answers_to(&self, query: &[u8], over: Over) -> Vec<Vec<u8>> {
         let silent = self.silent.load(Ordering::Acquire);
-        if is_probe(query) {
+        if !self.scripts_probes && is_probe(query) {
             return if silent {
                 vec![]
             } else {
