@@ -21,7 +21,7 @@ pub struct RecentFailure {
     pub route: Option<u16>,
     /// The response code clients got.
     pub code: u16,
-    /// Code of the extended error.
+    /// Code of the extended error, the last time.
     pub error: u16,
     /// Its text, the last time.
     pub text: Box<str>,
@@ -117,8 +117,7 @@ impl Drop for WorkerFailures {
 /// Adds a failure to a list of no more than [`RECENT_FAILURES`].
 fn merge(list: &mut Vec<RecentFailure>, failure: RecentFailure) {
     let same = |known: &&mut RecentFailure| {
-        (known.qtype, known.code, known.error) == (failure.qtype, failure.code, failure.error)
-            && known.name == failure.name
+        (known.qtype, known.code) == (failure.qtype, failure.code) && known.name == failure.name
     };
     if let Some(known) = list.iter_mut().find(same) {
         let count = known.count + failure.count;

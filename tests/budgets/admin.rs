@@ -2,8 +2,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common::dns::{Ask, Over, rcode, record, response, rr};
 use crate::common::stand_in::StandIn;
 use crate::common::{Nodens, PATIENCE, limit_open_files, wait_for};
 use crate::{MB, growth, holds_within, in_mb};
@@ -131,4 +135,107 @@ fn a_request_whose_head_does_not_end_is_given_up() {
          now and then after {dribbling_closed:?}"
     );
     assert_eq!(code(admin, "/health"), Some(200));
+}
+
+/// How long each of so many queries took, at a steady rate: half of them hits, half of them new names.
+fn latencies(address: SocketAddr, count: u32, round: &str) -> Vec<Duration> {
+    const INTERVAL: Duration = Duration::from_millis(2);
+    let start = Instant::now();
+    let mut latencies: Vec<_> = (0..count)
+        .map(|number| {
+            let due = start + INTERVAL * number;
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            let name = match number % 2 {
+                0 => "popular.example".to_owned(),
+                _ => format!("{round}{number}.example"),
+            };
+            let sent = Instant::now();
+            let reply = Ask::new(&name, rr::A).send(address, Over::Udp);
+            assert_eq!(reply.rcode(), rcode::NOERROR);
+            sent.elapsed()
+        })
+        .collect();
+    latencies.sort_unstable();
+    latencies
+}
+
+fn quantile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
+
+/// Keeps this many connections open, each of which reads /status every two seconds as the page does, until it is told to stop.
+/// Returns how many answers came.
+fn look_on(admin: SocketAddr, connections: usize, stop: &AtomicBool) -> usize {
+    const PAUSE: Duration = Duration::from_secs(2);
+    let connect = || {
+        let stream = TcpStream::connect_timeout(&admin, Duration::from_secs(2)).ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some(stream)
+    };
+    let mut open: Vec<Option<TcpStream>> = (0..connections).map(|_| None).collect();
+    let (mut answers, mut buffer) = (0, vec![0; 1 << 20]);
+    while !stop.load(Ordering::Relaxed) {
+        let round = Instant::now();
+        let pause = PAUSE / u32::try_from(connections).expect("not that many");
+        for (place, due) in open.iter_mut().zip(1..) {
+            // Answers to the question before; closed ones are opened anew.
+            if let Some(stream) = place {
+                match stream.read(&mut buffer) {
+                    Ok(0) => *place = None,
+                    Ok(_) => answers += 1,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => *place = None,
+                }
+            }
+            if place.is_none() {
+                *place = connect();
+            }
+            if let Some(stream) = place {
+                // One that has been closed meanwhile is seen the next time.
+                let _ = stream.write(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            }
+            thread::sleep((round + pause * due).saturating_duration_since(Instant::now()));
+        }
+    }
+    answers
+}
+
+#[test]
+#[ignore = "measures latencies for 15 s, on a machine that does nothing else"]
+fn clients_do_not_notice_a_thousand_open_pages() {
+    const QUERIES: u32 = 3_000;
+    /// Beyond what it takes anyhow: two turns of a busy machine's scheduler.
+    const SLACK: Duration = Duration::from_millis(8);
+    let server = StandIn::new(|query, _| {
+        let address = record(rr::A, 300, &[192, 0, 2, 1]);
+        vec![response(query, &[address])]
+    });
+    let nodens = Nodens::start(&format!(
+        "upstreams: {{group: {{servers: [\"{}\"]}}}}\n",
+        server.address
+    ));
+    let admin = nodens.admin.expect("it has one over TCP");
+    limit_open_files(std::process::id(), 4_096);
+    let without = latencies(nodens.address(), QUERIES, "a");
+    let stop = Arc::new(AtomicBool::new(false));
+    let looking = {
+        let stop = Arc::clone(&stop);
+        thread::spawn(move || look_on(admin, 1_000, &stop))
+    };
+    let with = latencies(nodens.address(), QUERIES, "b");
+    stop.store(true, Ordering::Relaxed);
+    let answers = looking.join().expect("it does not panic");
+    let shown = |of: &[Duration]| format!("p50 {:?}, p99 {:?}", quantile(of, 50), quantile(of, 99));
+    println!(
+        "500 queries a second: {}; with 1,000 pages open, {answers} answers to them: {}",
+        shown(&without),
+        shown(&with)
+    );
+    assert!(answers > 0, "nobody looked");
+    let most = quantile(&without, 99) + SLACK;
+    assert!(
+        quantile(&with, 99) < most,
+        "p99 {:?}, at most {most:?}",
+        quantile(&with, 99)
+    );
 }

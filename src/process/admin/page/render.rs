@@ -60,7 +60,7 @@ const SERVERS: &[Column] = &[
     Numbers("Since"),
     Numbers("SRTT"),
     Numbers("Loss"),
-    Words("Last two minutes"),
+    Words("Times"),
 ];
 const HOSTS: &[Column] = &[
     Words("Host name"),
@@ -74,7 +74,7 @@ const FAILURES: &[Column] = &[
     Words("Route"),
     Words("Reply"),
     Words("Why"),
-    Numbers("Times"),
+    Numbers("Heard"),
     Numbers("Last"),
 ];
 const ANSWERS: &[Column] = &[
