@@ -1142,6 +1142,8 @@ fn shape(line: &str) -> Vec<String> {
 #[test]
 fn log_lines_look_as_shown() {
     let ((udp, tcp), (_server, nodens)) = (free_sockets(), running());
+    let reply = Ask::new("answered.example.", rr::A).send(nodens.address(), Over::Udp);
+    assert_eq!(reply.rcode(), dns::rcode::NOERROR);
     // Nobody listens there any more: the kernel says so at once.
     let gone = udp.local_addr().expect("it is bound");
     drop((udp, tcp));
