@@ -120,5 +120,13 @@ pub const EXTENDED_ERRORS_PASSED_ON: usize = 4;
 /// 1.3 queries a question.
 pub const EXTRA_QUERIES_PERCENT: i64 = 27;
 
-/// Lines of the log that wait to be written. A line of the query log has some 200 octets, 1,300 at most.
+/// Records of a reply's answer section in a line of the query log, and octets of each: a line has some 300 octets, and a few
+/// thousand at most, whatever the network sends.
+pub const QUERY_LOG_RECORDS: usize = 3;
+/// The longest names and addresses have their place; long texts are cut.
+pub const QUERY_LOG_RECORD_BYTES: usize = 300;
+/// Octets of all extended errors in a line of the query log: what half a dozen servers did.
+pub const QUERY_LOG_ERROR_BYTES: usize = 1_000;
+
+/// Lines of the log that wait to be written.
 pub const LOG_LINES_WAITING: usize = 4_096;

@@ -13,7 +13,7 @@ use std::process::Output;
 
 use common::dns::{self, Ask, Over, record, response, rr};
 use common::stand_in::StandIn;
-use common::{Nodens, TempDir, free_sockets, nodens, wait_for};
+use common::{Nodens, TempDir, free_sockets, nodens, serve_and_stop, wait_for};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -449,11 +449,18 @@ fn running() -> (StandIn, Nodens) {
 
 #[test]
 fn commands_that_need_no_rights_and_no_network_do_as_shown() {
-    let (_server, running) = running();
+    let (server, running) = running();
     let dir = TempDir::new();
-    let (good, resolv_conf) = (dir.path("nodens.yaml"), dir.path("pod.conf"));
-    fs::write(&good, GOOD).expect("it can be written");
-    fs::write(&resolv_conf, "nameserver 127.0.0.1\nsearch example\n").expect("it can be written");
+    let good = dir.write("nodens.yaml", GOOD);
+    let resolv_conf = dir.write("pod.conf", "nameserver 127.0.0.1\nsearch example\n");
+    let forward = format!(".:53 {{\n    forward . {}\n}}\n", server.address);
+    let corefile = dir.write("Corefile", &forward);
+    // What is served must not ask anybody off this machine.
+    let upstreams = format!(
+        "upstreams: {{vpc: {{servers: [\"{}\"]}}}}\n",
+        server.address
+    );
+    let to_serve = dir.write("served.yaml", &upstreams);
     let mut ran = BTreeSet::new();
     for shown in shown_commands() {
         let Shown {
@@ -466,14 +473,20 @@ fn commands_that_need_no_rights_and_no_network_do_as_shown() {
         for at in 1..arguments.len() {
             let value = arguments[at].clone();
             let flag = arguments[at - 1].as_str();
-            let health = command == "health";
+            let asks_instance = matches!(command.as_str(), "health" | "cache");
             let replaced = match flag {
-                "--config" if health => running.path("nodens.yaml").display().to_string(),
+                _ if value == "Corefile" => corefile.display().to_string(),
+                "--config" if command == "serve" => to_serve.display().to_string(),
+                "--config" if asks_instance => running.path("nodens.yaml").display().to_string(),
                 "--config" if root().join(&value).exists() => value,
                 "--config" => good.display().to_string(),
                 "--socket" => running.path("nodens.sock").display().to_string(),
                 "--server" => running.address().to_string(),
                 "--resolv-conf" => resolv_conf.display().to_string(),
+                "--output" => dir.path(&format!("{command}.output")).display().to_string(),
+                "get" | "flush" if value == "NAME" => "answered.example".to_owned(),
+                _ if value == "ZONE" => "example".to_owned(),
+                _ if value == "NUMBER" => "10".to_owned(),
                 _ if value == "KEY=VALUE" => "cache.max_size=1MiB".to_owned(),
                 _ if value == "TYPE" => "A".to_owned(),
                 _ => value,
@@ -483,12 +496,26 @@ fn commands_that_need_no_rights_and_no_network_do_as_shown() {
         let has = |flag: &str| arguments.iter().any(|word| word == flag);
         let runs = match command.as_str() {
             "check" => has("--config") && !arguments.iter().any(|word| word == "bad.yaml"),
-            "health" => has("--config") || has("--socket"),
+            "health" | "cache" => has("--config") || has("--socket"),
             "resolve" => has("--server"),
-            "man" => !has("--output"),
-            "completions" => true,
+            "import" => has(&corefile.display().to_string()),
+            "serve" => has("--config"),
+            "man" | "completions" | "schema" => true,
             _ => false,
         };
+        let what = format!("{page}: nodens {}", arguments.join(" "));
+        if runs && command == "cache" {
+            // `flush` may have come before `get`.
+            Ask::new("answered.example.", rr::A).send(running.address(), Over::Udp);
+        }
+        if runs && command == "serve" {
+            let mut serve = nodens();
+            serve.args(&arguments).envs(variables);
+            let (status, log) = serve_and_stop(serve);
+            assert!(status.success(), "{what}: {status}\n{log}");
+            ran.insert(command);
+            continue;
+        }
         if runs {
             let output = nodens()
                 .args(&arguments)
@@ -496,11 +523,21 @@ fn commands_that_need_no_rights_and_no_network_do_as_shown() {
                 .current_dir(root())
                 .output()
                 .expect("it runs");
-            succeeded(&output, &format!("{page}: nodens {}", arguments.join(" ")));
+            succeeded(&output, &what);
             ran.insert(command);
         }
     }
-    let wanted = ["check", "completions", "health", "man", "resolve"];
+    let wanted = [
+        "cache",
+        "check",
+        "completions",
+        "health",
+        "import",
+        "man",
+        "resolve",
+        "schema",
+        "serve",
+    ];
     assert_eq!(ran, wanted.map(str::to_owned).into());
 }
 
@@ -1142,6 +1179,8 @@ fn shape(line: &str) -> Vec<String> {
 #[test]
 fn log_lines_look_as_shown() {
     let ((udp, tcp), (_server, nodens)) = (free_sockets(), running());
+    let reply = Ask::new("answered.example.", rr::A).send(nodens.address(), Over::Udp);
+    assert_eq!(reply.rcode(), dns::rcode::NOERROR);
     // Nobody listens there any more: the kernel says so at once.
     let gone = udp.local_addr().expect("it is bound");
     drop((udp, tcp));

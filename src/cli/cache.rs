@@ -14,8 +14,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::admin;
 use super::resolve::{parse_type, presentation};
+use super::{admin, examples};
 use crate::budgets::CACHE_ENTRIES_LISTED;
 use crate::cache::Flushed;
 use crate::config::{Flags, load};
@@ -36,10 +36,13 @@ pub(super) struct CacheArgs {
 #[derive(Debug, Subcommand)]
 enum CacheCommand {
     /// List entries: name, type, TTL, size, outcome
+    #[command(after_long_help = examples::CACHE_LIST)]
     List(ListArgs),
     /// Show the records that are cached for a name (exit 0), or that there are none (exit 1)
+    #[command(after_long_help = examples::CACHE_GET)]
     Get(GetArgs),
     /// Forget answers and remembered failures
+    #[command(after_long_help = examples::CACHE_FLUSH)]
     Flush(FlushArgs),
 }
 

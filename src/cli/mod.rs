@@ -5,6 +5,7 @@ mod cache;
 mod check;
 mod completions;
 mod demo;
+mod examples;
 mod health;
 mod import;
 mod log;
@@ -26,7 +27,7 @@ use crate::config::Flags;
 
 /// One nameserver on every Kubernetes node that always answers
 #[derive(Debug, Parser)]
-#[command(version, about, disable_help_subcommand = true)]
+#[command(version, about, disable_help_subcommand = true, after_long_help = examples::NODENS)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,22 +36,31 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the nameserver
+    #[command(after_long_help = examples::SERVE)]
     Serve(ConfigArgs),
     /// Validate the configuration; print what is in force and where each value comes from
+    #[command(after_long_help = examples::CHECK)]
     Check(ConfigArgs),
     /// Ask the running instance whether it is healthy (exit 0) or not (exit 1); for exec probes
+    #[command(after_long_help = examples::HEALTH)]
     Health(health::HealthArgs),
     /// Write the configuration that a Corefile stands for, and what became of each of its lines
+    #[command(after_long_help = examples::IMPORT)]
     Import(import::ImportArgs),
     /// Print the JSON Schema of the configuration, by which editors complete and check its keys
+    #[command(after_long_help = examples::SCHEMA)]
     Schema,
     Cache(cache::CacheArgs),
+    #[command(after_long_help = examples::RESOLVE)]
     Resolve(resolve::ResolveArgs),
     Probe(probe::ProbeArgs),
     Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
+    #[command(after_long_help = examples::DEMO)]
     Demo(demo::DemoArgs),
+    #[command(after_long_help = examples::COMPLETIONS)]
     Completions(completions::CompletionsArgs),
+    #[command(after_long_help = examples::MAN)]
     Man(man::ManArgs),
 }
 

@@ -20,6 +20,7 @@ enum NodeCommand {
     /// Delete the interface (of the loopback interface: our addresses only) and the nftables table
     ///
     /// Stop nodens before: a running one puts both back within seconds.
+    #[command(after_long_help = super::examples::NODE_REMOVE)]
     Remove(ConfigArgs),
 }
 

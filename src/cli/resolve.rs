@@ -3,7 +3,6 @@
 //! Owns the arguments and what is printed; asking is [`crate::cli::stub`]'s. DNS only: `/etc/hosts` is not read. Lines that
 //! begin with `;;` say what was asked of whom, the others are records in presentation form (RFC 1035 §5.1).
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +11,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+use hickory_proto::rr::{Name, Record, RecordType};
 
 use crate::cli::stub::{NoReply, Outcome, Stub, StubReply};
+use crate::message::record_text::{data_text, type_text};
 
 /// What glibc reads.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -265,69 +264,22 @@ fn parse_server(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "not an address; try 10.0.0.2, 10.0.0.2:5300 or [fd00::2]:5300".to_owned())
 }
 
-pub(super) fn type_text(record_type: RecordType) -> String {
-    match record_type {
-        RecordType::Unknown(number) => format!("TYPE{number}"),
-        known => known.to_string(),
-    }
-}
-
 /// One record as a line of a zone file.
 pub(super) fn presentation(record: &Record) -> String {
-    let rdata = match &record.data {
-        RData::TXT(txt) => {
-            let strings: Vec<String> = txt.txt_data.iter().map(|text| quoted(text)).collect();
-            strings.join(" ")
-        }
-        RData::Unknown { .. } | RData::NULL(_) => generic(&record.data),
-        data => data.to_string(),
-    };
     format!(
-        "{} {} {} {} {rdata}",
+        "{} {} {} {} {}",
         record.name.to_ascii(),
         record.ttl,
         record.dns_class,
-        type_text(record.record_type())
+        type_text(record.record_type()),
+        data_text(&record.data)
     )
-}
-
-/// A character-string of RFC 1035 §5.1; hickory prints a TXT's strings one after the other, without quotes.
-fn quoted(text: &[u8]) -> String {
-    let mut quoted = String::from('"');
-    for &byte in text {
-        match byte {
-            b'"' | b'\\' => {
-                quoted.push('\\');
-                quoted.push(char::from(byte));
-            }
-            b' '..=b'~' => quoted.push(char::from(byte)),
-            _ => {
-                // Writing to a String cannot fail.
-                let _ = write!(quoted, "\\{byte:03}");
-            }
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
-/// RDATA of a type without a form of its own (RFC 3597 §5); hickory prints base64.
-fn generic(data: &RData) -> String {
-    let mut bytes = Vec::new();
-    if let Err(error) = data.emit(&mut BinEncoder::new(&mut bytes)) {
-        return format!("; not to be written: {error}");
-    }
-    let mut text = format!("\\# {}", bytes.len());
-    for (position, byte) in bytes.iter().enumerate() {
-        let separator = if position == 0 { " " } else { "" };
-        let _ = write!(text, "{separator}{byte:02X}");
-    }
-    text
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use hickory_proto::rr::RData;
     use hickory_proto::rr::rdata::{NULL, TXT};
 
     use super::*;

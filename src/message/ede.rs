@@ -130,7 +130,7 @@ impl PassedOn {
 
 /// The extended errors among the options of an OPT record, up to the first that is malformed. A text that is not UTF-8 is
 /// left out, one that is too long is cut between characters.
-pub(super) fn extended_errors(mut options: &[u8]) -> impl Iterator<Item = ExtendedError> {
+pub fn extended_errors(mut options: &[u8]) -> impl Iterator<Item = ExtendedError> {
     std::iter::from_fn(move || {
         loop {
             let (code, length) = (wire::u16_at(options, 0)?, wire::u16_at(options, 2)?);

@@ -10,6 +10,7 @@ pub mod labels;
 pub mod own;
 pub mod query;
 mod rdata;
+pub mod record_text;
 pub mod reply;
 pub mod response;
 pub mod wire;

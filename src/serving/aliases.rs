@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::client::Client;
+use super::client::{Client, Turn};
 use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
 use super::waiting::{Content, Waiting};
@@ -77,7 +77,11 @@ pub(super) async fn answer_locally(
         client: Some(client),
         end: client.received,
     };
-    let answer = Answer { response, tier: 0 };
+    let answer = Answer {
+        response,
+        tier: 0,
+        server: None,
+    };
     match Box::pin(chain.follow(answer, None)).await {
         Ok(found) => {
             let entry = Entry::local(&found.answer.response, Instant::now(), found.seconds);
@@ -225,7 +229,7 @@ impl Chain<'_> {
             && !(is_prefetch && entry.about_to_expire(age, &setup.config.cache))
         {
             worker.prefetch_if_due(key, entry, age, now);
-            return Content::Answer(entry.clone(), 0);
+            return Content::Answer(entry.clone(), Turn::default());
         }
         let wanted = Wanted {
             key,

@@ -24,6 +24,15 @@ pub struct Client {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListenerIndex(pub u16);
 
+/// One of those who waited for an answer, and who gave it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Turn {
+    /// How many who waited for it come before: each gets another address first.
+    pub place: u32,
+    /// The server; see [`crate::upstream::ask::Answer`].
+    pub server: Option<u32>,
+}
+
 /// What became of a client's message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Served {

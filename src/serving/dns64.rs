@@ -96,7 +96,11 @@ impl Completion<'_> {
         };
         let empty = own::denial(empty, rcode::NOERROR, 0, 0);
         let response = Response::read(&empty).expect("a message of our own is well-formed");
-        let mut found = Found::from(Answer { response, tier: 0 });
+        let mut found = Found::from(Answer {
+            response,
+            tier: 0,
+            server: None,
+        });
         found.keep_for(self.bounded(SECONDS_WITHOUT_SOA, 0));
         match self.synthesise(&mut found).await {
             Ok(true) => Ok(found),

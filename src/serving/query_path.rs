@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::admission::may_stand_in;
 use super::aliases::{self, Found};
-use super::client::{Client, Served};
+use super::client::{Client, Served, Turn};
 use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
 use super::resolve::resolve;
@@ -291,7 +291,11 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
     match result {
         Ok(found) => {
             let bounds = found.bounds(bounds);
-            let Answer { response, tier } = found.answer;
+            let Answer {
+                response,
+                tier,
+                server,
+            } = found.answer;
             let entry = Entry::new(&key, &response, now, Origin { route, tier }, bounds);
             if let Some(reason) = found.stale {
                 // An alias of now, with what was known of its target: as good as it gets, and nothing to keep.
@@ -315,7 +319,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
             if keep {
                 cache.insert_unless_flushed(&key, &entry, leader.flight.asked());
             }
-            leader.land(|turn| Content::Answer(entry.clone(), turn));
+            leader.land(|place| Content::Answer(entry.clone(), Turn { place, server }));
         }
         Err(Failed { code, error }) => {
             if cacheable && leader.still_counts(None) {
@@ -364,7 +368,7 @@ impl Leader {
         cache.remember_failure(&self.key, code, error, pauses, now);
     }
 
-    /// Ends the flight: each that waits gets what `content` makes of its turn, which is 0 for the first.
+    /// Ends the flight: each that waits gets what `content` makes of its place among them, which is 0 for the first.
     fn land(self, content: impl Fn(u32) -> Content) {
         for (waiter, turn) in self.depart().into_iter().zip(0..) {
             waiter.reply(content(turn), Some(self.route));

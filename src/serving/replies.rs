@@ -7,20 +7,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::client::Client;
+use super::client::{Client, Turn};
 use super::coredns::{Made, Stored};
 use super::metrics::{StaleReason, WorkerMetrics};
+use super::query_log::{self, Said};
 use super::recent_failures::WorkerFailures;
 use super::setup::Setup;
 use super::top::WorkerTop;
 use crate::cache::{Entry, seconds};
 use crate::config::QueryLog;
 use crate::message::ede::{self, ExtendedError};
-use crate::message::labels::{presentation, rcode_label, type_label};
 use crate::message::reply::{self, Asked, Extras, Source, Ttls};
 use crate::message::response::Response;
-use crate::message::wire::{self, rcode};
-use crate::metrics::Label;
+use crate::message::wire::rcode;
 
 /// Writes a worker's replies under one setup.
 pub struct Replies {
@@ -84,22 +83,18 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Aged(age), extras, out);
-        let made = Made::Hit(Stored::of(entry));
-        self.count_reply(
-            (code, entry.route()),
-            asked,
-            client,
-            made,
-            out.len() - start,
-        );
+        let said = Said {
+            entry: Some(entry),
+            ..Said::new(code, entry.route(), Made::Hit(Stored::of(entry)))
+        };
+        self.count_reply(said, asked, client, &out[start..]);
     }
 
-    /// Stamps an answer that has just come, for the client that is number `turn` among those who waited for it. The first
-    /// gets it in the server's order.
+    /// Stamps an answer that has just come, for one of those who waited for it. The first gets it in the server's order.
     pub fn fresh(
         &self,
         entry: &Entry,
-        turn: u32,
+        turn: Turn,
         asked: &Asked<'_>,
         client: Client,
         out: &mut Vec<u8>,
@@ -108,15 +103,19 @@ impl Replies {
             error: None,
             nsid: self.nsid(),
             rotate: if self.setup.config.cache.rotate {
-                turn
+                turn.place
             } else {
                 0
             },
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        let code = (code, entry.route());
-        self.count_reply(code, asked, client, Made::Fresh, out.len() - start);
+        let said = Said {
+            entry: Some(entry),
+            server: turn.server,
+            ..Said::new(code, entry.route(), Made::Fresh)
+        };
+        self.count_reply(said, asked, client, &out[start..]);
     }
 
     /// Stamps an answer given here.
@@ -127,8 +126,11 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        let code = (code, entry.route());
-        self.count_reply(code, asked, client, Made::Local, out.len() - start);
+        let said = Said {
+            entry: Some(entry),
+            ..Said::new(code, entry.route(), Made::Local)
+        };
+        self.count_reply(said, asked, client, &out[start..]);
     }
 
     /// Stamps what route `route` says by itself.
@@ -152,8 +154,11 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source, asked, Ttls::Fresh, extras, out);
-        let code = (code, Some(route));
-        self.count_reply(code, asked, client, Made::Own, out.len() - start);
+        let said = Said {
+            error: Some(error),
+            ..Said::new(code, Some(route), Made::Own)
+        };
+        self.count_reply(said, asked, client, &out[start..]);
     }
 
     /// Stamps an expired answer (RFC 8767).
@@ -191,8 +196,12 @@ impl Replies {
         let ttl = seconds(ttl);
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fixed(ttl), extras, out);
-        let code = (code, entry.route());
-        self.count_reply(code, asked, client, Made::Stale, out.len() - start);
+        let said = Said {
+            error: Some(&error),
+            entry: Some(entry),
+            ..Said::new(code, entry.route(), Made::Stale)
+        };
+        self.count_reply(said, asked, client, &out[start..]);
     }
 
     /// Stamps an error and its reason.
@@ -215,50 +224,45 @@ impl Replies {
         if let Some(failures) = &self.failures {
             failures.add(asked.section, route, code, error, Instant::now());
         }
-        let code = (code, route);
-        self.count_reply(code, asked, client, Made::Failure, out.len() - start);
+        let said = Said {
+            error: Some(error),
+            ..Said::new(code, route, Made::Failure)
+        };
+        self.count_reply(said, asked, client, &out[start..]);
     }
 
     /// Stamps the reply to bytes of which only the header was understood.
     pub fn reject(&self, message: &[u8], code: u16, client: Client, out: &mut Vec<u8>) {
         reply::reject(message, code, out);
         self.metrics.reply(code, None);
-        self.log(code, &[], client, "rejected");
+        self.log(Said::rejected(code), &[], client, &[]);
     }
 
     /// Counts a reply, and logs it if replies are logged.
     #[inline]
-    fn count_reply(
-        &self,
-        (code, route): (u16, Option<u16>),
-        asked: &Asked<'_>,
-        client: Client,
-        made: Made,
-        octets: usize,
-    ) {
-        self.metrics
-            .reply_made(asked, client, (code, route), made, octets);
-        self.log(code, asked.section, client, how(made));
+    fn count_reply(&self, said: Said<'_>, asked: &Asked<'_>, client: Client, reply: &[u8]) {
+        if let Some(made) = said.made {
+            let code = (said.code, said.route);
+            self.metrics
+                .reply_made(asked, client, code, made, reply.len());
+        }
+        self.log(said, asked.section, client, reply);
     }
 
     #[inline]
-    fn log(&self, code: u16, section: &[u8], client: Client, how: &str) {
+    fn log(&self, said: Said<'_>, section: &[u8], client: Client, reply: &[u8]) {
         match self.setup.config.log.queries {
             QueryLog::Off => {}
-            QueryLog::Errors if matches!(code, rcode::NOERROR | rcode::NXDOMAIN) => {}
-            QueryLog::Errors | QueryLog::All => log_query(code, section, client, how),
+            QueryLog::Errors if matches!(said.code, rcode::NOERROR | rcode::NXDOMAIN) => {}
+            QueryLog::Errors | QueryLog::All => {
+                let server = said.server.and_then(|index| {
+                    let servers = &self.setup.upstreams.servers;
+                    servers.get(usize::try_from(index).ok()?)
+                });
+                let server = server.map(|server| server.label.as_str());
+                query_log::write(said, server, section, client, reply);
+            }
         }
-    }
-}
-
-/// What the log says a reply was made from.
-fn how(made: Made) -> &'static str {
-    match made {
-        Made::Hit(_) => "hit",
-        Made::Fresh => "miss",
-        Made::Local | Made::Own => "local",
-        Made::Stale => "stale",
-        Made::Failure => "failed",
     }
 }
 
@@ -269,23 +273,4 @@ fn source(entry: &Entry) -> Source<'_> {
         response: entry.response(),
         ttl_cap: entry.ttl_cap(),
     }
-}
-
-/// One line a reply, at the target `nodens::query`.
-#[cold]
-fn log_query(code: u16, section: &[u8], client: Client, how: &str) {
-    let name_end = wire::skip_question_name(section, 0).unwrap_or(0);
-    let name = presentation(&section[..name_end]);
-    let qtype = wire::u16_at(section, name_end).map_or("", type_label);
-    let microseconds = u64::try_from(client.received.elapsed().as_micros()).unwrap_or(u64::MAX);
-    tracing::info!(
-        target: "nodens::query",
-        client = %client.address,
-        protocol = client.protocol.label(),
-        name,
-        r#type = qtype,
-        rcode = rcode_label(code),
-        how,
-        microseconds,
-    );
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot;
 
-use super::client::Client;
+use super::client::{Client, Turn};
 use super::metrics::{Cached, StaleReason};
 use super::replies::Replies;
 use crate::cache::Entry;
@@ -154,8 +154,8 @@ impl Waiting {
 
 /// What a client that waited hears.
 pub enum Content {
-    /// What the upstreams answered, and how many who waited for it come before: each gets another address first.
-    Answer(Entry, u32),
+    /// What the upstreams answered.
+    Answer(Entry, Turn),
     /// What is answered from the configuration.
     Local(Entry),
     /// An expired answer.

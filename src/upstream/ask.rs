@@ -97,6 +97,8 @@ pub struct Answer {
     pub response: Response,
     /// Its tier: the index of its group among those of the route.
     pub tier: usize,
+    /// The server: its index among those of [`Upstreams`]. None for what no server said.
+    pub server: Option<u32>,
 }
 
 /// Nobody answered.
@@ -570,8 +572,15 @@ impl Lookup<'_> {
                 server.refused_alone(attempt.carrier, now);
             }
         }
-        let tier = self.tier(number);
-        Answer { response, tier }
+        self.answer(number, response)
+    }
+
+    fn answer(&self, number: usize, response: Response) -> Answer {
+        Answer {
+            response,
+            tier: self.tier(number),
+            server: u32::try_from(self.plan.server(number)).ok(),
+        }
     }
 
     /// Keeps the best of what is no final answer.
@@ -591,8 +600,7 @@ impl Lookup<'_> {
             .as_ref()
             .is_none_or(|kept| rank(&kept.response) < rank(&response))
         {
-            let tier = self.tier(number);
-            self.fallback = Some(Answer { response, tier });
+            self.fallback = Some(self.answer(number, response));
         }
     }
 

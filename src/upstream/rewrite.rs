@@ -88,8 +88,8 @@ impl Rewrite {
             Failed { code, error }
         })?;
         let errors = PassedOn::of(answer.response.view().errors());
-        let (response, tier) = (response.with_errors(&errors), answer.tier);
-        Ok(Answer { response, tier })
+        let response = response.with_errors(&errors);
+        Ok(Answer { response, ..answer })
     }
 
     fn restored(&self, response: &Response) -> Option<Response> {

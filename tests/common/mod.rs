@@ -277,6 +277,23 @@ pub(crate) fn serve_and_fail(config: &Path) -> Output {
     child.wait_with_output().expect("its output can be read")
 }
 
+/// Runs a command that serves, at free ports whatever its configuration says; ends it by SIGTERM once it serves, and
+/// returns how it ended and all it wrote.
+pub(crate) fn serve_and_stop(mut command: Command) -> (ExitStatus, String) {
+    let dir = TempDir::new();
+    let socket = dir.path("nodens.sock");
+    for variable in ["NODENS__LISTEN", "NODENS__ADMIN"] {
+        command.env(variable, "127.0.0.1:0");
+    }
+    command.env("NODENS__SOCKET", &socket);
+    let mut process = Process::spawn("nodens", &mut command, dir.path("nodens.log"));
+    process.wait_until("200 from /health", || {
+        let (status, _) = get(&socket, "/health").ok()?;
+        (status == 200).then_some(())
+    });
+    (process.terminate(), process.log())
+}
+
 struct Killed(Option<Child>);
 
 impl Drop for Killed {

@@ -15,6 +15,7 @@
 //! | `errors` | extended errors of servers |
 //! | `names` | the longest names, an address type without a SOA, signed queries |
 //! | `policies` | zones, types and names that are answered here |
+//! | `query_log` | what the query log says, and that nobody can forge a line |
 //! | `clients` | idle timeouts, shutting down, file descriptors, who may ask, listeners |
 //! | `budgets` | datagrams sent for each question |
 //! | `metrics` | what Prometheus reads |
@@ -42,6 +43,7 @@ mod errors;
 mod metrics;
 mod names;
 mod policies;
+mod query_log;
 mod server;
 mod streams;
 mod truncation;
