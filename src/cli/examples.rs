@@ -50,6 +50,14 @@ Examples:
 An editor with the YAML language server uses it for a file whose first line is
   # yaml-language-server: $schema=nodens.schema.json";
 
+pub(super) const PROBE: &str = "\
+Examples:
+  nodens probe --config nodens.yaml
+  nodens probe --config nodens.yaml registry.example.com. --json
+  nodens probe --resolv-conf resolv.conf --deadline 2s registry.example.com   # 2: nobody answers
+
+Exit status: 0 healthy, 1 degraded, 2 unusable.";
+
 pub(super) const CACHE_LIST: &str = "\
 Examples:
   nodens cache list --config nodens.yaml

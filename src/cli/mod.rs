@@ -53,6 +53,7 @@ enum Command {
     Cache(cache::CacheArgs),
     #[command(after_long_help = examples::RESOLVE)]
     Resolve(resolve::ResolveArgs),
+    #[command(after_long_help = examples::PROBE)]
     Probe(probe::ProbeArgs),
     Node(node::NodeArgs),
     /// Run stand-ins and the proxy on loopback and tour what it does; then keep serving them
