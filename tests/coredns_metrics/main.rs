@@ -16,6 +16,7 @@ mod scrape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::SocketAddr;
 
 use common::dns::{Ask, Over, rcode, rr};
 use common::{Nodens, wait_for};
@@ -59,6 +60,57 @@ fn nothing_is_there_without_the_key() {
     assert!(!text.contains("coredns"), "{text}");
 }
 
+/// What is asked at an address of IPv4 and one of IPv6, and the code of each reply.
+fn asked_of_both(v4: SocketAddr, v6: SocketAddr) -> [(Ask, SocketAddr, Over, u16); 13] {
+    let plain = |name: &str| Ask::new(name, rr::A);
+    let of = |qtype| Ask::new("b.ok.example", qtype);
+    let (ok, no) = (rcode::NOERROR, rcode::NXDOMAIN);
+    [
+        (plain("a.ok.example"), v4, Over::Udp, ok),
+        (plain("A.ok.example"), v4, Over::Udp, ok),
+        (plain("a.ok.example"), v4, Over::Tcp, ok),
+        (plain("a.ok.example"), v6, Over::Udp, ok),
+        (plain("gone.example"), v4, Over::Udp, no),
+        (plain("gone.example"), v6, Over::Tcp, no),
+        (plain("sick.example"), v4, Over::Udp, rcode::SERVFAIL),
+        (plain("host.example"), v4, Over::Udp, ok),
+        (plain("x.internal"), v4, Over::Udp, no),
+        (plain("elsewhere.test"), v4, Over::Udp, rcode::REFUSED),
+        (of(rr::A).dnssec_ok(), v4, Over::Udp, ok),
+        (of(rr::NSEC3), v4, Over::Udp, ok),
+        (of(rr::CAA), v4, Over::Udp, ok),
+    ]
+}
+
+/// Each fact of our own families that is the same number there.
+const SAME_AS_OURS: [(&str, &str); 10] = [
+    ("coredns_dns_requests_total", "nodens_queries_total"),
+    ("coredns_dns_responses_total", "nodens_replies_total"),
+    (
+        "coredns_dns_request_duration_seconds_count",
+        "nodens_reply_duration_seconds_count",
+    ),
+    (
+        "coredns_dns_request_size_bytes_count",
+        "nodens_queries_total",
+    ),
+    (
+        "coredns_dns_response_size_bytes_count",
+        "nodens_replies_total",
+    ),
+    ("coredns_cache_hits_total", "nodens_cache_hits_total"),
+    ("coredns_cache_misses_total", "nodens_cache_misses_total"),
+    ("coredns_cache_entries", "nodens_cache_entries"),
+    (
+        "coredns_proxy_request_duration_seconds_count",
+        "nodens_upstream_duration_seconds_count",
+    ),
+    (
+        "coredns_forward_requests_total",
+        "nodens_upstream_tries_total",
+    ),
+];
+
 #[test]
 fn every_reply_counts_under_its_address_and_zone() {
     let server = server();
@@ -72,156 +124,104 @@ fn every_reply_counts_under_its_address_and_zone() {
     let [v4, v6] = nodens.listen[..] else {
         panic!("two addresses");
     };
-    let plain = |name: &str| Ask::new(name, rr::A);
-    let mut sent = 0;
-    let mut octets = 0;
-    for (ask, to, over, code) in [
-        (plain("a.ok.example"), v4, Over::Udp, rcode::NOERROR),
-        (plain("A.ok.example"), v4, Over::Udp, rcode::NOERROR),
-        (plain("a.ok.example"), v4, Over::Tcp, rcode::NOERROR),
-        (plain("a.ok.example"), v6, Over::Udp, rcode::NOERROR),
-        (plain("gone.example"), v4, Over::Udp, rcode::NXDOMAIN),
-        (plain("gone.example"), v6, Over::Tcp, rcode::NXDOMAIN),
-        (plain("sick.example"), v4, Over::Udp, rcode::SERVFAIL),
-        (plain("host.example"), v4, Over::Udp, rcode::NOERROR),
-        (plain("x.internal"), v4, Over::Udp, rcode::NXDOMAIN),
-        (plain("elsewhere.test"), v4, Over::Udp, rcode::REFUSED),
-        (
-            plain("b.ok.example").dnssec_ok(),
-            v4,
-            Over::Udp,
-            rcode::NOERROR,
-        ),
-        (
-            Ask::new("b.ok.example", rr::NSEC3),
-            v4,
-            Over::Udp,
-            rcode::NOERROR,
-        ),
-        (
-            Ask::new("b.ok.example", rr::CAA),
-            v4,
-            Over::Udp,
-            rcode::NOERROR,
-        ),
-    ] {
+    let (mut sent, mut octets) = (0.0, 0.0);
+    for (ask, to, over, code) in asked_of_both(v4, v6) {
         assert_eq!(ask.send(to, over).rcode(), code, "{ask:?}");
-        sent += 1;
-        octets += ask.message().len();
+        sent += 1.0;
+        octets += f64::from(u16::try_from(ask.message().len()).expect("a message"));
     }
-    let scrape = after_replies(|| Scrape::read(&nodens.get("/metrics").1), f64::from(sent));
+    let scrape = after_replies(|| Scrape::read(&nodens.get("/metrics").1), sent);
     let (v4, v6) = (format!("dns://{v4}"), format!("dns://{v6}"));
-
-    let labels = ["server", "zone", "family", "proto", "type"];
-    let requests = counts(&[
-        ([&*v4, "ok.example.", "1", "udp", "A"], 3.0),
-        ([&*v4, "ok.example.", "1", "tcp", "A"], 1.0),
-        ([&*v4, "ok.example.", "1", "udp", "NSEC3"], 1.0),
-        ([&*v4, "ok.example.", "1", "udp", "other"], 1.0),
-        ([&*v6, "ok.example.", "2", "udp", "A"], 1.0),
-        ([&*v4, "gone.example.", "1", "udp", "A"], 1.0),
-        ([&*v6, "gone.example.", "2", "tcp", "A"], 1.0),
-        ([&*v4, "sick.example.", "1", "udp", "A"], 1.0),
-        ([&*v4, "internal.", "1", "udp", "A"], 1.0),
-        ([&*v4, ".", "1", "udp", "A"], 1.0),
-        ([&*v4, "dropped", "1", "udp", "A"], 1.0),
-    ]);
-    assert_eq!(scrape.by("coredns_dns_requests_total", &labels), requests);
-    let labels = ["zone", "rcode", "plugin"];
-    let responses = counts(&[
-        (["ok.example.", "NOERROR", "forward"], 4.0),
-        (["ok.example.", "NOERROR", "cache"], 3.0),
-        (["gone.example.", "NXDOMAIN", "forward"], 1.0),
-        (["gone.example.", "NXDOMAIN", "cache"], 1.0),
-        (["sick.example.", "SERVFAIL", ""], 1.0),
-        (["internal.", "NXDOMAIN", "template"], 1.0),
-        ([".", "NOERROR", "hosts"], 1.0),
-        (["dropped", "REFUSED", ""], 1.0),
-    ]);
-    assert_eq!(scrape.by("coredns_dns_responses_total", &labels), responses);
-    let do_requests = counts(&[([&*v4, "ok.example."], 1.0)]);
-    let labels = ["server", "zone"];
-    assert_eq!(
-        scrape.by("coredns_dns_do_requests_total", &labels),
-        do_requests
-    );
-
-    let hits = counts(&[
-        ([&*v4, "ok.example.", "success"], 2.0),
-        ([&*v6, "ok.example.", "success"], 1.0),
-        ([&*v6, "gone.example.", "denial"], 1.0),
-    ]);
-    let labels = ["server", "zones", "type"];
-    assert_eq!(scrape.by("coredns_cache_hits_total", &labels), hits);
-    // What has no SOA is kept, too: two negative answers of b.ok.example.
-    let entries = counts(&[
-        (["ok.example.", "success"], 2.0),
-        (["ok.example.", "denial"], 2.0),
-        (["gone.example.", "denial"], 1.0),
-    ]);
-    assert_eq!(
-        scrape.by("coredns_cache_entries", &["zones", "type"]),
-        entries
-    );
-
     let to = server.address.to_string();
-    let answers = counts(&[
-        ([&*to, "NOERROR"], 4.0),
-        ([&*to, "NXDOMAIN"], 1.0),
-        ([&*to, "SERVFAIL"], 1.0),
-    ]);
-    let labels = ["to", "rcode"];
+    let by = |family: &str, labels: &str| {
+        let labels: Vec<&str> = labels.split(' ').filter(|name| !name.is_empty()).collect();
+        scrape.by(family, &labels)
+    };
+
+    assert_eq!(
+        by(
+            "coredns_dns_requests_total",
+            "server zone family proto type"
+        ),
+        counts(&[
+            ([&*v4, "ok.example.", "1", "udp", "A"], 3.0),
+            ([&*v4, "ok.example.", "1", "tcp", "A"], 1.0),
+            ([&*v4, "ok.example.", "1", "udp", "NSEC3"], 1.0),
+            ([&*v4, "ok.example.", "1", "udp", "other"], 1.0),
+            ([&*v6, "ok.example.", "2", "udp", "A"], 1.0),
+            ([&*v4, "gone.example.", "1", "udp", "A"], 1.0),
+            ([&*v6, "gone.example.", "2", "tcp", "A"], 1.0),
+            ([&*v4, "sick.example.", "1", "udp", "A"], 1.0),
+            ([&*v4, "internal.", "1", "udp", "A"], 1.0),
+            ([&*v4, ".", "1", "udp", "A"], 1.0),
+            ([&*v4, "dropped", "1", "udp", "A"], 1.0),
+        ])
+    );
+    assert_eq!(
+        by("coredns_dns_responses_total", "zone rcode plugin"),
+        counts(&[
+            (["ok.example.", "NOERROR", "forward"], 4.0),
+            (["ok.example.", "NOERROR", "cache"], 3.0),
+            (["gone.example.", "NXDOMAIN", "forward"], 1.0),
+            (["gone.example.", "NXDOMAIN", "cache"], 1.0),
+            (["sick.example.", "SERVFAIL", ""], 1.0),
+            (["internal.", "NXDOMAIN", "template"], 1.0),
+            ([".", "NOERROR", "hosts"], 1.0),
+            (["dropped", "REFUSED", ""], 1.0),
+        ])
+    );
+    assert_eq!(
+        by("coredns_dns_do_requests_total", "server zone"),
+        counts(&[([&*v4, "ok.example."], 1.0)])
+    );
+    assert_eq!(
+        by("coredns_cache_hits_total", "server zones type"),
+        counts(&[
+            ([&*v4, "ok.example.", "success"], 2.0),
+            ([&*v6, "ok.example.", "success"], 1.0),
+            ([&*v6, "gone.example.", "denial"], 1.0),
+        ])
+    );
+    // What has no SOA is kept, too: two negative answers of b.ok.example.
+    assert_eq!(
+        by("coredns_cache_entries", "zones type"),
+        counts(&[
+            (["ok.example.", "success"], 2.0),
+            (["ok.example.", "denial"], 2.0),
+            (["gone.example.", "denial"], 1.0),
+        ])
+    );
     for family in [
         "coredns_proxy_request_duration_seconds_count",
         "coredns_forward_request_duration_seconds_count",
         "coredns_forward_responses_total",
     ] {
-        assert_eq!(scrape.by(family, &labels), answers, "{family}");
+        let answers = counts(&[
+            ([&*to, "NOERROR"], 4.0),
+            ([&*to, "NXDOMAIN"], 1.0),
+            ([&*to, "SERVFAIL"], 1.0),
+        ]);
+        assert_eq!(by(family, "to rcode"), answers, "{family}");
     }
 
-    // Each fact of our own families is the same number there.
-    for (theirs, ours) in [
-        ("coredns_dns_requests_total", "nodens_queries_total"),
-        ("coredns_dns_responses_total", "nodens_replies_total"),
-        (
-            "coredns_dns_request_duration_seconds_count",
-            "nodens_reply_duration_seconds_count",
-        ),
-        (
-            "coredns_dns_request_size_bytes_count",
-            "nodens_queries_total",
-        ),
-        (
-            "coredns_dns_response_size_bytes_count",
-            "nodens_replies_total",
-        ),
-        ("coredns_cache_hits_total", "nodens_cache_hits_total"),
-        ("coredns_cache_misses_total", "nodens_cache_misses_total"),
-        ("coredns_cache_entries", "nodens_cache_entries"),
-        (
-            "coredns_proxy_request_duration_seconds_count",
-            "nodens_upstream_duration_seconds_count",
-        ),
-        (
-            "coredns_forward_requests_total",
-            "nodens_upstream_tries_total",
-        ),
-    ] {
-        assert!(
-            (scrape.sum(theirs) - scrape.sum(ours)).abs() < 0.5,
-            "{theirs}: {}; {ours}: {}",
-            scrape.sum(theirs),
-            scrape.sum(ours)
-        );
+    for (theirs, ours) in SAME_AS_OURS {
+        assert_same(scrape.sum(theirs), scrape.sum(ours), theirs);
     }
     let sockets = scrape.sum("coredns_proxy_conn_cache_hits_total")
         + scrape.sum("coredns_proxy_conn_cache_misses_total");
-    assert!((sockets - 6.0).abs() < 0.5, "{sockets} queries were sent");
+    assert_same(sockets, 6.0, "queries sent");
     let size = scrape.sum("coredns_dns_request_size_bytes_sum");
-    let octets = f64::from(u32::try_from(octets).expect("few"));
-    assert!((size - octets).abs() < 0.5, "{size} of {octets} octets");
+    assert_same(size, octets, "octets");
     let requests = scrape.sum("coredns_cache_requests_total");
-    assert!((requests - 10.0).abs() < 0.5, "{requests} could be kept");
+    assert_same(requests, 10.0, "queries that the cache could have answered");
+}
+
+/// Whole numbers, as floating-point numbers.
+fn assert_same(number: f64, expected: f64, what: &str) {
+    assert!(
+        (number - expected).abs() < 0.5,
+        "{what}: {number}, and not {expected}"
+    );
 }
 
 /// The families of one that runs the scene's Corefile and was asked everything.
@@ -296,9 +296,13 @@ fn health_and_refused_changes_are_counted() {
         Some(200)
     );
     let scrape = running.scrape();
-    assert!((scrape.sum(asked) - before - 1.0).abs() < 0.5, "one more");
-    assert!(scrape.sum("coredns_health_request_failures_total") < 0.5);
-    assert!(scrape.sum("coredns_reload_failed_total") < 0.5);
+    assert_same(scrape.sum(asked), before + 1.0, asked);
+    for family in [
+        "coredns_health_request_failures_total",
+        "coredns_reload_failed_total",
+    ] {
+        assert_same(scrape.sum(family), 0.0, family);
+    }
     running.break_corefile();
     wait_for("the mistake to be counted", || {
         (running.scrape().sum("coredns_reload_failed_total") > 0.5).then_some(())

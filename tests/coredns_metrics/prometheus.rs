@@ -1,5 +1,6 @@
 //! A real Prometheus, a scene in which everything is asked and something fails, and every expression evaluated.
 
+use std::fmt::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +31,7 @@ impl Prometheus {
         config.push_str("scrape_configs:\n");
         for (job, target) in jobs {
             let targets = format!("static_configs: [{{targets: [\"{target}\"]}}]");
-            config.push_str(&format!("- {{job_name: {job}, {targets}}}\n"));
+            writeln!(config, "- {{job_name: {job}, {targets}}}").expect("a String grows");
         }
         let config = directory.write("prometheus.yml", &config);
         let mut command = tool("prometheus");
@@ -56,7 +57,7 @@ impl Prometheus {
     fn values(&self, expression: &str) -> Vec<f64> {
         let mut query = String::new();
         for octet in expression.bytes() {
-            query.push_str(&format!("%{octet:02x}"));
+            write!(query, "%{octet:02x}").expect("a String grows");
         }
         let answer = get(self.address, &format!("/api/v1/query?query={query}"));
         let (status, body) =
