@@ -13,7 +13,7 @@ use nodens::listener::slots::{ConnectionMetrics, ConnectionSlots};
 use nodens::metrics::Registry;
 use nodens::net::open::{UdpOptions, listen_udp};
 use nodens::process::threads::{Command, Datagrams, Heartbeat, Parts, run};
-use support::{Edns, answer, client, hit, query, shared, store, worker};
+use support::{Edns, answer, client, hit, query, shared, store, worker, worker_of};
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any reply takes.
@@ -41,6 +41,27 @@ fn a_hit_allocates_nothing() {
         });
         assert_eq!(counted.count_total, 0, "{case}: {counted:?}");
     }
+}
+
+#[test]
+fn nor_does_it_when_it_counts_under_corednss_names() {
+    let worker =
+        worker_of("metrics: {coredns: true}\nupstreams: {vpc: {servers: [\"127.0.0.1:53\"]}}\n");
+    let mut out = Vec::with_capacity(8 << 10);
+    let query = query("one.example", Edns::With);
+    store(&worker.shared.cache, &query, 1);
+    let client = client();
+    let mut some_hits = || {
+        measure(|| {
+            for _ in 0..100 {
+                hit(&worker, &query, client, &mut out);
+            }
+        })
+    };
+    let first = some_hits();
+    assert!(first.count_total <= 4, "the counts of a zone: {first:?}");
+    let counted = some_hits();
+    assert_eq!(counted.count_total, 0, "{counted:?}");
 }
 
 /// What a worker allocates from its start to its end, while `talk` talks to its address.

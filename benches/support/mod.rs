@@ -37,7 +37,10 @@ pub(crate) const ORIGIN: Origin = Origin { route: 0, tier: 0 };
 /// What workers of this configuration share.
 pub(crate) fn shared(yaml: &str) -> Arc<Shared> {
     let config = Config::from_yaml(yaml).unwrap_or_else(|errors| panic!("{errors}"));
-    let metrics = Metrics::new();
+    let mut metrics = Metrics::new();
+    if config.metrics_coredns {
+        metrics.count_for_coredns();
+    }
     let cache = Cache::new(&config.cache);
     let Ok(setup) = Setup::new(config, None, &metrics.upstream, Instant::now()) else {
         panic!("no setup of:\n{yaml}");
@@ -56,7 +59,12 @@ pub(crate) fn shared(yaml: &str) -> Arc<Shared> {
 
 /// A worker that never gets to ask anybody: for hits.
 pub(crate) fn worker() -> Rc<Worker> {
-    let shared = shared(CONFIG);
+    worker_of(CONFIG)
+}
+
+/// The same under a configuration of one's own.
+pub(crate) fn worker_of(yaml: &str) -> Rc<Worker> {
+    let shared = shared(yaml);
     let setup = shared.current.load_full();
     Rc::new(Worker::new(&shared, &setup, None))
 }

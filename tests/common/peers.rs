@@ -9,7 +9,7 @@ use super::dns::{Ask, Message, Over, exchange, rcode, rr};
 use super::{Process, TempDir, free_address, wait_for};
 
 /// The tools in use and the Debian packages they come in.
-const PACKAGES: [(&str, &str); 7] = [
+const PACKAGES: [(&str, &str); 8] = [
     ("dig", "dnsutils"),
     ("dnsperf", "dnsperf"),
     ("nsd", "nsd"),
@@ -17,6 +17,7 @@ const PACKAGES: [(&str, &str); 7] = [
     ("ldns-keygen", "ldnsutils"),
     ("ldns-signzone", "ldnsutils"),
     ("nsd-checkzone", "nsd"),
+    ("prometheus", "prometheus"),
 ];
 
 /// The tool, ready to be given arguments; fails with the package's name if it is not there.

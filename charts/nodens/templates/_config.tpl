@@ -20,6 +20,9 @@
   "handover" true
   "shutdown_grace" "10s"
   "cache" (dict "max_size" "64MiB") -}}
+{{- if .Values.metrics.coredns -}}
+{{- $_ := set $config "metrics" (dict "coredns" true) -}}
+{{- end -}}
 
 {{- $addresses := (include "nodens.nodeAddresses" . | fromJson).ips | default list -}}
 {{- if $addresses -}}
