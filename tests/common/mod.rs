@@ -511,6 +511,11 @@ impl Nodens {
         self.process.status_bytes("VmRSS")
     }
 
+    /// Of it, what is not pages of files.
+    pub(crate) fn anonymous_bytes(&self) -> u64 {
+        self.process.status_bytes("RssAnon")
+    }
+
     /// The most resident memory it ever had.
     pub(crate) fn peak_rss_bytes(&self) -> u64 {
         self.process.status_bytes("VmHWM")
