@@ -1,0 +1,213 @@
+//! `nodens top` before real instances: as text, and in a real pseudo-terminal, which `script` of util-linux makes.
+
+mod common;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::dns::{Ask, Over, failure, record, response, rr};
+use common::stand_in::StandIn;
+use common::{Nodens, TempDir, free_address, nodens, wait_for};
+
+fn answering() -> StandIn {
+    StandIn::new(|query, _| {
+        let address = record(rr::A, 300, &[192, 0, 2, 1]);
+        vec![response(query, &[address])]
+    })
+}
+
+/// An instance whose servers are all well.
+fn well(node: &str) -> (StandIn, Nodens) {
+    let server = answering();
+    let nodens = Nodens::start(&format!(
+        "node_name: {node}\nupstreams: {{vpc: {{servers: [\"{}\"]}}}}",
+        server.address
+    ));
+    wait_for_state(&nodens, 0, "good");
+    (server, nodens)
+}
+
+fn wait_for_state(nodens: &Nodens, server: usize, state: &str) {
+    wait_for(&format!("server {server} to be {state}"), || {
+        let status = nodens.status();
+        let health = &status["upstreams"][0]["servers"][server]["health"][0];
+        (health["state"] == state).then_some(())
+    });
+}
+
+/// Prints the tables once, of instances that are asked here.
+fn once(arguments: &[String]) -> (Option<i32>, String) {
+    let output = nodens()
+        .args(["top", "--once", "--interval", "100ms"])
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = output;
+    let errors = String::from_utf8_lossy(&stderr);
+    assert_eq!(errors, "");
+    let text = String::from_utf8(stdout).expect("it prints UTF-8");
+    let obeyed = |character: char| character.is_control() && character != '\n';
+    assert!(!text.contains(obeyed), "{text:?}");
+    (status.code(), text)
+}
+
+fn socket(nodens: &Nodens) -> [String; 2] {
+    let path = nodens.path("nodens.sock").display().to_string();
+    ["--socket".to_owned(), path]
+}
+
+fn instance(address: impl ToString) -> [String; 2] {
+    ["--instance".to_owned(), address.to_string()]
+}
+
+/// Lines of a table, without its title and its headings.
+fn table<'a>(text: &'a str, title: &str) -> Vec<&'a str> {
+    let mut lines = text.lines().skip_while(|line| *line != title).skip(2);
+    let mut rows = Vec::new();
+    rows.extend(lines.by_ref().take_while(|line| !line.is_empty()));
+    rows
+}
+
+#[test]
+fn what_is_sick_comes_first_and_decides_the_exit_status() {
+    let (_server, good) = well("node-a");
+    let (server, gone) = (answering(), free_address());
+    let sick = Nodens::start(&format!(
+        "node_name: node-b\nupstreams: {{vpc: {{servers: [\"{}\", \"{gone}\"]}}}}",
+        server.address
+    ));
+    wait_for_state(&sick, 0, "good");
+    wait_for_state(&sick, 1, "down");
+    let nobody = free_address();
+
+    let (code, text) = once(&socket(&good));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.starts_with("1 of 1 instance reached, 0 of 1 servers sick\n"),
+        "{text}"
+    );
+
+    let admin = format!("http://{}", good.admin.expect("it has one"));
+    let all = [instance(admin), socket(&sick), instance(nobody)].concat();
+    let (code, text) = once(&all);
+    assert_eq!(code, Some(1), "{text}");
+    let rows = table(&text, "Instances");
+    let [first, second, third] = rows[..] else {
+        panic!("three rows: {text}");
+    };
+    assert!(
+        first.contains(&nobody.to_string()) && first.contains("unreachable"),
+        "{text}"
+    );
+    assert!(first.contains("Connection refused"), "{text}");
+    assert!(
+        second.starts_with("node-b") && second.contains("1 of 2 servers sick"),
+        "{text}"
+    );
+    assert!(
+        third.starts_with("node-a") && third.contains("good"),
+        "{text}"
+    );
+    let rows = table(&text, "Servers");
+    assert!(rows[0].starts_with(&gone.to_string()), "{text}");
+    assert!(
+        rows[0].contains("down") && rows[0].contains("1 of 1: node-b"),
+        "{text}"
+    );
+    assert_eq!(rows.len(), 3, "{text}");
+
+    let (code, text) = once(&instance(nobody));
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("0 of 1 instance reached") && text.contains("Connection refused"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_instance_that_never_answers_keeps_no_other_waiting() {
+    let (_server, good) = well("node-a");
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = mute.local_addr().expect("it is bound");
+    let web = StandIn::new(|_, _| Vec::new());
+    let (code, text) = once(&[instance(address), socket(&good), instance(web.address)].concat());
+    assert_eq!(code, Some(1), "{text}");
+    let rows = table(&text, "Instances");
+    assert!(text.contains("no answer within 3 s"), "{text}");
+    assert!(rows[2].starts_with("node-a"), "{text}");
+}
+
+#[test]
+fn what_neighbours_see_is_told_apart_from_the_admin_address() {
+    let server = answering();
+    let address = free_address();
+    let yaml = format!(
+        "metrics: {{listen: \"{address}\"}}\nupstreams: {{vpc: {{servers: [\"{}\"]}}}}",
+        server.address
+    );
+    let nodens = Nodens::start(&yaml);
+    let (code, text) = once(&instance(address));
+    assert_eq!(code, Some(2), "{text}");
+    assert!(
+        text.contains("404") && text.contains("metrics.listen"),
+        "{text}"
+    );
+    drop(nodens);
+}
+
+#[test]
+fn failures_rates_and_counts_are_shown_without_control_characters() {
+    let server = StandIn::new(|query, _| vec![failure(query, 2)]);
+    let nodens = Nodens::start(&format!(
+        "node_name: \"\\e[31mred\\u202e\"\nstatus: {{top: all}}\nupstreams: {{vpc: {{servers: [\"{}\"]}}}}",
+        server.address
+    ));
+    for _ in 0..3 {
+        Ask::new("app.example", rr::A).send(nodens.address(), Over::Udp);
+    }
+    wait_for("the counts", || {
+        let status = nodens.status();
+        let (failed, asked) = (&status["failures"][0], &status["top"]["names"][0]);
+        (failed["name"] == "app.example." && asked["name"] == "app.example.").then_some(())
+    });
+    // Found as `nodens health` finds it: by the configuration.
+    let config = nodens.path("nodens.yaml").display().to_string();
+    let (_, text) = once(&["--config".to_owned(), config]);
+    let rows = table(&text, "Recent failures");
+    assert!(rows[0].starts_with("app.example.  A"), "{text}");
+    assert!(
+        rows[0].contains("SERVFAIL") && rows[0].contains(&server.address.to_string()),
+        "{text}"
+    );
+    assert!(
+        table(&text, "Most asked names")[0].contains("app.example."),
+        "{text}"
+    );
+    assert!(
+        table(&text, "Clients that ask most")[0].contains("127.0.0.1"),
+        "{text}"
+    );
+    assert!(text.contains("\\u{1b}[31mred\\u{202e}"), "{text}");
+}
+
+#[test]
+fn odd_arguments_are_refused() {
+    for arguments in [
+        ["--instance", "https://127.0.0.1:9153"],
+        ["--instance", "127.0.0.1"],
+        ["--interval", "1ms"],
+        ["--interval", "often"],
+    ] {
+        let output = nodens()
+            .arg("top")
+            .args(arguments)
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
