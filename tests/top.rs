@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use common::dns::{Ask, Over, failure, record, response, rr};
 use common::stand_in::StandIn;
-use common::{Nodens, TempDir, free_address, nodens, wait_for};
+use common::{Nodens, TempDir, binary, free_address, nodens, unconfigured, wait_for};
 
 fn answering() -> StandIn {
     StandIn::new(|query, _| {
@@ -61,7 +62,7 @@ fn socket(nodens: &Nodens) -> [String; 2] {
     ["--socket".to_owned(), path]
 }
 
-fn instance(address: impl ToString) -> [String; 2] {
+fn instance(address: &impl ToString) -> [String; 2] {
     ["--instance".to_owned(), address.to_string()]
 }
 
@@ -93,7 +94,7 @@ fn what_is_sick_comes_first_and_decides_the_exit_status() {
     );
 
     let admin = format!("http://{}", good.admin.expect("it has one"));
-    let all = [instance(admin), socket(&sick), instance(nobody)].concat();
+    let all = [instance(&admin), socket(&sick), instance(&nobody)].concat();
     let (code, text) = once(&all);
     assert_eq!(code, Some(1), "{text}");
     let rows = table(&text, "Instances");
@@ -121,7 +122,7 @@ fn what_is_sick_comes_first_and_decides_the_exit_status() {
     );
     assert_eq!(rows.len(), 3, "{text}");
 
-    let (code, text) = once(&instance(nobody));
+    let (code, text) = once(&instance(&nobody));
     assert_eq!(code, Some(2), "{text}");
     assert!(
         text.contains("0 of 1 instance reached") && text.contains("Connection refused"),
@@ -135,7 +136,7 @@ fn an_instance_that_never_answers_keeps_no_other_waiting() {
     let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = mute.local_addr().expect("it is bound");
     let web = StandIn::new(|_, _| Vec::new());
-    let (code, text) = once(&[instance(address), socket(&good), instance(web.address)].concat());
+    let (code, text) = once(&[instance(&address), socket(&good), instance(&web.address)].concat());
     assert_eq!(code, Some(1), "{text}");
     let rows = table(&text, "Instances");
     assert!(text.contains("no answer within 3 s"), "{text}");
@@ -151,7 +152,7 @@ fn what_neighbours_see_is_told_apart_from_the_admin_address() {
         server.address
     );
     let nodens = Nodens::start(&yaml);
-    let (code, text) = once(&instance(address));
+    let (code, text) = once(&instance(&address));
     assert_eq!(code, Some(2), "{text}");
     assert!(
         text.contains("404") && text.contains("metrics.listen"),
@@ -210,4 +211,193 @@ fn odd_arguments_are_refused() {
             .expect("it runs");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     }
+}
+
+/// `nodens top` in a pseudo-terminal.
+struct Terminal {
+    script: Child,
+    dir: TempDir,
+}
+
+impl Terminal {
+    /// Runs it in so many columns; the terminal's modes are printed before and after, and its exit status.
+    fn run(columns: u16, environment: &str, arguments: &[String]) -> Self {
+        let dir = TempDir::new();
+        let inside = format!(
+            "stty cols {columns} rows 40; echo MODES $(stty -g); \
+             {environment} sh -c 'echo PID $$; exec \"$0\" top --interval 100ms \"$@\"' '{}' {}; \
+             echo STATUS $?; echo MODES $(stty -g)",
+            binary(),
+            arguments.join(" ")
+        );
+        let mut script = unconfigured(Command::new("script"));
+        script
+            .args(["-qefc", &inside])
+            .arg(dir.path("typescript"))
+            .envs([("TERM", "xterm"), ("SHELL", "/bin/sh")])
+            .env_remove("NO_COLOR")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
+        let script = script.spawn();
+        let script = script.expect("script is installed: apt-get install bsdutils");
+        Self { script, dir }
+    }
+
+    /// All that was written to it.
+    fn written(&self) -> String {
+        let bytes = fs::read(self.dir.path("typescript")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Words that were written to it: what moves the cursor or sets colours separates them.
+    fn words(&self) -> String {
+        let written = self.written();
+        let mut pieces = written.split('\u{1b}');
+        let mut words = pieces.next().unwrap_or_default().to_owned();
+        for piece in pieces {
+            let is_end = |character: char| character.is_ascii_alphabetic();
+            let end = piece.find(is_end).map_or(piece.len(), |end| end + 1);
+            words.push(' ');
+            words.push_str(&piece[end..]);
+        }
+        words
+    }
+
+    fn wait_for(&self, what: &str) {
+        wait_for(&format!("{what} in the terminal"), || {
+            self.words().contains(what).then_some(())
+        });
+    }
+
+    fn type_in(&mut self, keys: &str) {
+        let input = self.script.stdin.as_mut().expect("a pipe");
+        input.write_all(keys.as_bytes()).expect("it reads");
+        input.flush().expect("it reads");
+    }
+
+    fn process(&self) -> String {
+        let words = self.words();
+        let line = words.lines().find_map(|line| line.strip_prefix("PID "));
+        line.expect("it was printed").trim().to_owned()
+    }
+
+    /// Waits for the end; the terminal must be as it was before.
+    fn ended(&mut self) -> String {
+        wait_for("the end of the terminal", || {
+            self.script.try_wait().expect("it can be asked")
+        });
+        let written = self.written();
+        let modes: Vec<_> = written
+            .lines()
+            .filter(|line| line.starts_with("MODES "))
+            .collect();
+        assert_eq!(modes.len(), 2, "{written:?}");
+        assert_eq!(modes[0], modes[1]);
+        let status = written.rfind("STATUS").expect("it ended");
+        for (on, off) in [
+            ("\u{1b}[?1049h", "\u{1b}[?1049l"),
+            ("\u{1b}[?25l", "\u{1b}[?25h"),
+        ] {
+            let place = |sequence: &str| written[..status].rfind(sequence);
+            assert!(
+                place(on).is_some() && place(on) < place(off),
+                "{on:?} and {off:?} in {written:?}"
+            );
+        }
+        written
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
+#[test]
+fn a_terminal_shows_instances_that_come_and_is_left_as_it_was() {
+    let (server, good) = well("node-a");
+    let later = free_address();
+    let arguments = [socket(&good), instance(&later)].concat();
+    let mut terminal = Terminal::run(120, "", &arguments);
+    for shown in [
+        "node-a",
+        "unreachable",
+        "Servers",
+        &server.address.to_string(),
+    ] {
+        terminal.wait_for(shown);
+    }
+    let yaml = format!(
+        "node_name: node-b\nupstreams: {{vpc: {{servers: [\"{}\"]}}}}",
+        server.address
+    );
+    let _later = Nodens::start_at(&["127.0.0.1:0"], &later.to_string(), &yaml);
+    terminal.wait_for("node-b");
+    terminal.type_in("p");
+    terminal.wait_for("PAUSED");
+    terminal.type_in("?");
+    terminal.wait_for("Shift-Tab");
+    terminal.type_in("q");
+    let written = terminal.ended();
+    assert!(written.contains("STATUS 0"), "{written:?}");
+    assert!(
+        written.contains("\u{1b}[38;5;"),
+        "states are coloured: {written:?}"
+    );
+}
+
+#[test]
+fn sigterm_leaves_the_terminal_as_it_was() {
+    let (_server, good) = well("node-a");
+    let mut terminal = Terminal::run(60, "NO_COLOR=1", &socket(&good));
+    terminal.wait_for("node-a");
+    let kill = Command::new("sh")
+        .args(["-c", &format!("kill -TERM {}", terminal.process())])
+        .status();
+    assert!(kill.expect("sh runs").success());
+    let written = terminal.ended();
+    assert!(written.contains("STATUS 0"), "{written:?}");
+    assert!(
+        !written.contains("\u{1b}[38;5;"),
+        "NO_COLOR is set: {written:?}"
+    );
+}
+
+#[test]
+fn without_a_terminal_the_tables_are_printed_once() {
+    let (_server, good) = well("node-a");
+    let output = nodens()
+        .arg("top")
+        .args(socket(&good))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(table(&text, "Instances")[0].starts_with("node-a"), "{text}");
+}
+
+#[test]
+fn once_in_a_terminal_no_line_is_longer_than_it_is_wide() {
+    let nobody = free_address();
+    let arguments = [vec!["--once".to_owned()], instance(&nobody).to_vec()].concat();
+    let terminal = Terminal::run(60, "", &arguments);
+    terminal.wait_for("STATUS 2");
+    let words = terminal.words();
+    let printed = words.lines().skip_while(|line| !line.contains("reached"));
+    let printed: Vec<_> = printed
+        .take_while(|line| !line.contains("STATUS"))
+        .collect();
+    assert!(
+        printed.iter().any(|line| line.contains("unreachable")),
+        "{words}"
+    );
+    assert!(
+        printed
+            .iter()
+            .all(|line| line.trim_end().chars().count() <= 60),
+        "{words}"
+    );
 }

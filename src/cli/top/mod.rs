@@ -1,12 +1,15 @@
 //! `nodens top`: what one or many instances say of themselves, what is worst first; live in a terminal, or once as text.
 //!
-//! [`seen`] is what is read of /status, [`model`] makes sorted rows of it, [`sections`] words and [`table`] lines.
+//! [`seen`] is what is read of /status, [`model`] makes sorted rows of it, [`sections`] words and [`table`] lines;
+//! [`view`] puts them on a screen, and [`live`] runs it.
 
+mod live;
 mod model;
 mod poll;
 mod sections;
 mod seen;
 mod table;
+mod view;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -19,6 +22,7 @@ use tokio::task::JoinSet;
 use super::admin::AdminAddress;
 use model::{Fleet, Reading, Summary, Tables};
 use table::plain;
+use view::Palette;
 
 /// Between the two readings of `--once`, whatever the interval: long enough for workers to hand in their counts.
 const APART: Duration = Duration::from_secs(1);
@@ -26,7 +30,7 @@ const APART: Duration = Duration::from_secs(1);
 /// Watch instances in the terminal: what is sick comes first
 #[derive(Debug, Args)]
 pub(super) struct TopArgs {
-    /// Admin address of an instance (http://10.0.0.7:9153); may be repeated
+    /// Admin address of an instance, such as 10.0.0.7:9153, with `http://` or without; may be repeated
     #[arg(long, value_name = "URL", value_parser = parse_url)]
     instance: Vec<AdminAddress>,
     /// Unix socket of an instance; may be repeated
@@ -50,7 +54,15 @@ pub(super) async fn run(args: TopArgs) -> anyhow::Result<ExitCode> {
     if instances.is_empty() {
         instances.push(AdminAddress::of_configuration(args.config)?);
     }
-    once(instances, args.interval).await
+    if args.once || !std::io::stdout().is_terminal() {
+        return once(instances, args.interval).await;
+    }
+    // https://no-color.org: set, and not empty.
+    let palette = match std::env::var_os("NO_COLOR") {
+        Some(value) if !value.is_empty() => Palette::Plain,
+        _ => Palette::Colours,
+    };
+    live::run(instances, args.interval, palette).await
 }
 
 /// Reads each instance twice, because rates take two readings, and prints the tables.
@@ -114,7 +126,7 @@ fn text(tables: &Tables, room: Option<usize>) -> String {
 fn parse_interval(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(interval)
-            if (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&interval) =>
+            if (Duration::from_millis(100)..=Duration::from_hours(1)).contains(&interval) =>
         {
             Ok(interval)
         }

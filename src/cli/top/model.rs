@@ -186,7 +186,7 @@ pub(super) struct Tables {
     pub(super) groups: Vec<GroupRow>,
     pub(super) servers: Vec<ServerRow>,
     pub(super) failures: Vec<FailureRow>,
-    /// Whether any instance shows failures at all.
+    /// Whether any instance shows failures at all, as far as is known.
     pub(super) failures_are_shown: bool,
     pub(super) names: Vec<CountRow>,
     pub(super) slowest: Vec<CountRow>,
@@ -389,7 +389,8 @@ impl Fleet {
             groups: groups(&reached),
             servers: servers(&reached),
             failures: failures(&reached),
-            failures_are_shown: reached.iter().any(|(_, seen)| seen.failures.is_some()),
+            failures_are_shown: reached.is_empty()
+                || reached.iter().any(|(_, seen)| seen.failures.is_some()),
             names: counts(tops().flat_map(|top| &top.names)),
             slowest: counts(tops().flat_map(|top| &top.slowest)),
             clients: counts(tops().flat_map(|top| &top.clients)),
@@ -631,9 +632,10 @@ fn servers(reached: &[(&str, &InstanceSeen)]) -> Vec<ServerRow> {
                 group: group.clone(),
                 gravity: server_gravity(worst.server, worst.health),
                 health: worst.health.clone(),
-                rtt_milliseconds: match worst.is_first {
-                    true => worst.server.rtt_milliseconds.clone(),
-                    false => Vec::new(),
+                rtt_milliseconds: if worst.is_first {
+                    worst.server.rtt_milliseconds.clone()
+                } else {
+                    Vec::new()
                 },
                 instances: Share {
                     names: ones.iter().map(|one| one.instance.to_owned()).collect(),
@@ -669,7 +671,7 @@ fn failures(reached: &[(&str, &InstanceSeen)]) -> Vec<FailureRow> {
             if failure.ago_seconds < row.ago_seconds {
                 row.ago_seconds = failure.ago_seconds;
                 row.text = failure.text.clone();
-                row.route = failure.route.clone();
+                row.route.clone_from(&failure.route);
             }
             row.instances.of = reached.len();
             if !row.instances.names.iter().any(|name| name == instance) {
@@ -697,4 +699,289 @@ fn counts<'a>(all: impl Iterator<Item = &'a CountSeen>) -> Vec<CountRow> {
     let mut rows: Vec<CountRow> = sums.into_iter().map(row).collect();
     rows.sort_by(|one, other| worse_first(one.count, other.count));
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(4);
+
+    /// An instance with one group of servers in these states.
+    fn status(node: &str, states: &[&str]) -> Value {
+        let server = |(place, state): (usize, &&str)| {
+            json!({"server": format!("10.0.0.{}", place + 1), "looped": false, "rtt_milliseconds": [1.0, null],
+                "health": [{"transport": "udp", "state": state, "reason": "answered", "since_seconds": 5.0,
+                    "srtt_milliseconds": 1.5, "loss_percent": 0}]})
+        };
+        let servers: Vec<Value> = states.iter().enumerate().map(server).collect();
+        json!({"version": "0.1.0", "node": node, "ready": true, "uptime_seconds": 60,
+            "upstreams": [{"name": "vpc", "in_flight": 2, "servers": servers}]})
+    }
+
+    fn with_counters(uptime: u64, queries: u64, servfail: u64, hits: u64) -> Value {
+        let mut status = status("a", &["good"]);
+        status["uptime_seconds"] = uptime.into();
+        status["routes"] = json!([{"queries": queries, "replies": {"NOERROR": queries - servfail, "SERVFAIL": servfail}}]);
+        status["answered_here"] = json!({"queries": 0, "replies": {"NXDOMAIN": 3}});
+        status["totals"] = json!({"cache_hits": hits, "cache_misses": queries - hits});
+        status["cache"] = json!({"stale_served": 0});
+        status
+    }
+
+    fn reading(instance: usize, at: Instant, status: &Value) -> Reading {
+        let body = status.to_string();
+        let seen = InstanceSeen::read(body.as_bytes()).expect("a status");
+        let (result, pause) = (Ok(seen), PAUSE);
+        Reading {
+            instance,
+            at,
+            result,
+            pause,
+        }
+    }
+
+    fn fleet(statuses: &[Value]) -> Fleet {
+        let addresses = (0..statuses.len()).map(|place| format!("10.9.0.{place}:9153"));
+        let mut fleet = Fleet::new(addresses);
+        let now = Instant::now();
+        for (place, status) in statuses.iter().enumerate() {
+            fleet.take(reading(place, now, status));
+        }
+        fleet
+    }
+
+    fn names(tables: &Tables) -> Vec<&str> {
+        tables
+            .instances
+            .iter()
+            .map(|row| row.name.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn rates_are_of_the_time_between_readings() {
+        let (mut fleet, start) = (Fleet::new(["a".to_owned()]), Instant::now());
+        let mut rates_after = |seconds: u64, status: &Value| {
+            let at = start + Duration::from_secs(seconds);
+            fleet.take(reading(0, at, status));
+            fleet.tables(at).instances[0].rates
+        };
+        assert_eq!(rates_after(0, &with_counters(60, 100, 0, 50)), None);
+        let rates = rates_after(2, &with_counters(62, 140, 10, 80)).expect("two readings");
+        assert_eq!(
+            (rates.queries, rates.failures, rates.stale),
+            (20.0, 5.0, 0.0)
+        );
+        assert_eq!(rates.hit_percent, Some(75.0));
+        let rates = rates_after(4, &with_counters(64, 140, 10, 80)).expect("two readings");
+        assert_eq!((rates.queries, rates.hit_percent), (10.0, Some(75.0)));
+        // Ten seconds later the first two readings count no more.
+        let rates = rates_after(14, &with_counters(74, 240, 10, 80)).expect("two readings");
+        assert_eq!((rates.queries, rates.failures), (10.0, 0.0));
+    }
+
+    #[test]
+    fn counters_that_went_back_begin_anew() {
+        let start = Instant::now();
+        for (case, uptime, queries) in [("a restart", 1, 4_000), ("a route that is gone", 61, 10)] {
+            let mut fleet = Fleet::new(["a".to_owned()]);
+            fleet.take(reading(0, start, &with_counters(60, 1_000, 0, 0)));
+            let then = start + Duration::from_secs(1);
+            fleet.take(reading(0, then, &with_counters(uptime, queries, 0, 0)));
+            assert_eq!(fleet.tables(then).instances[0].rates, None, "{case}");
+            let later = then + Duration::from_secs(1);
+            fleet.take(reading(
+                0,
+                later,
+                &with_counters(uptime + 1, queries + 7, 0, 0),
+            ));
+            let rates = fleet.tables(later).instances[0]
+                .rates
+                .expect("two readings");
+            assert!((rates.queries - 7.0).abs() < 1e-9, "{case}: {rates:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_worst_comes_first() {
+        let mut not_ready = status("starting", &["good"]);
+        not_ready["ready"] = false.into();
+        let mut mistaken = status("mistaken", &["good"]);
+        mistaken["configuration"] = json!({"mistakes": ["listen: what?"]});
+        let mut fleet = fleet(&[
+            status("good", &["good", "good"]),
+            status("open", &["unknown"]),
+            status("poor", &["good", "poor"]),
+            status("worse", &["silent", "poor", "good"]),
+            status("failing", &["down", "down"]),
+            status("gone", &["good"]),
+            not_ready,
+            mistaken,
+        ]);
+        let now = Instant::now();
+        fleet.take(Reading {
+            instance: 5,
+            at: now,
+            result: Err(Escaped::new("Connection refused\u{1b}")),
+            pause: PAUSE,
+        });
+        let tables = fleet.tables(now + Duration::from_secs(1));
+        assert_eq!(
+            names(&tables),
+            [
+                "10.9.0.5:9153",
+                "failing",
+                "starting",
+                "worse",
+                "poor",
+                "mistaken",
+                "good",
+                "open"
+            ]
+        );
+        let lost = &tables.instances[0];
+        assert_eq!(
+            (lost.state, lost.why.as_str()),
+            (
+                "unreachable",
+                "Connection refused\\u{1b}; trying again in 3 s"
+            )
+        );
+        let said: Vec<_> = tables.instances[1..6]
+            .iter()
+            .map(|row| (row.state, row.why.as_str()))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                ("failing", "no server to ask in vpc; 2 of 2 servers sick"),
+                ("not ready", ""),
+                ("sick", "2 of 3 servers sick"),
+                ("sick", "1 of 2 servers sick"),
+                ("sick", "1 mistake in its files"),
+            ]
+        );
+        assert_eq!(tables.summary(), Summary::Sick);
+        let states: Vec<_> = tables
+            .servers
+            .iter()
+            .map(|row| row.health.state.as_str())
+            .collect();
+        assert_eq!(
+            states,
+            [
+                "down", "down", "silent", "poor", "unknown", "good", "good", "good"
+            ]
+        );
+        let group = &tables.groups[0];
+        assert_eq!(
+            (group.state, group.usable, group.servers, group.in_flight),
+            ("failing", 0, 2, 14)
+        );
+    }
+
+    #[test]
+    fn instances_with_a_server_in_the_same_state_share_a_row() {
+        let mut lossy = status("lossy", &["poor"]);
+        lossy["upstreams"][0]["servers"][0]["health"][0]["loss_percent"] = 12.into();
+        let fleet = fleet(&[
+            status("a", &["good"]),
+            status("b", &["poor"]),
+            lossy,
+            status("c", &["good"]),
+            status("d", &["good"]),
+        ]);
+        let tables = fleet.tables(Instant::now());
+        let shares: Vec<_> = tables
+            .servers
+            .iter()
+            .map(|row| (&row.instances.names[..], row.instances.of))
+            .collect();
+        assert_eq!(
+            shares,
+            [
+                (&["lossy".to_owned(), "b".to_owned()][..], 5),
+                (&["a", "c", "d"].map(str::to_owned)[..], 5)
+            ]
+        );
+        assert!((tables.servers[0].health.loss_percent - 12.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_state_of_a_later_version_is_not_taken_for_harmless() {
+        let tables = fleet(&[status("a", &["good", "drowsy"])]).tables(Instant::now());
+        assert_eq!(tables.servers[0].health.state.as_str(), "drowsy");
+        assert_eq!(tables.summary(), Summary::Sick);
+    }
+
+    #[test]
+    fn instances_of_one_node_are_told_apart() {
+        let fleet = fleet(&[
+            status("vm", &["good"]),
+            status("vm", &["good"]),
+            status("", &["good"]),
+        ]);
+        let tables = fleet.tables(Instant::now());
+        assert_eq!(
+            names(&tables),
+            ["10.9.0.2:9153", "vm (10.9.0.0:9153)", "vm (10.9.0.1:9153)"]
+        );
+    }
+
+    #[test]
+    fn failures_and_counts_of_all_instances_are_put_together() {
+        let with = |node: &str, ago: f64, queries: u64| {
+            let mut status = status(node, &["good"]);
+            let failure = |name: &str, ago: f64| json!({"name": name, "type": "A", "route": ".", "rcode": "SERVFAIL", "text": node, "count": 2, "ago_seconds": ago});
+            status["failures"] = json!([failure("both.", ago), failure(node, 50.0)]);
+            status["top"] = json!({"names": [{"name": "both.", "queries": queries, "error": 1}, {"name": node, "queries": 10}]});
+            status
+        };
+        let fleet = fleet(&[with("a", 9.0, 7), with("b", 3.0, 6), status("c", &["good"])]);
+        let tables = fleet.tables(Instant::now());
+        assert!(tables.failures_are_shown);
+        let first = &tables.failures[0];
+        assert_eq!(
+            (first.name.as_str(), first.count, first.text.as_str()),
+            ("both.", 4, "b")
+        );
+        assert_eq!((first.instances.names.len(), first.instances.of), (2, 3));
+        assert_eq!(tables.failures.len(), 3);
+        let count = |name: &str, count: f64, error: f64| CountRow {
+            name: Escaped::new(name),
+            count,
+            error,
+        };
+        assert_eq!(
+            tables.names,
+            [
+                count("both.", 13.0, 2.0),
+                count("a", 10.0, 0.0),
+                count("b", 10.0, 0.0)
+            ]
+        );
+    }
+
+    #[test]
+    fn nobody_reached_is_worse_than_somebody_sick() {
+        let mut fleet = Fleet::new(["a".to_owned(), "b".to_owned()]);
+        let now = Instant::now();
+        assert_eq!(fleet.tables(now).summary(), Summary::Unreachable);
+        let lost = |instance| Reading {
+            instance,
+            at: now,
+            result: Err(Escaped::new("gone")),
+            pause: PAUSE,
+        };
+        fleet.take(lost(0));
+        fleet.take(lost(1));
+        assert_eq!(fleet.tables(now).summary(), Summary::Unreachable);
+        fleet.take(reading(0, now, &status("a", &["good"])));
+        assert_eq!(fleet.tables(now).summary(), Summary::Sick);
+        fleet.take(reading(1, now, &status("b", &["good"])));
+        assert_eq!(fleet.tables(now).summary(), Summary::Well);
+    }
 }

@@ -4,7 +4,7 @@ use super::model::{CountRow, Gravity, Share, Summary, Tables};
 use super::table::{Table, TableCell, TableColumn, Tone};
 
 const INSTANCES: &[TableColumn] = &[
-    TableColumn::words("INSTANCE", 0, 12),
+    TableColumn::words("INSTANCE", 0, 20),
     TableColumn::short("STATE", 0),
     TableColumn::number("QUERIES/S", 1),
     TableColumn::number("HITS", 3),
@@ -24,7 +24,7 @@ const GROUPS: &[TableColumn] = &[
     TableColumn::words("WHY", 0, 12),
 ];
 const SERVERS: &[TableColumn] = &[
-    TableColumn::words("SERVER", 0, 12),
+    TableColumn::words("SERVER", 0, 21),
     TableColumn::words("GROUP", 1, 5),
     TableColumn::short("VIA", 4),
     TableColumn::short("STATE", 0),
@@ -36,7 +36,7 @@ const SERVERS: &[TableColumn] = &[
     TableColumn::words("INSTANCES", 1, 10),
 ];
 const FAILURES: &[TableColumn] = &[
-    TableColumn::words("NAME", 0, 16),
+    TableColumn::words("NAME", 0, 24),
     TableColumn::short("TYPE", 0),
     TableColumn::words("ROUTE", 4, 5),
     TableColumn::short("REPLY", 1),
