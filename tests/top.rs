@@ -366,6 +366,35 @@ fn sigterm_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
+fn every_key_that_quits_leaves_the_terminal_as_it_was() {
+    let nobody = free_address();
+    for key in ["q", "\u{1b}", "\u{3}"] {
+        let mut terminal = Terminal::run(80, "", &instance(&nobody));
+        terminal.wait_for("unreachable");
+        terminal.type_in(key);
+        let written = terminal.ended();
+        assert!(written.contains("STATUS 0"), "{key:?}: {written:?}");
+    }
+}
+
+#[test]
+fn a_terminal_that_is_closed_ends_it() {
+    let mut terminal = Terminal::run(80, "", &instance(&free_address()));
+    terminal.wait_for("unreachable");
+    let stat = format!("/proc/{}/stat", terminal.process());
+    terminal.script.kill().expect("it runs");
+    wait_for("the end of nodens top", || {
+        // Gone, or dead and not waited for yet.
+        let stat = fs::read_to_string(&stat).unwrap_or_default();
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next());
+        matches!(state, None | Some('Z' | 'X')).then_some(())
+    });
+}
+
+#[test]
 fn without_a_terminal_the_tables_are_printed_once() {
     let (_server, good) = well("node-a");
     let output = nodens()
