@@ -213,6 +213,10 @@ fn odd_arguments_are_refused() {
     }
 }
 
+/// The largest terminal of these tests.
+const ROWS: usize = 40;
+const COLUMNS: usize = 120;
+
 /// `nodens top` in a pseudo-terminal.
 struct Terminal {
     script: Child,
@@ -224,7 +228,7 @@ impl Terminal {
     fn run(columns: u16, environment: &str, arguments: &[String]) -> Self {
         let dir = TempDir::new();
         let inside = format!(
-            "stty cols {columns} rows 40; echo MODES $(stty -g); \
+            "stty cols {columns} rows {ROWS}; echo MODES $(stty -g); \
              {environment} sh -c 'echo PID $$; exec \"$0\" top --interval 100ms \"$@\"' '{}' {}; \
              echo STATUS $?; echo MODES $(stty -g)",
             binary(),
@@ -249,23 +253,47 @@ impl Terminal {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Words that were written to it: what moves the cursor or sets colours separates them.
-    fn words(&self) -> String {
+    /// What it shows now. It does as it is told where to write, and leaves out colours; every character is one column wide.
+    fn screen(&self) -> String {
+        let mut rows: Vec<Vec<char>> = vec![vec![' '; COLUMNS]; ROWS];
+        let (mut row, mut column) = (0, 0);
         let written = self.written();
-        let mut pieces = written.split('\u{1b}');
-        let mut words = pieces.next().unwrap_or_default().to_owned();
-        for piece in pieces {
-            let is_end = |character: char| character.is_ascii_alphabetic();
-            let end = piece.find(is_end).map_or(piece.len(), |end| end + 1);
-            words.push(' ');
-            words.push_str(&piece[end..]);
+        let mut characters = written.chars();
+        while let Some(character) = characters.next() {
+            match character {
+                '\u{1b}' => {
+                    let mut sequence = String::new();
+                    for character in characters.by_ref() {
+                        sequence.push(character);
+                        if character.is_ascii_alphabetic() {
+                            break;
+                        }
+                    }
+                    if sequence == "[?1049h" {
+                        rows = vec![vec![' '; COLUMNS]; ROWS];
+                    } else if let Some(place) = sequence.strip_suffix('H') {
+                        let mut numbers = place.trim_start_matches('[').split(';');
+                        let mut number = || numbers.next()?.parse::<usize>().ok()?.checked_sub(1);
+                        (row, column) = (number().unwrap_or(0), number().unwrap_or(0));
+                    }
+                }
+                '\r' => column = 0,
+                '\n' => row = (row + 1).min(ROWS - 1),
+                other => {
+                    if let Some(cell) = rows.get_mut(row).and_then(|row| row.get_mut(column)) {
+                        *cell = other;
+                    }
+                    column += 1;
+                }
+            }
         }
-        words
+        let lines: Vec<String> = rows.iter().map(|row| row.iter().collect()).collect();
+        lines.join("\n")
     }
 
     fn wait_for(&self, what: &str) {
         wait_for(&format!("{what} in the terminal"), || {
-            self.words().contains(what).then_some(())
+            self.screen().contains(what).then_some(())
         });
     }
 
@@ -276,8 +304,8 @@ impl Terminal {
     }
 
     fn process(&self) -> String {
-        let words = self.words();
-        let line = words.lines().find_map(|line| line.strip_prefix("PID "));
+        let written = self.written();
+        let line = written.lines().find_map(|line| line.strip_prefix("PID "));
         line.expect("it was printed").trim().to_owned()
     }
 
@@ -414,19 +442,19 @@ fn once_in_a_terminal_no_line_is_longer_than_it_is_wide() {
     let arguments = [vec!["--once".to_owned()], instance(&nobody).to_vec()].concat();
     let terminal = Terminal::run(60, "", &arguments);
     terminal.wait_for("STATUS 2");
-    let words = terminal.words();
-    let printed = words.lines().skip_while(|line| !line.contains("reached"));
+    let written = terminal.written();
+    let printed = written.lines().skip_while(|line| !line.contains("reached"));
     let printed: Vec<_> = printed
         .take_while(|line| !line.contains("STATUS"))
         .collect();
     assert!(
         printed.iter().any(|line| line.contains("unreachable")),
-        "{words}"
+        "{written}"
     );
     assert!(
         printed
             .iter()
             .all(|line| line.trim_end().chars().count() <= 60),
-        "{words}"
+        "{written}"
     );
 }

@@ -14,9 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::resolve::{parse_type, presentation};
 use super::admin::AdminAddress;
 use super::examples;
+use super::resolve::{parse_type, presentation};
 use crate::budgets::CACHE_ENTRIES_LISTED;
 use crate::cache::Flushed;
 use crate::config::{Flags, load};

@@ -51,6 +51,7 @@ enum Command {
     /// Print the JSON Schema of the configuration, by which editors complete and check its keys
     #[command(after_long_help = examples::SCHEMA)]
     Schema,
+    #[command(after_long_help = examples::TOP)]
     Top(top::TopArgs),
     Cache(cache::CacheArgs),
     #[command(after_long_help = examples::RESOLVE)]

@@ -42,8 +42,7 @@ pub(super) struct TopArgs {
     /// How often each instance is read, from 100ms to 1h
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     interval: Duration,
-    /// Print the tables once, as text; exit 0 if all is well, 1 if something is sick, 2 if no instance was reached. So it is
-    /// without a terminal, too
+    /// Print the tables once, as text, as it does where standard output is no terminal
     #[arg(long)]
     once: bool,
 }
