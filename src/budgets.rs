@@ -95,6 +95,9 @@ pub const TOP_SHOWN: usize = 20;
 /// Entries of the cache that one request for a list may have: what is more is named by its number.
 pub const CACHE_ENTRIES_LISTED: usize = 10_000;
 
+/// Octets of an answer of the admin interface that our own commands read: a list of as many entries of the cache has fewer.
+pub const ADMIN_ANSWER_BYTES: usize = 16 << 20;
+
 /// How long an instance that starts takes over answers from its predecessor: so much later it is ready.
 pub const HANDOVER_TIME: Duration = Duration::from_secs(2);
 

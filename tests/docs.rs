@@ -408,6 +408,8 @@ fn every_command_in_the_documents_exists_with_its_flags() {
             "TYPE" => "A",
             "ADDR" => "127.0.0.1",
             "NUMBER" => "10",
+            "URL" => "http://127.0.0.1:9153",
+            "TIME" => "1s",
             "KEY=VALUE" => "cache.max_size=1MiB",
             other => other,
         });

@@ -133,7 +133,7 @@ impl World {
             let shell = self.shell(&format!("exec {line}"), &directory.path(""));
             let (status, log) = serve_and_stop(shell);
             (status.code(), log)
-        } else if ["health", "cache", "resolve"].into_iter().any(asks) {
+        } else if ["health", "top", "cache", "resolve"].into_iter().any(asks) {
             // What the cache is asked for is there, whatever was flushed before.
             let ask = Ask::new("registry.example.com.", rr::A);
             let reply = ask.send(self.instance.address(), Over::Udp);

@@ -42,12 +42,13 @@ fn completion_script(directory: &TempDir, shell: &str) -> PathBuf {
 }
 
 /// What is typed so far, and what a shell must offer for it, nothing else.
-const COMPLETED: [(&str, &[&str]); 5] = [
+const COMPLETED: [(&str, &[&str]); 6] = [
     ("nodens ser", &["serve"]),
     ("nodens check --con", &["--config"]),
     ("nodens co", &["completions"]),
     ("nodens node re", &["remove"]),
     ("nodens resolve --r", &["--resolv-conf"]),
+    ("nodens top --int", &["--interval"]),
 ];
 
 /// Checks what a shell offers, one word a line, by a way to ask it.

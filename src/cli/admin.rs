@@ -1,37 +1,100 @@
-//! One request to the running instance's admin interface.
+//! Where the running instance's admin interface is, and one request to it.
 
-use std::path::Path;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use anyhow::Context;
-use http_body_util::{BodyExt, Full};
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::HOST;
 use hyper::http::request::Builder;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
 
-/// A connection to its Unix socket.
-pub(super) async fn connect(socket: &Path) -> anyhow::Result<UnixStream> {
-    UnixStream::connect(socket)
-        .await
-        .with_context(|| socket.display().to_string())
+use crate::budgets::ADMIN_ANSWER_BYTES;
+use crate::config::{Flags, load};
+
+/// Where an instance can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum AdminAddress {
+    /// Its Unix socket.
+    Socket(PathBuf),
+    /// Its admin address.
+    Address(SocketAddr),
+    /// The same by a host name, with the port.
+    Name(String),
+}
+
+impl fmt::Display for AdminAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(out),
+            Self::Address(address) => address.fmt(out),
+            Self::Name(name) => name.fmt(out),
+        }
+    }
+}
+
+impl AdminAddress {
+    /// What the configuration of the running instance says: its Unix socket if it has one, else its admin address.
+    pub(super) fn of_configuration(config_file: Option<PathBuf>) -> anyhow::Result<Self> {
+        let flags = Flags {
+            config_file,
+            ..Flags::default()
+        };
+        let config = load(&flags)?.config;
+        match (config.socket, config.admin) {
+            (Some(socket), _) => Ok(Self::Socket(socket)),
+            (None, Some(address)) => Ok(Self::Address(address)),
+            (None, None) => {
+                bail!("neither `socket` nor `admin` is set, so the instance cannot be asked")
+            }
+        }
+    }
+
+    /// Sends a request and returns what came back.
+    pub(super) async fn exchange(
+        &self,
+        request: Builder,
+        body: Vec<u8>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let unreachable = || self.to_string();
+        match self {
+            Self::Socket(path) => {
+                let stream = UnixStream::connect(path).await;
+                exchange(stream.with_context(unreachable)?, request, body).await
+            }
+            Self::Address(address) => {
+                let stream = TcpStream::connect(address).await;
+                exchange(stream.with_context(unreachable)?, request, body).await
+            }
+            Self::Name(name) => {
+                let stream = TcpStream::connect(name.as_str()).await;
+                exchange(stream.with_context(unreachable)?, request, body).await
+            }
+        }
+    }
 }
 
 /// Sends a request and returns what came back.
-pub(super) async fn exchange(
+async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Builder,
     body: Vec<u8>,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
+    // The connection ends with us, also when we are no longer waited for.
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
     let request = request.header(HOST, "localhost").body(body.into())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    connection.abort();
-    Ok((status, body))
+    let body = Limited::new(response.into_body(), ADMIN_ANSWER_BYTES);
+    let body = body.collect().await.map_err(anyhow::Error::from_boxed)?;
+    Ok((status, body.to_bytes()))
 }

@@ -14,8 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use super::admin::AdminAddress;
+use super::examples;
 use super::resolve::{parse_type, presentation};
-use super::{admin, examples};
 use crate::budgets::CACHE_ENTRIES_LISTED;
 use crate::cache::Flushed;
 use crate::config::{Flags, load};
@@ -217,9 +218,9 @@ async fn ask<Reply: DeserializeOwned>(
         let socket = load(&flags)?.config.socket;
         socket.context("the cache is asked over the Unix socket alone; `socket` is not set")?
     };
-    let stream = admin::connect(&socket).await?;
     let body = serde_json::to_vec(request)?;
-    let (status, body) = admin::exchange(stream, Request::post(path), body).await?;
+    let instance = AdminAddress::Socket(socket);
+    let (status, body) = instance.exchange(Request::post(path), body).await?;
     if !status.is_success() {
         bail!(
             "{path}: {status}: {}",

@@ -58,6 +58,16 @@ Examples:
 
 Exit status: 0 healthy, 1 degraded, 2 unusable.";
 
+pub(super) const TOP: &str = "\
+Examples:
+  nodens top --config nodens.yaml
+  nodens top --socket nodens.sock --interval 500ms
+  nodens top --once --socket nodens.sock
+  nodens top --once --socket other.sock   # 2: nobody answers
+
+Exit status: 0; with --once, or where standard output is no terminal: 0 nothing is sick, 1 something is, or an instance
+cannot be reached, 2 none can.";
+
 pub(super) const CACHE_LIST: &str = "\
 Examples:
   nodens cache list --config nodens.yaml

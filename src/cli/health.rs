@@ -4,14 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use hyper::Request;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::admin;
-use crate::config::{Flags, load};
+use super::admin::AdminAddress;
 
 /// An instance that takes longer than this to say that it is well is not.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -57,38 +53,11 @@ async fn ask(
     config_file: Option<PathBuf>,
     path: &'static str,
 ) -> anyhow::Result<(bool, String)> {
-    if let Some(socket) = socket {
-        return ask_socket(&socket, path).await;
-    }
-    let config = load(&Flags {
-        config_file,
-        ..Flags::default()
-    })?
-    .config;
-    if let Some(socket) = &config.socket {
-        return ask_socket(socket, path).await;
-    }
-    let Some(address) = config.admin else {
-        bail!("neither `socket` nor `admin` is set, so the instance cannot be asked");
+    let instance = match socket {
+        Some(socket) => AdminAddress::Socket(socket),
+        None => AdminAddress::of_configuration(config_file)?,
     };
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| address.to_string())?;
-    get(stream, path).await
-}
-
-async fn ask_socket(
-    socket: &std::path::Path,
-    path: &'static str,
-) -> anyhow::Result<(bool, String)> {
-    get(admin::connect(socket).await?, path).await
-}
-
-async fn get(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    path: &'static str,
-) -> anyhow::Result<(bool, String)> {
-    let (status, body) = admin::exchange(stream, Request::get(path), Vec::new()).await?;
+    let (status, body) = instance.exchange(Request::get(path), Vec::new()).await?;
     let text = String::from_utf8_lossy(&body).into_owned();
     Ok((status.is_success(), text))
 }

@@ -16,6 +16,7 @@ mod resolve;
 mod schema;
 mod serve;
 pub mod stub;
+mod top;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -50,6 +51,8 @@ enum Command {
     /// Print the JSON Schema of the configuration, by which editors complete and check its keys
     #[command(after_long_help = examples::SCHEMA)]
     Schema,
+    #[command(after_long_help = examples::TOP)]
+    Top(top::TopArgs),
     Cache(cache::CacheArgs),
     #[command(after_long_help = examples::RESOLVE)]
     Resolve(resolve::ResolveArgs),
@@ -107,6 +110,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Health(args) => block_on(health::run(args)),
         Command::Import(args) => import::run(&args),
         Command::Schema => schema::run(),
+        Command::Top(args) => block_on(top::run(args)),
         Command::Cache(args) => block_on(cache::run(args)),
         Command::Resolve(args) => block_on(resolve::run(args)),
         Command::Probe(args) => block_on(probe::run(args)),

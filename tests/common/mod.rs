@@ -246,7 +246,8 @@ fn nodens_with_files(most: u32) -> Command {
     unconfigured(command)
 }
 
-fn unconfigured(mut command: Command) -> Command {
+/// A command without whatever of our environment would configure the binary under test.
+pub(crate) fn unconfigured(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("NODENS_") || name == "RUST_LOG" {
             command.env_remove(name);
