@@ -1,8 +1,9 @@
 //! `nodens top`: what one or many instances say of themselves, what is worst first; live in a terminal, or once as text.
 //!
-//! [`seen`] is what is read of /status, [`model`] makes sorted rows of it, [`sections`] words and [`table`] lines;
-//! [`view`] puts them on a screen, and [`live`] runs it.
+//! [`seen`] is what is read of /status, and [`counters`] makes rates of it, [`model`] sorted rows, [`sections`] words, [`table`]
+//! lines. [`view`] puts these on a screen, and [`live`] runs it. [`poll`] asks.
 
+mod counters;
 mod live;
 mod model;
 mod poll;

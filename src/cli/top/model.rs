@@ -1,13 +1,11 @@
 //! What was read of the instances in, rows sorted by what is worst out. Pure: time is an argument.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::counters::{Counters, Rates};
 use super::seen::{CountSeen, Escaped, GroupSeen, HealthSeen, HostSeen, InstanceSeen, ServerSeen};
-
-/// Rates are of so long at least, as on the page: workers hand in their counts four times a second only.
-const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// How bad a state is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +42,7 @@ pub(super) struct Fleet(Vec<Watch>);
 struct Watch {
     address: Escaped,
     contact: Contact,
-    /// Readings of its counters, the oldest first.
-    samples: VecDeque<Sample>,
+    counters: Counters,
 }
 
 #[derive(Debug)]
@@ -57,90 +54,6 @@ enum Contact {
         reason: Escaped,
         again_at: Instant,
     },
-}
-
-/// Counters of an instance.
-#[derive(Debug, Clone, Copy)]
-struct Sample {
-    at: Instant,
-    uptime_seconds: f64,
-    queries: u64,
-    failures: u64,
-    stale: u64,
-    hits: u64,
-    lookups: u64,
-}
-
-impl Sample {
-    fn new(seen: &InstanceSeen, at: Instant) -> Self {
-        let (mut queries, mut failures) = (0_u64, 0_u64);
-        for replies in seen.routes.iter().chain([&seen.answered_here]) {
-            queries = queries.saturating_add(replies.queries);
-            for (code, count) in &replies.replies {
-                if !matches!(code.as_str(), "NOERROR" | "NXDOMAIN") {
-                    failures = failures.saturating_add(*count);
-                }
-            }
-        }
-        let lookups = &seen.totals;
-        Self {
-            at,
-            uptime_seconds: seen.uptime_seconds,
-            queries,
-            failures,
-            stale: seen.cache.stale_served,
-            hits: lookups.cache_hits,
-            lookups: lookups.cache_hits.saturating_add(lookups.cache_misses),
-        }
-    }
-
-    fn counters(&self) -> [u64; 5] {
-        [
-            self.queries,
-            self.failures,
-            self.stale,
-            self.hits,
-            self.lookups,
-        ]
-    }
-
-    /// Whether this can be a later reading of the same counters: a restart, or a route that is gone, begins anew.
-    fn continues(&self, earlier: &Self) -> bool {
-        let grew = self.counters().into_iter().zip(earlier.counters());
-        self.uptime_seconds >= earlier.uptime_seconds
-            && grew.into_iter().all(|(now, then)| now >= then)
-    }
-}
-
-/// Per second, of the last ten seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Rates {
-    pub(super) queries: f64,
-    pub(super) failures: f64,
-    pub(super) stale: f64,
-    /// None if nothing was looked up.
-    pub(super) hit_percent: Option<f64>,
-}
-
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a rate needs no more than 52 bits"
-)]
-fn rates(samples: &VecDeque<Sample>) -> Option<Rates> {
-    let (first, last) = (samples.front()?, samples.back()?);
-    let seconds = last.at.saturating_duration_since(first.at).as_secs_f64();
-    if seconds <= 0.0 {
-        return None;
-    }
-    let per_second = |now: u64, then: u64| (now - then) as f64 / seconds;
-    let lookups = last.lookups - first.lookups;
-    Some(Rates {
-        queries: per_second(last.queries, first.queries),
-        failures: per_second(last.failures, first.failures),
-        stale: per_second(last.stale, first.stale),
-        hit_percent: (lookups > 0)
-            .then(|| (last.hits - first.hits) as f64 * 100.0 / lookups as f64),
-    })
 }
 
 impl Watch {
@@ -159,20 +72,7 @@ impl Watch {
                 self.contact = Contact::Lost { reason, again_at };
             }
             Ok(seen) => {
-                let sample = Sample::new(&seen, at);
-                if self
-                    .samples
-                    .back()
-                    .is_some_and(|last| !sample.continues(last))
-                {
-                    self.samples.clear();
-                }
-                self.samples.push_back(sample);
-                let whole =
-                    |second: &Sample| at.saturating_duration_since(second.at) >= RATE_WINDOW;
-                while self.samples.get(1).is_some_and(whole) {
-                    self.samples.pop_front();
-                }
+                self.counters.take(&seen, at);
                 self.contact = Contact::Made(Box::new(seen));
             }
         }
@@ -363,7 +263,7 @@ impl Fleet {
         let watch = |address: String| Watch {
             address: Escaped::new(&address),
             contact: Contact::Awaited,
-            samples: VecDeque::new(),
+            counters: Counters::default(),
         };
         Self(addresses.into_iter().map(watch).collect())
     }
@@ -481,7 +381,7 @@ impl Watch {
             why,
             version: seen.version.as_str().to_owned(),
             uptime_seconds: Some(seen.uptime_seconds),
-            rates: rates(&self.samples),
+            rates: self.counters.rates(),
             sick_servers: all_servers(seen).filter(|server| is_sick(server)).count(),
             ..row
         }
