@@ -138,7 +138,11 @@ fn idle_and_with_a_hundred_thousand_answers() {
     let nodens = upstream.nodens("");
     ask_all(&nodens, std::iter::once("one.example".to_owned()));
     let (idle, own) = (nodens.rss_bytes(), nodens.anonymous_bytes());
-    println!("idle: {:.1} MB, {:.1} MB of its own", in_mb(idle), in_mb(own));
+    println!(
+        "idle: {:.1} MB, {:.1} MB of its own",
+        in_mb(idle),
+        in_mb(own)
+    );
     // The rest are pages of the program's file, which all instances of a node share and the kernel may drop. Every command
     // makes the program larger.
     assert!(own <= 3 * MB, "idle: {:.1} MB of its own", in_mb(own));
