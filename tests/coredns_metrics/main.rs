@@ -37,13 +37,13 @@ fn counts<const LABELS: usize>(expected: &[([&str; LABELS], f64)]) -> Counts {
     expected.iter().map(of).collect()
 }
 
-/// Waits until so many replies are counted: workers hand their counts in from time to time only.
+/// Waits until so many replies are counted: workers hand their counts in from time to time only. They hand these in last,
+/// and a scrape reads them last, so only the next scrape has all counts.
 fn after_replies(what: impl Fn() -> Scrape, replies: f64) -> Scrape {
     wait_for("all replies to be counted", || {
-        let scrape = what();
-        let counted = scrape.sum("coredns_dns_responses_total");
+        let counted = what().sum("coredns_dns_responses_total");
         assert!(counted <= replies, "{counted} replies are counted");
-        (counted >= replies).then_some(scrape)
+        (counted >= replies).then(&what)
     })
 }
 
