@@ -13,6 +13,17 @@ pub const REPLY_BUFFERS_KEPT: usize = 256;
 /// Octets of buffers that a client's connection keeps between replies; larger ones are given back.
 pub const CONNECTION_BUFFER_KEPT: usize = 16 << 10;
 
+/// CPU time that a worker under real-time scheduling may use in a second. It takes this from everybody else on the node; over
+/// it, it goes on under normal scheduling for [`REALTIME_PAUSE`].
+pub const REALTIME_CPU_PER_SECOND: Duration = Duration::from_millis(500);
+
+/// How long a worker that used more CPU time than that goes on under normal scheduling.
+pub const REALTIME_PAUSE: Duration = Duration::from_secs(10);
+
+/// CPU time that a worker under real-time scheduling may use without sleeping before the kernel ends the process: the last
+/// line, should it not come to look after its budget.
+pub const REALTIME_WITHOUT_SLEEP: Duration = Duration::from_secs(2);
+
 /// Prefetches that a worker has in flight: they must never crowd out what clients wait for.
 pub const PREFETCHES_IN_FLIGHT: usize = 64;
 

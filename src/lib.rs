@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod process;
+pub mod runtime;
 pub mod serving;
 pub mod transport;
 pub mod upstream;

@@ -99,6 +99,7 @@ fn of_a_worker(
         slots: Arc::new(ConnectionSlots::new(connections, 1_024)),
         heartbeat: Arc::new(Heartbeat::new()),
         stop,
+        realtime: None,
     };
     let counted = measure(|| {
         run(parts, receiver).expect("it runs");
@@ -171,5 +172,7 @@ fn the_listener_and_the_runtime_allocate_nothing_for_a_hit() {
 fn a_miss_allocates_no_more_than_it_has_to() {
     let each = per_query(|number| format!("host-{number}.example"));
     println!("{each} allocations a miss");
-    assert!(each < 19.0, "{each} allocations a miss");
+    // The task with all that a flight needs, the flight's list of who waits, its key, what its tries share, the response,
+    // and the entry. What is over is the runtime's, for new sockets.
+    assert!(each < 6.5, "{each} allocations a miss");
 }

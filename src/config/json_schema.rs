@@ -50,6 +50,10 @@ const MEANINGS: &[(&str, &str)] = &[
         "Worker threads; without it as many as there are CPUs, at most 4.",
     ),
     (
+        "scheduling",
+        "`realtime` puts workers under real-time scheduling, so that they answer at once where other processes take all CPUs.",
+    ),
+    (
         "handover",
         "Whether another instance of the same user may listen on the same addresses, and takes over the cache.",
     ),

@@ -13,7 +13,7 @@ use super::error::Problem;
 use super::shape::{self, Shape};
 use super::{
     Bogus, Denial, InterfaceKind, LogFormat, OnExit, Policy, PrivateZones, Probe, QueryLog,
-    TopCounts,
+    Scheduling, TopCounts,
 };
 
 /// A value that stands for itself.
@@ -403,6 +403,9 @@ word! {
     PrivateZones: "forward or NXDOMAIN",
         "forward" is PrivateZones::Forward,
         "NXDOMAIN" is PrivateZones::NxDomain;
+    Scheduling: "normal or realtime",
+        "normal" is Scheduling::Normal,
+        "realtime" is Scheduling::Realtime;
     LogFormat: "text or json",
         "text" is LogFormat::Text,
         "json" is LogFormat::Json;

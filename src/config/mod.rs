@@ -60,6 +60,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Worker threads.
     pub workers: NonZeroUsize,
+    /// How the kernel is to schedule them.
+    pub scheduling: Scheduling,
     /// Whether another instance may share our ports, as during an upgrade.
     pub handover: bool,
     /// How long queries in flight may take to finish after SIGTERM.
@@ -302,6 +304,15 @@ pub enum OwnAnswer {
     Addresses(Vec<IpAddr>),
 }
 
+/// How the kernel is to schedule workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheduling {
+    /// By the weight of their cgroup, as all others.
+    Normal,
+    /// Before all that are scheduled so, within a budget.
+    Realtime,
+}
+
 /// What becomes of the zones of RFC 6303 and RFC 7793 that are no routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrivateZones {
@@ -532,6 +543,7 @@ impl Config {
         );
         keep("socket", self.socket == running.socket);
         keep("workers", self.workers == running.workers);
+        keep("scheduling", self.scheduling == running.scheduling);
         keep("handover", self.handover == running.handover);
         keep("node", self.node == running.node);
         keep("log.format", self.log.format == running.log.format);
@@ -550,6 +562,7 @@ impl Config {
         self.metrics_coredns = running.metrics_coredns;
         self.socket.clone_from(&running.socket);
         self.workers = running.workers;
+        self.scheduling = running.scheduling;
         self.handover = running.handover;
         self.node.clone_from(&running.node);
         self.log.format = running.log.format;

@@ -23,8 +23,8 @@ use super::read::{Report, Section, Setting, Shapes, list_items};
 use super::shape::{self, Shape};
 use super::yaml::Document;
 use super::{
-    CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, StatusConfig, TcpConfig,
-    TiersConfig, UdpConfig,
+    CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, Scheduling, StatusConfig,
+    TcpConfig, TiersConfig, UdpConfig,
 };
 use super::{groups, hosts, limits, node, routes, yaml};
 
@@ -259,6 +259,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let socket = read_socket(&top);
     let workers = top.read_in("workers", default_workers(), &limits::WORKERS);
     top.note_default_varies("workers");
+    let scheduling = top.read("scheduling", Scheduling::Normal);
     let handover = top.read("handover", false);
     let shutdown_grace = top.read_in(
         "shutdown_grace",
@@ -282,6 +283,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         metrics_coredns,
         socket,
         workers: NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
+        scheduling,
         handover,
         shutdown_grace,
         node_name,

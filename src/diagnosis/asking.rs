@@ -26,9 +26,9 @@ use crate::message::response::Response;
 use crate::message::wire::{self, HEADER_LEN, MAX_MESSAGE_LEN};
 use crate::net::open::unconnected_udp;
 use crate::net::watched::Watched;
+use crate::runtime::timeout::timeout_at;
 use crate::transport::exchange::answers;
 use crate::transport::https::{self, Endpoint, Failure};
-use crate::transport::timeout::timeout_at;
 use crate::transport::tls;
 
 /// How long things may take.

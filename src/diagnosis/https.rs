@@ -12,7 +12,7 @@ use tokio_rustls::rustls::RootCertStore;
 use super::asking::{Pace, Unheard, of_handshake};
 use super::certificate::Handshake;
 use super::report::{HttpsReport, Trouble, in_milliseconds};
-use crate::transport::timeout::timeout_at;
+use crate::runtime::timeout::timeout_at;
 
 /// What web servers are offered (RFC 9113 §3.2, RFC 7301 §6).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];

@@ -172,7 +172,7 @@ pub struct Connection {
 }
 
 impl ReplySink for Connection {
-    fn send(&self, reply: Reply) {
+    fn send(self: Rc<Self>, reply: Reply) {
         if self.closed.get() {
             self.in_flight.set(self.in_flight.get() - 1);
             self.current.get().metrics.dropped(Dropped::ClientGone);
@@ -232,7 +232,9 @@ impl Connection {
         while !self.closed.get() {
             let worker = self.current.get();
             let config = &worker.setup.config.tcp;
+            let turn = worker.turns.begin();
             self.serve_frames(&worker, &mut frames);
+            drop(turn);
             if sent == sending.len() {
                 sending.clear();
                 // What a burst of large replies took is given back.

@@ -3,9 +3,10 @@
 //! Owns a worker's socket for one listen address. Replies that are ready later wait in the outbox and leave together.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
@@ -18,7 +19,8 @@ use crate::message::reply::Protocol;
 use crate::message::wire::MAX_PAYLOAD;
 use crate::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
 use crate::net::steering::stop_receiving;
-use crate::net::watched::{Watched, receive};
+use crate::net::watched::{Ready, Watched, receive};
+use crate::runtime::{Leaving, Turns};
 use crate::serving::client::{Client, ListenerIndex, Served};
 use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
@@ -34,41 +36,71 @@ const SETTLE: Duration = Duration::from_millis(10);
 struct Outbox {
     socket: Rc<Watched>,
     replies: RefCell<SendBatch>,
-    filled: Notify,
-    /// Whether a batch is on its way to the kernel.
-    sending: Cell<bool>,
+    /// How many of them have left.
+    sent: Cell<usize>,
+    /// Whether the kernel's buffer was full.
+    blocked: Cell<bool>,
+    /// Told when it is.
+    full: Notify,
+    turns: Turns,
     current: Rc<CurrentWorker>,
 }
 
 impl ReplySink for Outbox {
-    /// Queues a reply; it leaves with all others that become ready in the same turn of the runtime.
-    fn send(&self, reply: Reply) {
+    /// Queues a reply; it leaves with all others that become ready in the same turn.
+    fn send(self: Rc<Self>, reply: Reply) {
         let mut replies = self.replies.borrow_mut();
         let first = replies.is_empty();
         let slot = replies.push(reply.client().address, reply.source());
         reply.write(slot);
+        drop(replies);
         if first {
-            self.filled.notify_one();
+            self.turns.clone().at_end(self);
+        }
+    }
+}
+
+impl Leaving for Outbox {
+    fn leave(self: Rc<Self>) {
+        if !self.blocked.get() {
+            self.send_on();
         }
     }
 }
 
 impl Outbox {
-    /// Sends replies as they become ready, for ever.
+    /// Sends what the kernel has room for.
+    fn send_on(&self) {
+        let mut replies = self.replies.borrow_mut();
+        let progress = send_now(&self.socket, &replies, self.sent.get(), &self.current.get());
+        if let Progress::Blocked(sent) = progress {
+            self.sent.set(sent);
+            if !self.blocked.replace(true) {
+                self.full.notify_one();
+            }
+        } else {
+            self.sent.set(0);
+            self.blocked.set(false);
+            replies.clear();
+        }
+    }
+
+    /// Sends what the kernel had no room for once it has, for ever.
     async fn run(&self) {
-        let mut batch = new_batch();
         loop {
-            self.filled.notified().await;
-            std::mem::swap(&mut batch, &mut self.replies.borrow_mut());
-            self.sending.set(true);
-            send(&self.socket, &mut batch, &self.current.get()).await;
-            self.sending.set(false);
+            self.full.notified().await;
+            while self.blocked.get() {
+                if self.socket.writable().await.is_err() {
+                    return;
+                }
+                self.send_on();
+            }
         }
     }
 
     /// Whether everything has left.
     fn is_empty(&self) -> bool {
-        self.replies.borrow().is_empty() && !self.sending.get()
+        self.replies.borrow().is_empty()
     }
 }
 
@@ -99,8 +131,10 @@ impl Listener {
         let outbox = Rc::new(Outbox {
             socket: Rc::clone(&socket),
             replies: RefCell::new(new_batch()),
-            filled: Notify::new(),
-            sending: Cell::new(false),
+            sent: Cell::new(0),
+            blocked: Cell::new(false),
+            full: Notify::new(),
+            turns: current.get().turns.clone(),
             current: Rc::clone(current),
         });
         Ok(Self {
@@ -118,15 +152,10 @@ impl Listener {
         let sender = tokio::task::spawn_local(async move { outbox.run().await });
         let mut batch = ReceiveBatch::new(MAX_BATCH, CLIENT_DATAGRAM_BYTES);
         let mut replies = new_batch();
-        // Made once: a new one in every turn of the loop would be listed with the token and taken off again.
-        let mut stopped = pin!(stop.cancelled());
-        loop {
-            let ready = tokio::select! {
-                biased;
-                () = &mut stopped => break,
-                ready = self.socket.ready() => ready,
-            };
-            let Ok(mut ready) = ready else { break };
+        let stopping = Stopping::after(stop);
+        while let Some(mut ready) =
+            poll_fn(|context| stopping.or_ready(&self.socket, context)).await
+        {
             let Ok(count) = receive(&mut ready, &mut batch) else {
                 continue;
             };
@@ -158,10 +187,15 @@ impl Listener {
     async fn serve_batch(&self, batch: &ReceiveBatch, count: usize, replies: &mut SendBatch) {
         let worker = self.current.get();
         let received = Instant::now();
+        let turn = worker.turns.begin();
         let (hits, others) = self.reply_to_batch(&worker, batch, count, received, replies);
-        if !replies.is_empty() {
-            send(&self.socket, replies, &worker).await;
+        let sent = send_now(&self.socket, replies, 0, &worker);
+        // Those that wait have the upstreams asked only when those that need not wait have their replies.
+        drop(turn);
+        if let Progress::Blocked(sent) = sent {
+            send(&self.socket, replies, sent, &worker).await;
         }
+        replies.clear();
         let duration = received.elapsed();
         worker.metrics.replied_after(Cached::Hit, hits, duration);
         worker
@@ -220,16 +254,63 @@ impl Listener {
     }
 }
 
-/// Sends a batch, waiting while the kernel's buffer is full.
-async fn send(socket: &Watched, batch: &mut SendBatch, worker: &Worker) {
-    let mut sent = 0;
+/// Whether a listener is to take no more. A token would be asked in every turn, and listed as waited for.
+#[derive(Default)]
+struct Stopping {
+    now: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Stopping {
+    /// So once the token is cancelled.
+    fn after(token: CancellationToken) -> Rc<Self> {
+        let stopping = Rc::<Self>::default();
+        let told = Rc::clone(&stopping);
+        tokio::task::spawn_local(async move {
+            token.cancelled().await;
+            told.now.set(true);
+            if let Some(listener) = told.waker.take() {
+                listener.wake();
+            }
+        });
+        stopping
+    }
+
+    /// When the socket is ready; none when it is to be read no more.
+    fn or_ready<'a>(
+        &self,
+        socket: &'a Watched,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Ready<'a>>> {
+        if self.now.get() {
+            return Poll::Ready(None);
+        }
+        let ready = socket.poll_ready(context);
+        if ready.is_pending() {
+            let mut waker = self.waker.borrow_mut();
+            match &mut *waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                None => *waker = Some(context.waker().clone()),
+            }
+        }
+        ready.map(Result::ok)
+    }
+}
+
+/// How far a batch was sent.
+enum Progress {
+    Done,
+    /// So many left; the kernel has no room for the next.
+    Blocked(usize),
+}
+
+/// Sends a batch from number `sent` on, as far as the kernel has room for it.
+fn send_now(socket: &Watched, batch: &SendBatch, mut sent: usize, worker: &Worker) -> Progress {
     while sent < batch.len() {
         match batch.send(socket.socket(), sent) {
             Ok(count) => sent += count.max(1),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if socket.writable().await.is_err() {
-                    break;
-                }
+                return Progress::Blocked(sent);
             }
             Err(error) => {
                 // This client cannot be reached; the others can.
@@ -239,5 +320,15 @@ async fn send(socket: &Watched, batch: &mut SendBatch, worker: &Worker) {
             }
         }
     }
-    batch.clear();
+    Progress::Done
+}
+
+/// The same, waiting for room.
+async fn send(socket: &Watched, batch: &SendBatch, mut sent: usize, worker: &Worker) {
+    while let Progress::Blocked(so_far) = send_now(socket, batch, sent, worker) {
+        sent = so_far;
+        if socket.writable().await.is_err() {
+            return;
+        }
+    }
 }

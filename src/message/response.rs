@@ -5,6 +5,8 @@
 
 use std::num::NonZeroU16;
 
+use smallvec::SmallVec;
+
 use super::ede::{ExtendedError, PassedOn, extended_errors};
 use super::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
 
@@ -100,9 +102,7 @@ impl Response {
         let qtype = wire::u16_at(message, question_end - 4).ok_or(Malformed)?;
         wire::u16_at(message, question_end - 2).ok_or(Malformed)?;
 
-        let records = [counts.answers, counts.authorities, counts.additionals];
-        let records = records.map(usize::from).iter().sum();
-        let mut survey = Survey::new(message, qtype, records);
+        let mut survey = Survey::new(message, qtype);
         let mut records = Records::new(message, question_end, counts);
         for record in records.by_ref() {
             survey.add(record?)?;
@@ -297,14 +297,14 @@ impl<'a> View<'a> {
     }
 }
 
-/// Room made at first for as many records, if a message says that it has them: it may lie.
-const TYPICAL_RECORDS: usize = 16;
+/// Most messages have no more records. For others room is made as they come: their counts may lie.
+const TYPICAL_RECORDS: usize = 8;
 
 /// What one walk over the records finds.
 struct Survey<'a> {
     message: &'a [u8],
     qtype: u16,
-    kept: Vec<Record>,
+    kept: SmallVec<[Record; TYPICAL_RECORDS]>,
     opt: Option<Record>,
     tsig: Option<Record>,
     asked_for: bool,
@@ -316,11 +316,11 @@ struct Survey<'a> {
 }
 
 impl<'a> Survey<'a> {
-    fn new(message: &'a [u8], qtype: u16, records: usize) -> Self {
+    fn new(message: &'a [u8], qtype: u16) -> Self {
         Self {
             message,
             qtype,
-            kept: Vec::with_capacity(records.min(TYPICAL_RECORDS)),
+            kept: SmallVec::new(),
             opt: None,
             tsig: None,
             asked_for: false,

@@ -9,6 +9,7 @@ pub mod connected;
 pub mod meeting;
 pub mod open;
 pub mod process;
+pub mod scheduling;
 pub mod steering;
 pub mod watched;
 

@@ -1,12 +1,16 @@
 //! UDP sockets as the runtime watches them.
 
+use std::future::poll_fn;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::task::{Context, Poll};
 
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use super::batch::ReceiveBatch;
+use super::set_option;
 
 /// A UDP socket that the runtime watches for datagrams and errors only. tokio's own `UdpSocket` is woken by each datagram
 /// that has left, too: once more for every batch of replies, and for every query sent upstream.
@@ -22,7 +26,14 @@ impl Watched {
     /// # Errors
     /// If the runtime cannot watch it.
     pub fn new(socket: Socket) -> io::Result<Self> {
-        let interest = Interest::READABLE | Interest::ERROR;
+        // An ICMP error then counts as something to read. Waiting for both by their own names takes the runtime a list, which
+        // every wait enters and leaves.
+        set_option(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SELECT_ERR_QUEUE,
+        )?;
+        let interest = Interest::READABLE | Interest::PRIORITY;
         // SAFETY: a `Socket` owns its descriptor, which stays open and the same until it is dropped.
         let watched = unsafe { AsyncFd::register_with_interest(socket, interest) };
         Ok(Self(watched?))
@@ -39,7 +50,15 @@ impl Watched {
     /// # Errors
     /// If the runtime is going away.
     pub async fn ready(&self) -> io::Result<Ready<'_>> {
-        self.0.ready(Interest::READABLE | Interest::ERROR).await
+        poll_fn(|context| self.poll_ready(context)).await
+    }
+
+    /// The same for those who are polled.
+    ///
+    /// # Errors
+    /// If the runtime is going away.
+    pub fn poll_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<Ready<'_>>> {
+        self.0.poll_read_ready(context)
     }
 
     /// Waits until the kernel's send buffer has room.

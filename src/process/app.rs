@@ -22,12 +22,14 @@ use super::handover::{self, Offers};
 use super::metrics::Metrics;
 use super::readiness::Readiness;
 use super::reload_status::Reloads;
+use super::scheduling;
 use super::threads::{self, Command, Commands, Heartbeat, WorkerThread};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::listener::slots::ConnectionSlots;
 use crate::net::open;
 use crate::net::process::{file_limit, open_files};
+use crate::net::scheduling::Policy;
 use crate::node::{Node, NodeError, Successor};
 use crate::serving::setup::{Setup, SetupError};
 use crate::serving::top::TopBoard;
@@ -151,7 +153,9 @@ impl App {
         let heartbeats: Vec<_> = (0..setup.config.workers.get())
             .map(|_| Arc::new(Heartbeat::new()))
             .collect();
-        let workers = threads::start(&shared, &slots, &heartbeats, &stop)
+        let policy = scheduling::available(setup.config.scheduling);
+        let realtime = (policy == Policy::Realtime).then_some(&metrics.scheduling);
+        let workers = threads::start(&shared, &slots, &heartbeats, &stop, realtime)
             .map_err(|error| StartErrors(vec![StartError::Thread(error)]))?;
         let addresses = serve(bound, &workers);
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::{GaugeVec, IntCounter, IntGauge, IntGaugeVec};
 
+use super::scheduling::SchedulingMetrics;
 use crate::listener::slots::ConnectionMetrics;
 use crate::metrics::Registry;
 use crate::node::metrics::NodeMetrics;
@@ -35,6 +36,8 @@ pub struct Metrics {
     pub handover_answers: IntGaugeVec,
     /// How long that took.
     pub handover_seconds: GaugeVec,
+    /// Workers under real-time scheduling.
+    pub scheduling: SchedulingMetrics,
     /// Names of upstream servers that have no address yet.
     pub unresolved_hosts: IntGauge,
     /// Whether the configuration files are in force as they are.
@@ -94,6 +97,7 @@ impl Metrics {
             ),
             handover_answers,
             handover_seconds,
+            scheduling: SchedulingMetrics::register(&registry),
             unresolved_hosts: registry.gauge(
                 "nodens_upstream_unresolved_hosts",
                 "Host names of upstream servers that have no address yet. Which ones, and why: /status.",

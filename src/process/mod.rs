@@ -11,4 +11,5 @@ pub mod metrics;
 pub mod readiness;
 pub mod reload;
 pub mod reload_status;
+pub mod scheduling;
 pub mod threads;

@@ -14,11 +14,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, yield_now};
 use tokio_util::sync::CancellationToken;
 
+use super::scheduling::{SchedulingMetrics, WorkerScheduling};
 use crate::listener::slots::ConnectionSlots;
 use crate::listener::{tcp, udp};
+use crate::runtime::timeout::read_what_arrived;
 use crate::serving::setup::Setup;
 use crate::serving::worker::{CurrentWorker, Shared};
-use crate::transport::timeout::read_what_arrived;
 
 /// How often a worker looks after what is over, flushes its counters and shows that it is alive.
 const TICK: Duration = Duration::from_millis(250);
@@ -92,7 +93,7 @@ pub struct WorkerThread {
     pub handle: JoinHandle<io::Result<()>>,
 }
 
-/// Starts one thread for each heartbeat.
+/// Starts one thread for each heartbeat; with `realtime` under real-time scheduling.
 ///
 /// # Errors
 /// If a thread cannot be started.
@@ -101,6 +102,7 @@ pub fn start(
     slots: &Arc<ConnectionSlots>,
     heartbeats: &[Arc<Heartbeat>],
     stop: &CancellationToken,
+    realtime: Option<&SchedulingMetrics>,
 ) -> io::Result<Vec<WorkerThread>> {
     let mut threads = Vec::new();
     for (index, heartbeat) in heartbeats.iter().enumerate() {
@@ -110,6 +112,7 @@ pub fn start(
             slots: Arc::clone(slots),
             heartbeat: Arc::clone(heartbeat),
             stop: stop.clone(),
+            realtime: realtime.cloned(),
         };
         let handle = std::thread::Builder::new()
             .name(format!("worker-{index}"))
@@ -129,6 +132,8 @@ pub struct Parts {
     pub heartbeat: Arc<Heartbeat>,
     /// From then on what is in flight may take `shutdown_grace`.
     pub stop: CancellationToken,
+    /// With it the worker runs under real-time scheduling.
+    pub realtime: Option<SchedulingMetrics>,
 }
 
 /// Runs a worker until it is stopped and nobody can give it commands any more, and then until its queries in flight are
@@ -156,7 +161,9 @@ async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> i
         slots,
         heartbeat,
         stop,
+        realtime,
     } = parts;
+    let mut realtime = realtime.as_ref().map(WorkerScheduling::realtime);
     let current = Rc::new(CurrentWorker::new(&shared));
     let mut listeners = JoinSet::new();
     let mut connections = tcp::Connections::new(&current, &slots);
@@ -168,6 +175,9 @@ async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> i
         tokio::select! {
             _ = ticks.tick() => {
                 heartbeat.beat();
+                if let Some(realtime) = &mut realtime {
+                    realtime.tick(Instant::now());
+                }
                 // What counts as lost from now on may be in a socket.
                 read_what_arrived().await;
                 current.tick();

@@ -27,7 +27,6 @@ use crate::message::labels::presentation;
 use crate::message::query::{Question, key_about};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{rcode, rr};
-use crate::transport::timeout::timeout_at;
 use crate::upstream::ask::{Answer, Failed};
 
 /// What is wrong with aliases that no answer can come of.
@@ -261,7 +260,7 @@ impl Chain<'_> {
         }
         let (sender, receiver) = oneshot::channel();
         flight.join(Waiting::Alias(sender));
-        let outcome = timeout_at(end, receiver).await;
+        let outcome = self.worker.turns.timeout_at(end, receiver).await;
         if let Some(own) = self.flight {
             own.set_waits_for(None);
         }

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use super::client::Client;
 use super::metrics::StaleReason;
 use super::waiting::{Content, Waiting};
@@ -50,7 +52,8 @@ pub(super) enum Course {
 
 /// A question in flight.
 pub(super) struct Flight {
-    waiters: RefCell<Vec<Waiting>>,
+    // Most questions have one client.
+    waiters: RefCell<SmallVec<[Waiting; 1]>>,
     stale: Option<Entry>,
     purpose: Purpose,
     /// How often the cache had been flushed when the upstreams were asked.
@@ -113,16 +116,11 @@ impl Flight {
 
     /// Has a client wait, or the flight of an alias.
     pub(super) fn join(&self, waiter: Waiting) {
-        let mut waiters = self.waiters.borrow_mut();
-        if waiters.capacity() == 0 {
-            // Most questions have one client.
-            waiters.reserve_exact(1);
-        }
-        waiters.push(waiter);
+        self.waiters.borrow_mut().push(waiter);
     }
 
     /// Takes all that wait.
-    pub(super) fn take_waiters(&self) -> Vec<Waiting> {
+    pub(super) fn take_waiters(&self) -> SmallVec<[Waiting; 1]> {
         self.waiters.take()
     }
 

@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use super::admission::may_stand_in;
 use super::aliases::{self, Found};
 use super::client::{Client, Served, Turn};
@@ -20,7 +22,6 @@ use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
 use crate::message::reply::Asked;
 use crate::message::wire::{rcode, rr};
-use crate::transport::timeout::timeout;
 use crate::upstream::ask::{Answer, Failed};
 
 /// A query that the cache could not answer.
@@ -230,7 +231,7 @@ impl Worker {
     /// Has a question that is answered here answered, and where that is an alias, its target looked up.
     fn answer_locally(self: &Rc<Self>, message: &[u8], key: &[u8], waiter: Waiter) {
         let (message, key, worker) = (message.to_vec(), key.to_vec(), Rc::clone(self));
-        tokio::task::spawn_local(async move {
+        self.turns.spawn(|| async move {
             let client = waiter.client();
             let content = aliases::answer_locally(&worker, &key, &message, client).await;
             waiter.reply(content, None);
@@ -247,8 +248,7 @@ impl Worker {
     ) -> Rc<Flight> {
         let flight = Rc::new(Flight::new(stale, purpose, self.shared.cache.flushes()));
         let leader = Leader::new(self, Rc::clone(&flight), key.into(), route);
-        // In a box: the runtime moves a task's future seven times from here to its end, and this one has 2 KiB.
-        tokio::task::spawn_local(Box::pin(fly(leader)));
+        self.turns.spawn(move || fly(leader));
         flight
     }
 }
@@ -260,11 +260,13 @@ async fn fly(leader: Leader) {
     let route = worker.setup.routes.get(leader.route);
 
     // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
-    let mut answer = pin!(resolve(&worker, leader.route, &flight, &key));
+    let now = Instant::now();
+    let mut answer = pin!(resolve(&worker, leader.route, &flight, &key, now));
     let stale = leader.flight.stale();
     let result = if stale.is_some_and(|entry| may_stand_in(entry, StaleReason::Slow)) {
         // RFC 8767 §5: the client response timer.
-        if let Ok(result) = timeout(route.stale.after, &mut answer).await {
+        let end = now + route.stale.after;
+        if let Ok(result) = worker.turns.timeout_at(end, &mut answer).await {
             result
         } else {
             leader.flight.serve_stale(StaleReason::Slow, leader.route);
@@ -388,7 +390,7 @@ impl Leader {
             && (Arc::ptr_eq(&current, setup) || same_view())
     }
 
-    fn depart(&self) -> Vec<Waiting> {
+    fn depart(&self) -> SmallVec<[Waiting; 1]> {
         self.landed.set(true);
         self.worker.metrics.in_flight.dec();
         self.worker.first_group(self.route).left();
@@ -407,5 +409,19 @@ impl Drop for Leader {
             let content = Content::Failure(rcode::SERVFAIL, Rc::clone(&error));
             waiter.reply(content, Some(self.route));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Larger futures are boxed by what runs them: one more block of memory for every query that is forwarded.
+    #[test]
+    fn a_flight_fits_its_task() {
+        fn size<F: Future>(_: impl FnOnce(Leader) -> F) -> usize {
+            size_of::<F>()
+        }
+        assert!(size(fly) < 2048, "{} octets", size(fly));
     }
 }

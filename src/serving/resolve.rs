@@ -20,10 +20,11 @@ pub(super) async fn resolve(
     index: u16,
     flight: &Rc<Flight>,
     key: &Rc<[u8]>,
+    now: Instant,
 ) -> Result<Found, Failed> {
-    let end = Instant::now() + worker.first_group(index).budget();
+    let end = now + worker.first_group(index).budget();
     let route = worker.setup.routes.get(index);
-    let answer = ask_servers(worker, index, key).await;
+    let answer = ask_servers(worker, index, key, now).await;
     let chain = Chain {
         worker,
         key,
@@ -52,7 +53,12 @@ pub(super) async fn resolve(
 }
 
 /// What a route's servers say, asked in its words.
-async fn ask_servers(worker: &Worker, index: u16, key: &Rc<[u8]>) -> Result<Answer, Failed> {
+async fn ask_servers(
+    worker: &Worker,
+    index: u16,
+    key: &Rc<[u8]>,
+    now: Instant,
+) -> Result<Answer, Failed> {
     let setup = &worker.setup;
     let route = setup.routes.get(index);
     let asked = match &route.rewrite {
@@ -60,7 +66,14 @@ async fn ask_servers(worker: &Worker, index: u16, key: &Rc<[u8]>) -> Result<Answ
         Some(rewrite) => rewrite.outward(key)?,
     };
     let question = Rc::new(SharedQuestion::new(&asked, &worker.shared.hasher));
-    let mut answer = ask(&worker.links, &setup.upstreams, &route.tiers, &question).await?;
+    let mut answer = ask(
+        &worker.links,
+        &setup.upstreams,
+        &route.tiers,
+        &question,
+        now,
+    )
+    .await?;
     if let Some(rewrite) = &route.rewrite {
         answer = rewrite.back(answer, key)?;
     }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::client::{Client, Turn};
@@ -15,10 +16,13 @@ use crate::message::ede::ExtendedError;
 use crate::message::query::{Edns, Query};
 use crate::message::reply::Asked;
 
+/// Most questions are no longer, in octets.
+const SHORT_SECTION: usize = 56;
+
 /// Takes replies that are ready later. Each kind of client socket implements it.
 pub trait ReplySink {
     /// Sends a reply, now or when there is room for it.
-    fn send(&self, reply: Reply);
+    fn send(self: Rc<Self>, reply: Reply);
 }
 
 /// Where a reply that is ready later goes.
@@ -75,7 +79,7 @@ pub struct Waiter {
     id: u16,
     flags: u16,
     /// QNAME as the client spelt it, QTYPE and QCLASS.
-    section: Box<[u8]>,
+    section: SmallVec<[u8; SHORT_SECTION]>,
     edns: Option<Edns>,
     client: Client,
     reply_to: ReplyTo,
@@ -132,6 +136,10 @@ impl Waiter {
 }
 
 /// Who waits for an answer.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are clients, and a box would be one more allocation for each"
+)]
 pub enum Waiting {
     /// A client.
     Client(Waiter),

@@ -18,6 +18,7 @@ use super::setup::Setup;
 use super::top::{TopBoard, WorkerTop};
 use super::waiting::ClientCounts;
 use crate::cache::Cache;
+use crate::runtime::Turns;
 use crate::upstream::ask::Links;
 use crate::upstream::loops::LoopNames;
 
@@ -52,6 +53,8 @@ pub struct Worker {
     pub metrics: Rc<WorkerMetrics>,
     /// What it says to clients.
     pub(super) replies: Rc<Replies>,
+    /// The thread's turns.
+    pub turns: Turns,
     /// Own transports to every server.
     pub(super) links: Links,
     /// Questions in flight, by key.
@@ -76,6 +79,7 @@ impl Worker {
         let top = known.filter(|known| known.what() == status.top);
         let new = || WorkerTop::new(status.top, &shared.top, Instant::now()).map(Rc::new);
         let top = top.or_else(new);
+        let turns = previous.map_or_else(Turns::default, |old| old.turns.clone());
         Self {
             replies: Rc::new(Replies::new(setup, &metrics, failures, top)),
             metrics,
@@ -83,7 +87,9 @@ impl Worker {
                 &setup.upstreams,
                 previous.map(|old| &old.links),
                 shared.upstream_sockets,
+                &turns,
             ),
+            turns,
             flights: Flights::default(),
             clients: previous.map_or_else(Rc::default, |old| Rc::clone(&old.clients)),
             refused_left: Cell::new(0),

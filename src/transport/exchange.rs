@@ -1,11 +1,12 @@
 //! One try: a question sent to one server, from the query's bytes to the delivery of what came of it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Instant;
+
+use smallvec::SmallVec;
 
 use super::metrics::{Mismatch, Outcome};
 use super::peer::{AnswerQuality, Carrier, Peer};
@@ -14,11 +15,12 @@ use crate::message::query::Question;
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{self, HEADER_LEN, flag, rcode};
 
-/// A question on its way, shared by all its tries.
+/// A question on its way, shared by all its tries, and where they deliver.
 #[derive(Debug)]
 pub struct SharedQuestion {
     key: Rc<[u8]>,
     name_hash: u64,
+    mailbox: Mailbox,
 }
 
 impl SharedQuestion {
@@ -28,6 +30,7 @@ impl SharedQuestion {
         Self {
             key: Rc::clone(key),
             name_hash: hasher.hash_one(Question::of(key).name),
+            mailbox: Mailbox::default(),
         }
     }
 
@@ -47,6 +50,12 @@ impl SharedQuestion {
     #[must_use]
     pub fn name_hash(&self) -> u64 {
         self.name_hash
+    }
+
+    /// Where its tries deliver.
+    #[must_use]
+    pub fn mailbox(&self) -> &Mailbox {
+        &self.mailbox
     }
 }
 
@@ -78,13 +87,16 @@ pub struct Delivery {
     pub form: QueryForm,
     /// What came.
     pub result: Result<Response, TryError>,
+    /// When.
+    pub at: Instant,
 }
 
 /// Where the tries of one question deliver. Closed when nobody waits any more; what comes later only tells the server's
 /// health.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    deliveries: RefCell<VecDeque<Delivery>>,
+    // There is hardly ever a second one.
+    deliveries: RefCell<SmallVec<[Delivery; 1]>>,
     waker: RefCell<Option<Waker>>,
     closed: Cell<bool>,
     answered: Cell<bool>,
@@ -96,12 +108,7 @@ impl Mailbox {
         if self.closed.get() {
             return;
         }
-        let mut deliveries = self.deliveries.borrow_mut();
-        if deliveries.capacity() == 0 {
-            // There is hardly ever a second one.
-            deliveries.reserve_exact(1);
-        }
-        deliveries.push_back(delivery);
+        self.deliveries.borrow_mut().push(delivery);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -110,7 +117,8 @@ impl Mailbox {
     /// What was delivered first and not taken yet.
     #[must_use]
     pub fn take(&self) -> Option<Delivery> {
-        self.deliveries.borrow_mut().pop_front()
+        let mut deliveries = self.deliveries.borrow_mut();
+        (!deliveries.is_empty()).then(|| deliveries.remove(0))
     }
 
     /// Waits until there is something to take.
@@ -126,9 +134,11 @@ impl Mailbox {
         .await;
     }
 
-    /// Nobody waits any more.
+    /// Nobody waits any more. What waited is let go of: tries that were not answered keep the mailbox for a while.
     pub fn close(&self) {
         self.closed.set(true);
+        self.waker.take();
+        self.deliveries.take();
     }
 
     /// The question was answered: tries that never will be were lost by their servers. Of a question that nobody
@@ -142,7 +152,6 @@ impl Mailbox {
 #[derive(Debug)]
 pub struct Exchange {
     question: Rc<SharedQuestion>,
-    mailbox: Rc<Mailbox>,
     number: usize,
     form: QueryForm,
     sent: Instant,
@@ -156,14 +165,12 @@ impl Exchange {
     #[must_use]
     pub fn new(
         question: &Rc<SharedQuestion>,
-        mailbox: &Rc<Mailbox>,
         number: usize,
         form: QueryForm,
         sent: Instant,
     ) -> Self {
         Self {
             question: Rc::clone(question),
-            mailbox: Rc::clone(mailbox),
             number,
             form,
             sent,
@@ -184,7 +191,7 @@ impl Exchange {
 
     /// Whether anybody waits for it.
     pub(super) fn is_awaited(&self) -> bool {
-        !self.mailbox.closed.get()
+        !self.question.mailbox.closed.get()
     }
 
     /// How often its socket was closed under it.
@@ -251,7 +258,7 @@ impl Exchange {
             _ => AnswerQuality::Undecided,
         };
         peer.observer.answered(carrier, now, rtt, quality);
-        self.deliver(carrier, result);
+        self.deliver(carrier, result, now);
     }
 
     fn read(&self, message: &[u8]) -> Result<Response, TryError> {
@@ -280,14 +287,14 @@ impl Exchange {
     pub(super) fn unreachable(self, peer: &Peer, carrier: Carrier, now: Instant) {
         peer.metrics.ended(Outcome::Unreachable);
         peer.observer.unreachable(carrier, now);
-        self.deliver(carrier, Err(TryError::Unreachable));
+        self.deliver(carrier, Err(TryError::Unreachable), now);
     }
 
     /// It could not be sent, or the connection it was on ended. That says nothing of the server: this host may be out
     /// of sockets, or the server may have had enough of this connection.
     pub(super) fn broken(self, peer: &Peer, carrier: Carrier) {
         peer.metrics.ended(Outcome::Unreachable);
-        self.deliver(carrier, Err(TryError::Broken));
+        self.deliver(carrier, Err(TryError::Broken), Instant::now());
     }
 
     /// It counts as unanswered from now on, although an answer is still taken while anybody waits for it.
@@ -301,7 +308,7 @@ impl Exchange {
     /// otherwise.
     pub(super) fn expired(&self, peer: &Peer, carrier: Carrier, now: Instant) {
         self.late(peer, carrier, now);
-        if self.mailbox.answered.get() {
+        if self.question.mailbox.answered.get() {
             peer.metrics.ended(Outcome::Lost);
             peer.observer.lost(carrier, now, self.sent);
         } else {
@@ -309,13 +316,14 @@ impl Exchange {
         }
     }
 
-    fn deliver(self, carrier: Carrier, result: Result<Response, TryError>) {
+    fn deliver(self, carrier: Carrier, result: Result<Response, TryError>, at: Instant) {
         let (number, form) = (self.number, self.form);
-        self.mailbox.deliver(Delivery {
+        self.question.mailbox.deliver(Delivery {
             number,
             carrier,
             form,
             result,
+            at,
         });
     }
 }

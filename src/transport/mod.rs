@@ -10,7 +10,6 @@ pub mod metrics;
 pub mod peer;
 pub mod random;
 pub mod stream;
-pub mod timeout;
 pub mod tls;
 pub mod udp;
 

@@ -638,7 +638,8 @@ mod tests {
     use super::*;
     use crate::message::form::QueryForm;
     use crate::metrics::Registry;
-    use crate::transport::exchange::{Mailbox, SharedQuestion};
+    use crate::runtime::Turns;
+    use crate::transport::exchange::SharedQuestion;
     use crate::transport::metrics::ExchangeFamilies;
     use crate::transport::peer::{AnswerQuality, Observer};
 
@@ -665,10 +666,9 @@ mod tests {
         }
     }
 
-    fn exchange(mailbox: &Rc<Mailbox>, name: &[u8], now: Instant) -> Exchange {
+    fn question(name: &[u8]) -> Rc<SharedQuestion> {
         let key: Rc<[u8]> = [name, &[0, 1, 0, 1, 0]].concat().into();
-        let question = Rc::new(SharedQuestion::new(&key, &ahash::RandomState::new()));
-        Exchange::new(&question, mailbox, 0, QueryForm::Full, now)
+        Rc::new(SharedQuestion::new(&key, &ahash::RandomState::new()))
     }
 
     /// The server has answered and reset before we look, and there is a further query to write, which fails. Which of
@@ -681,10 +681,11 @@ mod tests {
             let mut ours = std::net::TcpStream::connect(peer.address)?;
             let (mut theirs, _) = listener.accept()?;
             let now = Instant::now();
-            let shared = Shared::new();
+            let shared = Shared::new(&Turns::default());
             let connection = Connection::new(now + Duration::from_mins(1), now);
-            let (first, second) = (Rc::default(), Rc::default());
-            connection.queue(exchange(&first, b"\x01a\x00", now), &shared, now);
+            let (first, second) = (question(b"\x01a\x00"), question(b"\x01b\x00"));
+            let exchange = |question| Exchange::new(question, 0, QueryForm::Full, now);
+            connection.queue(exchange(&first), &shared, now);
             let query = std::mem::take(&mut *connection.outbox.borrow_mut());
             ours.write_all(&query)?;
             let mut answer = vec![0; query.len()];
@@ -693,13 +694,16 @@ mod tests {
             theirs.write_all(&answer)?;
             SockRef::from(&theirs).set_linger(Some(Duration::ZERO))?;
             drop(theirs);
-            connection.queue(exchange(&second, b"\x01b\x00", now), &shared, now);
+            connection.queue(exchange(&second), &shared, now);
 
             ours.set_nonblocking(true)?;
             let stream = TcpStream::from_std(ours)?;
             let _ = connection.exchange(&peer, &Weak::new(), stream).await;
-            assert!(first.take().is_some(), "the answer was thrown away");
-            assert!(second.take().is_none());
+            assert!(
+                first.mailbox().take().is_some(),
+                "the answer was thrown away"
+            );
+            assert!(second.mailbox().take().is_none());
             assert_eq!(connection.in_flight.len(), 1, "the second is asked again");
         }
         Ok(())

@@ -24,6 +24,7 @@ use crate::metrics::repeated::Repeated;
 use crate::net::batch::ReceiveBatch;
 use crate::net::open::connect_udp;
 use crate::net::watched::{Ready, Watched, receive};
+use crate::runtime::Turns;
 
 /// A socket older than this is replaced: a port that was found out is of no use for long.
 const MAX_AGE: Duration = Duration::from_secs(30);
@@ -52,18 +53,20 @@ pub struct Shared {
     /// Sockets of each kind that may be open to one server: UDP sockets in use, those that wait for late answers, streams.
     sockets_per_server: Rc<Cell<usize>>,
     cannot_open: Rc<Repeated>,
+    turns: Turns,
 }
 
 impl Shared {
-    /// Buffers for one worker.
+    /// Buffers for one worker, with its turns.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(turns: &Turns) -> Self {
         Self {
             receive: Rc::new(RefCell::new(ReceiveBatch::new(BATCH, DATAGRAM_LEN))),
             random: Rc::new(RefCell::new(Unpredictable::new())),
             message: Rc::default(),
             sockets_per_server: Rc::new(Cell::new(UPSTREAM_PORTS)),
             cannot_open: Rc::default(),
+            turns: turns.clone(),
         }
     }
 
@@ -84,12 +87,6 @@ impl Shared {
         if let Some(times) = self.cannot_open.happened(now) {
             tracing::warn!(%error, times, "cannot open an upstream socket");
         }
-    }
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -368,6 +365,7 @@ impl Pool {
         let reads = Rc::clone(&port);
         let reader = tokio::task::spawn_local(async move {
             while let Ok(mut ready) = reads.socket.ready().await {
+                let _turn = shared.turns.begin();
                 if reads.read(&peer, &shared, &mut ready) == Reading::TooManyMismatches {
                     drop(ready);
                     if let Some(pool) = pool.upgrade() {

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use smallvec::SmallVec;
 
 use super::extra::Extra;
 use super::group::{self, Group};
@@ -19,10 +19,11 @@ use crate::message::ede::{self, ExtendedError, PassedOn};
 use crate::message::form::{QueryForm, may_refuse_form};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{flag, rcode};
+use crate::runtime::Turns;
+use crate::runtime::timeout::read_what_arrived;
 use crate::transport::stream::StreamPool;
-use crate::transport::timeout::timeout_at;
 use crate::transport::udp::{Port, Shared, UdpPool};
-use crate::transport::{Carrier, Delivery, Exchange, Mailbox, SharedQuestion, TryError};
+use crate::transport::{Carrier, Delivery, Exchange, SharedQuestion, TryError};
 
 /// How long a question that UDP answered with TC may stay without an answer over TCP, if `try_timeout` is longer: a server
 /// that has UDP only is found out before the client asks again.
@@ -32,8 +33,9 @@ const CUT_PATIENCE: Duration = Duration::from_millis(200);
 
 /// One worker's transports to every server of a configuration.
 pub struct Links {
-    links: Vec<Rc<Link>>,
+    by_server: Vec<Rc<Link>>,
     shared: Shared,
+    turns: Turns,
 }
 
 struct Link {
@@ -46,12 +48,17 @@ impl Links {
     /// Nothing is opened before the first query; sockets to servers that `previous` has too stay. All servers together
     /// get about `sockets` of them.
     #[must_use]
-    pub fn new(upstreams: &Upstreams, previous: Option<&Self>, sockets: usize) -> Self {
-        let shared = previous.map_or_else(Shared::new, |old| old.shared.clone());
+    pub fn new(
+        upstreams: &Upstreams,
+        previous: Option<&Self>,
+        sockets: usize,
+        turns: &Turns,
+    ) -> Self {
+        let shared = previous.map_or_else(|| Shared::new(turns), |old| old.shared.clone());
         shared.share_out(sockets, upstreams.servers.len());
         let link = |server: &Arc<Server>| {
             let same = |link: &&Rc<Link>| Arc::ptr_eq(&link.server, server);
-            let known = previous.and_then(|old| old.links.iter().find(same).cloned());
+            let known = previous.and_then(|old| old.by_server.iter().find(same).cloned());
             known.unwrap_or_else(|| {
                 let peer = Rc::new(server.peer());
                 Rc::new(Link {
@@ -61,13 +68,17 @@ impl Links {
                 })
             })
         };
-        let links = upstreams.servers.iter().map(link).collect();
-        Self { links, shared }
+        let by_server = upstreams.servers.iter().map(link).collect();
+        Self {
+            by_server,
+            shared,
+            turns: turns.clone(),
+        }
     }
 
     /// Forgets what is over; called every now and then.
     pub fn sweep(&self, now: Instant) {
-        for link in &self.links {
+        for link in &self.by_server {
             link.udp.sweep(now);
             link.stream.sweep(now);
         }
@@ -81,9 +92,9 @@ impl Links {
         now: Instant,
     ) -> Option<Weak<Port>> {
         match carrier {
-            Carrier::Datagram => self.links[server].udp.send(exchange, now),
+            Carrier::Datagram => self.by_server[server].udp.send(exchange, now),
             Carrier::Stream => {
-                self.links[server].stream.send(exchange, now);
+                self.by_server[server].stream.send(exchange, now);
                 None
             }
         }
@@ -187,11 +198,10 @@ enum Why {
 struct Lookup<'a> {
     links: &'a Links,
     upstreams: &'a Upstreams,
-    groups: Vec<&'a Group>,
+    groups: SmallVec<[&'a Group; 2]>,
     question: &'a Rc<SharedQuestion>,
-    mailbox: Rc<Mailbox>,
     plan: Plan,
-    attempts: Vec<Attempt>,
+    attempts: SmallVec<[Attempt; 2]>,
     fallback: Option<Answer>,
     /// Extended errors of servers that did not answer.
     errors: PassedOn,
@@ -199,7 +209,8 @@ struct Lookup<'a> {
     cut_until: Option<Instant>,
 }
 
-/// Asks the groups in turn until one of their servers gives a final answer, or the first group's deadline is near.
+/// Asks the groups in turn, from now on, until one of their servers gives a final answer, or the first group's deadline is
+/// near.
 ///
 /// # Errors
 /// [`Failed`] if nobody did, with the reason.
@@ -208,51 +219,55 @@ pub async fn ask(
     upstreams: &Upstreams,
     tiers: &[usize],
     question: &Rc<SharedQuestion>,
+    now: Instant,
 ) -> Result<Answer, Failed> {
-    let groups: Vec<&Group> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
-    let now = Instant::now();
+    let groups: SmallVec<[&Group; 2]> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
     let plan = group::plan(&groups, now, now + groups[0].budget());
-    if let Some(first) = plan.first() {
-        // Taken now, so that those who come later wait for later places.
-        let wait = upstreams.servers[first].rate.take(now);
-        if !wait.is_zero() {
-            sleep(wait).await;
-        }
-    }
-    let mailbox = Rc::default();
-    let (attempts, fallback) = (Vec::with_capacity(4), None);
+    let (attempts, fallback) = (SmallVec::new(), None);
     // Run in place: a future that takes it over would hold it twice.
     let mut lookup = Lookup {
         links,
         upstreams,
         groups,
         question,
-        mailbox,
         plan,
         attempts,
         fallback,
         errors: PassedOn::default(),
         cut_until: None,
     };
-    lookup.run().await
+    // Taken now, so that those who come later wait for later places.
+    let first = lookup.plan.first();
+    let wait = first.map(|first| upstreams.servers[first].rate.take(now));
+    match wait.filter(|wait| !wait.is_zero()) {
+        None => lookup.run(now).await,
+        Some(wait) => {
+            lookup.links.turns.until(now + wait).await;
+            lookup.run(Instant::now()).await
+        }
+    }
 }
 
 impl Drop for Lookup<'_> {
     fn drop(&mut self) {
-        self.mailbox.close();
+        self.question.mailbox().close();
     }
 }
 
 impl Lookup<'_> {
-    async fn run(&mut self) -> Result<Answer, Failed> {
+    async fn run(&mut self, now: Instant) -> Result<Answer, Failed> {
+        // None after a wait.
+        let mut known = Some(now);
         loop {
-            // Before the next step: a final answer that is here must not be outrun by a failure that came with it.
-            while let Some(delivery) = self.mailbox.take() {
+            // Before the next step: a final answer that is here must not be outrun by a failure that came with it, not
+            // even one that is still in its socket.
+            while let Some(delivery) = self.question.mailbox().take() {
                 if let Some(outcome) = self.weigh(delivery) {
                     return outcome;
                 }
+                read_what_arrived().await;
             }
-            let now = Instant::now();
+            let now = known.take().unwrap_or_else(Instant::now);
             self.give_up_streams(now);
             if let Some(cut) = self.cut_answer(now) {
                 return Ok(cut);
@@ -281,12 +296,17 @@ impl Lookup<'_> {
                         _ => Why::Turn,
                     };
                     self.start(number, server, why, now);
+                    known = Some(now);
                 }
-                Step::Overdue(number) => self.overdue(number, now),
+                Step::Overdue(number) => {
+                    self.overdue(number, now);
+                    known = Some(now);
+                }
                 Step::Wait(until) => {
                     let until = self.wake_at(until, now);
                     // Filled or not, the next step is found anew.
-                    let _ = timeout_at(until, self.mailbox.filled()).await;
+                    let filled = self.question.mailbox().filled();
+                    let _ = self.links.turns.timeout_at(until, filled).await;
                 }
                 Step::Exhausted => return self.give_up(),
             }
@@ -319,7 +339,7 @@ impl Lookup<'_> {
     }
 
     fn send(&mut self, number: usize, carrier: Carrier, form: QueryForm, now: Instant) {
-        let exchange = Exchange::new(self.question, &self.mailbox, number, form, now);
+        let exchange = Exchange::new(self.question, number, form, now);
         self.attempts[number].carrier = carrier;
         self.attempts[number].port =
             self.links
@@ -362,8 +382,8 @@ impl Lookup<'_> {
             carrier,
             form,
             result,
+            at: now,
         } = delivery;
-        let now = Instant::now();
         let response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -554,7 +574,7 @@ impl Lookup<'_> {
 
     /// The question is settled: tells every server what that says of it.
     fn won(&mut self, number: usize, response: Response, now: Instant) -> Answer {
-        self.mailbox.settle();
+        self.question.mailbox().settle();
         if self.attempts[number].why == Why::Hedge {
             self.groups[0].extra.hedge_won();
         }

@@ -12,8 +12,8 @@ use super::Upstreams;
 use super::health::State;
 use super::probe_exchange::exchange;
 use super::server::Server;
+use crate::runtime::timeout::timeout;
 use crate::transport::Carrier;
-use crate::transport::timeout::timeout;
 
 /// What one server said.
 #[derive(Debug)]

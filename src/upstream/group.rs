@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::extra::ExtraQueries;
 use super::health::State;
 use super::metrics::{GroupMetrics, UpstreamFamilies};
-use super::plan::{Candidate, Plan, Tier};
+use super::plan::{Candidate, Plan, Tier, Tiers};
 use super::server::Server;
 use crate::config::{Bogus, GroupConfig, HostName, NamedServer, Policy, Probe};
 
@@ -152,7 +154,7 @@ impl Group {
             Policy::RoundRobin => turn as usize % count.max(1),
             Policy::Ordered | Policy::Fastest => 0,
         };
-        let mut order: Vec<(State, &Server, usize)> = (0..count)
+        let mut order: SmallVec<[(State, &Server, usize); 4]> = (0..count)
             .map(|offset| (start + offset) % count)
             .map(|place| (self.servers[place].state(), &*self.servers[place], place))
             .filter(|(state, server, _)| *state != State::Down && !server.looped())
@@ -248,7 +250,7 @@ pub fn plan(groups: &[&Group], now: Instant, end: Instant) -> Plan {
     for group in groups {
         group.extra.pay_in(now);
     }
-    let tiers: Vec<Tier> = groups.iter().filter_map(|group| group.tier(now)).collect();
+    let tiers: Tiers = groups.iter().filter_map(|group| group.tier(now)).collect();
     if tiers.is_empty() {
         if let Some(first) = groups.first() {
             first.metrics.last_resort();

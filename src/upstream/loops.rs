@@ -13,7 +13,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::probe_exchange::ask;
 use super::server::Server;
 use crate::message::query::wire_name;
-use crate::transport::timeout::timeout;
+use crate::runtime::timeout::timeout;
 
 /// How often each server is asked.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);

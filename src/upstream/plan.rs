@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use smallvec::{SmallVec, smallvec};
+
 use super::extra::Extra;
 
 /// A server as this query sees it.
@@ -17,11 +19,17 @@ pub struct Candidate {
     pub answer_time: Duration,
 }
 
+/// Most groups have no more, and most queries are settled by as few tries: that many take no memory of their own.
+const FEW: usize = 3;
+
+/// The groups of a route, in the order in which they are asked.
+pub type Tiers = SmallVec<[Tier; 1]>;
+
 /// The candidates of one group, in the order in which they are asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tier {
     /// Never empty.
-    pub candidates: Vec<Candidate>,
+    pub candidates: SmallVec<[Candidate; FEW]>,
     /// How many are asked at once at first, if they may be: one, or more while nothing is known.
     pub at_once: usize,
     /// When a single try counts as lost.
@@ -78,7 +86,7 @@ struct Try {
 /// One query's plan.
 #[derive(Debug)]
 pub struct Plan {
-    tiers: Vec<Tier>,
+    tiers: Tiers,
     tier: usize,
     /// Candidates of this tier that were asked.
     asked: usize,
@@ -86,7 +94,7 @@ pub struct Plan {
     resent: u32,
     /// Number of the tier's first try.
     first: usize,
-    tries: Vec<Try>,
+    tries: SmallVec<[Try; FEW]>,
     /// When the next server is asked, if nothing happens before.
     next_at: Instant,
     /// Extra queries that were not to be had.
@@ -99,14 +107,14 @@ pub struct Plan {
 impl Plan {
     /// Asks `tiers` one after the other; whoever has not answered by `end` is too late.
     #[must_use]
-    pub fn new(tiers: Vec<Tier>, now: Instant, end: Instant) -> Self {
+    pub fn new(tiers: Tiers, now: Instant, end: Instant) -> Self {
         Self {
             tiers,
             tier: 0,
             asked: 0,
             resent: 0,
             first: 0,
-            tries: Vec::with_capacity(4),
+            tries: SmallVec::new(),
             next_at: now,
             refused: 0,
             end,
@@ -116,7 +124,7 @@ impl Plan {
 
     /// Everything is down: each candidate gets one try, all at once, and no longer than a healthy server would take.
     #[must_use]
-    pub fn last_resort(candidates: Vec<Candidate>, now: Instant, end: Instant) -> Self {
+    pub fn last_resort(candidates: SmallVec<[Candidate; FEW]>, now: Instant, end: Instant) -> Self {
         let patience = candidates
             .iter()
             .map(|c| c.hedge_delay)
@@ -130,7 +138,7 @@ impl Plan {
         };
         Self {
             last_resort: true,
-            ..Self::new(vec![tier], now, end.min(now + patience))
+            ..Self::new(smallvec![tier], now, end.min(now + patience))
         }
     }
 
@@ -488,7 +496,7 @@ mod tests {
     impl Run {
         fn new(tiers: Vec<Tier>) -> Self {
             let start = Instant::now();
-            let plan = Plan::new(tiers, start, start + 4000 * MS);
+            let plan = Plan::new(tiers.into(), start, start + 4000 * MS);
             Self {
                 plan,
                 start,

@@ -22,8 +22,8 @@ use super::server::Server;
 use super::tolerance::Refusal;
 use crate::config::Probe;
 use crate::message::form::{QueryForm, may_refuse_form};
+use crate::runtime::timeout::timeout;
 use crate::transport::Carrier;
-use crate::transport::timeout::timeout;
 
 /// How long the task sleeps at most.
 const MAX_SLEEP: Duration = Duration::from_secs(5);

@@ -1,0 +1,197 @@
+//! Who goes on at which time. Pure: times come in, wakers come out.
+//!
+//! Most are taken out long before their time, because the answer came: that costs no search, and what is left of them goes
+//! when it comes to the top, or when there is more of it than of the others.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::task::Waker;
+use std::time::Instant;
+
+use slab::Slab;
+
+/// More leftovers than waiting ones by this many are cleared out.
+const LEFTOVERS: usize = 64;
+
+/// One that was put in; its owner takes it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key(usize);
+
+/// All that wait.
+#[derive(Debug, Default)]
+pub struct Timers {
+    waiting: Slab<Timer>,
+    /// By time. One that is not in `waiting` under its key and time is a leftover.
+    order: BinaryHeap<Reverse<(Instant, Key)>>,
+}
+
+#[derive(Debug)]
+struct Timer {
+    at: Instant,
+    /// None once it was woken.
+    waker: Option<Waker>,
+}
+
+impl Timers {
+    /// Wakes at this time, or soon after.
+    pub fn insert(&mut self, at: Instant, waker: &Waker) -> Key {
+        let waker = Some(waker.clone());
+        let key = Key(self.waiting.insert(Timer { at, waker }));
+        self.order.push(Reverse((at, key)));
+        key
+    }
+
+    /// Takes one out, woken or not.
+    pub fn remove(&mut self, key: Key) {
+        self.waiting.remove(key.0);
+        if self.order.len() > 2 * self.waiting.len() + LEFTOVERS {
+            let waiting = &self.waiting;
+            self.order
+                .retain(|Reverse((at, key))| is_waiting(waiting, *at, *key));
+        }
+    }
+
+    /// Whether it was woken. If not, this waker is the one that will be.
+    pub fn is_over(&mut self, key: Key, waker: &Waker) -> bool {
+        match &mut self.waiting[key.0].waker {
+            None => true,
+            Some(known) => {
+                known.clone_from(waker);
+                false
+            }
+        }
+    }
+
+    /// The next time at which one is to be woken.
+    pub fn earliest(&mut self) -> Option<Instant> {
+        while let Some(&Reverse((at, key))) = self.order.peek() {
+            if is_waiting(&self.waiting, at, key) {
+                return Some(at);
+            }
+            self.order.pop();
+        }
+        None
+    }
+
+    /// Wakes all whose time has come.
+    pub fn wake_due(&mut self, now: Instant) {
+        while self.earliest().is_some_and(|at| at <= now) {
+            let due = self.order.pop();
+            let timer = due.and_then(|Reverse((_, key))| self.waiting.get_mut(key.0));
+            if let Some(waker) = timer.and_then(|timer| timer.waker.take()) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+fn is_waiting(waiting: &Slab<Timer>, at: Instant, key: Key) -> bool {
+    waiting
+        .get(key.0)
+        .is_some_and(|timer| timer.at == at && timer.waker.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn waker() -> (Arc<Woken>, Waker) {
+        let woken = Arc::<Woken>::default();
+        (Arc::clone(&woken), woken.into())
+    }
+
+    #[test]
+    fn each_is_woken_once_at_its_time_and_those_taken_out_are_not() {
+        let mut timers = Timers::default();
+        let start = Instant::now();
+        let (late, late_waker) = waker();
+        let (gone, gone_waker) = waker();
+        let (early, early_waker) = waker();
+        let late_key = timers.insert(start + 30 * MS, &late_waker);
+        let gone_key = timers.insert(start + 10 * MS, &gone_waker);
+        let early_key = timers.insert(start + 20 * MS, &early_waker);
+        assert_eq!(timers.earliest(), Some(start + 10 * MS));
+        timers.remove(gone_key);
+        assert_eq!(timers.earliest(), Some(start + 20 * MS));
+
+        timers.wake_due(start + 19 * MS);
+        assert!(!timers.is_over(early_key, &early_waker));
+        timers.wake_due(start + 20 * MS);
+        timers.wake_due(start + 20 * MS);
+        assert!(timers.is_over(early_key, &early_waker));
+        assert_eq!(timers.earliest(), Some(start + 30 * MS));
+        timers.remove(early_key);
+        timers.wake_due(start + 31 * MS);
+        assert!(timers.is_over(late_key, &late_waker));
+        timers.remove(late_key);
+        assert_eq!(timers.earliest(), None);
+        let count = |woken: &Woken| woken.0.load(Ordering::Relaxed);
+        assert_eq!((count(&early), count(&gone), count(&late)), (1, 0, 1));
+    }
+
+    #[test]
+    fn a_place_that_is_used_again_keeps_its_own_time() {
+        let mut timers = Timers::default();
+        let start = Instant::now();
+        let (first, first_waker) = waker();
+        let (second, second_waker) = waker();
+        let key = timers.insert(start + 10 * MS, &first_waker);
+        timers.remove(key);
+        let again = timers.insert(start + 20 * MS, &second_waker);
+        assert_eq!(key, again, "the place is used again");
+        timers.wake_due(start + 10 * MS);
+        assert!(!timers.is_over(again, &second_waker));
+        timers.wake_due(start + 20 * MS);
+        assert!(timers.is_over(again, &second_waker));
+        assert_eq!(first.0.load(Ordering::Relaxed), 0);
+        assert_eq!(second.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn whoever_waits_last_is_woken() {
+        let mut timers = Timers::default();
+        let start = Instant::now();
+        let (first, first_waker) = waker();
+        let (second, second_waker) = waker();
+        let key = timers.insert(start, &first_waker);
+        assert!(!timers.is_over(key, &second_waker));
+        timers.wake_due(start);
+        assert_eq!(first.0.load(Ordering::Relaxed), 0);
+        assert_eq!(second.0.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn what_is_taken_out_takes_no_memory_for_long() {
+        let mut timers = Timers::default();
+        let start = Instant::now();
+        let (_, waker) = waker();
+        let lasting = timers.insert(start + 1_000 * MS, &waker);
+        for step in 0..10_000 {
+            let key = timers.insert(start + step * MS / 100 + 20 * MS, &waker);
+            timers.remove(key);
+            assert!(
+                timers.order.len() <= 2 + LEFTOVERS,
+                "{}",
+                timers.order.len()
+            );
+        }
+        assert_eq!(timers.earliest(), Some(start + 1_000 * MS));
+        timers.remove(lasting);
+    }
+}

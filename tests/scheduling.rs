@@ -1,0 +1,184 @@
+//! `scheduling: realtime` before a real kernel. Needs root, setpriv (util-linux) and, for one, cgroup v1:
+//!
+//!     cargo test --test scheduling -- --ignored
+
+mod common;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use common::dns::{Ask, Over, rcode, rr, udp_to};
+use common::{Nodens, wait_for};
+
+const YAML: &str = "workers: 2\nscheduling: realtime\nrecords: {here.example: {A: 192.0.2.1}}\n\
+    upstreams: {vpc: {servers: [\"127.0.0.1:9\"]}}\n";
+
+/// `SCHED_OTHER` and `SCHED_RR`, with its lowest priority (sched(7)).
+const NORMAL: (u32, u32) = (0, 0);
+const REALTIME: (u32, u32) = (2, 1);
+
+/// Policy and real-time priority of each thread, by name.
+fn threads(process: u32) -> Vec<(String, (u32, u32))> {
+    let of = |task: PathBuf| {
+        let read = |file| fs::read_to_string(task.join(file)).expect("a thread that lives");
+        let stat = read("stat");
+        // Behind the name in parentheses come fields 3 (state) and up (proc(5)).
+        let (_, fields) = stat.rsplit_once(") ").expect("a name");
+        let field = |number: usize| {
+            let value = fields.split(' ').nth(number - 3);
+            value
+                .and_then(|value| value.parse().ok())
+                .expect("a number")
+        };
+        (read("comm").trim().to_owned(), (field(41), field(40)))
+    };
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+    tasks
+        .map(|task| of(task.expect("readable").path()))
+        .collect()
+}
+
+fn workers(process: u32) -> Vec<(u32, u32)> {
+    let all = threads(process).into_iter();
+    all.filter(|(name, _)| name.starts_with("worker-"))
+        .map(|(_, scheduled)| scheduled)
+        .collect()
+}
+
+fn assert_answers(nodens: &Nodens) {
+    let reply = Ask::new("here.example", rr::A).send(nodens.address(), Over::Udp);
+    assert_eq!(reply.rcode(), rcode::NOERROR);
+}
+
+/// Runs normally, says why once, and shows it.
+fn assert_falls_back(nodens: &Nodens, why: &str) {
+    assert_answers(nodens);
+    assert_eq!(workers(nodens.id()), [NORMAL; 2]);
+    assert!(nodens.metric("nodens_realtime_workers", &[]) < 0.5);
+    let log = nodens.log();
+    let said: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("realtime"))
+        .collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(said[0].contains(why), "{log}");
+}
+
+#[test]
+#[ignore = "needs root; .ci/run runs it"]
+fn workers_are_under_real_time_scheduling_and_nobody_else_is() {
+    let nodens = Nodens::start(YAML);
+    assert_answers(&nodens);
+    for (name, scheduled) in threads(nodens.id()) {
+        let right = if name.starts_with("worker-") {
+            REALTIME
+        } else {
+            NORMAL
+        };
+        assert_eq!(scheduled, right, "{name}");
+    }
+    assert_eq!(workers(nodens.id()).len(), 2);
+    assert!(nodens.metric("nodens_realtime_workers", &[]) > 1.5);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", nodens.id())).expect("it runs");
+    let limit = limits
+        .lines()
+        .find(|line| line.starts_with("Max realtime timeout"));
+    assert!(
+        limit.is_some_and(|line| line.contains("2000000")),
+        "{limits}"
+    );
+}
+
+#[test]
+fn without_the_key_nobody_is() {
+    let nodens = Nodens::start(&YAML.replace("scheduling: realtime\n", ""));
+    assert_answers(&nodens);
+    assert_eq!(workers(nodens.id()), [NORMAL; 2]);
+    assert!(!nodens.log().contains("realtime"));
+}
+
+#[test]
+#[ignore = "needs root and setpriv; .ci/run runs it"]
+fn without_the_capability_it_runs_normally_and_says_so() {
+    let without = ["--bounding-set=-sys_nice", "--inh-caps=-sys_nice"].map(str::to_owned);
+    let nodens = Nodens::start_under("setpriv", &without, YAML);
+    assert_falls_back(&nodens, "SYS_NICE");
+}
+
+/// A cgroup (v1) of the CPU controller, whose tasks have no share of real-time tasks' time.
+struct Group(PathBuf);
+
+impl Group {
+    fn new() -> Option<Self> {
+        let root = Path::new("/sys/fs/cgroup/cpu");
+        // Only there where the kernel groups real-time tasks.
+        if !root.join("cpu.rt_runtime_us").exists() {
+            return None;
+        }
+        let group = root.join(format!("nodens-test-{}", std::process::id()));
+        fs::create_dir(&group).expect("root may make one");
+        Some(Self(group))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        wait_for("the group to be empty", || fs::remove_dir(&self.0).ok());
+    }
+}
+
+#[test]
+#[ignore = "needs root, and a kernel that groups real-time tasks; .ci/run runs it"]
+fn where_the_kernel_gives_its_group_no_share_it_runs_normally_and_says_so() {
+    let Some(group) = Group::new() else {
+        println!(
+            "NOT CHECKED: this kernel does not group real-time tasks (no cpu.rt_runtime_us in cgroup v1)"
+        );
+        return;
+    };
+    let enter = format!(
+        "echo $$ > {}/cgroup.procs; exec \"$0\" \"$@\"",
+        group.0.display()
+    );
+    let nodens = Nodens::start_under("sh", &["-c".to_owned(), enter], YAML);
+    assert_falls_back(&nodens, "cpu.rt_runtime_us");
+}
+
+/// Sends queries as fast as it can until told to stop.
+fn flood(address: SocketAddr, stop: &AtomicBool) {
+    let client = udp_to(address).expect("a socket");
+    client.set_nonblocking(true).expect("settable");
+    let message = Ask::new("here.example", rr::A).message();
+    let mut reply = [0; 512];
+    while !stop.load(Ordering::Relaxed) {
+        let _ = client.send(&message);
+        let _ = client.recv(&mut reply);
+    }
+}
+
+#[test]
+#[ignore = "needs root and takes a quarter of a minute; .ci/run runs it"]
+fn a_worker_over_its_budget_steps_down_and_comes_back_after_the_flood() {
+    let nodens = Nodens::start(&YAML.replace("workers: 2", "workers: 1"));
+    let (stop, address) = (AtomicBool::new(false), nodens.address());
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| flood(address, &stop));
+        }
+        nodens.wait_for_metric("nodens_realtime_stepdowns_total", &[], 1.0);
+        assert_eq!(workers(nodens.id()), [NORMAL]);
+        assert!(nodens.metric("nodens_realtime_workers", &[]) < 0.5);
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(
+        nodens.log().contains("500 ms of CPU time"),
+        "{}",
+        nodens.log()
+    );
+    nodens.wait_for_metric("nodens_realtime_workers", &[], 1.0);
+    assert_eq!(workers(nodens.id()), [REALTIME]);
+    assert_answers(&nodens);
+}
