@@ -17,6 +17,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,10 @@ struct Arguments {
     /// Sockets or connections, used in turn.
     #[arg(long, default_value_t = 10)]
     sockets: usize,
+    /// Inherited UDP sockets, connected to the server, in place of own ones: they may be of other network namespaces.
+    /// Each sends one query, and then the next socket has its turn.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["sockets", "tcp"])]
+    fds: Vec<RawFd>,
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// Queries carry EDNS with this payload size; none without.
@@ -331,23 +336,33 @@ struct Load<'a> {
     buffer: Vec<u8>,
     next_query: usize,
     next_client: usize,
+    /// Queries sent over one socket before the next has its turn, at most.
+    burst: usize,
     tally: Tally,
 }
 
 impl<'a> Load<'a> {
     fn open(arguments: &'a Arguments, queries: &'a Queries) -> anyhow::Result<Self> {
+        let count = match arguments.fds.len() {
+            0 => arguments.sockets,
+            inherited => inherited,
+        };
         // Many sockets share the load, so each needs to remember less. A power of two, for the mask.
-        let slots = if arguments.sockets > 64 { 512 } else { 16_384 };
+        let slots = if count > 64 { 512 } else { 16_384 };
         let epoll = Epoll::new(256)?;
-        let mut clients = Vec::with_capacity(arguments.sockets);
-        for number in 0..arguments.sockets {
+        let mut clients = Vec::with_capacity(count);
+        for number in 0..count {
             let transport = if arguments.tcp {
                 let connection = Connection::open(arguments.server)
                     .with_context(|| format!("connection {number} to {}", arguments.server))?;
                 epoll.add(&connection.stream, number as u64, 0)?;
                 Transport::Tcp(connection)
             } else {
-                let socket = connect_udp(arguments.server)?;
+                let socket = match arguments.fds.get(number) {
+                    Some(&descriptor) => inherit_udp(descriptor, arguments.server)
+                        .with_context(|| format!("--fds: descriptor {descriptor}"))?,
+                    None => connect_udp(arguments.server)?,
+                };
                 epoll.add(&socket, number as u64, 0)?;
                 Transport::Udp(socket)
             };
@@ -364,6 +379,11 @@ impl<'a> Load<'a> {
             buffer: vec![0; 1 << 18],
             next_query: 0,
             next_client: 0,
+            burst: if arguments.fds.is_empty() {
+                MAX_BATCH
+            } else {
+                1
+            },
             tally: Tally::default(),
         })
     }
@@ -405,7 +425,7 @@ impl<'a> Load<'a> {
         while left > 0 {
             let share = left
                 .min(outstanding.div_ceil(self.clients.len()))
-                .min(MAX_BATCH);
+                .min(self.burst);
             self.send_next(share);
             left -= share;
         }
@@ -421,7 +441,7 @@ impl<'a> Load<'a> {
                 answered += self.expire(now);
             }
             while answered > 0 {
-                let share = answered.min(MAX_BATCH);
+                let share = answered.min(self.burst);
                 self.send_next(share);
                 answered -= share;
             }
@@ -437,8 +457,9 @@ impl<'a> Load<'a> {
 
     /// Sends the next `count` queries, at most [`MAX_BATCH`], over the next socket.
     fn send_next(&mut self, count: usize) {
-        let client = &mut self.clients[self.next_client];
-        self.next_client = (self.next_client + 1) % self.arguments.sockets;
+        let turn = self.next_client;
+        self.next_client = (turn + 1) % self.clients.len();
+        let client = &mut self.clients[turn];
         let now = Instant::now();
         for _ in 0..count {
             let number = self.next_query % self.queries.len();
@@ -451,6 +472,13 @@ impl<'a> Load<'a> {
             self.tally.lost += u64::from(displaced.is_some());
             self.tally.sent += 1;
             match &mut client.transport {
+                Transport::Udp(socket) if self.burst == 1 => {
+                    let datagram = &mut self.buffer[..query.len()];
+                    datagram.copy_from_slice(query);
+                    datagram[..2].copy_from_slice(&id.to_be_bytes());
+                    // As below.
+                    drop(socket.send(datagram));
+                }
                 Transport::Udp(_) => {
                     let out = self.send.push(self.arguments.server, None);
                     out.extend(id.to_be_bytes());
@@ -594,8 +622,26 @@ impl Connection {
 fn connect_udp(server: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(server)?;
+    prepare(&socket)?;
+    Ok(socket)
+}
+
+/// A socket that the parent process opened, in whichever network namespace, and connected to `server`.
+#[allow(unsafe_code)]
+fn inherit_udp(descriptor: RawFd, server: SocketAddr) -> anyhow::Result<UdpSocket> {
+    // SAFETY: borrowed for the duplication alone, which fails where nothing is open.
+    let duplicate = unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned()?;
+    let socket = UdpSocket::from(duplicate);
+    let peer = socket.peer_addr().context("not a connected socket")?;
+    if peer != server {
+        bail!("connected to {peer} rather than {server}");
+    }
+    prepare(&socket)?;
+    Ok(socket)
+}
+
+fn prepare(socket: &UdpSocket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     // Replies to a whole second of queries must find room, or the loss is ours.
-    socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20)?;
-    Ok(socket)
+    socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20)
 }

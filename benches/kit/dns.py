@@ -40,12 +40,12 @@ def read(message):
     return RCODES.get(flags & 15, str(flags & 15)), sorted(records)
 
 
-def ask(port, name, kind, timeout=1.0):
-    """The answer of 127.0.0.1:port to one query, as `read` gives it; None if there is none in time."""
+def ask(port, name, kind, timeout=1.0, address="127.0.0.1"):
+    """The answer of this server to one query, as `read` gives it; None if there is none in time."""
     identifier = random.randrange(65536)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(timeout)
-        sock.connect(("127.0.0.1", port))
+        sock.connect((address, port))
         try:
             sock.send(query(name, kind, identifier))
             while True:

@@ -96,10 +96,10 @@ class Bench:
         options += ["--once"] if load.once else ["--spin"]
         return self.generate(port, file, options)
 
-    def generate(self, port, file, options):
+    def generate(self, port, file, options, address="127.0.0.1", pass_fds=()):
         """Runs our own generator; its report."""
-        command = [self.generator, "--server", f"127.0.0.1:{port}", "--queries", file, *options]
-        done = pinned(command)
+        command = [self.generator, "--server", f"{address}:{port}", "--queries", file, *options]
+        done = pinned(command, pass_fds)
         if done.returncode != 0:
             raise Failed(f"load: {done.stderr.strip()[-500:]}")
         return json.loads(done.stdout)
@@ -111,7 +111,7 @@ class Bench:
         for name, kind in random.Random(4).sample(lines, 20):
             wanted = dns.ask(self.nsd.port, name, kind)
             # A server still busy with what dnsperf left behind may take a while.
-            got = dns.ask(server.port, name, kind, timeout=5.0)
+            got = dns.ask(server.port, name, kind, 5.0, server.address)
             if got != wanted:
                 return f"{name} {kind}: {got}, where the upstream says {wanted}"
         return None
@@ -151,7 +151,7 @@ def children_seconds():
     return usage.ru_utime + usage.ru_stime
 
 
-def pinned(command):
+def pinned(command, pass_fds=()):
     command = ["taskset", "-c", str(LOAD_CPU), *[str(word) for word in command]]
     return subprocess.run(
         command,
@@ -162,6 +162,7 @@ def pinned(command):
         env={**os.environ, "RUST_BACKTRACE": "0"},
         start_new_session=True,
         preexec_fn=ahead_of_others,
+        pass_fds=pass_fds,
     )
 
 

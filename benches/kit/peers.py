@@ -30,6 +30,9 @@ class Peer:
     # (file of the program, how it is installed)
     package = None
     floor = False
+    # What it listens on, and the network of its clients. Only nodens, the echo and dnsdist can be put elsewhere.
+    address = "127.0.0.1"
+    clients = "127.0.0.0/8"
 
     def __init__(self, tools):
         # Directory of what is not a Debian package.
@@ -50,7 +53,7 @@ class Peer:
         """A server in front of the port `upstream`, when it answers correctly."""
         port = free_port()
         process = self.launch(directory, port, upstream, cpu)
-        process.port = port
+        process.port, process.address = port, self.address
         try:
             process.wait_until(lambda: self.ready(port))
         except BaseException:
@@ -60,7 +63,7 @@ class Peer:
 
     def ready(self, port):
         # As a name of its own, so that no load's first query is a hit because of this.
-        return dns.ask(port, f"ready.{loads.ZONE}", "A", 0.1) == ("NOERROR", [(1, bytes([192, 0, 2, 1]))])
+        return dns.ask(port, f"ready.{loads.ZONE}", "A", 0.1, self.address) == ("NOERROR", [(1, bytes([192, 0, 2, 1]))])
 
     def launch(self, directory, port, upstream, cpu):
         raise NotImplementedError
@@ -110,7 +113,7 @@ class Nodens(Peer):
     def launch(self, directory, port, upstream, cpu):
         self.upstream = upstream
         config = (
-            f'listen: ["127.0.0.1:{port}"]\nadmin: "127.0.0.1:{free_port()}"\nworkers: {self.workers}\n'
+            f'listen: ["{self.address}:{port}"]\nadmin: "127.0.0.1:{free_port()}"\nworkers: {self.workers}\n'
             f"cache: {{max_size: {self.max_size}}}\n{self.routes()}{self.extra}"
         )
         return self.spawn(directory, [self.binary, "serve", "--config", None], config, cpu)
@@ -133,10 +136,10 @@ class Echo(Peer):
         pass
 
     def ready(self, port):
-        return dns.ask(port, f"ready.{loads.ZONE}", "A", 0.1) is not None
+        return dns.ask(port, f"ready.{loads.ZONE}", "A", 0.1, self.address) is not None
 
     def launch(self, directory, port, upstream, cpu):
-        return Process("echo", [self.binary, f"127.0.0.1:{port}"], directory / "echo.log", cpu)
+        return Process("echo", [self.binary, f"{self.address}:{port}"], directory / "echo.log", cpu)
 
 
 class Dnsdist(Peer):
@@ -150,8 +153,8 @@ class Dnsdist(Peer):
         # "Performance Tuning" of its manual: packet cache, recvmmsg batches, enough outstanding queries. One listener
         # is one thread.
         config = f"""
-setLocal('127.0.0.1:{port}')
-setACL('127.0.0.0/8')
+setLocal('{self.address}:{port}')
+setACL('{self.clients}')
 setMaxUDPOutstanding(65535)
 setUDPSocketBufferSizes(4194304, 4194304)
 setUDPMultipleMessagesVectorSize({self.vector})
