@@ -23,6 +23,9 @@
 {{- if .Values.metrics.coredns -}}
 {{- $_ := set $config "metrics" (dict "coredns" true) -}}
 {{- end -}}
+{{- if eq .Values.scheduling "realtime" -}}
+{{- $_ := set $config "scheduling" "realtime" -}}
+{{- end -}}
 
 {{- $addresses := (include "nodens.nodeAddresses" . | fromJson).ips | default list -}}
 {{- if $addresses -}}
