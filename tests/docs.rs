@@ -919,7 +919,7 @@ fn the_keys_that_take_a_restart_are_those_marked_so() {
     let nodens = Nodens::start_on(&["0.0.0.0:0"], GOOD);
     let changed = format!(
         "listen: [\"0.0.0.0:0\"]\nnode: {{addresses: [169.254.20.53]}}\nadmin: null\nmetrics: {{listen: \"127.0.0.1:0\", coredns: true}}\n\
-         socket: {}\nworkers: 1\nhandover: true\nshutdown_grace: 1s\nnode_name: other\nallow: [all]\n\
+         socket: {}\nworkers: 1\nscheduling: realtime\nhandover: true\nshutdown_grace: 1s\nnode_name: other\nallow: [all]\n\
          log: {{format: json, level: warn, queries: errors}}\ncache: {{max_size: 1MiB}}\n\
          tcp: {{max_connections: 7}}\nudp: {{receive_buffer: 1MiB, send_buffer: 64KiB}}\n\
          limits: {{client_in_flight: 7}}\nrecords: {{name.example: {{A: 10.1.40.7}}}}\n\

@@ -68,11 +68,13 @@ pub fn available(asked: Scheduling) -> Policy {
 fn remedy(has_sys_nice: Option<bool>) -> &'static str {
     match has_sys_nice {
         Some(true) => {
-            "the kernel groups real-time tasks (CONFIG_RT_GROUP_SCHED), and this process's cgroup has no share of their time: \
-             give it one (cpu.rt_runtime_us), or take the key away"
+            "the kernel groups real-time tasks (CONFIG_RT_GROUP_SCHED), and this process's cgroup has no share of their time \
+             (cpu.rt_runtime_us in cgroup v1; in v2 there is none, and the kernel has to start with rt_group_sched=0), or \
+             systemd forbids it (RestrictRealtime=no allows it)"
         }
         _ => {
-            "it takes the capability SYS_NICE, which the chart adds with `scheduling: realtime`, or RLIMIT_RTPRIO"
+            "it takes the capability SYS_NICE, which the chart adds with `scheduling: realtime`, or RLIMIT_RTPRIO of 1; under \
+             systemd RestrictRealtime=no, too"
         }
     }
 }
