@@ -14,7 +14,7 @@ def line(result, rounds):
     shown = f"p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} us" if latency else f"{result['qps']:.0f} qps"
     wrong = f"  WRONG: {result['wrong']}" if result.get("wrong") else ""
     return (
-        f"  round {result['round'] + 1}/{rounds}  {result['load']:6} {at:>10}  {result['peer']:11} {shown:>24}"
+        f"  round {result['round'] + 1}/{rounds}  {result['load']:6} {at:>10}  {result['peer']:15} {shown:>24}"
         f"  {result['cpu_us']:7.2f} us/query  lost {result['lost_percent']:.2f} %"
         f"  others {result['others_percent']:.0f} %{wrong}"
     )
@@ -114,10 +114,17 @@ def paced_table(report, load, rate):
     return rows
 
 
+def kind(name):
+    """What a server is, whichever variant: "dnsdist" of "dnsdist@trixie"."""
+    return name.partition("@")[0]
+
+
 def title(report, name):
+    """A server with its version, and its variant if it has one."""
     if name == "echo":
         return "echo (floor)"
-    return f"{name} {report['versions'][name]}"
+    variant = name.partition("@")[2]
+    return f"{kind(name)} {report['versions'][name]}" + (f" ({variant})" if variant else "")
 
 
 def heading(load, rate):
@@ -174,10 +181,10 @@ def table(report, load, rate):
 def about(report):
     """The machine and the versions, in two lines."""
     machine = report["machine"]
-    kind = "virtual, " if machine["virtual"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if name != "echo")
+    virtual = "virtual, " if machine["virtual"] else ""
+    versions = ", ".join(title(report, name) for name in report["versions"] if name != "echo")
     return (
-        f"\n{machine['cpus']} × {machine['cpu']} ({kind}{machine['memory_gb']} GB), Linux {machine['kernel']}, "
+        f"\n{machine['cpus']} × {machine['cpu']} ({virtual}{machine['memory_gb']} GB), Linux {machine['kernel']}, "
         f"{machine['system']}\n{versions}"
     )
 
