@@ -46,8 +46,16 @@ class Cell:
         """The best round. Other programs can only add to it, so it is nearest to what a quiet machine would show."""
         return min(self.values(*keys))
 
+    def calls(self):
+        """System calls for each query, of the rounds in which they could be counted."""
+        return [result["calls_per_query"] for result in self.results if "calls_per_query" in result]
+
+    def first(self, key):
+        """What is wrong, or missing, in the first round that says so under this key."""
+        return next((result[key] for result in self.results if result.get(key)), None)
+
     def wrong(self):
-        return next((result["wrong"] for result in self.results if result.get("wrong")), None)
+        return self.first("wrong")
 
 
 def cells(report, load, rate):
@@ -98,15 +106,19 @@ def paced_table(report, load, rate):
     """A fixed rate: how long a query takes."""
     by_peer = cells(report, load, rate)
     own = by_peer["nodens"].median("cpu_us") if "nodens" in by_peer else None
-    rows = [["server", "p50 µs", "p99 µs", "p99.9 µs", "CPU µs/query", "nodens ÷ it", "answered/s", "lost %"]]
+    counted = any(cell.calls() for cell in by_peer.values())
+    calls = ["calls/query"] if counted else []
+    head = ["server", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "CPU µs/query", "nodens ÷ it", *calls]
+    rows = [[*head, "answered/s", "lost %"]]
     for name, cell in by_peer.items():
         cost = cell.median("cpu_us")
         rows.append(
             [
                 title(report, name) + (" (WRONG)" if cell.wrong() else ""),
-                *(f"{cell.median('latency_us', key):,.0f}" for key in ["p50", "p99", "p99.9"]),
+                *(f"{cell.median('latency_us', key):,.0f}" for key in ["p50", "p99", "p99.9", "max"]),
                 f"{cost:.2f}",
                 "" if name == "nodens" or not own else ratio(own, cost),
+                *([f"{median(cell.calls()):.2f}" if cell.calls() else "–"] if counted else []),
                 f"{cell.median('qps'):,.0f}",
                 f"{cell.median('lost_percent'):.2f}",
             ]
@@ -151,6 +163,10 @@ def notes(report):
         for name, cell in cells(report, load, rate).items():
             if cell.wrong():
                 yield f"WRONG ANSWERS: {name} under {heading(load, rate)}: {cell.wrong()}"
+            if not cell.calls() and cell.first("calls_missing"):
+                yield f"CALLS NOT COUNTED: {name} under {heading(load, rate)}: {cell.first('calls_missing')}"
+    if any(result.get("calls_by") == "strace" for result in report["results"]):
+        yield "CALLS COUNTED BY STRACE: it slows servers down, so at high rates calls/query is lower than without it"
     noisy = [result for result in report["results"] if result["others_percent"] > NOISY_PERCENT]
     if noisy:
         yield (
