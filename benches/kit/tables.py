@@ -6,10 +6,15 @@ from statistics import median
 # A compiler beside the measurement takes this much; a quiet machine takes a few percent.
 NOISY_PERCENT = 15
 
+# The load generator of the figures that have no other's name; results of earlier versions name none.
+OURS = "load"
+
 
 def line(result, rounds):
     """One measurement, as progress."""
     at = "full speed" if result["rate"] is None else f"{result['rate']}/s"
+    if result["generator"] != OURS:
+        at = result["generator"]
     latency = result.get("latency_us")
     shown = f"p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} us" if latency else f"{result['qps']:.0f} qps"
     wrong = f"  WRONG: {result['wrong']}" if result.get("wrong") else ""
@@ -58,11 +63,11 @@ class Cell:
         return self.first("wrong")
 
 
-def cells(report, load, rate):
+def cells(report, load, rate, generator=OURS):
     """The servers under a load, nodens first, then as they were named."""
     found = {}
     for result in report["results"]:
-        if result["load"] == load and result["rate"] == rate:
+        if (result["load"], result["rate"], result.get("generator", OURS)) == (load, rate, generator):
             found.setdefault(result["peer"], []).append(result)
     order = [name for name in report["versions"] if name in found]
     return {name: Cell(found[name]) for name in order}
@@ -82,8 +87,9 @@ def flood_table(report, load):
     by_peer = cells(report, load, None)
     own = by_peer["nodens"].median("cpu_us") if "nodens" in by_peer else None
     floor = by_peer["echo"].median("cpu_us") if "echo" in by_peer else None
+    by_dnsperf = cells(report, load, None, "dnsperf")
     head = ["server", "qps", "CPU µs/query", "least", "× floor", "nodens ÷ it", "CPU busy %", "lost %", "peak MB"]
-    rows = [head]
+    rows = [head + (["dnsperf: qps", "CPU µs/query", "CPU busy %"] if by_dnsperf else [])]
     for name, cell in by_peer.items():
         cost = cell.median("cpu_us")
         rows.append(
@@ -97,9 +103,17 @@ def flood_table(report, load):
                 f"{cell.median('busy_percent'):.0f}",
                 f"{cell.median('lost_percent'):.2f}",
                 f"{cell.median('peak_mb'):.1f}",
+                *(dnsperf_columns(by_dnsperf.get(name)) if by_dnsperf else []),
             ]
         )
     return rows
+
+
+def dnsperf_columns(cell):
+    if cell is None:
+        return ["–", "–", "–"]
+    busy = f"{cell.median('busy_percent'):.0f}"
+    return [f"{cell.median('qps'):,.0f}" + (" (WRONG)" if cell.wrong() else ""), f"{cell.median('cpu_us'):.2f}", busy]
 
 
 def paced_table(report, load, rate):
@@ -139,9 +153,9 @@ def title(report, name):
     return f"{kind(name)} {report['versions'][name]}" + (f" ({variant})" if variant else "")
 
 
-def heading(load, rate):
-    load = f"`{load}`"
-    return f"{load}, at full speed" if rate is None else f"{load}, {rate:,} queries a second"
+def heading(load, rate, generator=OURS):
+    by = "" if generator == OURS else f", by {generator}"
+    return (f"`{load}`, at full speed" if rate is None else f"`{load}`, {rate:,} queries a second") + by
 
 
 def idle(report):
@@ -159,12 +173,13 @@ def notes(report):
     """What a reader must know before believing the tables."""
     for name, reason in report["missing"].items():
         yield f"NOT MEASURED: {name}: {reason}"
-    for load, rate in pairs(report):
-        for name, cell in cells(report, load, rate).items():
+    for load, rate, generator in [(*pair, by) for pair in pairs(report) for by in (OURS, "dnsperf")]:
+        for name, cell in cells(report, load, rate, generator).items():
+            where = f"{name} under {heading(load, rate, generator)}"
             if cell.wrong():
-                yield f"WRONG ANSWERS: {name} under {heading(load, rate)}: {cell.wrong()}"
+                yield f"WRONG ANSWERS: {where}: {cell.wrong()}"
             if not cell.calls() and cell.first("calls_missing"):
-                yield f"CALLS NOT COUNTED: {name} under {heading(load, rate)}: {cell.first('calls_missing')}"
+                yield f"CALLS NOT COUNTED: {where}: {cell.first('calls_missing')}"
     if any(result.get("calls_by") == "strace" for result in report["results"]):
         yield "CALLS COUNTED BY STRACE: it slows servers down, so at high rates calls/query is lower than without it"
     noisy = [result for result in report["results"] if result["others_percent"] > NOISY_PERCENT]
