@@ -55,8 +55,8 @@ def of_compare(report):
     """The aims that `compare` measures, as far as it did."""
     for load, peer, limit in COSTS:
         cells = tables.cells(report, load, None)
-        if "nodens" in cells and peer in cells:
-            yield Aim(f"{load}: CPU per query ÷ {peer}'s", limit, *ratios(cells["nodens"], cells[peer], "cpu_us"))
+        for name in of_kind(cells, peer) if "nodens" in cells else []:
+            yield Aim(f"{load}: CPU per query ÷ {name}'s", limit, *ratios(cells["nodens"], cells[name], "cpu_us"))
     for load in BELOW_ALL:
         yield from below_all(load, tables.cells(report, load, None))
     for load, rate in tables.pairs(report):
@@ -73,7 +73,11 @@ def of_compare(report):
 
 
 def others(cells):
-    return {name: cell for name, cell in cells.items() if name not in ("nodens", "echo")}
+    return {name: cell for name, cell in cells.items() if tables.kind(name) not in ("nodens", "echo")}
+
+
+def of_kind(cells, kind):
+    return [name for name in cells if tables.kind(name) == kind]
 
 
 def below_all(load, cells):
@@ -91,9 +95,9 @@ def latency(load, rate, cells):
     best = min(peers, key=lambda name: peers[name].median("latency_us", "p50"))
     measured = ratios(cells["nodens"], peers[best], "latency_us", "p50")
     yield Aim(f"{load} at {rate:,}/s: p50 ÷ the best other's ({best})", P50_OF_THE_BEST, *measured)
-    if "dnsdist" in peers:
-        measured = ratios(cells["nodens"], peers["dnsdist"], "latency_us", "p99")
-        yield Aim(f"{load} at {rate:,}/s: p99 ÷ dnsdist's", 1.0, *measured)
+    for name in of_kind(peers, "dnsdist"):
+        measured = ratios(cells["nodens"], peers[name], "latency_us", "p99")
+        yield Aim(f"{load} at {rate:,}/s: p99 ÷ {name}'s", 1.0, *measured)
 
 
 def of_scaling(report):

@@ -12,6 +12,9 @@ from .process import Failed, tool
 # Program, and Debian's package of it.
 TOOLS = {"dnsperf": "dnsperf", "nsd": "nsd", "taskset": "util-linux"}
 
+# For apt. RUNLEVEL=1 keeps packages from starting their servers.
+QUIETLY = {"RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
+
 
 def alone():
     """Waits until no other measurement runs on this machine; two at once measure each other. Hold on to the result."""
@@ -33,11 +36,10 @@ def tools():
 
 
 def apt(packages):
-    environment = {**os.environ, "RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
+    environment = {**os.environ, **QUIETLY}
     if tool("apt-get") is None:
         raise Failed(f"needs {' '.join(packages)}; there is no apt-get here, so install it by hand")
     print(f"installing {' '.join(packages)} (apt)", flush=True)
-    # RUNLEVEL=1 keeps the packages from starting their servers.
     install = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", *packages]
     # Package lists may be missing or old, so once more after an update.
     for command in (install, ["apt-get", "update", "-qq"], install):

@@ -30,6 +30,9 @@ ns.dns A 127.0.0.1
 # A run consists of so many parts, with the other servers' parts in between.
 PARTS = 5
 
+# A file for each part, and one for the turn in which system calls are counted.
+FILES = PARTS + 1
+
 # A part of a second or so uses up to so many queries; `miss` must not come round to its first name.
 MISS_LINES = 300_000
 
@@ -39,7 +42,7 @@ class Load:
     """What is asked, and what the answers must look like."""
 
     name: str
-    # One for each part of a run; all the same, where a name may be asked again.
+    # FILES of them; all the same, where a name may be asked again.
     files: list
     # Asked once before the run, so that the cache holds what it may hold; None for loads that are not to be cached.
     warm: Path | None
@@ -88,21 +91,21 @@ def expanded(name):
 
 def hot(directory):
     file = write(directory / "hot.txt", (f"{name} A" for name in hot_names()))
-    return Load("hot", [file] * PARTS, file, {"NOERROR": 1.0})
+    return Load("hot", [file] * FILES, file, {"NOERROR": 1.0})
 
 
 def wide(directory):
     names = [f"w{number:x}.wide.{ZONE}" for number in range(100_000)]
     warm = write(directory / "wide-warm.txt", (f"{name} A" for name in names))
     file = write(directory / "wide.txt", (f"{name} A" for name in zipf(names, 1_000_000, 1)))
-    return Load("wide", [file] * PARTS, warm, {"NOERROR": 1.0})
+    return Load("wide", [file] * FILES, warm, {"NOERROR": 1.0})
 
 
 def miss(directory):
     warm = write(directory / "miss-warm.txt", (f"{name} A" for name in new_names("before", 3_000)))
     files = [
         write(directory / f"miss-{part}.txt", (f"{name} A" for name in new_names(f"miss{part}", MISS_LINES)))
-        for part in range(PARTS)
+        for part in range(FILES)
     ]
     return Load("miss", files, warm, {"NOERROR": 1.0}, once=True, floor=False)
 
@@ -113,7 +116,7 @@ def search(directory):
     draw = random.Random(2)
     chosen = (draw.choice(names) for _ in range(100_000))
     file = write(directory / "search.txt", (line for name in chosen for line in expanded(name)))
-    return Load("search", [file] * PARTS, warm, {"NXDOMAIN": 0.75, "NOERROR": 0.25}, floor=True)
+    return Load("search", [file] * FILES, warm, {"NXDOMAIN": 0.75, "NOERROR": 0.25}, floor=True)
 
 
 def tcp(directory):
@@ -131,7 +134,7 @@ def mixed(directory):
                 yield f"{draw.choice(names)} A"
             yield f"{new} A"
 
-    files = [write(directory / f"mixed-{part}.txt", lines(part)) for part in range(PARTS)]
+    files = [write(directory / f"mixed-{part}.txt", lines(part)) for part in range(FILES)]
     warm = write(directory / "hot.txt", (f"{name} A" for name in names))
     return Load("mixed", files, warm, {"NOERROR": 1.0}, once=True, floor=False)
 

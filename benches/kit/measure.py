@@ -21,17 +21,22 @@ SOCKETS = 10
 # Answers whose RCODEs differ more than this from what the load wants (in percent of all answers) are no success.
 TOLERANCE = 0.5
 
+# Share of the queries that must be answered while system calls are counted, or the figure is another rate's.
+ENOUGH = 0.98
+
 
 class Bench:
     """What every measurement needs: the upstream, the load generator, a directory."""
 
-    def __init__(self, nsd, generator, directory, flood_with="load"):
+    def __init__(self, nsd, generator, directory):
         self.nsd = nsd
         # The path of our generator.
         self.generator = generator
         self.directory = directory
-        # What makes the load at full speed: "load" or "dnsperf".
-        self.flood_with = flood_with
+        # Queries in flight at full speed.
+        self.outstanding = OUTSTANDING
+        # What counts system calls; None if nothing can.
+        self.counter = None
 
     def open(self, peer, load, stack):
         """A fresh server of this kind, its cache warmed; it stops with `stack`."""
@@ -60,21 +65,26 @@ class Bench:
         if report["lost"] > report["sent"] / 100:
             raise Failed(f"{server.name} lost {report['lost']} of {report['sent']} while its cache was filled")
 
-    def run(self, server, load, part, seconds, rate):
+    def run(self, server, load, part, seconds, rate, generator):
         """Part of a run: at full speed, or at a rate."""
         file = load.files[part]
         if rate is not None:
             return self.account(server, lambda: self.pace(server.port, load, file, seconds, rate))
-        if self.flood_with == "load":
-            options = ["--outstanding", OUTSTANDING, "--seconds", seconds, "--sockets", SOCKETS]
-            options += ["--tcp"] if load.tcp else []
-            options += ["--once"] if load.once else []
-            return self.account(server, lambda: self.generate(server.port, file, options))
-        # dnsperf takes whole seconds.
-        options = ["-l", str(max(1, round(seconds))), "-q", str(OUTSTANDING)]
+        flood = {"load": self.flood, "dnsperf": self.flood_by_dnsperf}[generator]
+        return self.account(server, lambda: flood(server.port, load, file, seconds))
+
+    def flood(self, port, load, file, seconds):
+        options = ["--outstanding", self.outstanding, "--seconds", seconds, "--sockets", SOCKETS]
+        options += ["--tcp"] if load.tcp else []
+        options += ["--once"] if load.once else []
+        return self.generate(port, file, options)
+
+    def flood_by_dnsperf(self, port, load, file, seconds):
+        # It takes whole seconds.
+        options = ["-l", str(max(1, round(seconds))), "-q", str(self.outstanding)]
         options += ["-n", "1"] if load.once else []
         options += ["-m", "tcp"] if load.tcp else []
-        return self.account(server, lambda: dnsperf(server.port, file, options))
+        return dnsperf(port, file, options)
 
     def account(self, server, put_under_load):
         """Puts a server under load and adds to the report what it used meanwhile."""
@@ -88,6 +98,20 @@ class Bench:
         result["cpu_seconds"] = used
         result["others_percent"] = quiet.others_percent(ours)
         return result
+
+    def count_calls(self, server, load, seconds, rate):
+        """System calls of the server for each answer at a rate, or why there is no such figure."""
+        counter = self.counter(server.pids(), self.directory)
+        try:
+            counter.start()
+            result = self.pace(server.port, load, load.files[-1], seconds, rate)
+            calls = counter.stop()
+        except Failed as error:
+            return {"calls_missing": str(error)}
+        if result["answered"] < ENOUGH * result["sent"]:
+            percent = 100 * result["answered"] / max(1, result["sent"])
+            return {"calls_missing": f"only {percent:.0f} % were answered while {counter.name} counted"}
+        return {"calls_per_query": calls / result["answered"], "calls_by": counter.name}
 
     def pace(self, port, load, file, seconds, rate):
         options = ["--rate", rate, "--seconds", seconds, "--sockets", SOCKETS]
@@ -132,6 +156,7 @@ def merge(parts):
     if "latency_us" in parts[0]:
         names = parts[0]["latency_us"]
         result["latency_us"] = {name: median(part["latency_us"][name] for part in parts) for name in names}
+        result["latency_us"]["max"] = max(part["latency_us"]["max"] for part in parts)
     return result
 
 

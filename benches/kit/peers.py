@@ -27,27 +27,43 @@ class Peer:
     """One kind of server. `start` gives a running one."""
 
     name = ""
-    # (file of the program, how it is installed)
+    # File of the program, for what Debian packages.
     package = None
+    # Debian's package of it, if that is called otherwise.
+    debian_package = None
+    # What it says its version to.
+    version_option = "--version"
     floor = False
     # What it listens on, and the network of its clients. Only nodens, the echo and dnsdist can be put elsewhere.
     address = "127.0.0.1"
     clients = "127.0.0.0/8"
 
-    def __init__(self, tools):
+    def __init__(self, tools, tree=None):
         # Directory of what is not a Debian package.
         self.tools = tools
+        # The tree of another Debian suite that it runs in; None for the machine's own programs.
+        self.tree = tree
+        if tree:
+            self.name = f"{self.name}@{tree.name}"
 
     def program(self):
-        return tool(self.package)
+        return self.tree.program(self.package) if self.tree else tool(self.package)
 
     def install(self):
         """Gets the program if it is missing; raises Failed with the reason if it cannot be had."""
         if self.program() is None:
-            install.apt([self.package])
+            package = self.debian_package or self.package
+            if self.tree:
+                self.tree.install(package)
+            else:
+                install.apt([package])
 
     def version(self):
-        return "unknown"
+        return version_in(output(*self.inside([self.program(), self.version_option])))
+
+    def inside(self, command):
+        """The command that runs `command` where the program is: here, or in a tree."""
+        return self.tree.inside(command) if self.tree else command
 
     def start(self, directory, upstream, cpu=SERVER_CPU):
         """A server in front of the port `upstream`, when it answers correctly."""
@@ -71,14 +87,20 @@ class Peer:
     def spawn(self, directory, command, config, cpu, environment=None):
         """Writes the configuration, puts its path in place of None, and starts the program."""
         file = directory / f"{self.name}.conf"
+        inside = file
+        if self.tree:
+            # One server of a name runs at a time.
+            inside = Path("/tmp", file.name)
+            file = self.tree.path / "tmp" / file.name
         file.write_text(config)
-        command = [file if word is None else word for word in command]
+        command = self.inside([inside if word is None else word for word in command])
         return Process(self.name, command, directory / f"{self.name}.log", cpu, environment)
 
 
 def output(*command):
     """What a program prints, wherever it prints it."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.stdout
 
 
@@ -104,9 +126,6 @@ class Nodens(Peer):
     def install(self):
         pass
 
-    def version(self):
-        return version_in(output(self.binary, "--version"))
-
     def routes(self):
         return f'upstreams:\n  authority:\n    servers: ["127.0.0.1:{self.upstream}"]\n'
 
@@ -124,6 +143,9 @@ class Echo(Peer):
 
     name = "echo"
     floor = True
+
+    def version(self):
+        return "unknown"
 
     def __init__(self, tools, binary):
         super().__init__(tools)
@@ -145,9 +167,6 @@ class Echo(Peer):
 class Dnsdist(Peer):
     name = "dnsdist"
     package = "dnsdist"
-
-    def version(self):
-        return version_in(output(self.program(), "--version"))
 
     def launch(self, directory, port, upstream, cpu):
         # "Performance Tuning" of its manual: packet cache, recvmmsg batches, enough outstanding queries. One listener
@@ -173,9 +192,7 @@ getPool(''):setCache(newPacketCache({CACHE_ENTRIES}, {{maxTTL=86400}}))
 class Unbound(Peer):
     name = "unbound"
     package = "unbound"
-
-    def version(self):
-        return version_in(output(self.program(), "-V"))
+    version_option = "-V"
 
     def launch(self, directory, port, upstream, cpu):
         # "Performance Tuning" of its manual: cache sizes with the RRset cache twice the message cache, large socket
@@ -183,7 +200,7 @@ class Unbound(Peer):
         config = f"""server:
   interface: 127.0.0.1@{port}
   port: {port}
-  directory: "{directory}"
+  directory: "/"
   pidfile: ""
   chroot: ""
   username: ""
@@ -216,14 +233,8 @@ forward-zone:
 class Dnsmasq(Peer):
     name = "dnsmasq"
     package = "dnsmasq"
-
-    def install(self):
-        if self.program() is None:
-            # The program without the service that `dnsmasq` would set up.
-            install.apt(["dnsmasq-base"])
-
-    def version(self):
-        return version_in(output(self.program(), "--version"))
+    # The program without the service that `dnsmasq` would set up.
+    debian_package = "dnsmasq-base"
 
     def launch(self, directory, port, upstream, cpu):
         config = f"""no-resolv
@@ -244,6 +255,7 @@ server=127.0.0.1#{upstream}
 
 class Coredns(Peer):
     name = "coredns"
+    version_option = "-version"
 
     def program(self):
         built = self.tools / "bin" / "coredns"
@@ -259,9 +271,6 @@ class Coredns(Peer):
         done = subprocess.run(["go", "install", COREDNS], env=environment, capture_output=True, text=True)
         if done.returncode != 0:
             raise Failed(f"go install {COREDNS}: {done.stderr.strip()[-500:]}")
-
-    def version(self):
-        return version_in(output(self.program(), "-version"))
 
     def launch(self, directory, port, upstream, cpu):
         config = f""".:{port} {{
@@ -298,9 +307,6 @@ class Hickory(Peer):
         if done.returncode != 0:
             raise Failed(f"cargo install hickory-dns: {done.stderr.strip()[-500:]}")
 
-    def version(self):
-        return version_in(output(self.program(), "--version"))
-
     def launch(self, directory, port, upstream, cpu):
         # Or it wants to become nobody, in a group that Debian does not have.
         user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
@@ -329,6 +335,11 @@ protocol = {{type = "tcp"}}
 
 
 PEERS = {peer.name: peer for peer in [Dnsdist, Unbound, Dnsmasq, Coredns, Hickory]}
+
+
+def of_suite(peers, tree):
+    """Those of the servers that Debian packages, as they are in the tree of another suite."""
+    return [type(peer)(peer.tools, tree) for peer in peers if peer.package]
 
 
 class Nsd:

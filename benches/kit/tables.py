@@ -6,15 +6,20 @@ from statistics import median
 # A compiler beside the measurement takes this much; a quiet machine takes a few percent.
 NOISY_PERCENT = 15
 
+# The load generator of the figures that have no other's name; results of earlier versions name none.
+OURS = "load"
+
 
 def line(result, rounds):
     """One measurement, as progress."""
     at = "full speed" if result["rate"] is None else f"{result['rate']}/s"
+    if result["generator"] != OURS:
+        at = result["generator"]
     latency = result.get("latency_us")
     shown = f"p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} us" if latency else f"{result['qps']:.0f} qps"
     wrong = f"  WRONG: {result['wrong']}" if result.get("wrong") else ""
     return (
-        f"  round {result['round'] + 1}/{rounds}  {result['load']:6} {at:>10}  {result['peer']:11} {shown:>24}"
+        f"  round {result['round'] + 1}/{rounds}  {result['load']:6} {at:>10}  {result['peer']:15} {shown:>24}"
         f"  {result['cpu_us']:7.2f} us/query  lost {result['lost_percent']:.2f} %"
         f"  others {result['others_percent']:.0f} %{wrong}"
     )
@@ -46,15 +51,23 @@ class Cell:
         """The best round. Other programs can only add to it, so it is nearest to what a quiet machine would show."""
         return min(self.values(*keys))
 
+    def calls(self):
+        """System calls for each query, of the rounds in which they could be counted."""
+        return [result["calls_per_query"] for result in self.results if "calls_per_query" in result]
+
+    def first(self, key):
+        """What is wrong, or missing, in the first round that says so under this key."""
+        return next((result[key] for result in self.results if result.get(key)), None)
+
     def wrong(self):
-        return next((result["wrong"] for result in self.results if result.get("wrong")), None)
+        return self.first("wrong")
 
 
-def cells(report, load, rate):
+def cells(report, load, rate, generator=OURS):
     """The servers under a load, nodens first, then as they were named."""
     found = {}
     for result in report["results"]:
-        if result["load"] == load and result["rate"] == rate:
+        if (result["load"], result["rate"], result.get("generator", OURS)) == (load, rate, generator):
             found.setdefault(result["peer"], []).append(result)
     order = [name for name in report["versions"] if name in found]
     return {name: Cell(found[name]) for name in order}
@@ -74,8 +87,9 @@ def flood_table(report, load):
     by_peer = cells(report, load, None)
     own = by_peer["nodens"].median("cpu_us") if "nodens" in by_peer else None
     floor = by_peer["echo"].median("cpu_us") if "echo" in by_peer else None
+    by_dnsperf = cells(report, load, None, "dnsperf")
     head = ["server", "qps", "CPU µs/query", "least", "× floor", "nodens ÷ it", "CPU busy %", "lost %", "peak MB"]
-    rows = [head]
+    rows = [head + (["dnsperf: qps", "CPU µs/query", "CPU busy %"] if by_dnsperf else [])]
     for name, cell in by_peer.items():
         cost = cell.median("cpu_us")
         rows.append(
@@ -89,24 +103,36 @@ def flood_table(report, load):
                 f"{cell.median('busy_percent'):.0f}",
                 f"{cell.median('lost_percent'):.2f}",
                 f"{cell.median('peak_mb'):.1f}",
+                *(dnsperf_columns(by_dnsperf.get(name)) if by_dnsperf else []),
             ]
         )
     return rows
+
+
+def dnsperf_columns(cell):
+    if cell is None:
+        return ["–", "–", "–"]
+    busy = f"{cell.median('busy_percent'):.0f}"
+    return [f"{cell.median('qps'):,.0f}" + (" (WRONG)" if cell.wrong() else ""), f"{cell.median('cpu_us'):.2f}", busy]
 
 
 def paced_table(report, load, rate):
     """A fixed rate: how long a query takes."""
     by_peer = cells(report, load, rate)
     own = by_peer["nodens"].median("cpu_us") if "nodens" in by_peer else None
-    rows = [["server", "p50 µs", "p99 µs", "p99.9 µs", "CPU µs/query", "nodens ÷ it", "answered/s", "lost %"]]
+    counted = any(cell.calls() for cell in by_peer.values())
+    calls = ["calls/query"] if counted else []
+    head = ["server", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "CPU µs/query", "nodens ÷ it", *calls]
+    rows = [[*head, "answered/s", "lost %"]]
     for name, cell in by_peer.items():
         cost = cell.median("cpu_us")
         rows.append(
             [
                 title(report, name) + (" (WRONG)" if cell.wrong() else ""),
-                *(f"{cell.median('latency_us', key):,.0f}" for key in ["p50", "p99", "p99.9"]),
+                *(f"{cell.median('latency_us', key):,.0f}" for key in ["p50", "p99", "p99.9", "max"]),
                 f"{cost:.2f}",
                 "" if name == "nodens" or not own else ratio(own, cost),
+                *([f"{median(cell.calls()):.2f}" if cell.calls() else "–"] if counted else []),
                 f"{cell.median('qps'):,.0f}",
                 f"{cell.median('lost_percent'):.2f}",
             ]
@@ -114,15 +140,22 @@ def paced_table(report, load, rate):
     return rows
 
 
+def kind(name):
+    """What a server is, whichever variant: "dnsdist" of "dnsdist@trixie"."""
+    return name.partition("@")[0]
+
+
 def title(report, name):
+    """A server with its version, and its variant if it has one."""
     if name == "echo":
         return "echo (floor)"
-    return f"{name} {report['versions'][name]}"
+    variant = name.partition("@")[2]
+    return f"{kind(name)} {report['versions'][name]}" + (f" ({variant})" if variant else "")
 
 
-def heading(load, rate):
-    load = f"`{load}`"
-    return f"{load}, at full speed" if rate is None else f"{load}, {rate:,} queries a second"
+def heading(load, rate, generator=OURS):
+    by = "" if generator == OURS else f", by {generator}"
+    return (f"`{load}`, at full speed" if rate is None else f"`{load}`, {rate:,} queries a second") + by
 
 
 def idle(report):
@@ -140,10 +173,15 @@ def notes(report):
     """What a reader must know before believing the tables."""
     for name, reason in report["missing"].items():
         yield f"NOT MEASURED: {name}: {reason}"
-    for load, rate in pairs(report):
-        for name, cell in cells(report, load, rate).items():
+    for load, rate, generator in [(*pair, by) for pair in pairs(report) for by in (OURS, "dnsperf")]:
+        for name, cell in cells(report, load, rate, generator).items():
+            where = f"{name} under {heading(load, rate, generator)}"
             if cell.wrong():
-                yield f"WRONG ANSWERS: {name} under {heading(load, rate)}: {cell.wrong()}"
+                yield f"WRONG ANSWERS: {where}: {cell.wrong()}"
+            if not cell.calls() and cell.first("calls_missing"):
+                yield f"CALLS NOT COUNTED: {where}: {cell.first('calls_missing')}"
+    if any(result.get("calls_by") == "strace" for result in report["results"]):
+        yield "CALLS COUNTED BY STRACE: it slows servers down, so at high rates calls/query is lower than without it"
     noisy = [result for result in report["results"] if result["others_percent"] > NOISY_PERCENT]
     if noisy:
         yield (
@@ -174,10 +212,10 @@ def table(report, load, rate):
 def about(report):
     """The machine and the versions, in two lines."""
     machine = report["machine"]
-    kind = "virtual, " if machine["virtual"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items() if name != "echo")
+    virtual = "virtual, " if machine["virtual"] else ""
+    versions = ", ".join(title(report, name) for name in report["versions"] if name != "echo")
     return (
-        f"\n{machine['cpus']} × {machine['cpu']} ({kind}{machine['memory_gb']} GB), Linux {machine['kernel']}, "
+        f"\n{machine['cpus']} × {machine['cpu']} ({virtual}{machine['memory_gb']} GB), Linux {machine['kernel']}, "
         f"{machine['system']}\n{versions}"
     )
 
