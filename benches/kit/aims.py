@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from . import tables
+from . import loads, tables
 
 
 @dataclass
@@ -60,7 +60,7 @@ def of_compare(report):
     for load in BELOW_ALL:
         yield from below_all(load, tables.cells(report, load, None))
     for load, rate in tables.pairs(report):
-        if rate is not None:
+        if rate is not None and load not in loads.BUSY_LOADS:
             yield from latency(load, rate, tables.cells(report, load, rate))
     own = [result for result in report["results"] if result["peer"] == "nodens"]
     if own:

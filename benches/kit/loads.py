@@ -3,7 +3,7 @@
 import bisect
 import itertools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Not below `test.`, which Unbound answers by itself.
@@ -52,6 +52,12 @@ class Load:
     once: bool = False
     # Whether a server that knows nothing can play: the echo, which is the floor for hits over UDP.
     floor: bool = True
+    # Whether the CPUs are taken meanwhile: see busy.py.
+    busy: bool = False
+    # Queries a second, for loads that have a rate of their own.
+    rate: int | None = None
+    # Turns that a run is split into.
+    turns: int = PARTS
 
 
 def write(path, lines):
@@ -139,4 +145,24 @@ def mixed(directory):
     return Load("mixed", files, warm, {"NOERROR": 1.0}, once=True, floor=False)
 
 
+# What a node asks when it has other work.
+BUSY_RATE = 500
+
+
+def on_a_busy_node(load, name):
+    # One long turn: the 999th of 1,000 latencies needs thousands of them.
+    return replace(load, name=name, busy=True, rate=BUSY_RATE, turns=1)
+
+
+def busy(directory):
+    return on_a_busy_node(hot(directory), "busy")
+
+
+def busy_miss(directory):
+    return on_a_busy_node(miss(directory), "busy-miss")
+
+
 LOADS = {load.__name__: load for load in [hot, wide, miss, search, tcp, mixed]}
+
+# Those that have a rate of their own.
+BUSY_LOADS = {"busy": busy, "busy-miss": busy_miss}

@@ -33,6 +33,8 @@ class Bench:
         # The path of our generator.
         self.generator = generator
         self.directory = directory
+        # Processes that are part of the measurement beside the server and the load generators.
+        self.own = [nsd.process]
         # Queries in flight at full speed.
         self.outstanding = OUTSTANDING
         # What counts system calls; None if nothing can.
@@ -89,15 +91,19 @@ class Bench:
     def account(self, server, put_under_load):
         """Puts a server under load and adds to the report what it used meanwhile."""
         quiet = Quiet()
-        before, load_before, nsd_before = server.cpu_seconds(), children_seconds(), self.nsd.process.cpu_seconds()
+        before, own_before = server.cpu_seconds(), self.own_seconds()
         result = put_under_load()
         used = server.cpu_seconds() - before
-        ours = used + children_seconds() - load_before + self.nsd.process.cpu_seconds() - nsd_before
+        ours = used + self.own_seconds() - own_before
         if result["answered"] == 0:
             raise Failed(f"{server.name} answered nothing: {server.last_words()}")
         result["cpu_seconds"] = used
         result["others_percent"] = quiet.others_percent(ours)
         return result
+
+    def own_seconds(self):
+        """CPU time that the measurement took so far, without the server's."""
+        return children_seconds() + sum(process.cpu_seconds() for process in self.own)
 
     def count_calls(self, server, load, seconds, rate):
         """System calls of the server for each answer at a rate, or why there is no such figure."""
@@ -116,8 +122,10 @@ class Bench:
     def pace(self, port, load, file, seconds, rate):
         options = ["--rate", rate, "--seconds", seconds, "--sockets", SOCKETS]
         options += ["--tcp"] if load.tcp else []
-        # Misses need NSD, which shares the generator's CPU, so there it must sleep.
-        options += ["--once"] if load.once else ["--spin"]
+        options += ["--once"] if load.once else []
+        # Misses need NSD, which shares the generator's CPU, so there it must sleep. On a busy node it must, too: it is
+        # ahead of all, and would have the CPU for itself.
+        options += [] if load.once or load.busy else ["--spin"]
         return self.generate(port, file, options)
 
     def generate(self, port, file, options, address="127.0.0.1", pass_fds=()):
@@ -153,6 +161,8 @@ def merge(parts):
     result["busy_percent"] = 100 * result["cpu_seconds"] / result["seconds"]
     result["lost_percent"] = 100 * result["lost"] / max(1, result["sent"])
     result["others_percent"] = median(part["others_percent"] for part in parts)
+    # dnsperf does not say.
+    result["late_percent"] = 100 * sum(part.get("late_sends", 0) for part in parts) / max(1, result["sent"])
     if "latency_us" in parts[0]:
         names = parts[0]["latency_us"]
         result["latency_us"] = {name: median(part["latency_us"][name] for part in parts) for name in names}

@@ -37,6 +37,8 @@ class Peer:
     # What it listens on, and the network of its clients. Only nodens, the echo and dnsdist can be put elsewhere.
     address = "127.0.0.1"
     clients = "127.0.0.0/8"
+    # Whether it runs under SCHED_RR on its own account.
+    realtime = False
 
     def __init__(self, tools, tree=None):
         # Directory of what is not a Debian package.
@@ -64,6 +66,10 @@ class Peer:
     def inside(self, command):
         """The command that runs `command` where the program is: here, or in a tree."""
         return self.tree.inside(command) if self.tree else command
+
+    def plays(self, load):
+        """Whether this load tells anything about it."""
+        return load.floor or not self.floor
 
     def start(self, directory, upstream, cpu=SERVER_CPU):
         """A server in front of the port `upstream`, when it answers correctly."""
@@ -136,6 +142,25 @@ class Nodens(Peer):
             f"cache: {{max_size: {self.max_size}}}\n{self.routes()}{self.extra}"
         )
         return self.spawn(directory, [self.binary, "serve", "--config", None], config, cpu)
+
+
+class NodensRealtime(Nodens):
+    """nodens with its workers under SCHED_RR, on a busy node: elsewhere nothing competes with it."""
+
+    name = "nodens@realtime"
+    extra = "scheduling: realtime\n"
+    realtime = True
+
+    def plays(self, load):
+        return load.busy
+
+    def start(self, directory, upstream, cpu=SERVER_CPU):
+        process = super().start(directory, upstream, cpu)
+        threads = [int(thread) for thread in os.listdir(f"/proc/{process.child.pid}/task")]
+        if not any(os.sched_getscheduler(thread) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR for thread in threads):
+            process.stop()
+            raise Failed(f"no thread runs under SCHED_RR: {process.last_words()}")
+        return process
 
 
 class Echo(Peer):

@@ -9,6 +9,9 @@ NOISY_PERCENT = 15
 # The load generator of the figures that have no other's name; results of earlier versions name none.
 OURS = "load"
 
+# Queries in percent that may leave over a millisecond after their time before a table says so.
+LATE_PERCENT = 1
+
 
 def line(result, rounds):
     """One measurement, as progress."""
@@ -180,6 +183,9 @@ def notes(report):
                 yield f"WRONG ANSWERS: {where}: {cell.wrong()}"
             if not cell.calls() and cell.first("calls_missing"):
                 yield f"CALLS NOT COUNTED: {where}: {cell.first('calls_missing')}"
+            late = max((result.get("late_percent", 0) for result in cell.results), default=0)
+            if late > LATE_PERCENT:
+                yield f"LATE: {late:.1f} % of the queries to {where} left over 1 ms after their time"
     if any(result.get("calls_by") == "strace" for result in report["results"]):
         yield "CALLS COUNTED BY STRACE: it slows servers down, so at high rates calls/query is lower than without it"
     noisy = [result for result in report["results"] if result["others_percent"] > NOISY_PERCENT]
