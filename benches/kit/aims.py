@@ -19,7 +19,7 @@ class Aim:
         return self.medians <= self.limit
 
     def row(self):
-        digits = 1 if self.unit == "MB" else 2
+        digits = {"MB": 1, "µs": 0}.get(self.unit, 2)
         verdict = "holds" if self.holds() else f"missed by {100 * (self.medians / self.limit - 1):.0f} %"
         sizes = (self.limit, self.medians, self.least)
         return [self.what, *(f"{size:.{digits}f} {self.unit}" for size in sizes), verdict]
@@ -27,20 +27,30 @@ class Aim:
 
 # Load, server it is compared with, and the most that nodens's CPU time per query may be of that server's.
 COSTS = [
-    ("hot", "echo", 1.25),
-    ("hot", "dnsdist", 0.97),
-    ("wide", "echo", 1.30),
-    ("wide", "dnsdist", 0.97),
-    ("miss", "dnsdist", 0.95),
+    ("hot", "echo", 1.10),
+    ("hot", "dnsdist", 0.82),
+    ("wide", "echo", 1.20),
+    ("wide", "dnsdist", 0.82),
+    ("miss", "dnsdist", 0.75),
     ("miss", "unbound", 0.35),
 ]
 
 # Loads under which nodens is meant to be below every other server.
 BELOW_ALL = ["search", "mixed", "tcp"]
 
-P50_OF_THE_BEST = 1.10
-IDLE_MB = 10.0
-WIDE_MB = 45.0
+# The same at a fixed rate.
+PACED_COSTS = [
+    ("hot", "echo", 1.15),
+    ("miss", "dnsdist", 0.90),
+]
+
+# Load: p99 in microseconds under `scheduling: realtime` while jobs take all CPUs.
+BUSY_P99_US = {"busy": 150, "busy-miss": 300}
+BUSY_MAX_US = 2_000
+
+P50_OF_THE_BEST = 1.00
+IDLE_MB = 7.0
+WIDE_MB = 32.0
 FULL_CACHE = 1.15
 MILLION_ENTRIES = 1.4
 TEN_THOUSAND_ROUTES = 1.1
@@ -61,7 +71,11 @@ def of_compare(report):
         yield from below_all(load, tables.cells(report, load, None))
     for load, rate in tables.pairs(report):
         if rate is not None and load not in loads.BUSY_LOADS:
-            yield from latency(load, rate, tables.cells(report, load, rate))
+            cells = tables.cells(report, load, rate)
+            yield from latency(load, rate, cells)
+            yield from paced_costs(load, rate, cells)
+        elif load in BUSY_P99_US:
+            yield from busy(load, tables.cells(report, load, rate))
     own = [result for result in report["results"] if result["peer"] == "nodens"]
     if own:
         cell = tables.Cell(own)
@@ -98,6 +112,21 @@ def latency(load, rate, cells):
     for name in of_kind(peers, "dnsdist"):
         measured = ratios(cells["nodens"], peers[name], "latency_us", "p99")
         yield Aim(f"{load} at {rate:,}/s: p99 ÷ {name}'s", 1.0, *measured)
+
+
+def paced_costs(load, rate, cells):
+    for of_load, peer, limit in PACED_COSTS:
+        for name in of_kind(cells, peer) if load == of_load and "nodens" in cells else []:
+            what = f"{load} at {rate:,}/s: CPU per query ÷ {name}'s"
+            yield Aim(what, limit, *ratios(cells["nodens"], cells[name], "cpu_us"))
+
+
+def busy(load, cells):
+    for name in cells:
+        if tables.kind(name) == "nodens" and name != "nodens":
+            for what, limit, key in [("p99", BUSY_P99_US[load], "p99"), ("longest", BUSY_MAX_US, "max")]:
+                measured = cells[name].median("latency_us", key), cells[name].least("latency_us", key)
+                yield Aim(f"{load}: {what}, {name}", limit, *measured, "µs")
 
 
 def of_scaling(report):

@@ -110,7 +110,7 @@ impl WorkerScheduling {
         worker
     }
 
-    /// Looks after the budget; to be called a few times in each [`WINDOW`].
+    /// Looks after the budget; to be called a few times a second.
     pub fn tick(&mut self, now: Instant) {
         let Ok(used) = own_cpu_time() else { return };
         match self.budget.policy(now, used) {
