@@ -1,12 +1,14 @@
-//! `scheduling: realtime` before a real kernel. Needs root, setpriv (util-linux) and, for one, cgroup v1:
+//! `scheduling: realtime` before a real kernel. Needs root, and chrt and setpriv (util-linux). Says so where the kernel gives the
+//! test itself no real-time scheduling, or does not group real-time tasks:
 //!
-//!     cargo test --test scheduling -- --ignored
+//!     cargo test --test scheduling -- --ignored --nocapture
 
 mod common;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -53,6 +55,17 @@ fn assert_answers(nodens: &Nodens) {
     assert_eq!(reply.rcode(), rcode::NOERROR);
 }
 
+/// Whether anybody may be under real-time scheduling here; says so if not.
+fn is_to_be_had() -> bool {
+    let tried = Command::new("chrt").args(["-r", "1", "true"]).output();
+    let tried = tried.expect("chrt is installed (util-linux)");
+    if !tried.status.success() {
+        let why = String::from_utf8_lossy(&tried.stderr);
+        println!("NOT CHECKED: this machine gives the test no real-time scheduling: {why}");
+    }
+    tried.status.success()
+}
+
 /// Runs normally, says why once, and shows it.
 fn assert_falls_back(nodens: &Nodens, why: &str) {
     assert_answers(nodens);
@@ -70,6 +83,9 @@ fn assert_falls_back(nodens: &Nodens, why: &str) {
 #[test]
 #[ignore = "needs root; .ci/run runs it"]
 fn workers_are_under_real_time_scheduling_and_nobody_else_is() {
+    if !is_to_be_had() {
+        return;
+    }
     let nodens = Nodens::start(YAML);
     assert_answers(&nodens);
     for (name, scheduled) in threads(nodens.id()) {
@@ -162,6 +178,9 @@ fn flood(address: SocketAddr, stop: &AtomicBool) {
 #[test]
 #[ignore = "needs root and takes a quarter of a minute; .ci/run runs it"]
 fn a_worker_over_its_budget_steps_down_and_comes_back_after_the_flood() {
+    if !is_to_be_had() {
+        return;
+    }
     let nodens = Nodens::start(&YAML.replace("workers: 2", "workers: 1"));
     let (stop, address) = (AtomicBool::new(false), nodens.address());
     thread::scope(|scope| {
