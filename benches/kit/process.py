@@ -47,6 +47,18 @@ def tool(name):
     return shutil.which(name, path=path)
 
 
+def run(command, text="", environment=None):
+    """What a program prints, given `text`; fails with the last it said."""
+    words = [str(word) for word in command]
+    try:
+        done = subprocess.run(words, input=text, env=environment, capture_output=True, text=True)
+    except OSError as error:
+        raise Failed(f"{words[0]}: {error.strerror}") from None
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(words)}: {(done.stdout + done.stderr).strip()[-500:]}")
+    return done.stdout
+
+
 def free_port():
     """A port that nobody has now, neither for UDP nor for TCP."""
     while True:

@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
-from . import install
+from . import install, process
 from .process import Failed, tool
 
 # Suites whose servers are known to be measurable so.
@@ -70,12 +69,5 @@ class Tree:
 
 
 def run(command):
-    """Runs a command of Debian's tools; fails with the last it said."""
-    environment = {**os.environ, **install.QUIETLY, "LC_ALL": "C"}
-    words = [str(word) for word in command]
-    try:
-        done = subprocess.run(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    except OSError as error:
-        raise Failed(f"{words[0]}: {error.strerror}") from None
-    if done.returncode != 0:
-        raise Failed(f"{' '.join(words[:4])} …: {done.stdout.strip()[-500:]}")
+    """Runs a command of Debian's tools."""
+    process.run(command, environment={**os.environ, **install.QUIETLY, "LC_ALL": "C"})

@@ -16,7 +16,7 @@ LATE_PERCENT = 1
 def line(result, rounds):
     """One measurement, as progress."""
     at = "full speed" if result["rate"] is None else f"{result['rate']}/s"
-    if result["generator"] != OURS:
+    if result.get("generator", OURS) != OURS:
         at = result["generator"]
     latency = result.get("latency_us")
     shown = f"p50 {latency['p50']:.0f} p99 {latency['p99']:.0f} us" if latency else f"{result['qps']:.0f} qps"

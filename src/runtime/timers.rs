@@ -102,8 +102,15 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// How often it was woken.
     #[derive(Default)]
     struct Woken(AtomicUsize);
+
+    impl Woken {
+        fn count(&self) -> usize {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
 
     impl Wake for Woken {
         fn wake(self: Arc<Self>) {
@@ -141,8 +148,7 @@ mod tests {
         assert!(timers.is_over(late_key, &late_waker));
         timers.remove(late_key);
         assert_eq!(timers.earliest(), None);
-        let count = |woken: &Woken| woken.0.load(Ordering::Relaxed);
-        assert_eq!((count(&early), count(&gone), count(&late)), (1, 0, 1));
+        assert_eq!((early.count(), gone.count(), late.count()), (1, 0, 1));
     }
 
     #[test]
@@ -159,8 +165,7 @@ mod tests {
         assert!(!timers.is_over(again, &second_waker));
         timers.wake_due(start + 20 * MS);
         assert!(timers.is_over(again, &second_waker));
-        assert_eq!(first.0.load(Ordering::Relaxed), 0);
-        assert_eq!(second.0.load(Ordering::Relaxed), 1);
+        assert_eq!((first.count(), second.count()), (0, 1));
     }
 
     #[test]
@@ -172,8 +177,7 @@ mod tests {
         let key = timers.insert(start, &first_waker);
         assert!(!timers.is_over(key, &second_waker));
         timers.wake_due(start);
-        assert_eq!(first.0.load(Ordering::Relaxed), 0);
-        assert_eq!(second.0.load(Ordering::Relaxed), 1);
+        assert_eq!((first.count(), second.count()), (0, 1));
     }
 
     #[test]

@@ -54,7 +54,7 @@ struct Alarm {
 #[derive(Default)]
 struct Ready {
     tasks: Mutex<Vec<Runnable>>,
-    /// How many they are.
+    /// How many they are: a turn without any takes no lock.
     count: AtomicUsize,
     /// Whether a turn has begun, at whose end they go on.
     begun: AtomicBool,
@@ -184,7 +184,7 @@ impl Inner {
     }
 
     /// What is ready goes on, and what is to leave leaves, until there is nothing of both.
-    #[cold]
+    #[inline(never)]
     fn end(&self) {
         let mut running = self.running.take();
         for _ in 0..ROUNDS {

@@ -259,8 +259,8 @@ async fn fly(leader: Leader) {
     let (flight, key) = (Rc::clone(&leader.flight), Rc::clone(&leader.key));
     let route = worker.setup.routes.get(leader.route);
 
-    // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
     let now = Instant::now();
+    // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
     let mut answer = pin!(resolve(&worker, leader.route, &flight, &key, now));
     let stale = leader.flight.stale();
     let result = if stale.is_some_and(|entry| may_stand_in(entry, StaleReason::Slow)) {

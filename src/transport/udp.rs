@@ -53,7 +53,8 @@ pub struct Shared {
     /// Sockets of each kind that may be open to one server: UDP sockets in use, those that wait for late answers, streams.
     sockets_per_server: Rc<Cell<usize>>,
     cannot_open: Rc<Repeated>,
-    turns: Turns,
+    /// The worker's.
+    pub turns: Turns,
 }
 
 impl Shared {

@@ -35,7 +35,6 @@ const CUT_PATIENCE: Duration = Duration::from_millis(200);
 pub struct Links {
     by_server: Vec<Rc<Link>>,
     shared: Shared,
-    turns: Turns,
 }
 
 struct Link {
@@ -69,11 +68,7 @@ impl Links {
             })
         };
         let by_server = upstreams.servers.iter().map(link).collect();
-        Self {
-            by_server,
-            shared,
-            turns: turns.clone(),
-        }
+        Self { by_server, shared }
     }
 
     /// Forgets what is over; called every now and then.
@@ -242,7 +237,7 @@ pub async fn ask(
     match wait.filter(|wait| !wait.is_zero()) {
         None => lookup.run(now).await,
         Some(wait) => {
-            lookup.links.turns.until(now + wait).await;
+            lookup.links.shared.turns.until(now + wait).await;
             lookup.run(Instant::now()).await
         }
     }
@@ -306,7 +301,7 @@ impl Lookup<'_> {
                     let until = self.wake_at(until, now);
                     // Filled or not, the next step is found anew.
                     let filled = self.question.mailbox().filled();
-                    let _ = self.links.turns.timeout_at(until, filled).await;
+                    let _ = self.links.shared.turns.timeout_at(until, filled).await;
                 }
                 Step::Exhausted => return self.give_up(),
             }
