@@ -309,8 +309,6 @@ fn serve_runs_a_corefile_and_takes_its_changes_and_those_of_what_it_imports() {
 
 impl Running {
     fn process_says(&self, text: &str) {
-        wait_for("it to be said", || {
-            self.process.log().contains(text).then_some(())
-        });
+        self.process.wait_for_log(text);
     }
 }

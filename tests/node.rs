@@ -524,8 +524,7 @@ fn what_somebody_removes_is_put_back_and_what_cannot_be_is_told() {
     wait_for("the trouble to be told", || {
         (nodens.metric("nodens_node_setup_success ") == 0).then_some(())
     });
-    let log = nodens.process.log();
-    assert!(log.contains("uplink has it already"), "{log}");
+    nodens.process.wait_for_log("uplink has it already");
     network.node.ip(&format!("address del {V4}/24 dev uplink"));
     wait_for("the trouble to be over", || {
         (nodens.metric("nodens_node_setup_success ") == 1).then_some(())

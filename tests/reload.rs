@@ -185,11 +185,7 @@ fn a_mistake_changes_nothing_and_is_told() {
         "nodens.yaml:10",
     ] {
         assert!(mistakes.contains(part), "{part} is not in {mistakes}");
-        assert!(
-            nodens.log().contains(part),
-            "{part} is not in {}",
-            nodens.log()
-        );
+        nodens.wait_for_log(part);
     }
     assert_eq!(ask(nodens.address(), "b.moving."), 1);
     assert_eq!(taken(&nodens), 1);

@@ -71,6 +71,7 @@ fn assert_falls_back(nodens: &Nodens, why: &str) {
     assert_answers(nodens);
     assert_eq!(workers(nodens.id()), [NORMAL; 2]);
     assert!(nodens.metric("nodens_realtime_workers", &[]) < 0.5);
+    nodens.wait_for_log("realtime");
     let log = nodens.log();
     let said: Vec<_> = log
         .lines()
@@ -192,11 +193,7 @@ fn a_worker_over_its_budget_steps_down_and_comes_back_after_the_flood() {
         assert!(nodens.metric("nodens_realtime_workers", &[]) < 0.5);
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(
-        nodens.log().contains("500 ms of CPU time"),
-        "{}",
-        nodens.log()
-    );
+    nodens.wait_for_log("500 ms of CPU time");
     nodens.wait_for_metric("nodens_realtime_workers", &[], 1.0);
     assert_eq!(workers(nodens.id()), [REALTIME]);
     assert_answers(&nodens);

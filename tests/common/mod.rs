@@ -164,7 +164,22 @@ impl Process {
         self.child.id()
     }
 
-    /// All it wrote to standard output and standard error.
+    /// Waits until it has written this text. A thread of its own writes a log, so a line may come later than what it
+    /// tells.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(
+                Instant::now() < deadline,
+                "{} did not write {text:?}; it wrote:\n{}",
+                self.name,
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// All it wrote to standard output and standard error so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(no log: {error})"))
     }
@@ -522,7 +537,12 @@ impl Nodens {
         self.process.status_bytes("VmHWM")
     }
 
-    /// All it wrote.
+    /// Waits until it has written this text.
+    pub(crate) fn wait_for_log(&self, text: &str) {
+        self.process.wait_for_log(text);
+    }
+
+    /// All it wrote so far.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
