@@ -13,22 +13,20 @@ WORKDIR /build
 # procedural macros, which must stay dynamic. getrandom would look its system call up with dlsym, which a static binary
 # does not have, and fall back to /dev/urandom, which an empty image need not have. .ci/run builds with this very line.
 ENV RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
-# Names of functions stay for backtraces; line numbers would make it four times as large.
-ENV CARGO_PROFILE_RELEASE_STRIP=debuginfo
 
 # A layer of the dependencies alone: unchanged until Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && cargo build --release --locked --target "$(uname -m)-unknown-linux-gnu" \
+    && cargo build --profile image --locked --target "$(uname -m)-unknown-linux-gnu" \
     && rm -r src
 
 COPY src src
 # cargo compares modification times, and a checkout may be older than the layer above.
 RUN find src -name '*.rs' -exec touch {} + \
-    && cargo build --release --locked --target "$(uname -m)-unknown-linux-gnu" \
-    && cp "target/$(uname -m)-unknown-linux-gnu/release/nodens" /nodens
+    && cargo build --profile image --locked --target "$(uname -m)-unknown-linux-gnu" \
+    && cp "target/$(uname -m)-unknown-linux-gnu/image/nodens" /nodens
 
 FROM scratch
 ARG VERSION=unknown

@@ -34,8 +34,8 @@ def build(what):
         target = host()
     except FileNotFoundError:
         raise Failed("needs Rust: there is no rustc") from None
-    environment = {**os.environ, "RUSTFLAGS": image_flags(), "CARGO_PROFILE_RELEASE_STRIP": "debuginfo"}
-    command = ["cargo", "build", "--quiet", "--release", "--locked", "--target", target, *what]
+    environment = {**os.environ, "RUSTFLAGS": image_flags()}
+    command = ["cargo", "build", "--quiet", "--profile", "image", "--locked", "--target", target, *what]
     if subprocess.run(command, cwd=ROOT, env=environment).returncode != 0:
         raise Failed("cargo build failed")
-    return target_directory() / target / "release"
+    return target_directory() / target / "image"

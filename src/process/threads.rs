@@ -141,6 +141,9 @@ pub struct Parts {
 ///
 /// # Errors
 /// If its runtime cannot be set up.
+//
+// Never inlined, so that `tests/instructions.rs` finds it in the binary.
+#[inline(never)]
 pub fn run(parts: Parts, commands: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
