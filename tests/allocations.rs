@@ -82,7 +82,7 @@ fn of_a_worker(
     let (commands, receiver) = tokio::sync::mpsc::unbounded_channel();
     let (stop, listening) = (CancellationToken::new(), CancellationToken::new());
     let datagrams = Datagrams {
-        socket: udp,
+        socket: udp.into(),
         stop: listening.clone(),
     };
     assert!(commands.send(Command::Listen(datagrams)).is_ok());

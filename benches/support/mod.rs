@@ -15,6 +15,7 @@ use nodens::config::Config;
 use nodens::message::query::Query;
 use nodens::message::reply::Protocol;
 use nodens::message::response::Response;
+use nodens::net::network::kernel;
 use nodens::process::metrics::Metrics;
 use nodens::serving::client::{Client, ListenerIndex, Served};
 use nodens::serving::setup::Setup;
@@ -42,7 +43,7 @@ pub(crate) fn shared(yaml: &str) -> Arc<Shared> {
         metrics.count_for_coredns();
     }
     let cache = Cache::new(&config.cache);
-    let Ok(setup) = Setup::new(config, None, &metrics.upstream, Instant::now()) else {
+    let Ok(setup) = Setup::new(config, None, &metrics.upstream, &kernel(), Instant::now()) else {
         panic!("no setup of:\n{yaml}");
     };
     Arc::new(Shared {

@@ -127,6 +127,15 @@ impl Cache {
     /// An empty cache; `max_size` 0 makes one that keeps nothing.
     #[must_use]
     pub fn new(config: &CacheConfig) -> Self {
+        Self::with_hasher(config, ahash::RandomState::new())
+    }
+
+    /// The same with a hasher of one's own. Which entries make room for others depends on it.
+    ///
+    /// # Panics
+    /// Never: the options that the cache is built from are set.
+    #[must_use]
+    pub fn with_hasher(config: &CacheConfig, hasher: ahash::RandomState) -> Self {
         let evictions = Arc::new(Evictions::default());
         let most = usize::try_from(config.max_size / MIN_SHARD_SIZE).unwrap_or(usize::MAX);
         // quick_cache rounds up to a power of two; round down, so that shards do not get too small.
@@ -143,7 +152,7 @@ impl Cache {
         let count = CountEvictions(Arc::clone(&evictions));
         Self {
             shards: Shards::with_options(options, ByBytes, AlreadyHashed, count),
-            hasher: ahash::RandomState::new(),
+            hasher,
             evictions,
             failures: Failures::default(),
             flushes: AtomicU64::new(0),

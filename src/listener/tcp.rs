@@ -6,14 +6,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
-use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
@@ -25,6 +22,8 @@ use crate::config::TcpConfig;
 use crate::message::framing::{Frames, put_frame};
 use crate::message::reply::Protocol;
 use crate::metrics::repeated::Repeated;
+use crate::net::network::{NewStream, Stream};
+use crate::runtime;
 use crate::serving::client::{Client, ListenerIndex, Served};
 use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
@@ -39,7 +38,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A connection that was accepted, on its way to the worker that will serve it.
 pub struct Accepted {
     /// The connection.
-    pub stream: std::net::TcpStream,
+    pub stream: NewStream,
     /// The client.
     pub peer: SocketAddr,
     /// The listen address that it came to.
@@ -94,10 +93,10 @@ impl Connections {
             stop,
             handed_over: _until_here,
         } = accepted;
-        let stream = match TcpStream::from_std(stream) {
+        let stream = match stream.watched() {
             Ok(stream) => stream,
             Err(error) => {
-                if let Some(times) = self.cannot_serve.happened(Instant::now()) {
+                if let Some(times) = self.cannot_serve.happened(runtime::now()) {
                     tracing::warn!(%error, times, "cannot serve a TCP connection");
                 }
                 return;
@@ -121,7 +120,7 @@ impl Connections {
             wake: Notify::new(),
             closed: Cell::new(false),
             served: Cell::new(false),
-            active: Cell::new(Instant::now()),
+            active: Cell::new(runtime::now()),
             slot: RefCell::new(Some(slot)),
         });
         self.open.retain(|connection| connection.strong_count() > 0);
@@ -178,7 +177,7 @@ impl ReplySink for Connection {
             self.current.get().metrics.dropped(Dropped::ClientGone);
             return;
         }
-        self.active.set(Instant::now());
+        self.active.set(runtime::now());
         self.ready.borrow_mut().push_back(reply);
         self.write_ready(&self.current.get().setup.config.tcp);
         self.wake.notify_one();
@@ -222,8 +221,8 @@ impl Connection {
         }
     }
 
-    async fn run(self: &Rc<Self>, stream: TcpStream, stop: CancellationToken) -> io::Result<()> {
-        stream.set_nodelay(true)?;
+    async fn run(self: &Rc<Self>, stream: Stream, stop: CancellationToken) -> io::Result<()> {
+        stream.set_nodelay()?;
         let mut frames = Frames::new();
         let mut sending = Vec::new();
         let mut sent = 0;
@@ -246,7 +245,7 @@ impl Connection {
             let unsent = sent < sending.len();
             let done = !unsent && self.in_flight.get() == 0 && self.outbox.borrow().is_empty();
             let may_end =
-                !reading || self.may_end(stopping) && !frames.partial() && nothing_unread(&stream);
+                !reading || self.may_end(stopping) && !frames.partial() && !stream.has_unread();
             if done && may_end {
                 return close_after_client(&stream).await;
             }
@@ -257,6 +256,20 @@ impl Connection {
             };
             let waits_for_us = self.in_flight.get() > 0 && !unsent;
             tokio::select! {
+                biased;
+                ready = stream.writable(), if unsent => {
+                    ready?;
+                    match stream.try_write(&sending[sent..]) {
+                        Ok(count) => {
+                            sent += count;
+                            self.active.set(runtime::now());
+                        }
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                        Err(_) => {}
+                    }
+                }
+                () = self.wake.notified() => {}
+                () = stop.cancelled(), if stopping.is_none() => stopping = Some(runtime::now()),
                 ready = stream.readable(), if reading && self.has_room(config) => {
                     ready?;
                     match frames.fill_with(|buffer| stream.try_read_buf(buffer)) {
@@ -265,19 +278,6 @@ impl Connection {
                         _ => {}
                     }
                 }
-                ready = stream.writable(), if unsent => {
-                    ready?;
-                    match stream.try_write(&sending[sent..]) {
-                        Ok(count) => {
-                            sent += count;
-                            self.active.set(Instant::now());
-                        }
-                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                        Err(_) => {}
-                    }
-                }
-                () = self.wake.notified() => {}
-                () = stop.cancelled(), if stopping.is_none() => stopping = Some(Instant::now()),
                 () = sleep_until((self.active.get() + patience).into()), if !waits_for_us => {
                     // A client that does not take its replies gets no more of our time.
                     return if unsent { Ok(()) } else { close_after_client(&stream).await };
@@ -289,7 +289,7 @@ impl Connection {
 
     /// Whether we may end it: one that was opened only just now has a query on its way.
     fn may_end(&self, stopping: Option<Instant>) -> bool {
-        stopping.is_some_and(|since| self.served.get() || since.elapsed() >= FIRST_QUERY)
+        stopping.is_some_and(|since| self.served.get() || runtime::since(since) >= FIRST_QUERY)
     }
 
     /// Serves the whole queries read so far, while there is room for their replies.
@@ -298,7 +298,7 @@ impl Connection {
             let Some(message) = frames.next_message() else {
                 return;
             };
-            let received = Instant::now();
+            let received = runtime::now();
             self.active.set(received);
             self.served.set(true);
             let client = Client {
@@ -317,7 +317,7 @@ impl Connection {
             put_frame(&mut self.outbox.borrow_mut(), |out| {
                 served = worker.serve(message, client, out, reply_to);
             });
-            let duration = || received.elapsed();
+            let duration = || runtime::since(received);
             match served {
                 Served::Later => self.in_flight.set(self.in_flight.get() + 1),
                 Served::Hit => worker.metrics.replied_after(Cached::Hit, 1, duration()),
@@ -328,21 +328,16 @@ impl Connection {
     }
 }
 
-/// Whether nothing has arrived that was not read. The runtime may not have heard of it yet.
-fn nothing_unread(stream: &TcpStream) -> bool {
-    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
-    !matches!(peeked, Ok(count) if count > 0)
-}
-
 /// Sends our FIN and waits for the client's, for a while. Closing with anything unread would be a reset, which could
 /// cost the client replies that it has not read yet; a query that crosses our FIN is its to repeat (RFC 7766 §6.2.4).
-async fn close_after_client(stream: &TcpStream) -> io::Result<()> {
-    SockRef::from(stream).shutdown(Shutdown::Write)?;
-    let mut unwanted = [0; 512];
+async fn close_after_client(stream: &Stream) -> io::Result<()> {
+    stream.shut_down()?;
+    let mut unwanted = Vec::with_capacity(512);
     let until_end = async {
         loop {
             stream.readable().await?;
-            match stream.try_read(&mut unwanted) {
+            unwanted.clear();
+            match stream.try_read_buf(&mut unwanted) {
                 Ok(0) => return Ok(()),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                 _ => {}

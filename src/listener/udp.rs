@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use socket2::Socket;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -18,8 +17,9 @@ use crate::budgets::{CLIENT_DATAGRAM_BYTES, REPLY_BUFFERS_KEPT};
 use crate::message::reply::Protocol;
 use crate::message::wire::MAX_PAYLOAD;
 use crate::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
-use crate::net::steering::stop_receiving;
+use crate::net::network::UdpSocket;
 use crate::net::watched::{Ready, Watched, receive};
+use crate::runtime;
 use crate::runtime::{Leaving, Turns};
 use crate::serving::client::{Client, ListenerIndex, Served};
 use crate::serving::metrics::{Cached, Dropped};
@@ -123,11 +123,11 @@ impl Listener {
     ///
     /// # Errors
     /// If the runtime cannot watch it.
-    pub fn new(current: &Rc<CurrentWorker>, socket: Socket) -> io::Result<Self> {
-        let address = socket.local_addr()?.as_socket();
-        let families = &current.get().shared.metrics;
-        let index = address.map_or_else(ListenerIndex::default, |at| families.listener(at));
+    pub fn new(current: &Rc<CurrentWorker>, socket: UdpSocket) -> io::Result<Self> {
         let socket = Rc::new(Watched::new(socket)?);
+        let families = &current.get().shared.metrics;
+        let address = socket.local_address();
+        let index = address.map_or_else(ListenerIndex::default, |at| families.listener(at));
         let outbox = Rc::new(Outbox {
             socket: Rc::clone(&socket),
             replies: RefCell::new(new_batch()),
@@ -162,14 +162,14 @@ impl Listener {
             self.serve_batch(&batch, count, &mut replies).await;
         }
         // From now on the kernel gives new datagrams to whoever else shares the port, and what it holds is finite.
-        if let Err(error) = stop_receiving(self.socket.socket()) {
+        if let Err(error) = self.socket.stop_receiving() {
             tracing::debug!(%error, "cannot turn new queries away; those that wait are answered");
         }
         // A datagram for which the kernel chose this socket just before may still be on its way into it.
         for pause in [SETTLE, SETTLE, Duration::ZERO] {
             let mut batches = 0;
             while batches < MAX_DRAIN
-                && let Ok(count) = batch.receive(self.socket.socket())
+                && let Ok(count) = self.socket.receive(&mut batch)
             {
                 batches += 1;
                 self.serve_batch(&batch, count, &mut replies).await;
@@ -186,7 +186,7 @@ impl Listener {
     /// Serves the `count` messages of a batch, and sends what can be replied at once.
     async fn serve_batch(&self, batch: &ReceiveBatch, count: usize, replies: &mut SendBatch) {
         let worker = self.current.get();
-        let received = Instant::now();
+        let received = runtime::now();
         let turn = worker.turns.begin();
         let (hits, others) = self.reply_to_batch(&worker, batch, count, received, replies);
         let sent = send_now(&self.socket, replies, 0, &worker);
@@ -196,7 +196,7 @@ impl Listener {
             send(&self.socket, replies, sent, &worker).await;
         }
         replies.clear();
-        let duration = received.elapsed();
+        let duration = runtime::since(received);
         worker.metrics.replied_after(Cached::Hit, hits, duration);
         worker
             .metrics
@@ -307,7 +307,7 @@ enum Progress {
 /// Sends a batch from number `sent` on, as far as the kernel has room for it.
 fn send_now(socket: &Watched, batch: &SendBatch, mut sent: usize, worker: &Worker) -> Progress {
     while sent < batch.len() {
-        match batch.send(socket.socket(), sent) {
+        match socket.send_batch(batch, sent) {
             Ok(count) => sent += count.max(1),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Progress::Blocked(sent);

@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd;
 use std::ptr;
 
 use super::len_of;
+use super::network::MadeUpSocket;
 
 /// Room for one PKTINFO and one drop counter.
 const CONTROL_LEN: usize = 128;
@@ -110,6 +111,41 @@ impl ReceiveBatch {
             return Err(io::Error::last_os_error());
         }
         self.received = usize::try_from(received).unwrap_or(0);
+        Ok(self.received)
+    }
+
+    /// The same from a socket of a made-up network.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing waits, or the error that waits.
+    pub fn receive_made_up(&mut self, socket: &dyn MadeUpSocket) -> io::Result<usize> {
+        self.rearm();
+        self.received = 0;
+        if let Some(error) = socket.take_error() {
+            return Err(error);
+        }
+        while self.received < self.headers.len()
+            && let Some((message, sender)) = socket.receive()
+        {
+            let index = self.received;
+            let length = message.len().min(self.datagram_len);
+            let start = index * self.datagram_len;
+            self.buffers[start..start + length].copy_from_slice(&message[..length]);
+            let mut name = MaybeUninit::zeroed();
+            write_storage(&sender, &mut name);
+            // SAFETY: all-zero bytes are a valid sockaddr_storage, and an address was written over them.
+            self.names[index] = unsafe { name.assume_init() };
+            let header = &mut self.headers[index];
+            header.msg_len = length as libc::c_uint;
+            header.msg_hdr.msg_controllen = 0;
+            if message.len() > length {
+                header.msg_hdr.msg_flags = libc::MSG_TRUNC;
+            }
+            self.received += 1;
+        }
+        if self.received == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         Ok(self.received)
     }
 
@@ -306,6 +342,22 @@ impl SendBatch {
             return Err(io::Error::last_os_error());
         }
         Ok(usize::try_from(sent).unwrap_or(0))
+    }
+
+    /// The same by a socket of a made-up network.
+    ///
+    /// # Errors
+    /// Those of the socket for datagram `from`.
+    pub fn send_made_up(&self, socket: &dyn MadeUpSocket, from: usize) -> io::Result<usize> {
+        let slots = &self.slots[from..self.used.min(from + MAX_BATCH)];
+        for (sent, slot) in slots.iter().enumerate() {
+            match socket.send(&slot.bytes, Some(slot.peer)) {
+                Ok(()) => {}
+                Err(error) if sent == 0 => return Err(error),
+                Err(_) => return Ok(sent),
+            }
+        }
+        Ok(slots.len())
     }
 
     /// Forgets all datagrams; buffers beyond those that are kept are given back.

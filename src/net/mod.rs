@@ -7,6 +7,7 @@ pub mod batch;
 pub mod claim;
 pub mod connected;
 pub mod meeting;
+pub mod network;
 pub mod open;
 pub mod process;
 pub mod scheduling;

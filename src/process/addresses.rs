@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::listener::tcp::Accepted;
 use crate::metrics::repeated::Repeated;
 use crate::net::claim::Claim;
+use crate::net::network::NewStream;
 use crate::net::open::{self, UdpOptions};
 use crate::net::steering;
 
@@ -151,7 +152,10 @@ impl BoundAddress {
         for (worker, socket) in workers.iter().zip(self.udp) {
             let stop = stop.clone();
             // A worker that ended has said so.
-            let _ = worker.send(Command::Listen(Datagrams { socket, stop }));
+            let _ = worker.send(Command::Listen(Datagrams {
+                socket: socket.into(),
+                stop,
+            }));
         }
         if self.claim.is_none() {
             tracing::info!(address = %self.address, "shared with an earlier instance");
@@ -307,7 +311,7 @@ impl Acceptor {
     ) {
         self.turn = (self.turn + 1) % self.workers.len();
         let accepted = Accepted {
-            stream,
+            stream: NewStream::Kernel(stream),
             peer,
             listener: self.address,
             stop: self.stop.clone(),

@@ -6,16 +6,16 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::addresses::{BoundAddress, ListenAddress};
 use super::admin::{Admin, AdminError, BoundAdmin, Instance};
+use super::change;
 use super::coredns::HealthAnswers;
 use super::files::FileShares;
 use super::handover::{self, Offers};
@@ -23,10 +23,11 @@ use super::metrics::Metrics;
 use super::readiness::Readiness;
 use super::reload_status::Reloads;
 use super::scheduling;
-use super::threads::{self, Command, Commands, Heartbeat, WorkerThread};
+use super::threads::{self, Commands, Heartbeat, WorkerThread};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::listener::slots::ConnectionSlots;
+use crate::net::network::kernel;
 use crate::net::open;
 use crate::net::process::{file_limit, open_files};
 use crate::net::scheduling::Policy;
@@ -35,14 +36,10 @@ use crate::serving::setup::{Setup, SetupError};
 use crate::serving::top::TopBoard;
 use crate::serving::worker::Shared;
 use crate::upstream::loops::LoopNames;
-use crate::upstream::server::Server;
 use crate::upstream::{Upstreams, history, probe};
 
 /// Linux's own soft limit (`INR_OPEN_CUR`), where nobody has set another.
 const USUAL_FILE_LIMIT: u64 = 1_024;
-
-/// A worker that does not take a new setup within this is stuck; `/health` tells of it.
-const SETUP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
@@ -231,11 +228,18 @@ impl App {
         let prepared = Prepared::new(config, Some(&old), &self.metrics, Vec::new());
         let (setup, bound) = prepared.bind(Some(&added))?;
 
-        // From here on nothing can fail. Results that arrive late are compared with `current`, so that comes first.
-        self.shared.current.store(Arc::clone(&setup));
-        self.upstreams.send_replace(Arc::clone(&setup.upstreams));
-        self.have_all_work_under(&setup).await;
-        self.forget_what_changed(&setup, &old).await;
+        // From here on nothing can fail.
+        change::put_in_force(&setup, &self.shared, &self.upstreams, &self.commands()).await;
+        let (shared, new_setup, old_setup) = (
+            Arc::clone(&self.shared),
+            Arc::clone(&setup),
+            Arc::clone(&old),
+        );
+        let forget = move || change::forget_answers(&shared, &new_setup, &old_setup);
+        if tokio::task::spawn_blocking(forget).await.is_err() {
+            tracing::error!("the cache may hold answers of routes that changed");
+        }
+        change::forget_servers(&self.metrics.upstream, &setup, &old);
         let new = serve(bound, &self.workers);
         let all = std::mem::take(&mut self.addresses);
         for (address, keep) in all.into_iter().zip(kept) {
@@ -254,6 +258,11 @@ impl App {
             tracing::error!(%error, "the node's rules are for the addresses listened on before");
         }
         Ok(fixed)
+    }
+
+    fn commands(&self) -> Vec<Commands> {
+        let workers = self.workers.iter();
+        workers.map(|worker| worker.commands.clone()).collect()
     }
 
     /// Has a successor find the cache by each address served.
@@ -277,51 +286,6 @@ impl App {
             }
         }
         (added, kept)
-    }
-
-    async fn have_all_work_under(&self, setup: &Arc<Setup>) {
-        let mut taken = Vec::new();
-        for worker in &self.workers {
-            let (done, is_done) = oneshot::channel();
-            let _ = worker.commands.send(Command::Work(Arc::clone(setup), done));
-            taken.push(is_done);
-        }
-        for is_done in taken {
-            if timeout(SETUP_PATIENCE, is_done).await.is_err() {
-                tracing::error!("a worker does not take the new configuration; /health will tell");
-            }
-        }
-    }
-
-    /// Has the cache and the metrics forget what the new setup does not vouch for.
-    async fn forget_what_changed(&self, setup: &Arc<Setup>, old: &Arc<Setup>) {
-        let cache = &self.shared.cache;
-        if setup.config.cache.max_size != old.config.cache.max_size {
-            cache.resize(setup.config.cache.max_size);
-        }
-        // Whoever failed may be somebody else now; asking again is cheap.
-        cache.forget_failures();
-        if !setup.config.status.failures {
-            self.shared.failures.forget();
-        }
-        if !setup.keeps_all(old) {
-            let (shared, new, old) = (Arc::clone(&self.shared), Arc::clone(setup), Arc::clone(old));
-            let forget = move || {
-                shared.cache.retain(|entry| new.keeps_answer(entry, &old));
-            };
-            if tokio::task::spawn_blocking(forget).await.is_err() {
-                tracing::error!("the cache may hold answers of routes that changed");
-            }
-        }
-        let there = |gone: &Server| {
-            let mut servers = setup.upstreams.servers.iter();
-            servers.any(|server| server.group == gone.group && server.label == gone.label)
-        };
-        for server in &old.upstreams.servers {
-            if !there(server) {
-                self.metrics.upstream.forget(&server.group, &server.label);
-            }
-        }
     }
 
     /// Stops accepting, waits until what is in flight is answered or `shutdown_grace` is over.
@@ -420,7 +384,13 @@ impl Prepared {
         metrics: &Metrics,
         mut errors: Vec<StartError>,
     ) -> Self {
-        let setup = match Setup::new(config.clone(), previous, &metrics.upstream, Instant::now()) {
+        let setup = match Setup::new(
+            config.clone(),
+            previous,
+            &metrics.upstream,
+            &kernel(),
+            Instant::now(),
+        ) {
             Ok(setup) => Some(Arc::new(setup)),
             Err(more) => {
                 errors.extend(more.into_iter().map(StartError::from));

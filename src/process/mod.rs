@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod admin;
 pub mod app;
+pub mod change;
 pub mod coredns;
 pub mod files;
 pub mod handover;

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use socket2::Socket;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, yield_now};
@@ -17,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::scheduling::{SchedulingMetrics, WorkerScheduling};
 use crate::listener::slots::ConnectionSlots;
 use crate::listener::{tcp, udp};
+use crate::net::network::UdpSocket;
+use crate::runtime;
 use crate::runtime::timeout::read_what_arrived;
 use crate::serving::setup::Setup;
 use crate::serving::worker::{CurrentWorker, Shared};
@@ -30,7 +31,7 @@ const LAST_REPLIES: Duration = Duration::from_millis(200);
 /// One worker's UDP socket for one listen address.
 pub struct Datagrams {
     /// The socket.
-    pub socket: Socket,
+    pub socket: UdpSocket,
     /// When to take no more.
     pub stop: CancellationToken,
 }
@@ -60,21 +61,20 @@ impl Heartbeat {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            start: Instant::now(),
+            start: runtime::now(),
             last: AtomicU64::new(0),
         }
     }
 
     fn beat(&self) {
-        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = u64::try_from(runtime::since(self.start).as_millis()).unwrap_or(u64::MAX);
         self.last.store(elapsed, Ordering::Relaxed);
     }
 
     /// Time since the last beat.
     #[must_use]
     pub fn age(&self) -> Duration {
-        self.start
-            .elapsed()
+        runtime::since(self.start)
             .saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 }
@@ -158,7 +158,11 @@ pub fn run(parts: Parts, commands: mpsc::UnboundedReceiver<Command>) -> io::Resu
     })
 }
 
-async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
+/// The same on a runtime that there is, tokio's local one.
+///
+/// # Errors
+/// If a listener panicked.
+pub async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
     let Parts {
         shared,
         slots,
@@ -176,10 +180,11 @@ async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> i
     let mut abandoned = false;
     while !(told_all && listeners.is_empty() && connections.is_empty()) {
         tokio::select! {
+            biased;
             _ = ticks.tick() => {
                 heartbeat.beat();
                 if let Some(realtime) = &mut realtime {
-                    realtime.tick(Instant::now());
+                    realtime.tick(runtime::now());
                 }
                 // What counts as lost from now on may be in a socket.
                 read_what_arrived().await;
@@ -208,7 +213,7 @@ async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> i
                 None => told_all = true,
             },
             () = stop.cancelled(), if deadline.is_none() => {
-                deadline = Some(Instant::now() + current.get().setup.config.shutdown_grace);
+                deadline = Some(runtime::now() + current.get().setup.config.shutdown_grace);
             }
             () = connections.ended() => {}
             Some(ended) = listeners.join_next() => {
@@ -224,7 +229,7 @@ async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) -> i
                 }
                 abandoned = true;
                 current.abandon();
-                deadline = Some(Instant::now() + LAST_REPLIES);
+                deadline = Some(runtime::now() + LAST_REPLIES);
             }
         }
     }

@@ -38,7 +38,7 @@ pub async fn timeout_at<F: Future>(end: Instant, future: F) -> Result<F::Output,
 /// # Errors
 /// If it is not ready then.
 pub async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, Elapsed> {
-    timeout_at(Instant::now() + time, future).await
+    timeout_at(super::now() + time, future).await
 }
 
 impl Turns {

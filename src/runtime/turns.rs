@@ -172,7 +172,7 @@ impl Inner {
     fn ring(&self, context: &mut Context<'_>) {
         let mut alarm = self.alarm.borrow_mut();
         loop {
-            let now = Instant::now();
+            let now = super::now();
             let mut timers = self.timers.borrow_mut();
             timers.wake_due(now);
             alarm.set(timers.earliest().unwrap_or(now + FAR));

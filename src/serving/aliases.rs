@@ -27,6 +27,7 @@ use crate::message::labels::presentation;
 use crate::message::query::{Question, key_about};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{rcode, rr};
+use crate::runtime;
 use crate::upstream::ask::{Answer, Failed};
 
 /// What is wrong with aliases that no answer can come of.
@@ -83,7 +84,7 @@ pub(super) async fn answer_locally(
     };
     match Box::pin(chain.follow(answer, None)).await {
         Ok(found) => {
-            let entry = Entry::local(&found.answer.response, Instant::now(), found.seconds);
+            let entry = Entry::local(&found.answer.response, runtime::now(), found.seconds);
             match found.stale {
                 None => Content::Local(entry),
                 Some(reason) => Content::Stale(entry, reason),
@@ -204,7 +205,7 @@ impl Chain<'_> {
         let mut query = Vec::new();
         Question::of(key).write(0, QueryForm::WithoutOpt, &mut query);
         match local_response(self.worker, key, &query).await {
-            Ok(response) => Content::Local(Entry::local(&response, Instant::now(), u32::MAX)),
+            Ok(response) => Content::Local(Entry::local(&response, runtime::now(), u32::MAX)),
             Err(failure) => failure,
         }
     }
@@ -212,7 +213,7 @@ impl Chain<'_> {
     /// What a client would get for a further question, whose name has a route; but for what is about to expire when nobody
     /// waits: what is made of it would be gone as soon.
     pub(super) async fn by_its_route(&self, key: &[u8], steps: u8) -> Content {
-        let (worker, now) = (self.worker, Instant::now());
+        let (worker, now) = (self.worker, runtime::now());
         let (setup, question) = (&worker.setup, Question::of(key));
         let route = setup.routes.find(question.name, question.qtype);
         let route = route.expect("a target has a route, or is answered from the configuration");
@@ -292,7 +293,7 @@ impl Found {
             Content::Answer(entry, _) | Content::Local(entry) => {
                 // What is not kept has the TTLs that the client is to be told.
                 let seconds = if entry.storable() {
-                    entry.seconds_left(Instant::now())
+                    entry.seconds_left(runtime::now())
                 } else {
                     entry.ttl_cap()
                 };

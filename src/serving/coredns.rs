@@ -17,6 +17,7 @@ use crate::message::wire;
 use crate::metrics::coredns::{SIZE_BOUNDS, SIZES, TIME_BOUNDS, TIMES};
 use crate::metrics::distribution::Distribution;
 use crate::metrics::{Label, impl_label};
+use crate::runtime;
 
 /// What a reply was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +162,7 @@ impl Counts {
         self.requests[family][protocol][known.unwrap_or(COREDNS_TYPES.len())] += 1;
         self.responses[Plugin::from(made).index()][coredns_code_index(code)] += 1;
         self.duration
-            .observe_time(&TIMES.bounds, client.received.elapsed());
+            .observe_time(&TIMES.bounds, runtime::since(client.received));
         self.request_size[protocol].observe(&SIZES.bounds, u64::from(client.octets));
         self.response_size[protocol].observe(&SIZES.bounds, octets as u64);
         self.dnssec_ok += u64::from(asked.edns.is_some_and(|edns| edns.dnssec_ok));

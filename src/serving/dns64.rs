@@ -7,8 +7,6 @@
 //! Limits: names of `records` and `hosts` have the addresses that stand there. Clients that validate (DO and CD), that ask
 //! without RD, or for ANY, get what the servers say. Addresses in additional sections stay as they came.
 
-use std::time::Instant;
-
 use super::aliases::{Chain, Found, Informant};
 use super::local::RECORD_TTL;
 use super::metrics::Synthesised;
@@ -20,6 +18,7 @@ use crate::message::own;
 use crate::message::query::{Question, key_for_type};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{Malformed, rcode, rr};
+use crate::runtime;
 use crate::upstream::ask::{Answer, Failed};
 use crate::upstream::routes::Route;
 
@@ -84,7 +83,7 @@ impl Completion<'_> {
         let mut tiers = self.route().tiers.iter();
         if tiers.all(|&tier| groups[tier].suspected())
             || failed.error.is_verdict()
-            || Instant::now() >= self.chain.end
+            || runtime::now() >= self.chain.end
             || self.known().is_some()
         {
             return Err(failed);
@@ -164,7 +163,7 @@ impl Completion<'_> {
         let Some(known) = self.known() else {
             return false;
         };
-        let (key, now) = (self.chain.key, Instant::now());
+        let (key, now) = (self.chain.key, runtime::now());
         let origin = Origin {
             route: self.route,
             tier: empty.tier,

@@ -182,10 +182,17 @@ impl Flights {
 
     /// The grace is over: tells all that still wait.
     pub(super) fn abandon(&self) {
-        let flights: Vec<Rc<Flight>> = self.by_key.borrow().values().cloned().collect();
+        let mut flights: Vec<(Rc<[u8]>, Rc<Flight>)> = {
+            let by_key = self.by_key.borrow();
+            let all = by_key.iter();
+            all.map(|(key, flight)| (Rc::clone(key), Rc::clone(flight)))
+                .collect()
+        };
+        // In an order that does not depend on the hashes of keys.
+        flights.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let text = "this nameserver is shutting down";
         let error = Rc::new(ExtendedError::new(ede::NOT_READY, text));
-        for waiter in flights.iter().flat_map(|flight| flight.take_waiters()) {
+        for waiter in flights.iter().flat_map(|(_, flight)| flight.take_waiters()) {
             waiter.reply(Content::Failure(rcode::SERVFAIL, Rc::clone(&error)), None);
         }
     }

@@ -106,13 +106,14 @@ mod tests {
     use crate::config::Config;
     use crate::message::response::Response;
     use crate::metrics::Registry;
+    use crate::net::network::kernel;
     use crate::upstream::metrics::UpstreamFamilies;
 
     fn setup(yaml: &str) -> Setup {
         let groups = "upstreams: {a: {servers: [127.0.0.1:1]}, b: {servers: [127.0.0.1:2]}}";
         let config = Config::from_yaml(&format!("{groups}\n{yaml}")).expect("valid");
         let families = UpstreamFamilies::register(&Registry::new());
-        Setup::new(config, None, &families, Instant::now()).expect("valid")
+        Setup::new(config, None, &families, &kernel(), Instant::now()).expect("valid")
     }
 
     fn name(text: &str) -> Name {

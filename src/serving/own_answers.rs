@@ -5,7 +5,6 @@
 //! (RFC 2308 §5), and an extended error that names the key which made them.
 
 use std::rc::Rc;
-use std::time::Instant;
 
 use super::client::{Client, Served};
 use super::local::authority::NEGATIVE_TTL;
@@ -19,6 +18,7 @@ use crate::message::query::Question;
 use crate::message::reply::Asked;
 use crate::message::response::Response;
 use crate::message::wire::{flag, rcode};
+use crate::runtime;
 use crate::upstream::routes::Route;
 
 impl Worker {
@@ -52,7 +52,7 @@ impl Worker {
         Some(match self.own_response(answer, index, &question) {
             Ok((response, error)) => {
                 let response = response.with_errors(&PassedOn::from(&error));
-                Content::Local(Entry::local(&response, Instant::now(), u32::MAX))
+                Content::Local(Entry::local(&response, runtime::now(), u32::MAX))
             }
             Err(error) => Content::Failure(rcode::REFUSED, Rc::new(error)),
         })

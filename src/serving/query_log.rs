@@ -19,6 +19,7 @@ use crate::message::labels::{RCODES, presentation};
 use crate::message::record_text::{data_text, type_text};
 use crate::message::wire::{self, Counts, flag};
 use crate::metrics::Label;
+use crate::runtime;
 
 /// What is known of a reply beside its bytes.
 #[derive(Clone, Copy)]
@@ -85,7 +86,8 @@ pub(super) fn write(
     let name = qtype.map(|_| presentation(&section[..name_end]));
     let qtype = qtype.map(|qtype| type_text(qtype.into()));
     let (answer, ede) = (records(reply), errors(&said));
-    let microseconds = u64::try_from(client.received.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let microseconds =
+        u64::try_from(runtime::since(client.received).as_micros()).unwrap_or(u64::MAX);
     tracing::info!(
         target: "nodens::query",
         client = %client.address,

@@ -22,6 +22,7 @@ use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
 use crate::message::reply::Asked;
 use crate::message::wire::{rcode, rr};
+use crate::runtime;
 use crate::upstream::ask::{Answer, Failed};
 
 /// A query that the cache could not answer.
@@ -259,7 +260,7 @@ async fn fly(leader: Leader) {
     let (flight, key) = (Rc::clone(&leader.flight), Rc::clone(&leader.key));
     let route = worker.setup.routes.get(leader.route);
 
-    let now = Instant::now();
+    let now = runtime::now();
     // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
     let mut answer = pin!(resolve(&worker, leader.route, &flight, &key, now));
     let stale = leader.flight.stale();
@@ -286,7 +287,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
         leader.route,
     );
     let cache = &worker.shared.cache;
-    let now = Instant::now();
+    let now = runtime::now();
     let cacheable = Question::of(&key).cacheable();
     // A prefetch began with it fresh, and may land when it is too old.
     let known = leader.flight.stale().cloned();

@@ -5,7 +5,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::client::{Client, Turn};
 use super::coredns::{Made, Stored};
@@ -20,6 +19,7 @@ use crate::message::ede::{self, ExtendedError};
 use crate::message::reply::{self, Asked, Extras, Source, Ttls};
 use crate::message::response::Response;
 use crate::message::wire::rcode;
+use crate::runtime;
 
 /// Writes a worker's replies under one setup.
 pub struct Replies {
@@ -222,7 +222,7 @@ impl Replies {
         let start = out.len();
         reply::error(asked, code, extras, out);
         if let Some(failures) = &self.failures {
-            failures.add(asked.section, route, code, error, Instant::now());
+            failures.add(asked.section, route, code, error, runtime::now());
         }
         let said = Said {
             error: Some(error),

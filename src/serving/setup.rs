@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::message::alias;
 use crate::message::query::Question;
 use crate::message::wire::rr;
+use crate::net::network::Network;
 use crate::upstream::metrics::UpstreamFamilies;
 use crate::upstream::routes::{Routes, TooManyZones};
 use crate::upstream::{UpstreamError, Upstreams};
@@ -49,12 +50,13 @@ impl Setup {
         config: Config,
         previous: Option<&Self>,
         metrics: &UpstreamFamilies,
+        network: &Arc<dyn Network>,
         now: Instant,
     ) -> Result<Self, Vec<SetupError>> {
         let known = previous.map(|old| (&old.routes, &old.config));
         let routes = Routes::replacing(&config, known).map_err(|error| vec![error.into()])?;
         let known = previous.map(|old| &*old.upstreams);
-        let upstreams = Upstreams::new(&config, known, metrics, now)
+        let upstreams = Upstreams::new(&config, known, metrics, network, now)
             .map_err(|errors| errors.into_iter().map(SetupError::from).collect::<Vec<_>>())?;
         let version = env!("CARGO_PKG_VERSION");
         let local = LocalZone::new(&config.records, &config.hosts, &config.node_name, version);

@@ -15,6 +15,7 @@ use crate::cache::Entry;
 use crate::message::ede::ExtendedError;
 use crate::message::query::{Edns, Query};
 use crate::message::reply::Asked;
+use crate::runtime;
 
 /// Most questions are no longer, in octets.
 const SHORT_SECTION: usize = 56;
@@ -224,7 +225,7 @@ impl Reply {
             _ => Cached::Miss,
         };
         self.content.write(replies, &asked, client, self.route, out);
-        let duration = client.received.elapsed();
+        let duration = runtime::since(client.received);
         if let Some(top) = &replies.top {
             top.waited(asked.section, duration);
         }

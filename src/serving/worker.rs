@@ -18,6 +18,7 @@ use super::setup::Setup;
 use super::top::{TopBoard, WorkerTop};
 use super::waiting::ClientCounts;
 use crate::cache::Cache;
+use crate::runtime;
 use crate::runtime::Turns;
 use crate::upstream::ask::Links;
 use crate::upstream::loops::LoopNames;
@@ -77,7 +78,7 @@ impl Worker {
             .then(|| Rc::new(WorkerFailures::new(&shared.failures)));
         let known = previous.and_then(|old| old.replies.top.clone());
         let top = known.filter(|known| known.what() == status.top);
-        let new = || WorkerTop::new(status.top, &shared.top, Instant::now()).map(Rc::new);
+        let new = || WorkerTop::new(status.top, &shared.top, runtime::now()).map(Rc::new);
         let top = top.or_else(new);
         let turns = previous.map_or_else(Turns::default, |old| old.turns.clone());
         Self {
@@ -100,7 +101,7 @@ impl Worker {
     }
 
     fn tick(&self) {
-        let now = Instant::now();
+        let now = runtime::now();
         self.links.sweep(now);
         self.metrics.flush();
         if let Some(failures) = &self.replies.failures {

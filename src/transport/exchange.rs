@@ -14,6 +14,7 @@ use crate::message::form::{self, QueryForm};
 use crate::message::query::Question;
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{self, HEADER_LEN, flag, rcode};
+use crate::runtime;
 
 /// A question on its way, shared by all its tries, and where they deliver.
 #[derive(Debug)]
@@ -294,7 +295,7 @@ impl Exchange {
     /// of sockets, or the server may have had enough of this connection.
     pub(super) fn broken(self, peer: &Peer, carrier: Carrier) {
         peer.metrics.ended(Outcome::Unreachable);
-        self.deliver(carrier, Err(TryError::Broken), Instant::now());
+        self.deliver(carrier, Err(TryError::Broken), runtime::now());
     }
 
     /// It counts as unanswered from now on, although an answer is still taken while anybody waits for it.

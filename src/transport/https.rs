@@ -14,7 +14,7 @@ use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use hyper::body::Bytes;
 use hyper::http::header::{ACCEPT, AGE, CONTENT_TYPE, HeaderMap};
 use hyper::http::{Method, Request, StatusCode, Uri};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::client::TlsStream;
 
 use super::tls::HTTP2;
@@ -71,9 +71,9 @@ pub enum Failure {
 ///
 /// # Errors
 /// If the server does not speak HTTP/2, and those of the stream.
-pub async fn open(
-    stream: TlsStream<TcpStream>,
-) -> io::Result<(SendRequest<Bytes>, Connection<TlsStream<TcpStream>, Bytes>)> {
+pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: TlsStream<S>,
+) -> io::Result<(SendRequest<Bytes>, Connection<TlsStream<S>, Bytes>)> {
     // RFC 9113 §3.2.
     if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
         let error = "the server does not offer HTTP/2";

@@ -160,10 +160,15 @@ impl InFlight {
         self.exchanges.borrow().values().any(Exchange::is_awaited)
     }
 
-    /// Takes everything that waits, because the socket is to be closed.
+    /// Takes everything that waits, because the socket is to be closed; what was sent first comes first.
     #[must_use]
     pub fn take_all(&self) -> Vec<Exchange> {
         let exchanges = std::mem::take(&mut *self.exchanges.borrow_mut());
-        exchanges.into_values().collect()
+        let mut exchanges: Vec<_> = exchanges.into_iter().collect();
+        exchanges.sort_unstable_by_key(|(id, exchange)| (exchange.sent(), *id));
+        exchanges
+            .into_iter()
+            .map(|(_, exchange)| exchange)
+            .collect()
     }
 }

@@ -8,6 +8,7 @@ use super::https::Endpoint;
 use super::metrics::ExchangeMetrics;
 use super::tls::Tls;
 use crate::metrics::impl_label;
+use crate::net::network::Network;
 
 /// How a message travels; the health of the two is kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -66,6 +67,8 @@ pub struct Peer {
     pub stream_max_age: Duration,
     /// Counters.
     pub metrics: ExchangeMetrics,
+    /// How it is reached.
+    pub network: Arc<dyn Network>,
     /// Who hears what became of exchanges.
     pub observer: Arc<dyn Observer>,
 }

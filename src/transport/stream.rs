@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use h2::client::SendRequest;
 use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -33,6 +32,8 @@ use crate::budgets::{
 };
 use crate::message::framing::{Frames, put_frame};
 use crate::message::wire;
+use crate::net::network::Stream;
+use crate::runtime;
 
 /// Queries on one connection before another is opened.
 const CROWDED: usize = 32;
@@ -229,7 +230,7 @@ impl Pool {
                 Err(error) => {
                     tracing::debug!(server = %peer.label, %error, "upstream connection ended");
                     if is_ours(&error) {
-                        shared.warn_of(&error, Instant::now());
+                        shared.warn_of(&error, runtime::now());
                         EndedBy::Us
                     } else {
                         EndedBy::Peer
@@ -368,12 +369,8 @@ impl Connection {
     }
 
     async fn run(self: &Rc<Self>, peer: &Rc<Peer>, pool: &Weak<Pool>) -> io::Result<EndedBy> {
-        let connect = async {
-            let stream = TcpStream::connect(peer.address).await?;
-            stream.set_nodelay(true)?;
-            io::Result::Ok(stream)
-        };
-        let stream = timeout(CONNECT, connect).await??;
+        let connecting = peer.network.connect_tcp(peer.address);
+        let stream = timeout(CONNECT, connecting).await??;
         match peer.tls.clone() {
             None => self.exchange(peer, pool, stream).await,
             Some(tls) => {
@@ -391,7 +388,7 @@ impl Connection {
         if self.state.get() == ConnectionState::Connecting {
             self.state.set(ConnectionState::Established);
         }
-        self.last_heard.set(Instant::now());
+        self.last_heard.set(runtime::now());
     }
 
     /// Reads and writes side by side: a server that stops reading until it has written must not stop us.
@@ -406,7 +403,7 @@ impl Connection {
         let read = async {
             let mut frames = Frames::new();
             while frames.fill(&mut reader).await? > 0 {
-                let now = Instant::now();
+                let now = runtime::now();
                 while let Some(message) = frames.next_message() {
                     self.accept(peer, message, now);
                 }
@@ -429,6 +426,7 @@ impl Connection {
         };
         tokio::pin!(read);
         let written = tokio::select! {
+            biased;
             ended = &mut read => return ended,
             () = self.give_up.notified() => return Ok(EndedBy::Us),
             written = write => written,
@@ -446,7 +444,7 @@ impl Connection {
         peer: &Rc<Peer>,
         pool: &Weak<Pool>,
         endpoint: &Endpoint,
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream<Stream>,
     ) -> io::Result<EndedBy> {
         let (mut requests, connection) = https::open(stream).await?;
         self.established();
@@ -473,6 +471,7 @@ impl Connection {
             }
         };
         tokio::select! {
+            biased;
             ended = &mut connection => {
                 self.state.set(ConnectionState::Closing);
                 // Responses may have come with the end. All other requests have ended with it, and are asked again once it
@@ -522,7 +521,7 @@ impl Connection {
     }
 
     fn accept_response(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, id: u16, message: &[u8]) {
-        let now = Instant::now();
+        let now = runtime::now();
         if !self.accept(peer, message, now) {
             // Nothing else will come for this request.
             self.answered_otherwise(peer, id, TryError::Malformed, now);
@@ -531,7 +530,7 @@ impl Connection {
     }
 
     fn request_failed(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, id: u16, failure: Failure) {
-        let now = Instant::now();
+        let now = runtime::now();
         tracing::debug!(server = %peer.label, ?failure, "request over HTTPS failed");
         match failure {
             Failure::Status(status) => {
@@ -602,7 +601,7 @@ impl Connection {
     fn finish(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, ended_by: EndedBy) {
         let connected = self.state.get() != ConnectionState::Connecting;
         self.state.set(ConnectionState::Closing);
-        let now = Instant::now();
+        let now = runtime::now();
         let in_flight = self.in_flight.take_all();
         match pool.upgrade() {
             Some(pool) if connected => pool.ended(self, in_flight, ended_by, now),
@@ -634,10 +633,12 @@ mod tests {
     use std::sync::Arc;
 
     use socket2::SockRef;
+    use tokio::net::TcpStream;
 
     use super::*;
     use crate::message::form::QueryForm;
     use crate::metrics::Registry;
+    use crate::net::network::kernel;
     use crate::runtime::Turns;
     use crate::transport::exchange::SharedQuestion;
     use crate::transport::metrics::ExchangeFamilies;
@@ -661,6 +662,7 @@ mod tests {
             label: address.to_string(),
             try_timeout: Duration::from_secs(1),
             stream_max_age: Duration::from_mins(1),
+            network: kernel(),
             metrics: ExchangeFamilies::register(&Registry::new()).server("group", "server"),
             observer: Arc::new(Nobody),
         }
@@ -681,7 +683,7 @@ mod tests {
             let mut ours = std::net::TcpStream::connect(peer.address)?;
             let (mut theirs, _) = listener.accept()?;
             let now = Instant::now();
-            let shared = Shared::new(&Turns::default());
+            let shared = Shared::new(&Turns::default(), &peer.network);
             let connection = Connection::new(now + Duration::from_mins(1), now);
             let (first, second) = (question(b"\x01a\x00"), question(b"\x01b\x00"));
             let exchange = |question| Exchange::new(question, 0, QueryForm::Full, now);

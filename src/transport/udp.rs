@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
@@ -22,8 +23,9 @@ use crate::budgets::{
 };
 use crate::metrics::repeated::Repeated;
 use crate::net::batch::ReceiveBatch;
-use crate::net::open::connect_udp;
+use crate::net::network::Network;
 use crate::net::watched::{Ready, Watched, receive};
+use crate::runtime;
 use crate::runtime::Turns;
 
 /// A socket older than this is replaced: a port that was found out is of no use for long.
@@ -58,12 +60,12 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Buffers for one worker, with its turns.
+    /// Buffers for one worker, with its turns and the network's random numbers.
     #[must_use]
-    pub fn new(turns: &Turns) -> Self {
+    pub fn new(turns: &Turns, network: &Arc<dyn Network>) -> Self {
         Self {
             receive: Rc::new(RefCell::new(ReceiveBatch::new(BATCH, DATAGRAM_LEN))),
-            random: Rc::new(RefCell::new(Unpredictable::new())),
+            random: Rc::new(RefCell::new(Unpredictable::new(network))),
             message: Rc::default(),
             sockets_per_server: Rc::new(Cell::new(UPSTREAM_PORTS)),
             cannot_open: Rc::default(),
@@ -168,7 +170,7 @@ impl Port {
         let mut batch = shared.receive.borrow_mut();
         loop {
             let received = receive(ready, &mut batch);
-            let now = Instant::now();
+            let now = runtime::now();
             match received {
                 Ok(count) => {
                     for index in 0..count {
@@ -216,7 +218,7 @@ impl UdpPool {
             burst: Cell::new(Burst {
                 slot: 0,
                 left: 0,
-                since: Instant::now(),
+                since: runtime::now(),
             }),
         }))
     }
@@ -275,10 +277,10 @@ impl Pool {
                 let mut message = self.shared.message.borrow_mut();
                 message.clear();
                 exchange.write(id, &mut message);
-                port.socket.socket().send(&message)
+                port.socket.send(&message)
             };
             match sent {
-                Ok(_) => {
+                Ok(()) => {
                     port.uses.set(port.uses.get() + 1);
                     port.in_flight.insert(id, exchange);
                     return Some(Rc::downgrade(&port));
@@ -348,7 +350,7 @@ impl Pool {
     }
 
     fn open(self: &Rc<Self>, now: Instant) -> io::Result<Rc<Port>> {
-        let socket = Watched::new(connect_udp(self.peer.address)?)?;
+        let socket = Watched::new(self.peer.network.connect_udp(self.peer.address)?)?;
         let port = Rc::new(Port {
             socket,
             in_flight: InFlight::new(Carrier::Datagram),
@@ -368,7 +370,6 @@ impl Pool {
             while let Ok(mut ready) = reads.socket.ready().await {
                 let _turn = shared.turns.begin();
                 if reads.read(&peer, &shared, &mut ready) == Reading::TooManyMismatches {
-                    drop(ready);
                     if let Some(pool) = pool.upgrade() {
                         pool.close(reads);
                     }
@@ -390,7 +391,7 @@ impl Pool {
         self.retired
             .borrow_mut()
             .retain(|retired| !Rc::ptr_eq(retired, &port));
-        let now = Instant::now();
+        let now = runtime::now();
         let exchanges = port.in_flight.take_all();
         drop(port);
         for exchange in exchanges {

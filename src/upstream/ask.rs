@@ -19,6 +19,7 @@ use crate::message::ede::{self, ExtendedError, PassedOn};
 use crate::message::form::{QueryForm, may_refuse_form};
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{flag, rcode};
+use crate::runtime;
 use crate::runtime::Turns;
 use crate::runtime::timeout::read_what_arrived;
 use crate::transport::stream::StreamPool;
@@ -53,7 +54,10 @@ impl Links {
         sockets: usize,
         turns: &Turns,
     ) -> Self {
-        let shared = previous.map_or_else(|| Shared::new(turns), |old| old.shared.clone());
+        let shared = previous.map_or_else(
+            || Shared::new(turns, &upstreams.network),
+            |old| old.shared.clone(),
+        );
         shared.share_out(sockets, upstreams.servers.len());
         let link = |server: &Arc<Server>| {
             let same = |link: &&Rc<Link>| Arc::ptr_eq(&link.server, server);
@@ -238,7 +242,7 @@ pub async fn ask(
         None => lookup.run(now).await,
         Some(wait) => {
             lookup.links.shared.turns.until(now + wait).await;
-            lookup.run(Instant::now()).await
+            lookup.run(runtime::now()).await
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Beside all failover: servers that are down are asked as well. What comes back says nothing about their health.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_proto::op::{Message, Query};
 use tokio::task::JoinSet;
@@ -12,6 +12,7 @@ use super::Upstreams;
 use super::health::State;
 use super::probe_exchange::exchange;
 use super::server::Server;
+use crate::runtime;
 use crate::runtime::timeout::timeout;
 use crate::transport::Carrier;
 
@@ -53,7 +54,7 @@ pub async fn ask_each(
 }
 
 async fn ask(server: Arc<Server>, question: Query, patience: Duration) -> ServerAnswer {
-    let start = Instant::now();
+    let start = runtime::now();
     let mut carrier = server.carrier();
     let response = timeout(patience, async {
         loop {
@@ -68,7 +69,7 @@ async fn ask(server: Arc<Server>, question: Query, patience: Duration) -> Server
     .await;
     ServerAnswer {
         state: server.state(),
-        duration: start.elapsed(),
+        duration: runtime::since(start),
         response: match response {
             Ok(Ok(message)) => Ok(message),
             Ok(Err(error)) => Err(error.to_string()),

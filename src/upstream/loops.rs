@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_proto::op::Query;
 use hickory_proto::rr::{Name, RecordType};
@@ -13,6 +13,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::probe_exchange::ask;
 use super::server::Server;
 use crate::message::query::wire_name;
+use crate::runtime;
 use crate::runtime::timeout::timeout;
 
 /// How often each server is asked.
@@ -100,5 +101,5 @@ pub(super) async fn check(zone: String, names: Arc<LoopNames>, server: Arc<Serve
              does not forward to this node's address"
         );
     }
-    server.set_looped(came_back, Instant::now());
+    server.set_looped(came_back, runtime::now());
 }

@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::config::{Config, GroupConfig, ServerConfig, Transport};
+use crate::net::network::Network;
 use crate::transport::https::Endpoint;
 use crate::transport::tls::{self, Tls, read_roots};
 use group::Group;
@@ -71,6 +72,8 @@ pub struct Upstreams {
     /// Notified when a probe is due earlier than it was.
     pub probe_wanted: Arc<Notify>,
     /// The further roots each group trusts.
+    /// How they are reached.
+    pub network: Arc<dyn Network>,
     roots: Vec<Vec<CertificateDer<'static>>>,
 }
 
@@ -84,6 +87,7 @@ impl Upstreams {
         config: &Config,
         previous: Option<&Self>,
         metrics: &UpstreamFamilies,
+        network: &Arc<dyn Network>,
         now: Instant,
     ) -> Result<Self, Vec<UpstreamError>> {
         let probe_wanted = previous.map_or_else(Arc::default, |old| Arc::clone(&old.probe_wanted));
@@ -92,6 +96,7 @@ impl Upstreams {
             groups: Vec::new(),
             servers: Vec::new(),
             probe_wanted,
+            network: Arc::clone(network),
             roots: Vec::new(),
         };
         for (index, group) in config.groups.iter().enumerate() {
@@ -111,6 +116,7 @@ impl Upstreams {
                     failover: &group.failover,
                     probe_wanted: &upstreams.probe_wanted,
                     metrics,
+                    network,
                     now,
                 };
                 let same = |known: &&Arc<Server>| known.is_made_of(&parts);

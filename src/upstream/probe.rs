@@ -22,6 +22,7 @@ use super::server::Server;
 use super::tolerance::Refusal;
 use crate::config::Probe;
 use crate::message::form::{QueryForm, may_refuse_form};
+use crate::runtime;
 use crate::runtime::timeout::timeout;
 use crate::transport::Carrier;
 
@@ -43,7 +44,7 @@ pub async fn run(
     let mut upstreams = configured.borrow_and_update().clone();
     let mut loop_checks = LoopChecks::default();
     loop {
-        let now = Instant::now();
+        let now = runtime::now();
         let mut next = now + MAX_SLEEP;
         for group in &upstreams.groups {
             for server in &group.servers {
@@ -58,6 +59,7 @@ pub async fn run(
             started();
         }
         tokio::select! {
+            biased;
             () = sleep_until(next.into()) => {}
             () = upstreams.probe_wanted.notified() => {}
             Some(_) = probes.join_next(), if !probes.is_empty() => {}
@@ -139,7 +141,7 @@ fn probed_carriers(server: &Server) -> impl Iterator<Item = Carrier> {
 
 /// One health probe; whatever comes back, the server is alive. What came also tells in which form it is to be asked.
 async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
-    let sent = Instant::now();
+    let sent = runtime::now();
     let prober = Prober {
         question: Query::query(asks.name, asks.record_type),
         server,
@@ -147,7 +149,7 @@ async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
     };
     let server = &prober.server;
     let answer = timeout(server.try_timeout, prober.first_heard()).await;
-    let now = Instant::now();
+    let now = runtime::now();
     let reason = match answer {
         Ok(Ok(heard)) => {
             server.probe_answered(carrier, now, heard.rtt);
@@ -228,12 +230,12 @@ struct StubReply {
 
 impl Prober {
     async fn ask(&self, form: QueryForm) -> Sent {
-        let sent = Instant::now();
+        let sent = runtime::now();
         let answer = ask(&self.server, self.carrier, self.question.clone(), form).await;
         Sent {
             form,
             answer,
-            rtt: sent.elapsed(),
+            rtt: runtime::since(sent),
         }
     }
 
@@ -281,7 +283,7 @@ impl Prober {
         let server = &self.server;
         if let Some(silent) = heard.silent {
             if self.is_silent_to_opt(heard.form, heard.rtt, silent).await {
-                server.learn_form(heard.form, Refusal::Silence, Instant::now());
+                server.learn_form(heard.form, Refusal::Silence, runtime::now());
             }
             return;
         }
@@ -296,7 +298,7 @@ impl Prober {
         }
         // A server may refuse the probe's question in every form: that says nothing of others.
         if form != heard.form && !may_refuse_form(code) {
-            server.learn_form(form, refusal, Instant::now());
+            server.learn_form(form, refusal, runtime::now());
         }
     }
 

@@ -5,18 +5,19 @@
 
 use std::io;
 use std::pin::pin;
-use std::time::Instant;
 
 use hickory_proto::op::{Edns, Message, Query};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
 use tokio_rustls::client::TlsStream;
 
 use super::server::Server;
 use crate::message::form::{QueryForm, code_of};
 use crate::message::framing::{Frames, put_frame};
 use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD, flag, rcode};
-use crate::net::open::connect_udp;
+use crate::net::batch::ReceiveBatch;
+use crate::net::network::Stream;
+use crate::net::watched::{Ready, Watched, receive};
+use crate::runtime;
 use crate::transport::Carrier;
 use crate::transport::exchange::answers as is_answered;
 use crate::transport::https::{self, Endpoint, Failure};
@@ -49,7 +50,7 @@ pub(super) async fn exchange(
     form: QueryForm,
 ) -> io::Result<Vec<u8>> {
     // Our own questions count as well, and need not wait: they are few.
-    let _ = server.rate.take(Instant::now());
+    let _ = server.rate.take(runtime::now());
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message.metadata.authentic_data = form.has_ad();
@@ -62,10 +63,10 @@ pub(super) async fn exchange(
     let query = message.to_vec().map_err(io::Error::other)?;
     let address = server.config.address;
     if carrier == Carrier::Datagram {
-        let socket = UdpSocket::from_std(connect_udp(address)?.into())?;
+        let socket = Watched::new(server.network.connect_udp(address)?)?;
         return over_datagrams(&socket, &query).await;
     }
-    let stream = TcpStream::connect(address).await?;
+    let stream = server.network.connect_tcp(address).await?;
     let Some(tls) = server.tls.clone() else {
         return over_stream(stream, &query).await;
     };
@@ -91,16 +92,22 @@ fn answers(query: &[u8], response: &[u8]) -> bool {
         && is_answered(&query[HEADER_LEN..name_end + 4], response).is_ok()
 }
 
-async fn over_datagrams(socket: &UdpSocket, query: &[u8]) -> io::Result<Vec<u8>> {
-    socket.send(query).await?;
-    let mut buffer = vec![0; DATAGRAM_BYTES];
+async fn over_datagrams(socket: &Watched, query: &[u8]) -> io::Result<Vec<u8>> {
+    socket.send(query)?;
     loop {
-        let length = socket.recv(&mut buffer).await?;
-        if answers(query, &buffer[..length]) {
-            buffer.truncate(length);
-            return Ok(buffer);
+        let mut ready = socket.ready().await?;
+        match datagram(&mut ready) {
+            Ok(response) if answers(query, &response) => return Ok(response),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => {}
         }
     }
+}
+
+fn datagram(ready: &mut Ready<'_>) -> io::Result<Vec<u8>> {
+    let mut batch = ReceiveBatch::new(1, DATAGRAM_BYTES);
+    receive(ready, &mut batch)?;
+    Ok(batch.datagram(0).to_vec())
 }
 
 async fn over_stream(
@@ -124,7 +131,7 @@ async fn over_stream(
 }
 
 async fn over_https(
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Stream>,
     endpoint: &Endpoint,
     query: &[u8],
 ) -> io::Result<Vec<u8>> {

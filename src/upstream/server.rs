@@ -18,6 +18,7 @@ use super::tolerance::{Refusal, Tolerance};
 use crate::config::{FailoverConfig, ServerConfig, Transport};
 use crate::message::form::QueryForm;
 use crate::metrics::Label;
+use crate::net::network::Network;
 use crate::transport::https::Endpoint;
 use crate::transport::metrics::ExchangeMetrics;
 use crate::transport::tls::Tls;
@@ -46,6 +47,8 @@ pub struct Server {
     pub try_timeout: Duration,
     /// How many queries a second it may be sent.
     pub rate: RateLimit,
+    /// How it is reached.
+    pub network: Arc<dyn Network>,
     stream_max_age: Duration,
     metrics: ExchangeMetrics,
     failover: FailoverConfig,
@@ -145,6 +148,7 @@ pub(super) struct ServerParts<'a> {
     pub(super) failover: &'a FailoverConfig,
     pub(super) probe_wanted: &'a Arc<Notify>,
     pub(super) metrics: &'a UpstreamFamilies,
+    pub(super) network: &'a Arc<dyn Network>,
     pub(super) now: Instant,
 }
 
@@ -166,6 +170,7 @@ impl Server {
             group: Arc::clone(parts.group),
             try_timeout: parts.try_timeout,
             rate: RateLimit::none(parts.now),
+            network: Arc::clone(parts.network),
             stream_max_age: parts.stream_max_age,
             metrics: parts.metrics.exchanges(parts.group, &label),
             failover: parts.failover.clone(),
@@ -292,6 +297,7 @@ impl Server {
             label: self.label.clone(),
             try_timeout: self.try_timeout,
             stream_max_age: self.stream_max_age,
+            network: Arc::clone(&self.network),
             metrics: self.metrics.clone(),
             observer: Arc::clone(self) as Arc<dyn Observer>,
         }
