@@ -170,7 +170,7 @@ fn predecessor(
 }
 
 /// Keeps an entry, if it may be.
-fn take_entry(
+pub fn take_entry(
     cache: &Cache,
     setup: &Setup,
     inheritance: &Inheritance<'_>,

@@ -266,7 +266,7 @@ impl Lookup<'_> {
                 }
                 read_what_arrived().await;
             }
-            let now = known.take().unwrap_or_else(Instant::now);
+            let now = known.take().unwrap_or_else(runtime::now);
             self.give_up_streams(now);
             if let Some(cut) = self.cut_answer(now) {
                 return Ok(cut);

@@ -51,7 +51,10 @@ pub(super) async fn exchange(
 ) -> io::Result<Vec<u8>> {
     // Our own questions count as well, and need not wait: they are few.
     let _ = server.rate.take(runtime::now());
+    let mut id = [0; 2];
+    server.network.fill_random(&mut id);
     let mut message = Message::query();
+    message.metadata.id = u16::from_ne_bytes(id);
     message.metadata.recursion_desired = true;
     message.metadata.authentic_data = form.has_ad();
     message.add_query(question);

@@ -1,0 +1,581 @@
+//! Clients, and what must hold for every one of them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::names::{self, Content, KUBE, Names, VPC, Word, Zone, question_end, words, zone};
+use crate::servers::Servers;
+use crate::world::{Event, FarEnd, Micros, Net, SECOND, StreamId, seconds};
+
+/// Queries a second, of all clients together.
+const RATE: u64 = 1_000;
+/// `deadline`, and what is allowed for a tick of the clock and the way out.
+const DEADLINE: Micros = 4 * SECOND + SECOND / 5;
+/// glibc asks again after this long.
+const PATIENCE: Micros = 5 * SECOND;
+/// Longest time for which anything expired is served: `cache.stale.max_age` of the configuration, and what an answer may
+/// take.
+pub(crate) const STALE: Micros = 60 * SECOND;
+const ON_ITS_WAY: Micros = 5 * SECOND;
+/// A server that worked for so long before a query came is known to work.
+const KNOWN: Micros = 12 * SECOND;
+
+const FORMERR: u8 = 1;
+const SERVFAIL: u8 = 2;
+const NXDOMAIN: u8 = 3;
+const NOTIMP: u8 = 4;
+const REFUSED: u8 = 5;
+const A: u16 = 1;
+const AAAA: u16 = 28;
+
+/// A query that reached the nameserver and was not answered yet.
+struct Pending {
+    arrived: Micros,
+    name: usize,
+    qtype: u16,
+    over_udp: bool,
+    /// The latest version that had been told before it arrived.
+    told: Option<(u8, usize)>,
+    /// It arrived more than once.
+    copies: u32,
+}
+
+/// A client's UDP query or connection.
+struct Asker {
+    message: Vec<u8>,
+    answered: bool,
+    tries: u8,
+    stream: Option<StreamId>,
+    /// It is a TCP client that left.
+    gone: bool,
+}
+
+pub(crate) struct Clients {
+    pending: BTreeMap<(SocketAddr, u16), Pending>,
+    askers: BTreeMap<SocketAddr, Asker>,
+    /// Since when each group has answered for moving names; the last is in force, and the one before it until a change is done.
+    pub(crate) moving: Vec<(u8, Micros)>,
+    pub(crate) change_done: Micros,
+    /// The latest version told, by name and type.
+    told: BTreeMap<(usize, u16), (u8, usize)>,
+    loss_percent: u8,
+    next: u32,
+    pub(crate) opened: Vec<(StreamId, SocketAddr)>,
+    pub(crate) open_wanted: Option<std::task::Waker>,
+    pub(crate) queries: u64,
+    pub(crate) replies: BTreeMap<u8, u64>,
+    pub(crate) quiet: bool,
+    /// Queries whose instance was killed.
+    pub(crate) lost: u64,
+}
+
+impl Clients {
+    pub(crate) fn new(net: &mut Net) -> Self {
+        net.after(SECOND, Event::Ask);
+        Self {
+            pending: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            moving: vec![(VPC, 0)],
+            change_done: 0,
+            told: BTreeMap::new(),
+            loss_percent: if net.random.bool() {
+                0
+            } else {
+                net.random.u8(..10)
+            },
+            next: 0,
+            opened: Vec::new(),
+            open_wanted: None,
+            queries: 0,
+            replies: BTreeMap::new(),
+            quiet: false,
+            lost: 0,
+        }
+    }
+
+    pub(crate) fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Some client asks something.
+    pub(crate) fn ask(&mut self, net: &mut Net, names: &Names) {
+        if self.quiet {
+            return;
+        }
+        let pause = net.about(SECOND / RATE);
+        net.after(pause, Event::Ask);
+        // Few names are asked often, and many rarely.
+        let rank = net.random.f64();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "below the count of names"
+        )]
+        let name = (rank * rank * rank * names::COUNT as f64) as usize;
+        let qtype = if net.random.u8(..3) == 0 { AAAA } else { A };
+        let over_tcp = net.random.u8(..20) == 0;
+        let count = if over_tcp { net.random.usize(1..4) } else { 1 };
+        self.next += 1;
+        let network = u8::try_from(self.next / 60_000 % 200).expect("masked");
+        let port = 1_025 + u16::try_from(self.next % 60_000).expect("below the count of ports");
+        let client = SocketAddr::from(([10, 244, network, net.random.u8(1..200)], port));
+        let mut octets = Vec::new();
+        let mut first = Vec::new();
+        for number in 0..count {
+            let message = query(
+                names,
+                net.random.u16(..),
+                (name + number * 7) % names::COUNT,
+                qtype,
+                &mut net.random,
+            );
+            if over_tcp {
+                octets.extend(u16::try_from(message.len()).expect("short").to_be_bytes());
+                octets.extend_from_slice(&message);
+            }
+            first = message;
+        }
+        let mut asker = Asker {
+            message: first,
+            answered: false,
+            tries: 1,
+            stream: None,
+            gone: false,
+        };
+        if over_tcp {
+            let stream = net.new_stream(FarEnd::Client(client));
+            asker.stream = Some(stream);
+            self.opened.push((stream, client));
+            if let Some(operator) = self.open_wanted.take() {
+                operator.wake();
+            }
+            let cut = net.random.usize(..=octets.len());
+            let second = octets.split_off(cut);
+            net.after(2_000, Event::AtNearEnd { stream, octets });
+            net.after(
+                2_500,
+                Event::AtNearEnd {
+                    stream,
+                    octets: second,
+                },
+            );
+            if net.random.u8(..10) == 0 {
+                // It goes away in the middle.
+                let later = 2_600 + net.random.u64(..20_000);
+                net.after(later, Event::Impatient { client });
+            }
+        } else {
+            self.send(net, client, &asker.message);
+        }
+        self.askers.insert(client, asker);
+    }
+
+    fn send(&self, net: &mut Net, client: SocketAddr, message: &[u8]) {
+        net.after(PATIENCE, Event::Impatient { client });
+        if net.random.u8(..100) < self.loss_percent {
+            return;
+        }
+        let way = net.random.u64(20..300);
+        net.after(
+            way,
+            Event::AtNameserver {
+                client,
+                message: message.to_vec(),
+            },
+        );
+        if net.random.u8(..200) == 0 {
+            net.after(
+                way + 700,
+                Event::AtNameserver {
+                    client,
+                    message: message.to_vec(),
+                },
+            );
+        }
+    }
+
+    /// A client has waited.
+    pub(crate) fn impatient(&mut self, net: &mut Net, client: SocketAddr) {
+        let Some(asker) = self.askers.get_mut(&client) else {
+            return;
+        };
+        if let Some(stream) = asker.stream {
+            asker.gone = true;
+            net.after(0, Event::Reset { stream });
+            self.connection_ended(net, client);
+            return;
+        }
+        if asker.answered || asker.tries == 2 {
+            self.askers.remove(&client);
+            return;
+        }
+        asker.tries = 2;
+        let message = asker.message.clone();
+        self.send(net, client, &message);
+    }
+
+    /// A datagram reached a socket of the nameserver's.
+    pub(crate) fn query_arrived(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        client: SocketAddr,
+        message: &[u8],
+    ) {
+        self.arrived(net, names, client, message, true);
+    }
+
+    fn arrived(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        client: SocketAddr,
+        message: &[u8],
+        over_udp: bool,
+    ) {
+        let id = u16::from_be_bytes([message[0], message[1]]);
+        let end = question_end(message);
+        let name = names.find(&message[12..end]).expect("a client's own name");
+        let qtype = u16::from_be_bytes([message[end - 4], message[end - 3]]);
+        self.queries += 1;
+        let told = self.told.get(&(name, qtype)).copied();
+        net.trace.line(|| {
+            format!(
+                "{:.6} {client} asks for {} {qtype}, id {id}",
+                seconds(net.now),
+                names::text(name)
+            )
+        });
+        let pending = self.pending.entry((client, id)).or_insert(Pending {
+            arrived: net.now,
+            name,
+            qtype,
+            over_udp,
+            told,
+            copies: 0,
+        });
+        pending.copies += 1;
+        net.after(
+            DEADLINE,
+            Event::Due {
+                client,
+                id,
+                arrived: net.now,
+            },
+        );
+    }
+
+    pub(crate) fn due(&self, net: &mut Net, client: SocketAddr, id: u16, arrived: Micros) {
+        if let Some(pending) = self.pending.get(&(client, id))
+            && pending.arrived <= arrived
+        {
+            let (name, copies) = (names::text(pending.name), pending.copies);
+            net.violated(|| {
+                format!(
+                    "{client} asked for {name} at {:.6} s and got nothing ({copies} queries)",
+                    seconds(arrived)
+                )
+            });
+        }
+    }
+
+    /// Octets reached the node on a client's connection.
+    pub(crate) fn octets_arrived(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        client: SocketAddr,
+        octets: &[u8],
+    ) {
+        let Some(asker) = self.askers.get_mut(&client) else {
+            return;
+        };
+        if asker.gone {
+            return;
+        }
+        // `message` keeps what makes no whole query yet, once the queries have left.
+        if asker.tries == 1 {
+            asker.tries = 2;
+            asker.message.clear();
+        }
+        asker.message.extend_from_slice(octets);
+        let mut whole = Vec::new();
+        while let Some(length) = asker.message.get(..2) {
+            let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+            if asker.message.len() < 2 + length {
+                break;
+            }
+            let frame: Vec<u8> = asker.message.drain(..2 + length).collect();
+            whole.push(frame[2..].to_vec());
+        }
+        for message in whole {
+            self.arrived(net, names, client, &message, false);
+        }
+    }
+
+    /// The node, or the client, ended a connection: what it waited for is a loss only if the node ended it.
+    pub(crate) fn connection_ended(&mut self, net: &mut Net, client: SocketAddr) {
+        let gone = self.askers.get(&client).is_none_or(|asker| asker.gone);
+        let waiting: Vec<_> = self
+            .pending
+            .range((client, 0)..=(client, u16::MAX))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in waiting {
+            let pending = self.pending.remove(&key).expect("just found");
+            if !gone {
+                let name = names::text(pending.name);
+                net.violated(|| {
+                    format!("the connection of {client} was closed while it waited for {name}")
+                });
+            }
+        }
+        self.askers.remove(&client);
+    }
+
+    /// The node wrote to a client's connection.
+    pub(crate) fn octets_left(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        servers: &Servers,
+        client: SocketAddr,
+        stream: StreamId,
+        octets: &[u8],
+    ) {
+        let mut messages = Vec::new();
+        if let Some(state) = net.streams.get_mut(&stream) {
+            state.far_inbox.extend_from_slice(octets);
+            while let Some(length) = state.far_inbox.get(..2) {
+                let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+                if state.far_inbox.len() < 2 + length {
+                    break;
+                }
+                let frame: Vec<u8> = state.far_inbox.drain(..2 + length).collect();
+                messages.push(frame[2..].to_vec());
+            }
+        }
+        for message in messages {
+            self.reply_left(net, names, servers, client, &message);
+        }
+        let waits = self
+            .pending
+            .range((client, 0)..=(client, u16::MAX))
+            .next()
+            .is_some();
+        if !waits && net.random.bool() {
+            // Answered, it closes.
+            net.after(400, Event::Finished { stream });
+        }
+    }
+
+    /// A reply leaves the node: everything that must hold of it.
+    pub(crate) fn reply_left(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        servers: &Servers,
+        client: SocketAddr,
+        message: &[u8],
+    ) {
+        let id = u16::from_be_bytes([message[0], message[1]]);
+        let now = net.now;
+        let Some(pending) = self.pending.get_mut(&(client, id)) else {
+            if self.askers.get(&client).is_some_and(|asker| !asker.gone) {
+                net.violated(|| format!("{client} is answered and waits for nothing (id {id})"));
+            }
+            return;
+        };
+        pending.copies -= 1;
+        let (name, qtype, arrived, told, over_udp) = (
+            pending.name,
+            pending.qtype,
+            pending.arrived,
+            pending.told,
+            pending.over_udp,
+        );
+        if pending.copies == 0 {
+            self.pending.remove(&(client, id));
+        }
+        let text = || {
+            format!(
+                "{} {qtype} of {client}, asked at {:.6} s",
+                names::text(name),
+                seconds(arrived)
+            )
+        };
+        let end = question_end(message);
+        let code = message[3] & 15;
+        *self.replies.entry(code).or_default() += 1;
+        let found = words(message);
+        net.trace.line(|| {
+            format!(
+                "{:.6} {client} is answered for {} {qtype}: code {code}, {:?}",
+                seconds(now),
+                names::text(name),
+                found.first()
+            )
+        });
+        if message.get(12..end).is_none_or(|question| {
+            names.find(question) != Some(name)
+                || question[question.len() - 4..] != [0, qtype.to_be_bytes()[1], 0, 1]
+        }) {
+            return net.violated(|| format!("{}: the reply has another question", text()));
+        }
+        if over_udp {
+            let way = net.random.u64(20..300);
+            if net.random.u8(..100) >= self.loss_percent {
+                net.after(
+                    way,
+                    Event::AtClient {
+                        client,
+                        message: message.to_vec(),
+                    },
+                );
+            }
+        }
+        let groups = self.groups_of(name, arrived);
+        let truncated = message[2] & 2 != 0;
+        match code {
+            0 | NXDOMAIN if !truncated || over_udp => {}
+            // All that is left to say when no server answers, or none over TCP.
+            0 | NXDOMAIN | FORMERR | SERVFAIL | NOTIMP | REFUSED => {
+                let known = arrived.saturating_sub(KNOWN);
+                let worked = groups
+                    .iter()
+                    .map(|&group| servers.worked_since(group, known))
+                    .collect::<Option<Vec<_>>>();
+                if let Some(worked) = worked {
+                    net.violated(|| format!("{}: code {code}, truncated: {truncated}, though {worked:?} worked all the time", text()));
+                }
+                return;
+            }
+            _ => return net.violated(|| format!("{}: code {code}", text())),
+        }
+        if truncated {
+            return;
+        }
+        let Some(&word) = found.first() else {
+            return net.violated(|| format!("{}: the reply has neither records nor SOA", text()));
+        };
+        if found.iter().any(|other| *other != word) {
+            return net.violated(|| format!("{}: the reply mixes {found:?}", text()));
+        }
+        if word.name != name {
+            return net
+                .violated(|| format!("{}: the reply is of {}", text(), names::text(word.name)));
+        }
+        if !groups.contains(&word.group) {
+            return net
+                .violated(|| format!("{}: {word:?}, and its route leads to {groups:?}", text()));
+        }
+        self.check_version(net, names, word, (code, qtype, told), &text);
+    }
+
+    fn check_version(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        word: Word,
+        (code, qtype, told): (u8, u16, Option<(u8, usize)>),
+        text: &dyn Fn() -> String,
+    ) {
+        let Word {
+            group,
+            name,
+            version,
+        } = word;
+        if version > names.version(name) {
+            return net.violated(|| format!("{}: version {version} is not there yet", text()));
+        }
+        let content = names.content(name, version);
+        if (content == Content::NoSuchName) != (code == NXDOMAIN) {
+            return net.violated(|| format!("{}: code {code} for {content:?}", text()));
+        }
+        if let Some(since) = names.superseded(name, version) {
+            let allowed = since + Micros::from(names.ttl(name)) * SECOND + STALE + ON_ITS_WAY;
+            if net.now > allowed {
+                let age = seconds(net.now - since);
+                return net.violated(|| {
+                    format!(
+                        "{}: version {version} was followed by another {age:.3} s ago",
+                        text()
+                    )
+                });
+            }
+        }
+        if let Some((told_group, told_version)) = told
+            && told_group == group
+            && version < told_version
+        {
+            return net.violated(|| {
+                format!(
+                    "{}: version {version}, and {told_version} had been told before",
+                    text()
+                )
+            });
+        }
+        let latest = self.told.entry((name, qtype)).or_insert((group, version));
+        if latest.0 != group || latest.1 < version {
+            *latest = (group, version);
+        }
+    }
+
+    /// Groups that may have answered for a name to whoever asked at that time.
+    fn groups_of(&self, name: usize, arrived: Micros) -> Vec<u8> {
+        match zone(name) {
+            Zone::Cluster => vec![KUBE],
+            Zone::Rest => vec![VPC],
+            Zone::Moving => {
+                let (last, _) = self.moving[self.moving.len() - 1];
+                let mut groups = vec![last];
+                // The one before holds for queries that came before the change was done.
+                for pair in self.moving.windows(2).rev() {
+                    let done = if pair[1].1 == self.moving[self.moving.len() - 1].1 {
+                        self.change_done
+                    } else {
+                        pair[1].1 + 5 * SECOND
+                    };
+                    if arrived <= done && !groups.contains(&pair[0].0) {
+                        groups.push(pair[0].0);
+                    }
+                }
+                groups
+            }
+        }
+    }
+
+    /// A reply reached a client.
+    pub(crate) fn answered(&mut self, client: SocketAddr) {
+        if let Some(asker) = self.askers.get_mut(&client) {
+            asker.answered = true;
+        }
+    }
+
+    /// The instance was killed: what it had is lost, and its clients' to ask again.
+    pub(crate) fn forget_pending(&mut self) {
+        self.lost += self.pending.len() as u64;
+        self.pending.clear();
+    }
+}
+
+fn query(names: &Names, id: u16, name: usize, qtype: u16, random: &mut fastrand::Rng) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    let edns = random.bool();
+    message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
+    let mut wire = names.wire(name).to_vec();
+    if random.u8(..4) == 0 {
+        // 0x20.
+        for octet in wire.iter_mut().filter(|octet| octet.is_ascii_alphabetic()) {
+            *octet ^= 0x20 * u8::from(random.bool());
+        }
+    }
+    message.extend(wire);
+    message.extend(qtype.to_be_bytes());
+    message.extend([0, 1]);
+    if edns {
+        message.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0]);
+    }
+    message
+}

@@ -1,0 +1,92 @@
+//! A node that is made up whole, but for nodens: clients, servers, routers, time and chance come from one seed.
+//!
+//!     cargo test --test simulation
+//!     NODENS_SIMULATION_SECONDS=60 cargo test --test simulation new_seeds -- --nocapture
+//!     NODENS_SIMULATION_SEED=7 cargo test --test simulation new_seeds -- --nocapture
+//!
+//! `world` is the network and the time; `names` the authority that servers repeat, and clients' replies are compared with;
+//! `servers`, `clients` and `node` are who talks; `run` puts them together, changes the configuration, and replaces the node.
+//! A run depends on its seed alone: one that fails says what happened, and does so again.
+
+#![allow(dead_code, reason = "the example `simulate` shows more of a run")]
+
+mod clients;
+mod names;
+mod node;
+mod run;
+mod servers;
+mod world;
+
+use std::time::Duration;
+
+/// How long each run is.
+const LENGTH: Duration = Duration::from_mins(2);
+
+/// Runs that found something once.
+const FOUND: [u64; 1] = [1];
+
+fn check(seed: u64) -> run::Outcome {
+    let outcome = run::run(seed, LENGTH, false);
+    assert!(
+        outcome.violation.is_none(),
+        "{}",
+        run::explain(seed, LENGTH)
+    );
+    outcome
+}
+
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    for seed in FOUND {
+        check(seed);
+    }
+}
+
+#[test]
+fn new_seeds_find_nothing() {
+    let seconds = std::env::var("NODENS_SIMULATION_SECONDS");
+    let seconds = seconds.map_or(5, |seconds| seconds.parse().expect("seconds"));
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
+    let first = std::env::var("NODENS_SIMULATION_SEED");
+    let mut seed = first.map_or_else(
+        |_| u64::from(fastrand::u32(..)),
+        |seed| seed.parse().expect("a number"),
+    );
+    println!("the first seed is {seed}");
+    let mut simulated = Duration::ZERO;
+    let mut found = Vec::new();
+    while std::time::Instant::now() < end {
+        let outcome = run::run(seed, LENGTH, false);
+        simulated += outcome.simulated;
+        if outcome.violation.is_some() {
+            println!("{}", run::explain(seed, LENGTH));
+            found.push(seed);
+            if found.len() > 3 {
+                break;
+            }
+        }
+        seed += 1;
+    }
+    println!("{simulated:?} were simulated");
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let length = Duration::from_secs(20);
+    let (one, other) = (run::run(7, length, true), run::run(7, length, true));
+    let differs = one
+        .lines
+        .iter()
+        .zip(&other.lines)
+        .position(|(one, other)| one != other);
+    if let Some(at) = differs {
+        let from = at.saturating_sub(5);
+        panic!(
+            "line {at}:\n{:#?}\n{:#?}",
+            &one.lines[from..(at + 3).min(one.lines.len())],
+            &other.lines[from..(at + 3).min(other.lines.len())]
+        );
+    }
+    assert_eq!(one.hash, other.hash);
+}

@@ -1,0 +1,355 @@
+//! One run of the simulation: a node, its clients and servers, changes and successors, from one seed.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use nodens::budgets::{UPSTREAM_PORTS, UPSTREAM_PORTS_RETIRED};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::{spawn_local, yield_now};
+
+use crate::clients::Clients;
+use crate::names::{Names, OTHER, VPC};
+use crate::node::Node;
+use crate::servers::{SERVERS, Servers};
+use crate::world::{Micros, SECOND, World, seconds};
+
+/// The most workers an instance has.
+const WORKERS: usize = 3;
+
+/// What a run was like.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) seed: u64,
+    /// What was violated first.
+    pub(crate) violation: Option<String>,
+    /// Everything that happened, as one number.
+    pub(crate) hash: u64,
+    pub(crate) simulated: Duration,
+    pub(crate) took: Duration,
+    pub(crate) queries: u64,
+    /// By response code.
+    pub(crate) replies: BTreeMap<u8, u64>,
+    pub(crate) asked: u64,
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// Queries that a killed instance had.
+    pub(crate) lost: u64,
+    /// UDP sockets towards servers that were open at once.
+    pub(crate) most_sockets: usize,
+    pub(crate) counts: Counts,
+    pub(crate) lines: Vec<String>,
+}
+
+/// Runs a seed for so long; keeps lines of what happened if asked to.
+pub(crate) fn run(seed: u64, length: Duration, lines: bool) -> Outcome {
+    let started = Instant::now();
+    fastrand::seed(seed);
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build_local(LocalOptions::default())
+        .expect("a runtime");
+    let mut outcome = runtime.block_on(simulate(seed, length, lines));
+    outcome.took = started.elapsed();
+    outcome
+}
+
+/// What the configuration depends on.
+struct Shape {
+    workers: usize,
+    policy: &'static str,
+    cache: &'static str,
+    stale: &'static str,
+    moving: u8,
+    /// Servers of the VPC that are listed.
+    vpc: Vec<&'static str>,
+}
+
+impl Shape {
+    fn any(random: &mut fastrand::Rng) -> Self {
+        Self {
+            workers: random.usize(1..=WORKERS),
+            policy: ["ordered", "fastest", "round_robin"][random.usize(..3)],
+            cache: ["256KiB", "1MiB", "16MiB"][random.usize(..3)],
+            stale: ["max_age: 0s", "max_age: 60s", "max_age: 60s, after: 0s"][random.usize(..3)],
+            moving: VPC,
+            vpc: vec!["10.1.0.2", "10.1.0.251", "10.1.0.252"],
+        }
+    }
+
+    fn yaml(&self) -> String {
+        let Self {
+            workers,
+            policy,
+            cache,
+            stale,
+            ..
+        } = self;
+        let moving = if self.moving == OTHER { "other" } else { "vpc" };
+        let vpc = self.vpc.join(", ");
+        format!(
+            "workers: {workers}\n\
+             upstreams:\n  \
+               kube: {{servers: [10.96.0.10, 10.96.0.11], policy: {policy}}}\n  \
+               vpc: {{servers: [{vpc}], policy: {policy}}}\n  \
+               other: {{servers: [10.2.0.2, 10.2.0.3], policy: {policy}}}\n\
+             routes: {{cluster.local: kube, moving.example: {moving}, \".\": vpc}}\n\
+             cache: {{max_size: {cache}, stale: {{{stale}}}}}\n"
+        )
+    }
+
+    /// Something else.
+    fn change(&mut self, random: &mut fastrand::Rng) {
+        match random.u8(..4) {
+            0 | 1 => self.moving = if self.moving == VPC { OTHER } else { VPC },
+            2 => {
+                self.vpc = vec!["10.1.0.2", "10.1.0.251", "10.1.0.252"];
+                if random.bool() {
+                    self.vpc.remove(random.usize(..3));
+                }
+            }
+            _ => self.policy = ["ordered", "fastest", "round_robin"][random.usize(..3)],
+        }
+    }
+}
+
+/// Who changes the node's configuration and replaces it, and hands connections to it.
+struct Operator {
+    world: Arc<World>,
+    node: Node,
+    shape: Shape,
+    random: fastrand::Rng,
+    start: tokio::time::Instant,
+    counts: Counts,
+}
+
+/// What the operator did.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Counts {
+    pub(crate) changes: u64,
+    pub(crate) successors: u64,
+    pub(crate) killed: u64,
+}
+
+impl Operator {
+    /// Hands over connections until it is time for a change.
+    async fn accept_until(&mut self, time: Micros) {
+        let due = self.start + Duration::from_micros(time);
+        let mut due = pin!(tokio::time::sleep_until(due));
+        loop {
+            let opened = poll_fn(|context| {
+                let mut inner = self.world.lock();
+                let opened = std::mem::take(&mut inner.clients.opened);
+                if !opened.is_empty() {
+                    return Poll::Ready(opened);
+                }
+                inner.clients.open_wanted = Some(context.waker().clone());
+                drop(inner);
+                due.as_mut().poll(context).map(|()| Vec::new())
+            });
+            let opened = opened.await;
+            if opened.is_empty() {
+                return;
+            }
+            for (stream, client) in opened {
+                self.node.accept(stream, client);
+            }
+        }
+    }
+
+    async fn act(&mut self) {
+        if let Some(over) = self.node.over_budget() {
+            self.world.lock().net.violated(|| over);
+        }
+        match self.random.u8(..10) {
+            0 => self.kill().await,
+            1..4 => self.replace(),
+            _ => self.change().await,
+        }
+    }
+
+    async fn kill(&mut self) {
+        self.tell("it is killed");
+        self.counts.killed += 1;
+        self.world.lock().clients.forget_pending();
+        self.node.end();
+        // What was aborted goes away when it would have gone on.
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        self.world.lock().clients.forget_pending();
+        self.node = Node::start(&self.world, &self.shape.yaml(), None);
+    }
+
+    fn replace(&mut self) {
+        self.tell("a successor takes over");
+        self.counts.successors += 1;
+        let successor = Node::start(&self.world, &self.shape.yaml(), Some(&self.node));
+        let old = std::mem::replace(&mut self.node, successor);
+        spawn_local(old.stop());
+    }
+
+    async fn change(&mut self) {
+        let before = self.shape.moving;
+        self.shape.change(&mut self.random);
+        let yaml = self.shape.yaml();
+        self.tell(&format!("a change: {yaml}"));
+        self.counts.changes += 1;
+        if self.shape.moving != before {
+            let inner = &mut *self.world.lock();
+            inner.clients.change_done = Micros::MAX;
+            inner
+                .clients
+                .moving
+                .push((self.shape.moving, inner.net.now));
+        }
+        self.node.reload(&yaml).await;
+        if self.shape.moving != before {
+            let inner = &mut *self.world.lock();
+            inner.clients.change_done = inner.net.now;
+        }
+    }
+
+    fn tell(&self, what: &str) {
+        let net = &mut self.world.lock().net;
+        let now = seconds(net.now);
+        net.trace.line(|| format!("{now:.6} {what}"));
+    }
+}
+
+async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
+    let world = World::new(seed, lines, |net| {
+        (Names::new(net), Servers::new(net), Clients::new(net))
+    });
+    world.enter();
+    let end = Micros::try_from(length.as_micros()).expect("less than ages");
+    let driver = spawn_local({
+        let world = Arc::clone(&world);
+        async move { world.run(end).await }
+    });
+    let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
+    let shape = Shape::any(&mut random);
+    let mut operator = Operator {
+        node: Node::start(&world, &shape.yaml(), None),
+        world: Arc::clone(&world),
+        shape,
+        random,
+        start: tokio::time::Instant::now(),
+        counts: Counts::default(),
+    };
+    // Nothing changes towards the end, and everything that is in doubt is decided.
+    let mut next = 5 * SECOND;
+    while !driver.is_finished() {
+        operator.accept_until(next.min(end + SECOND)).await;
+        if next + 20 * SECOND < end {
+            operator.act().await;
+        }
+        next += operator.random.u64(SECOND..20 * SECOND);
+    }
+    let violated = {
+        let mut inner = world.lock();
+        inner.clients.quiet = true;
+        inner.net.violation.is_some()
+    };
+    let Operator { node, counts, .. } = operator;
+    if !violated {
+        world.run(end + 10 * SECOND).await;
+        at_rest(&world, node).await;
+    }
+    let inner = &mut *world.lock();
+    let most = 2 * WORKERS * SERVERS.len() * (UPSTREAM_PORTS + UPSTREAM_PORTS_RETIRED);
+    let open = inner.net.most_sockets;
+    if open > most {
+        inner
+            .net
+            .violated(|| format!("{open} sockets were open, and {most} may be by two instances"));
+    }
+    Outcome {
+        seed,
+        violation: inner.net.violation.take(),
+        hash: inner.net.trace.hash(),
+        simulated: Duration::from_micros(inner.net.now),
+        took: Duration::ZERO,
+        queries: inner.clients.queries,
+        lost: inner.clients.lost,
+        replies: inner.clients.replies.clone(),
+        asked: inner.servers.asked,
+        faults: inner.servers.faults.clone(),
+        most_sockets: open,
+        counts,
+        lines: inner
+            .net
+            .trace
+            .lines
+            .take()
+            .map(Vec::from)
+            .unwrap_or_default(),
+    }
+}
+
+/// What must be so when nobody has asked anything for a while.
+async fn at_rest(world: &Arc<World>, node: Node) {
+    let pending = world.lock().clients.pending();
+    if pending > 0 {
+        world
+            .lock()
+            .net
+            .violated(|| format!("{pending} queries are left without a reply"));
+    }
+    let metrics = node.stop().await;
+    let sum = |name: &str| -> f64 {
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix(name));
+        let samples = lines.filter(|rest| rest.starts_with(['{', ' ']));
+        samples
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    };
+    let (queries, replies, dropped) = (
+        sum("nodens_queries_total"),
+        sum("nodens_replies_total"),
+        sum("nodens_dropped_total"),
+    );
+    let in_flight = sum("nodens_in_flight");
+    let inner = &mut *world.lock();
+    if in_flight != 0.0 {
+        inner
+            .net
+            .violated(|| format!("{in_flight} questions are in flight at rest"));
+    }
+    if (queries - replies - dropped).abs() > 0.5 {
+        inner
+            .net
+            .violated(|| format!("{queries} queries are {replies} replies and {dropped} dropped"));
+    }
+}
+
+/// A run that failed, once more, with what happened before.
+pub(crate) fn explain(seed: u64, length: Duration) -> String {
+    let outcome = run(seed, length, true);
+    let mut text = format!(
+        "seed {seed}: {}\n",
+        outcome
+            .violation
+            .as_deref()
+            .unwrap_or("nothing is violated when it runs again")
+    );
+    let name = outcome.violation.as_deref().and_then(|text| {
+        text.split(' ')
+            .find(|word| word.starts_with('n') && word.contains('.'))
+    });
+    let about = |line: &&String| {
+        line.contains("a change")
+            || line.contains(" works")
+            || line.contains(" is ") && !line.contains("is asked") && !line.contains("is answered")
+            || name.is_some_and(|name| line.contains(name.trim_end_matches([',', ':'])))
+    };
+    let lines: Vec<_> = outcome.lines.iter().filter(about).collect();
+    for line in &lines[lines.len().saturating_sub(80)..] {
+        writeln!(text, "  {line}").expect("a String grows");
+    }
+    text
+}

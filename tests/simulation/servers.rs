@@ -1,0 +1,460 @@
+//! Servers, what goes wrong with them, and what is on the way to them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use nodens::upstream::Upstreams;
+use nodens::upstream::health::State;
+
+use crate::names::{KUBE, Names, OTHER, VPC};
+use crate::world::{Event, Micros, Net, SECOND, StreamId, seconds};
+
+/// Servers of each group.
+pub(crate) const SERVERS: [(u8, [u8; 4]); 7] = [
+    (KUBE, [10, 96, 0, 10]),
+    (KUBE, [10, 96, 0, 11]),
+    (VPC, [10, 1, 0, 2]),
+    (VPC, [10, 1, 0, 251]),
+    (VPC, [10, 1, 0, 252]),
+    (OTHER, [10, 2, 0, 2]),
+    (OTHER, [10, 2, 0, 3]),
+];
+
+/// A server that works again answers probes 0.1 s apart, after a pause of `probe_max` at most; 1.5 times that, and what a
+/// probe and its answer may take.
+const BELIEVED: Micros = 15 * SECOND / 2 + 2 * SECOND;
+
+/// Faults begin about this often, and last about this long.
+const BETWEEN_FAULTS: Micros = 4 * SECOND;
+const FAULT: Micros = 8 * SECOND;
+
+/// What a server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Good,
+    /// Answers so much later.
+    Slow(Micros),
+    /// Loses so many of a hundred datagrams each way.
+    Lossy(u8),
+    Silent,
+    /// Routers say that it is gone.
+    Unreachable,
+    /// Says this code.
+    Failing(u8),
+    /// Answers somebody else's question, under another ID, or with noise.
+    Lying,
+    /// Says TC, and has nothing over TCP.
+    WithoutTcp,
+    /// Closes connections after each answer, and resets some.
+    Curt,
+}
+
+pub(crate) struct Server {
+    pub(crate) group: u8,
+    rtt: Micros,
+    pub(crate) mode: Mode,
+    /// How many faults it had.
+    fault: u64,
+    /// Since when it works.
+    pub(crate) good_since: Option<Micros>,
+}
+
+pub(crate) struct Servers {
+    pub(crate) all: BTreeMap<SocketAddr, Server>,
+    /// The servers of the setup in force.
+    pub(crate) believed: Option<Arc<Upstreams>>,
+    /// Datagrams with clients' questions that were sent.
+    pub(crate) asked: u64,
+    pub(crate) faults: BTreeMap<&'static str, u64>,
+}
+
+impl Mode {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Slow(_) => "slow",
+            Self::Lossy(_) => "lossy",
+            Self::Silent => "silent",
+            Self::Unreachable => "unreachable",
+            Self::Failing(_) => "failing",
+            Self::Lying => "lying",
+            Self::WithoutTcp => "without TCP",
+            Self::Curt => "curt",
+        }
+    }
+
+    fn any(random: &mut fastrand::Rng) -> Self {
+        match random.u8(..10) {
+            0 => Self::Slow(random.u64(100_000..3 * SECOND)),
+            1 => Self::Slow(random.u64(1_000..200_000)),
+            2 => Self::Lossy(random.u8(3..60)),
+            3 | 4 => Self::Silent,
+            5 => Self::Unreachable,
+            6 => Self::Failing([2, 5, 4, 1][random.usize(..4)]),
+            7 => Self::Lying,
+            8 => Self::WithoutTcp,
+            _ => Self::Curt,
+        }
+    }
+}
+
+impl Servers {
+    pub(crate) fn new(net: &mut Net) -> Self {
+        let all = SERVERS.iter().map(|&(group, ip)| {
+            let server = Server {
+                group,
+                rtt: net.random.u64(300..40_000),
+                mode: Mode::Good,
+                fault: 0,
+                good_since: Some(0),
+            };
+            (SocketAddr::from((ip, 53)), server)
+        });
+        let all = all.collect();
+        net.after(2 * SECOND, Event::Fault);
+        Self {
+            all,
+            believed: None,
+            asked: 0,
+            faults: BTreeMap::new(),
+        }
+    }
+
+    /// A server of this group that has worked since then.
+    pub(crate) fn worked_since(&self, group: u8, then: Micros) -> Option<SocketAddr> {
+        let good = |server: &Server| {
+            server.group == group && server.good_since.is_some_and(|since| since <= then)
+        };
+        self.all
+            .iter()
+            .find(|(_, server)| good(server))
+            .map(|(address, _)| *address)
+    }
+
+    pub(crate) fn fault(&mut self, net: &mut Net) {
+        let pause = net.about(BETWEEN_FAULTS);
+        net.after(pause, Event::Fault);
+        // Now and then all of a group at once.
+        let all_of = (net.random.u8(..8) == 0).then(|| net.random.u8(..3));
+        let mode = Mode::any(&mut net.random);
+        let one = net.random.usize(..self.all.len());
+        for (index, (&address, server)) in self.all.iter_mut().enumerate() {
+            if all_of.map_or(index != one, |group| server.group != group) {
+                continue;
+            }
+            server.mode = mode;
+            server.good_since = None;
+            server.fault += 1;
+            *self.faults.entry(mode.label()).or_default() += 1;
+            let lasts = net.about(FAULT).min(60 * SECOND);
+            net.trace.line(|| {
+                format!(
+                    "{:.6} {address} is {mode:?} for {:.3} s",
+                    seconds(net.now),
+                    seconds(lasts)
+                )
+            });
+            net.after(
+                lasts,
+                Event::Recovery {
+                    server: address,
+                    fault: server.fault,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn recover(&mut self, net: &mut Net, address: SocketAddr, fault: u64) {
+        let Some(server) = self
+            .all
+            .get_mut(&address)
+            .filter(|server| server.fault == fault)
+        else {
+            return;
+        };
+        server.mode = Mode::Good;
+        server.good_since = Some(net.now);
+        net.trace
+            .line(|| format!("{:.6} {address} works", seconds(net.now)));
+        net.after(
+            BELIEVED,
+            Event::Believed {
+                server: address,
+                fault,
+            },
+        );
+    }
+
+    pub(crate) fn must_be_believed(&self, net: &mut Net, address: SocketAddr, fault: u64) {
+        let still = self
+            .all
+            .get(&address)
+            .is_some_and(|server| server.fault == fault);
+        let Some(believed) = self.believed.as_ref().filter(|_| still) else {
+            return;
+        };
+        for server in believed
+            .servers
+            .iter()
+            .filter(|server| server.config.address == address)
+        {
+            if matches!(server.state(), State::Down | State::Silent) {
+                let state = server.state();
+                net.violated(|| {
+                    format!(
+                        "{address} has worked for {} s and is thought {state:?}",
+                        seconds(BELIEVED)
+                    )
+                });
+            }
+        }
+    }
+
+    /// The node sent a datagram.
+    pub(crate) fn sent(&mut self, net: &mut Net, from: SocketAddr, to: SocketAddr, message: &[u8]) {
+        let Some(server) = self.all.get(&to) else {
+            return;
+        };
+        let way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
+        let lost = match server.mode {
+            Mode::Unreachable => {
+                net.after(way, Event::Unreachable { socket: from });
+                true
+            }
+            Mode::Silent => true,
+            Mode::Lossy(percent) => net.random.u8(..100) < percent,
+            _ => false,
+        };
+        if !lost {
+            net.after(
+                way,
+                Event::AtServer {
+                    server: to,
+                    from,
+                    message: message.to_vec(),
+                },
+            );
+        }
+    }
+
+    /// A datagram reached a server.
+    pub(crate) fn datagram(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        address: SocketAddr,
+        from: SocketAddr,
+        message: &[u8],
+    ) {
+        let end = crate::names::question_end(message);
+        let name = names.find(&message[12..end]);
+        self.asked += u64::from(name.is_some());
+        let server = &self.all[&address];
+        let mut way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
+        if let Some(name) = name {
+            let mode = server.mode;
+            net.trace.line(|| {
+                format!(
+                    "{:.6} {address} ({mode:?}) is asked for {} by {from}, version {}",
+                    seconds(net.now),
+                    crate::names::text(name),
+                    names.version(name)
+                )
+            });
+        }
+        let answer = match server.mode {
+            Mode::Silent | Mode::Unreachable => return,
+            Mode::Lossy(percent) if net.random.u8(..100) < percent => return,
+            Mode::Slow(later) => {
+                way += later;
+                names.answer(server.group, message, true)
+            }
+            Mode::Failing(code) => {
+                let mut answer = message[..end].to_vec();
+                answer[2..4].copy_from_slice(&[0x81, 0x80 | code]);
+                answer[6..12].fill(0);
+                answer
+            }
+            Mode::Lying => {
+                let mut answer = names.answer(server.group, message, true);
+                match net.random.u8(..4) {
+                    0 => answer[0] ^= 0x55,
+                    1 | 2 => {
+                        return self.tell_of_another(net, names, (address, from), message, way);
+                    }
+                    _ => answer.truncate(net.random.usize(..answer.len())),
+                }
+                answer
+            }
+            Mode::WithoutTcp => {
+                let mut answer = names.answer(server.group, message, true);
+                if name.is_some() && net.random.bool() {
+                    answer.truncate(end);
+                    answer[2] |= 2;
+                    answer[6..12].fill(0);
+                }
+                answer
+            }
+            Mode::Good | Mode::Lossy(_) | Mode::Curt => names.answer(server.group, message, true),
+        };
+        if net.random.u8(..100) == 0 {
+            let again = way + net.random.u64(..SECOND);
+            net.after(
+                again,
+                Event::AtSocket {
+                    socket: from,
+                    from: address,
+                    message: answer.clone(),
+                },
+            );
+        }
+        net.after(
+            way,
+            Event::AtSocket {
+                socket: from,
+                from: address,
+                message: answer,
+            },
+        );
+    }
+
+    /// Answers somebody else's question, under this ID.
+    fn tell_of_another(
+        &self,
+        net: &mut Net,
+        names: &Names,
+        (address, from): (SocketAddr, SocketAddr),
+        message: &[u8],
+        way: Micros,
+    ) {
+        let end = crate::names::question_end(message);
+        let another = names.wire(net.random.usize(..crate::names::COUNT));
+        let query = [&message[..12], another, &message[end - 4..end]].concat();
+        let answer = names.answer(self.all[&address].group, &query, true);
+        net.after(
+            way,
+            Event::AtSocket {
+                socket: from,
+                from: address,
+                message: answer,
+            },
+        );
+    }
+
+    /// The node wants a connection.
+    pub(crate) fn connect(&mut self, net: &mut Net, address: SocketAddr, stream: StreamId) {
+        let Some(server) = self.all.get(&address) else {
+            return;
+        };
+        let way = server.rtt;
+        match server.mode {
+            Mode::Silent | Mode::WithoutTcp => {}
+            Mode::Unreachable => net.after(
+                way,
+                Event::Connected {
+                    stream,
+                    accepted: false,
+                },
+            ),
+            _ => net.after(
+                way,
+                Event::Connected {
+                    stream,
+                    accepted: true,
+                },
+            ),
+        }
+    }
+
+    /// The node wrote to a connection.
+    pub(crate) fn wrote(
+        &mut self,
+        net: &mut Net,
+        address: SocketAddr,
+        stream: StreamId,
+        octets: &[u8],
+    ) {
+        let Some(server) = self.all.get(&address) else {
+            return;
+        };
+        let way = server.rtt / 2;
+        net.after(
+            way,
+            Event::AtFarEnd {
+                stream,
+                octets: octets.to_vec(),
+            },
+        );
+    }
+
+    /// Octets reached a server.
+    pub(crate) fn octets(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        address: SocketAddr,
+        stream: StreamId,
+        octets: &[u8],
+    ) {
+        let server = &self.all[&address];
+        let Some(state) = net.streams.get_mut(&stream) else {
+            return;
+        };
+        state.far_inbox.extend_from_slice(octets);
+        let mut messages = Vec::new();
+        while let Some(length) = state.far_inbox.get(..2) {
+            let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+            if state.far_inbox.len() < 2 + length {
+                break;
+            }
+            let frame: Vec<u8> = state.far_inbox.drain(..2 + length).collect();
+            messages.push(frame[2..].to_vec());
+        }
+        for message in messages {
+            let way = server.rtt / 2 + net.random.u64(..500);
+            let end = crate::names::question_end(&message);
+            let answer = match server.mode {
+                Mode::Silent | Mode::Unreachable | Mode::WithoutTcp => continue,
+                Mode::Failing(code) => {
+                    let mut answer = message[..end].to_vec();
+                    answer[2..4].copy_from_slice(&[0x81, 0x80 | code]);
+                    answer[6..12].fill(0);
+                    answer
+                }
+                _ => names.answer(server.group, &message, false),
+            };
+            let later = match server.mode {
+                Mode::Slow(later) => later,
+                _ => 0,
+            };
+            let length = u16::try_from(answer.len()).expect("short").to_be_bytes();
+            let octets = [&length[..], &answer].concat();
+            // TCP keeps the order, and cuts where it likes.
+            let cut = net.random.usize(..=octets.len());
+            let (first, second) = octets.split_at(cut);
+            net.after(
+                way + later,
+                Event::AtNearEnd {
+                    stream,
+                    octets: first.to_vec(),
+                },
+            );
+            net.after(
+                way + later,
+                Event::AtNearEnd {
+                    stream,
+                    octets: second.to_vec(),
+                },
+            );
+            if server.mode == Mode::Curt {
+                if net.random.u8(..4) == 0 {
+                    net.after(way, Event::Reset { stream });
+                } else {
+                    net.after(way, Event::Finished { stream });
+                }
+                return;
+            }
+        }
+    }
+}

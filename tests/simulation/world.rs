@@ -1,0 +1,758 @@
+//! A made-up network on made-up time: one queue of events, one generator of random numbers, and all that hangs on them.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use nodens::net::network::{Connecting, MadeUpSocket, MadeUpStream, Network, Stream, UdpSocket};
+use nodens::runtime;
+use tokio::sync::oneshot;
+
+use crate::clients::Clients;
+use crate::names::Names;
+use crate::servers::Servers;
+
+/// Microseconds since the start.
+pub(crate) type Micros = u64;
+
+pub(crate) const SECOND: Micros = 1_000_000;
+
+/// Where clients send.
+pub(crate) const NAMESERVER: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 53)),
+    53,
+);
+
+/// What happens at a moment.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A datagram reaches a server.
+    AtServer {
+        server: SocketAddr,
+        from: SocketAddr,
+        message: Vec<u8>,
+    },
+    /// A datagram reaches one of the node's upstream sockets.
+    AtSocket {
+        socket: SocketAddr,
+        from: SocketAddr,
+        message: Vec<u8>,
+    },
+    /// A router says that the server of this socket cannot be reached.
+    Unreachable { socket: SocketAddr },
+    /// A datagram reaches the nameserver.
+    AtNameserver {
+        client: SocketAddr,
+        message: Vec<u8>,
+    },
+    /// A datagram reaches a client.
+    AtClient {
+        client: SocketAddr,
+        message: Vec<u8>,
+    },
+    /// A connection that the node asked for is there, or refused.
+    Connected { stream: StreamId, accepted: bool },
+    /// Octets reach the other end of a connection.
+    AtFarEnd { stream: StreamId, octets: Vec<u8> },
+    /// Octets reach the node's end.
+    AtNearEnd { stream: StreamId, octets: Vec<u8> },
+    /// A FIN reaches the node's end.
+    Finished { stream: StreamId },
+    /// The other end is reset.
+    Reset { stream: StreamId },
+    /// A client asks something.
+    Ask,
+    /// A client looks whether it was answered.
+    Impatient { client: SocketAddr },
+    /// A query must have been answered by now.
+    Due {
+        client: SocketAddr,
+        id: u16,
+        arrived: Micros,
+    },
+    /// The authority changes a name.
+    NameChange,
+    /// A server begins to misbehave.
+    Fault,
+    /// One that misbehaves works again.
+    Recovery { server: SocketAddr, fault: u64 },
+    /// One that works again must be believed in by now.
+    Believed { server: SocketAddr, fault: u64 },
+}
+
+pub(crate) type StreamId = u64;
+
+struct Timed {
+    at: Micros,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Timed {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Timed {}
+
+impl PartialOrd for Timed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// The queue of events and what they touch of the node.
+pub(crate) struct Net {
+    pub(crate) now: Micros,
+    pub(crate) random: fastrand::Rng,
+    events: BinaryHeap<Reverse<Timed>>,
+    number: u64,
+    driver: Option<Waker>,
+    sockets: BTreeMap<SocketAddr, Arc<Mutex<SocketState>>>,
+    /// The nameserver's sockets, one for each worker; the last instance's come last.
+    listening: Vec<Arc<Mutex<SocketState>>>,
+    pub(crate) streams: BTreeMap<StreamId, StreamState>,
+    next_port: u16,
+    next_stream: StreamId,
+    pub(crate) most_sockets: usize,
+    pub(crate) violation: Option<String>,
+    pub(crate) trace: Trace,
+}
+
+/// A hash over all that happened, and on request the last lines of it.
+#[derive(Default)]
+pub(crate) struct Trace {
+    hash: u64,
+    pub(crate) lines: Option<VecDeque<String>>,
+}
+
+const LINES: usize = 200_000;
+
+impl Trace {
+    fn mix(&mut self, value: u64) {
+        self.hash = (self.hash.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn octets(&mut self, octets: &[u8]) {
+        self.mix(octets.iter().fold(0xcbf2_9ce4_8422_2325, |hash, octet| {
+            (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
+        }));
+    }
+
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(crate) fn line(&mut self, line: impl FnOnce() -> String) {
+        if let Some(lines) = &mut self.lines {
+            if lines.len() == LINES {
+                lines.pop_front();
+            }
+            lines.push_back(line());
+        }
+    }
+}
+
+impl Net {
+    pub(crate) fn after(&mut self, delay: Micros, event: Event) {
+        self.number += 1;
+        let at = self.now + delay;
+        let earliest = self
+            .events
+            .peek()
+            .is_none_or(|Reverse(first)| at < first.at);
+        self.events.push(Reverse(Timed {
+            at,
+            number: self.number,
+            event,
+        }));
+        if earliest && let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    /// Something that happens on average every so often, at random.
+    pub(crate) fn about(&mut self, mean: Micros) -> Micros {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "microseconds of minutes at most"
+        )]
+        {
+            (-(1.0 - self.random.f64()).ln() * mean as f64) as Micros
+        }
+    }
+
+    pub(crate) fn violated(&mut self, what: impl FnOnce() -> String) {
+        if self.violation.is_none() {
+            self.violation = Some(format!("at {:.6} s: {}", seconds(self.now), what()));
+            if let Some(driver) = self.driver.take() {
+                driver.wake();
+            }
+        }
+    }
+
+    fn next_due(&mut self) -> Option<Event> {
+        let Reverse(first) = self.events.peek()?;
+        if first.at > self.now {
+            return None;
+        }
+        let Reverse(Timed { at, event, .. }) = self.events.pop()?;
+        self.trace.mix(at);
+        Some(event)
+    }
+
+    fn unreachable(&self, socket: SocketAddr) {
+        if let Some(there) = self.sockets.get(&socket) {
+            let mut state = there.lock().expect("one thread");
+            state.unreachable = true;
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// As the kernel chooses among sockets that share a port: by a hash of the client's address.
+    fn listener_for(&self, client: SocketAddr) -> Option<Arc<Mutex<SocketState>>> {
+        let takes = |socket: &&Arc<Mutex<SocketState>>| !socket.lock().expect("one thread").stopped;
+        let open: Vec<_> = self.listening.iter().filter(takes).collect();
+        let index = usize::from(client.port()) % open.len().max(1);
+        open.get(index).map(|socket| Arc::clone(socket))
+    }
+
+    fn deliver(socket: &Mutex<SocketState>, message: Vec<u8>, from: SocketAddr) {
+        let mut state = socket.lock().expect("one thread");
+        state.queue.push_back((message, from));
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// Puts octets, or what ends them, at the node's end of a connection.
+    fn near(&mut self, stream: StreamId, change: impl FnOnce(&mut StreamState)) {
+        if let Some(state) = self.streams.get_mut(&stream) {
+            change(state);
+            if let Some(waker) = state.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    pub(crate) fn new_stream(&mut self, far: FarEnd) -> StreamId {
+        self.next_stream += 1;
+        self.streams.insert(
+            self.next_stream,
+            StreamState {
+                far,
+                inbox: VecDeque::new(),
+                far_inbox: Vec::new(),
+                finished: false,
+                reset: false,
+                closed_here: false,
+                waker: None,
+                connecting: None,
+            },
+        );
+        self.next_stream
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub(crate) fn seconds(micros: Micros) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FarEnd {
+    Server(SocketAddr),
+    Client(SocketAddr),
+}
+
+/// A connection.
+pub(crate) struct StreamState {
+    pub(crate) far: FarEnd,
+    inbox: VecDeque<u8>,
+    /// Octets at the other end that make no whole message yet.
+    pub(crate) far_inbox: Vec<u8>,
+    /// A FIN reached the node.
+    finished: bool,
+    reset: bool,
+    /// The node sent a FIN, or let go of it.
+    pub(crate) closed_here: bool,
+    waker: Option<Waker>,
+    connecting: Option<oneshot::Sender<bool>>,
+}
+
+/// All of it.
+pub(crate) struct Inner {
+    pub(crate) net: Net,
+    pub(crate) names: Names,
+    pub(crate) servers: Servers,
+    pub(crate) clients: Clients,
+}
+
+pub(crate) struct World {
+    inner: Mutex<Inner>,
+    start: Instant,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("World")
+    }
+}
+
+impl World {
+    pub(crate) fn new(
+        seed: u64,
+        lines: bool,
+        make: impl FnOnce(&mut Net) -> (Names, Servers, Clients),
+    ) -> Arc<Self> {
+        let mut net = Net {
+            now: 0,
+            random: fastrand::Rng::with_seed(seed),
+            events: BinaryHeap::new(),
+            number: 0,
+            driver: None,
+            sockets: BTreeMap::new(),
+            listening: Vec::new(),
+            streams: BTreeMap::new(),
+            next_port: 1_024,
+            next_stream: 0,
+            most_sockets: 0,
+            violation: None,
+            trace: Trace {
+                hash: seed,
+                lines: lines.then(VecDeque::new),
+            },
+        };
+        let (names, servers, clients) = make(&mut net);
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                net,
+                names,
+                servers,
+                clients,
+            }),
+            start: runtime::now(),
+        })
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.inner.lock().expect("one thread");
+        let now = runtime::since(self.start).as_micros();
+        inner.net.now = inner
+            .net
+            .now
+            .max(u64::try_from(now).expect("less than ages"));
+        inner
+    }
+
+    /// A socket of the nameserver's, for one worker.
+    pub(crate) fn listen(self: &Arc<Self>) -> UdpSocket {
+        let state = Arc::new(Mutex::new(SocketState::default()));
+        self.lock().net.listening.push(Arc::clone(&state));
+        UdpSocket::MadeUp(Box::new(Socket {
+            world: Arc::clone(self),
+            state,
+            local: NAMESERVER,
+            server: None,
+        }))
+    }
+
+    /// The node's end of a connection that a client opened.
+    pub(crate) fn near_end(self: &Arc<Self>, stream: StreamId) -> Box<dyn MadeUpStream> {
+        Box::new(NearEnd {
+            world: Arc::clone(self),
+            id: stream,
+        })
+    }
+
+    /// Has events happen in their time until `end`, or until something was violated.
+    pub(crate) async fn run(&self, end: Micros) {
+        let mut sleep = pin!(tokio::time::sleep_until(self.start.into()));
+        poll_fn(|context| {
+            loop {
+                let next = {
+                    let mut inner = self.lock();
+                    inner.all_due();
+                    if inner.net.violation.is_some() {
+                        return Poll::Ready(());
+                    }
+                    inner.net.driver = Some(context.waker().clone());
+                    let next = inner.net.events.peek().map_or(end, |Reverse(next)| next.at);
+                    if inner.net.now >= end {
+                        return Poll::Ready(());
+                    }
+                    next.min(end)
+                };
+                let at = self.start + Duration::from_micros(next);
+                sleep.as_mut().reset(at.into());
+                if sleep.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await;
+    }
+}
+
+impl Inner {
+    fn all_due(&mut self) {
+        while self.net.violation.is_none()
+            && let Some(event) = self.net.next_due()
+        {
+            self.happen(event);
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let Self {
+            net,
+            names,
+            servers,
+            clients,
+        } = self;
+        match event {
+            Event::AtServer {
+                server,
+                from,
+                message,
+            } => {
+                servers.datagram(net, names, server, from, &message);
+            }
+            Event::AtSocket {
+                socket,
+                from,
+                message,
+            } => {
+                net.trace.octets(&message);
+                if let Some(there) = net.sockets.get(&socket) {
+                    Net::deliver(there, message, from);
+                }
+            }
+            Event::Unreachable { socket } => net.unreachable(socket),
+            Event::AtNameserver { client, message } => {
+                if let Some(socket) = net.listener_for(client) {
+                    clients.query_arrived(net, names, client, &message);
+                    Net::deliver(&socket, message, client);
+                }
+            }
+            Event::AtClient { client, message } => {
+                net.trace.octets(&message);
+                clients.answered(client);
+            }
+            Event::Connected { stream, accepted } => {
+                let state = net.streams.get_mut(&stream);
+                if let Some(connecting) = state.and_then(|state| state.connecting.take()) {
+                    let _ = connecting.send(accepted);
+                }
+            }
+            Event::AtFarEnd { stream, octets } => {
+                let far = net.streams.get(&stream).map(|state| state.far);
+                if let Some(FarEnd::Server(server)) = far {
+                    servers.octets(net, names, server, stream, &octets);
+                }
+            }
+            Event::AtNearEnd { stream, octets } => {
+                net.trace.octets(&octets);
+                let far = net.streams.get(&stream).map(|state| state.far);
+                if let Some(FarEnd::Client(client)) = far {
+                    clients.octets_arrived(net, names, client, &octets);
+                }
+                net.near(stream, |state| state.inbox.extend(octets));
+            }
+            Event::Finished { stream } => net.near(stream, |state| state.finished = true),
+            Event::Reset { stream } => net.near(stream, |state| state.reset = true),
+            Event::Ask => clients.ask(net, names),
+            Event::Impatient { client } => clients.impatient(net, client),
+            Event::Due {
+                client,
+                id,
+                arrived,
+            } => clients.due(net, client, id, arrived),
+            Event::NameChange => names.change(net),
+            Event::Fault => servers.fault(net),
+            Event::Recovery { server, fault } => servers.recover(net, server, fault),
+            Event::Believed { server, fault } => servers.must_be_believed(net, server, fault),
+        }
+    }
+}
+
+impl Network for World {
+    fn connect_udp(&self, server: SocketAddr) -> io::Result<UdpSocket> {
+        Ok(UdpSocket::MadeUp(this_world().connected(server)))
+    }
+
+    fn connect_tcp(&self, server: SocketAddr) -> Connecting {
+        let world = this_world();
+        Box::pin(async move {
+            let (done, is_done) = oneshot::channel();
+            let id = {
+                let inner = &mut *world.lock();
+                let id = inner.net.new_stream(FarEnd::Server(server));
+                inner.net.streams.get_mut(&id).expect("new").connecting = Some(done);
+                inner.servers.connect(&mut inner.net, server, id);
+                id
+            };
+            let near = NearEnd { world, id };
+            match is_done.await {
+                Ok(true) => Ok(Stream::MadeUp(Box::new(near))),
+                _ => Err(io::ErrorKind::ConnectionRefused.into()),
+            }
+        })
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) {
+        self.lock().net.random.fill(bytes);
+    }
+}
+
+thread_local! {
+    static CURRENT: std::cell::RefCell<std::sync::Weak<World>> = const { std::cell::RefCell::new(std::sync::Weak::new()) };
+}
+
+fn this_world() -> Arc<World> {
+    let world = CURRENT.with(|current| current.borrow().upgrade());
+    world.expect("it was entered")
+}
+
+impl World {
+    /// Makes it the one of this thread.
+    pub(crate) fn enter(self: &Arc<Self>) {
+        CURRENT.with(|current| current.replace(Arc::downgrade(self)));
+    }
+
+    fn connected(self: Arc<Self>, server: SocketAddr) -> Box<dyn MadeUpSocket> {
+        let state = Arc::new(Mutex::new(SocketState::default()));
+        let local = {
+            let net = &mut self.lock().net;
+            let mut local = SocketAddr::from(([10, 0, 0, 1], net.next_port));
+            while net.sockets.contains_key(&local) {
+                net.next_port = net.next_port.checked_add(1).unwrap_or(1_024);
+                local.set_port(net.next_port);
+            }
+            net.sockets.insert(local, Arc::clone(&state));
+            net.most_sockets = net.most_sockets.max(net.sockets.len());
+            local
+        };
+        Box::new(Socket {
+            world: self,
+            state,
+            local,
+            server: Some(server),
+        })
+    }
+}
+
+/// A UDP socket.
+#[derive(Debug, Default)]
+struct SocketState {
+    queue: VecDeque<(Vec<u8>, SocketAddr)>,
+    unreachable: bool,
+    waker: Option<Waker>,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Socket {
+    world: Arc<World>,
+    state: Arc<Mutex<SocketState>>,
+    local: SocketAddr,
+    /// None for one of the nameserver's.
+    server: Option<SocketAddr>,
+}
+
+impl Socket {
+    fn state(&self) -> MutexGuard<'_, SocketState> {
+        self.state.lock().expect("one thread")
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let mut inner = self.world.inner.lock().expect("one thread");
+        if self.server.is_some() {
+            inner.net.sockets.remove(&self.local);
+        } else {
+            inner
+                .net
+                .listening
+                .retain(|socket| !Arc::ptr_eq(socket, &self.state));
+        }
+    }
+}
+
+impl MadeUpSocket for Socket {
+    fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.queue.is_empty() && !state.unreachable {
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        let unreachable = std::mem::take(&mut self.state().unreachable);
+        unreachable.then(|| io::ErrorKind::HostUnreachable.into())
+    }
+
+    fn receive(&self) -> Option<(Vec<u8>, SocketAddr)> {
+        self.state().queue.pop_front()
+    }
+
+    fn send(&self, message: &[u8], to: Option<SocketAddr>) -> io::Result<()> {
+        if let Some(error) = self.take_error() {
+            return Err(error);
+        }
+        let inner = &mut *self.world.lock();
+        match (self.server, to) {
+            (Some(server), _) => inner
+                .servers
+                .sent(&mut inner.net, self.local, server, message),
+            (None, Some(client)) => {
+                inner.clients.reply_left(
+                    &mut inner.net,
+                    &inner.names,
+                    &inner.servers,
+                    client,
+                    message,
+                );
+            }
+            (None, None) => return Err(io::ErrorKind::NotConnected.into()),
+        }
+        Ok(())
+    }
+
+    fn stop_receiving(&self) {
+        self.state().stopped = true;
+    }
+}
+
+/// The node's end of a connection.
+#[derive(Debug)]
+struct NearEnd {
+    world: Arc<World>,
+    id: StreamId,
+}
+
+impl NearEnd {
+    fn with<T>(&self, look: impl FnOnce(&mut StreamState) -> T) -> T {
+        let inner = &mut *self.world.lock();
+        look(
+            inner
+                .net
+                .streams
+                .get_mut(&self.id)
+                .expect("it lives as long as its near end"),
+        )
+    }
+}
+
+impl Drop for NearEnd {
+    fn drop(&mut self) {
+        let mut inner = self.world.inner.lock().expect("one thread");
+        let Inner { net, clients, .. } = &mut *inner;
+        if let Some(state) = net.streams.remove(&self.id)
+            && let FarEnd::Client(client) = state.far
+            && !state.closed_here
+        {
+            clients.connection_ended(net, client);
+        }
+    }
+}
+
+impl MadeUpStream for NearEnd {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.with(|state| {
+            if state.inbox.is_empty() && !state.finished && !state.reset {
+                state.waker = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.with(|state| {
+            if state.reset {
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            if state.inbox.is_empty() {
+                return if state.finished {
+                    Ok(0)
+                } else {
+                    Err(io::ErrorKind::WouldBlock.into())
+                };
+            }
+            let count = state.inbox.len().min(buffer.len());
+            for (place, octet) in buffer.iter_mut().zip(state.inbox.drain(..count)) {
+                *place = octet;
+            }
+            Ok(count)
+        })
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        if self.with(|state| state.reset) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let inner = &mut *self.world.lock();
+        let Some(state) = inner.net.streams.get(&self.id) else {
+            return Ok(());
+        };
+        match state.far {
+            FarEnd::Server(server) => inner.servers.wrote(&mut inner.net, server, self.id, bytes),
+            FarEnd::Client(client) => {
+                inner.clients.octets_left(
+                    &mut inner.net,
+                    &inner.names,
+                    &inner.servers,
+                    client,
+                    self.id,
+                    bytes,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn shut_down(&self) {
+        let inner = &mut *self.world.lock();
+        let Inner { net, clients, .. } = inner;
+        let Some(state) = net.streams.get_mut(&self.id) else {
+            return;
+        };
+        state.closed_here = true;
+        let far = state.far;
+        if let FarEnd::Client(client) = far {
+            clients.connection_ended(net, client);
+            // Clients that are still there answer a FIN at once.
+            net.after(300, Event::Finished { stream: self.id });
+        }
+    }
+
+    fn has_unread(&self) -> bool {
+        self.with(|state| !state.inbox.is_empty())
+    }
+}
