@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use nodens::cache::{Bounds, Cache, Entry, Origin};
@@ -33,7 +33,11 @@ pub(crate) const BOUNDS: Bounds = Bounds {
     max_lifetime: u32::MAX,
 };
 
-pub(crate) const ORIGIN: Origin = Origin { route: 0, tier: 0 };
+pub(crate) const ORIGIN: Origin = Origin {
+    route: 0,
+    tier: 0,
+    took: Duration::ZERO,
+};
 
 /// What workers of this configuration share.
 pub(crate) fn shared(yaml: &str) -> Arc<Shared> {

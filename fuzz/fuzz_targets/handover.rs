@@ -35,7 +35,11 @@ fn check(frame: &[u8]) {
     assert!(matches!(again.kind(), Kind::Positive | Kind::Negative));
     assert!(!again.truncated());
     let now = Instant::now();
-    let origin = Origin { route: 0, tier: 0 };
+    let origin = Origin {
+        route: 0,
+        tier: 0,
+        took: std::time::Duration::ZERO,
+    };
     let Some(entry) = received.entry(now, origin, BOUNDS) else {
         return;
     };

@@ -35,6 +35,8 @@ struct Head {
     /// The route that answered, for metrics; none for what is answered here.
     route: Option<u16>,
     facts: Facts,
+    /// Milliseconds from the query to the answer, up to what fits: `deadline` is a minute at most.
+    took: u16,
     /// Which of the route's tiers answered.
     tier: u8,
     /// What its key says beside the question: the message holds the rest.
@@ -87,6 +89,8 @@ pub struct Origin {
     pub route: u16,
     /// Which of its tiers did; 0 is the one it asks first.
     pub tier: usize,
+    /// How long after the query the answer came.
+    pub took: Duration,
 }
 
 impl Entry {
@@ -139,6 +143,9 @@ impl Entry {
             // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
             ttl_cap: bound,
             route: origin.map(|origin| origin.route),
+            took: origin.map_or(0, |origin| {
+                u16::try_from(origin.took.as_millis()).unwrap_or(u16::MAX)
+            }),
             tier: u8::try_from(tier).unwrap_or(u8::MAX),
             facts,
             bits: key.last().copied().unwrap_or(0),
@@ -202,6 +209,24 @@ impl Entry {
     /// When it arrived.
     pub(super) fn stored(&self) -> Instant {
         self.head().stored
+    }
+
+    /// When it was asked for.
+    fn asked(&self) -> Instant {
+        let took = Duration::from_millis(u64::from(self.head().took));
+        self.head()
+            .stored
+            .checked_sub(took)
+            .unwrap_or(self.head().stored)
+    }
+
+    /// Whether this answer, which has just come, was asked for before `known` was, which still holds: it may be what `known`
+    /// has replaced.
+    pub(super) fn is_outdated_by(&self, known: &Self) -> bool {
+        known.age_if_fresh(self.head().stored).is_some()
+            && self.asked() < known.asked()
+            && self.tier() == known.tier()
+            && self.route() == known.route()
     }
 
     /// Seconds it is fresh.

@@ -186,9 +186,11 @@ impl Cache {
     }
 
     /// The same as [`Cache::insert`] for an answer that was asked for when so much had been flushed: nothing, if something
-    /// was flushed since. Which name that was does not matter: forgetting one too many costs a query.
-    pub fn insert_unless_flushed(&self, key: &[u8], entry: &Entry, asked: Flushes) {
-        if self.flushes() != asked {
+    /// was flushed since. Which name that was does not matter: forgetting one too many costs a query. Nothing either, if
+    /// another worker asked later and had its answer sooner: a slow server may answer with what was true when it was asked.
+    pub fn insert_if_current(&self, key: &[u8], entry: &Entry, asked: Flushes) {
+        let known = self.get(key);
+        if self.flushes() != asked || known.is_some_and(|known| entry.is_outdated_by(&known)) {
             return;
         }
         self.insert(key, entry);
@@ -304,7 +306,11 @@ mod tests {
         max_lifetime: u32::MAX,
     };
 
-    const ORIGIN: Origin = Origin { route: 0, tier: 0 };
+    const ORIGIN: Origin = Origin {
+        route: 0,
+        tier: 0,
+        took: Duration::ZERO,
+    };
 
     /// The default `cache.failure_min` and `cache.failure_max`.
     const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -315,6 +321,31 @@ mod tests {
         let entry = Entry::new(&key, response, now, ORIGIN, BOUNDS);
         cache.insert(&key, &entry);
         key
+    }
+
+    /// Two workers ask the same, and the one who asked first hears last.
+    #[test]
+    fn what_was_asked_for_earlier_does_not_replace_what_was_asked_for_later() {
+        let (cache, start) = (Cache::new(&CacheConfig::default()), Instant::now());
+        let second = Duration::from_secs(1);
+        let keep = |addresses: &[u8], took: Duration, came: Duration| {
+            let (response, origin) = (
+                response("a.example.", 60, addresses),
+                Origin { took, ..ORIGIN },
+            );
+            let key = [response.view().question(), &[0]].concat();
+            let entry = Entry::new(&key, &response, start + came, origin, BOUNDS);
+            cache.insert_if_current(&key, &entry, cache.flushes());
+            key
+        };
+        let newer = keep(&[2], second / 10, second + second / 10);
+        keep(&[1], 2 * second, 2 * second);
+        let kept = cache.get(&newer).expect("it was kept");
+        assert!(kept.response().message().ends_with(&[2]));
+        // Once that has expired, anything is better.
+        keep(&[3], 100 * second, 100 * second);
+        let kept = cache.get(&newer).expect("it was kept");
+        assert!(kept.response().message().ends_with(&[3]));
     }
 
     #[test]
@@ -361,7 +392,7 @@ mod tests {
                 &[0],
                 &response("a.example.", ttl, addresses),
                 now,
-                Origin { route: 0, tier },
+                Origin { tier, ..ORIGIN },
                 bounds,
             )
             .lifetime()
@@ -440,9 +471,9 @@ mod tests {
         assert!(cache.get(&gone).is_none() && cache.get(&kept).is_some());
         assert!(cache.failure(&failed, now).is_none());
         let late = Entry::new(&gone, &response("a.corp.", 60, &[1]), now, ORIGIN, BOUNDS);
-        cache.insert_unless_flushed(&gone, &late, asked);
+        cache.insert_if_current(&gone, &late, asked);
         assert!(cache.get(&gone).is_none());
-        cache.insert_unless_flushed(&gone, &late, cache.flushes());
+        cache.insert_if_current(&gone, &late, cache.flushes());
         assert!(cache.get(&gone).is_some());
     }
 

@@ -237,7 +237,11 @@ mod tests {
     use crate::message::ede::{ExtendedError, PassedOn};
     use crate::message::response::testing::response;
 
-    const ORIGIN: Origin = Origin { route: 3, tier: 1 };
+    const ORIGIN: Origin = Origin {
+        route: 3,
+        tier: 1,
+        took: Duration::ZERO,
+    };
 
     fn entry(response: &Response, stored: Instant, bounds: Bounds) -> (Vec<u8>, Entry) {
         let key = [response.view().question(), &[1]].concat();

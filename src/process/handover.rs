@@ -184,7 +184,12 @@ pub fn take_entry(
     if tier >= ours.tiers.len() {
         return None;
     }
-    let entry = received.entry(now, Origin { route, tier }, ours.bounds)?;
+    let origin = Origin {
+        route,
+        tier,
+        took: Duration::ZERO,
+    };
+    let entry = received.entry(now, origin, ours.bounds)?;
     if !entry.storable() || !inheritance.takes(&entry) {
         return None;
     }

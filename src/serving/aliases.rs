@@ -81,6 +81,7 @@ pub(super) async fn answer_locally(
         response,
         tier: 0,
         server: None,
+        asked: runtime::now(),
     };
     match Box::pin(chain.follow(answer, None)).await {
         Ok(found) => {

@@ -7,6 +7,8 @@
 //! Limits: names of `records` and `hosts` have the addresses that stand there. Clients that validate (DO and CD), that ask
 //! without RD, or for ANY, get what the servers say. Addresses in additional sections stay as they came.
 
+use std::time::Duration;
+
 use super::aliases::{Chain, Found, Informant};
 use super::local::RECORD_TTL;
 use super::metrics::Synthesised;
@@ -99,6 +101,7 @@ impl Completion<'_> {
             response,
             tier: 0,
             server: None,
+            asked: runtime::now(),
         });
         found.keep_for(self.bounded(SECONDS_WITHOUT_SOA, 0));
         match self.synthesise(&mut found).await {
@@ -167,6 +170,7 @@ impl Completion<'_> {
         let origin = Origin {
             route: self.route,
             tier: empty.tier,
+            took: Duration::ZERO,
         };
         let empty = Entry::new(key, &empty.response, now, origin, self.route().bounds);
         let worker = self.chain.worker;

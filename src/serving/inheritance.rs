@@ -149,7 +149,11 @@ mod tests {
             .expect("it is there");
         let key = [section, &[0]].concat();
         let bounds = theirs.routes.get(index.expect("a route")).bounds;
-        let origin = Origin { route, tier: 0 };
+        let origin = Origin {
+            route,
+            tier: 0,
+            took: std::time::Duration::ZERO,
+        };
         let entry = Entry::new(&key, &response, Instant::now(), origin, bounds);
         inheritance.takes(&entry)
     }

@@ -298,8 +298,11 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 response,
                 tier,
                 server,
+                asked,
             } = found.answer;
-            let entry = Entry::new(&key, &response, now, Origin { route, tier }, bounds);
+            let took = now.saturating_duration_since(asked);
+            let origin = Origin { route, tier, took };
+            let entry = Entry::new(&key, &response, now, origin, bounds);
             if let Some(reason) = found.stale {
                 // An alias of now, with what was known of its target: as good as it gets, and nothing to keep.
                 leader.land(|_| Content::Stale(entry.clone(), reason));
@@ -320,7 +323,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 return;
             }
             if keep {
-                cache.insert_unless_flushed(&key, &entry, leader.flight.asked());
+                cache.insert_if_current(&key, &entry, leader.flight.asked());
             }
             leader.land(|place| Content::Answer(entry.clone(), Turn { place, server }));
         }

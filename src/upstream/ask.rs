@@ -109,6 +109,8 @@ pub struct Answer {
     pub tier: usize,
     /// The server: its index among those of [`Upstreams`]. None for what no server said.
     pub server: Option<u32>,
+    /// When it was asked.
+    pub asked: Instant,
 }
 
 /// Nobody answered.
@@ -599,6 +601,7 @@ impl Lookup<'_> {
             response,
             tier: self.tier(number),
             server: u32::try_from(self.plan.server(number)).ok(),
+            asked: self.plan.sent(number),
         }
     }
 

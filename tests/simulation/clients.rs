@@ -1,11 +1,11 @@
 //! Clients, and what must hold for every one of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::names::{self, Content, KUBE, Names, VPC, Word, Zone, question_end, words, zone};
 use crate::servers::Servers;
-use crate::world::{Event, FarEnd, Micros, Net, SECOND, StreamId, seconds};
+use crate::world::{Event, FarEnd, Instance, Micros, Net, SECOND, StreamId, seconds};
 
 /// Queries a second, of all clients together.
 const RATE: u64 = 1_000;
@@ -35,9 +35,17 @@ struct Pending {
     qtype: u16,
     over_udp: bool,
     /// The latest version that had been told before it arrived.
-    told: Option<(u8, usize)>,
+    told: Option<Told>,
     /// It arrived more than once.
     copies: u32,
+}
+
+/// Which version an instance told last. What an earlier one learns after it has handed over is not handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Told {
+    instance: Instance,
+    group: u8,
+    version: usize,
 }
 
 /// A client's UDP query or connection.
@@ -57,16 +65,16 @@ pub(crate) struct Clients {
     pub(crate) moving: Vec<(u8, Micros)>,
     pub(crate) change_done: Micros,
     /// The latest version told, by name and type.
-    told: BTreeMap<(usize, u16), (u8, usize)>,
+    told: BTreeMap<(usize, u16), Told>,
     loss_percent: u8,
     next: u32,
     pub(crate) opened: Vec<(StreamId, SocketAddr)>,
     pub(crate) open_wanted: Option<std::task::Waker>,
     pub(crate) queries: u64,
     pub(crate) replies: BTreeMap<u8, u64>,
-    pub(crate) quiet: bool,
-    /// Queries whose instance was killed.
-    pub(crate) lost: u64,
+    pub(crate) ask_until: Micros,
+    /// Queries that were not answered when an instance was killed.
+    pub(crate) lost: BTreeSet<(SocketAddr, u16)>,
 }
 
 impl Clients {
@@ -88,8 +96,8 @@ impl Clients {
             open_wanted: None,
             queries: 0,
             replies: BTreeMap::new(),
-            quiet: false,
-            lost: 0,
+            ask_until: 0,
+            lost: BTreeSet::new(),
         }
     }
 
@@ -99,7 +107,7 @@ impl Clients {
 
     /// Some client asks something.
     pub(crate) fn ask(&mut self, net: &mut Net, names: &Names) {
-        if self.quiet {
+        if net.now >= self.ask_until {
             return;
         }
         let pause = net.about(SECOND / RATE);
@@ -122,10 +130,11 @@ impl Clients {
         let client = SocketAddr::from(([10, 244, network, net.random.u8(1..200)], port));
         let mut octets = Vec::new();
         let mut first = Vec::new();
+        let id = net.random.u16(..);
         for number in 0..count {
             let message = query(
                 names,
-                net.random.u16(..),
+                id.wrapping_add(u16::try_from(number).expect("few")),
                 (name + number * 7) % names::COUNT,
                 qtype,
                 &mut net.random,
@@ -338,10 +347,9 @@ impl Clients {
     pub(crate) fn octets_left(
         &mut self,
         net: &mut Net,
-        names: &Names,
-        servers: &Servers,
-        client: SocketAddr,
-        stream: StreamId,
+        (names, servers): (&Names, &Servers),
+        (client, stream): (SocketAddr, StreamId),
+        instance: Instance,
         octets: &[u8],
     ) {
         let mut messages = Vec::new();
@@ -357,7 +365,7 @@ impl Clients {
             }
         }
         for message in messages {
-            self.reply_left(net, names, servers, client, &message);
+            self.reply_left(net, (names, servers), client, instance, &message);
         }
         let waits = self
             .pending
@@ -374,15 +382,17 @@ impl Clients {
     pub(crate) fn reply_left(
         &mut self,
         net: &mut Net,
-        names: &Names,
-        servers: &Servers,
+        (names, servers): (&Names, &Servers),
         client: SocketAddr,
+        instance: Instance,
         message: &[u8],
     ) {
         let id = u16::from_be_bytes([message[0], message[1]]);
         let now = net.now;
         let Some(pending) = self.pending.get_mut(&(client, id)) else {
-            if self.askers.get(&client).is_some_and(|asker| !asker.gone) {
+            let asks = self.askers.get(&client).is_some_and(|asker| !asker.gone);
+            // Another instance, or the next, may have had it too.
+            if asks && !self.lost.contains(&(client, id)) {
                 net.violated(|| format!("{client} is answered and waits for nothing (id {id})"));
             }
             return;
@@ -470,7 +480,7 @@ impl Clients {
             return net
                 .violated(|| format!("{}: {word:?}, and its route leads to {groups:?}", text()));
         }
-        self.check_version(net, names, word, (code, qtype, told), &text);
+        self.check_version(net, names, word, (code, qtype, told, instance), &text);
     }
 
     fn check_version(
@@ -478,7 +488,7 @@ impl Clients {
         net: &mut Net,
         names: &Names,
         word: Word,
-        (code, qtype, told): (u8, u16, Option<(u8, usize)>),
+        (code, qtype, told, instance): (u8, u16, Option<Told>, Instance),
         text: &dyn Fn() -> String,
     ) {
         let Word {
@@ -505,20 +515,30 @@ impl Clients {
                 });
             }
         }
-        if let Some((told_group, told_version)) = told
-            && told_group == group
-            && version < told_version
+        let tells = Told {
+            instance,
+            group,
+            version,
+        };
+        // What may not be kept is shared by those who ask while it is on its way, however late it was sent.
+        if names.ttl(name) > 0
+            && let Some(told) = told
+            && (told.instance, told.group) == (instance, group)
+            && version < told.version
         {
+            let before = told.version;
             return net.violated(|| {
                 format!(
-                    "{}: version {version}, and {told_version} had been told before",
+                    "{}: version {version}, and {before} had been told before",
                     text()
                 )
             });
         }
-        let latest = self.told.entry((name, qtype)).or_insert((group, version));
-        if latest.0 != group || latest.1 < version {
-            *latest = (group, version);
+        let latest = self.told.entry((name, qtype)).or_insert(tells);
+        if latest.instance < instance
+            || latest.instance == instance && (latest.group != group || latest.version < version)
+        {
+            *latest = tells;
         }
     }
 
@@ -553,10 +573,15 @@ impl Clients {
         }
     }
 
+    /// A client's connection was reset.
+    pub(crate) fn reset(&mut self, client: SocketAddr) {
+        self.askers.remove(&client);
+    }
+
     /// The instance was killed: what it had is lost, and its clients' to ask again.
     pub(crate) fn forget_pending(&mut self) {
-        self.lost += self.pending.len() as u64;
-        self.pending.clear();
+        self.lost
+            .extend(std::mem::take(&mut self.pending).into_keys());
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 const LENGTH: Duration = Duration::from_mins(2);
 
 /// Runs that found something once.
-const FOUND: [u64; 1] = [1];
+const FOUND: [u64; 3] = [31, 37, 68];
 
 fn check(seed: u64) -> run::Outcome {
     let outcome = run::run(seed, LENGTH, false);

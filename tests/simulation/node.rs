@@ -22,13 +22,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{NAMESERVER, StreamId, World};
+use crate::world::{Host, Instance, NAMESERVER, StreamId, World};
 
 const CONNECTIONS: usize = 1_000;
 
 pub(crate) struct Node {
     world: Arc<World>,
     network: Arc<dyn Network>,
+    instance: Instance,
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Arc<Metrics>,
     upstreams: watch::Sender<Arc<Upstreams>>,
@@ -43,7 +44,11 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn start(world: &Arc<World>, yaml: &str, predecessor: Option<&Self>) -> Self {
-        let network = Arc::clone(world) as Arc<dyn Network>;
+        let instance = world.new_instance();
+        let network: Arc<dyn Network> = Arc::new(Host {
+            world: Arc::downgrade(world),
+            instance,
+        });
         let config = Config::from_yaml(yaml).unwrap_or_else(|errors| panic!("{errors}\n{yaml}"));
         let metrics = Arc::new(Metrics::new());
         let now = runtime::now();
@@ -91,7 +96,7 @@ impl Node {
             };
             handles.push(spawn_local(work(parts, receiver)));
             let socket = Datagrams {
-                socket: world.listen(),
+                socket: world.listen(instance),
                 stop: listening.clone(),
             };
             let _ = commands.send(Command::Listen(socket));
@@ -104,6 +109,7 @@ impl Node {
         Self {
             world: Arc::clone(world),
             network,
+            instance,
             shared,
             metrics,
             upstreams,
@@ -119,7 +125,7 @@ impl Node {
     /// Takes a connection that a client opened.
     pub(crate) fn accept(&mut self, stream: StreamId, peer: SocketAddr) {
         let accepted = Accepted {
-            stream: NewStream::MadeUp(self.world.near_end(stream)),
+            stream: NewStream::MadeUp(self.world.near_end(stream, self.instance)),
             peer,
             listener: NAMESERVER,
             stop: self.listening.clone(),
@@ -130,7 +136,8 @@ impl Node {
         let _ = worker.send(Command::Connection(accepted));
     }
 
-    pub(crate) async fn reload(&self, yaml: &str) {
+    /// Puts a configuration in force; returns the servers it names.
+    pub(crate) async fn reload(&self, yaml: &str) -> Vec<SocketAddr> {
         let mut config =
             Config::from_yaml(yaml).unwrap_or_else(|errors| panic!("{errors}\n{yaml}"));
         let old = self.shared.current.load_full();
@@ -144,10 +151,13 @@ impl Node {
             now,
         );
         let setup = Arc::new(setup.unwrap_or_else(|errors| panic!("{errors:?}")));
+        let servers = setup.upstreams.servers.iter();
+        let named = servers.map(|server| server.config.address).collect();
         change::put_in_force(&setup, &self.shared, &self.upstreams, &self.workers).await;
         change::forget_answers(&self.shared, &setup, &old);
         change::forget_servers(&self.metrics.upstream, &setup, &old);
         self.world.lock().servers.believed = Some(Arc::clone(&setup.upstreams));
+        named
     }
 
     /// Ends as after SIGTERM; returns its metrics.
@@ -162,11 +172,8 @@ impl Node {
     }
 
     /// Ends as after SIGKILL: nobody is told anything.
-    pub(crate) fn end(&self) {
-        self.probes.abort();
-        for handle in &self.handles {
-            handle.abort();
-        }
+    pub(crate) fn kill(&self) {
+        self.world.kill(self.instance);
     }
 
     /// Whether it holds more than it may.
@@ -179,6 +186,9 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.end();
+        self.probes.abort();
+        for handle in &self.handles {
+            handle.abort();
+        }
     }
 }

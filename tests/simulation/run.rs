@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nodens::budgets::{UPSTREAM_PORTS, UPSTREAM_PORTS_RETIRED};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::spawn_local;
 
 use crate::clients::Clients;
 use crate::names::{Names, OTHER, VPC};
@@ -37,7 +37,7 @@ pub(crate) struct Outcome {
     pub(crate) asked: u64,
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// Queries that a killed instance had.
-    pub(crate) lost: u64,
+    pub(crate) lost: usize,
     /// UDP sockets towards servers that were open at once.
     pub(crate) most_sockets: usize,
     pub(crate) counts: Counts,
@@ -166,22 +166,16 @@ impl Operator {
             self.world.lock().net.violated(|| over);
         }
         match self.random.u8(..10) {
-            0 => self.kill().await,
+            0 => self.kill(),
             1..4 => self.replace(),
             _ => self.change().await,
         }
     }
 
-    async fn kill(&mut self) {
+    fn kill(&mut self) {
         self.tell("it is killed");
         self.counts.killed += 1;
-        self.world.lock().clients.forget_pending();
-        self.node.end();
-        // What was aborted goes away when it would have gone on.
-        for _ in 0..3 {
-            yield_now().await;
-        }
-        self.world.lock().clients.forget_pending();
+        self.node.kill();
         self.node = Node::start(&self.world, &self.shape.yaml(), None);
     }
 
@@ -207,9 +201,12 @@ impl Operator {
                 .moving
                 .push((self.shape.moving, inner.net.now));
         }
-        self.node.reload(&yaml).await;
+        // One that is named no longer is asked no longer from the beginning of the change on, and one that is named anew from
+        // its end on.
+        let named = self.node.reload(&yaml).await;
+        let inner = &mut *self.world.lock();
+        inner.servers.list(&named, inner.net.now);
         if self.shape.moving != before {
-            let inner = &mut *self.world.lock();
             inner.clients.change_done = inner.net.now;
         }
     }
@@ -225,11 +222,12 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
     let world = World::new(seed, lines, |net| {
         (Names::new(net), Servers::new(net), Clients::new(net))
     });
-    world.enter();
     let end = Micros::try_from(length.as_micros()).expect("less than ages");
+    world.lock().clients.ask_until = end;
+    let rest = end + 10 * SECOND;
     let driver = spawn_local({
         let world = Arc::clone(&world);
-        async move { world.run(end).await }
+        async move { world.run(rest).await }
     });
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
     let shape = Shape::any(&mut random);
@@ -243,21 +241,15 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
     };
     // Nothing changes towards the end, and everything that is in doubt is decided.
     let mut next = 5 * SECOND;
-    while !driver.is_finished() {
-        operator.accept_until(next.min(end + SECOND)).await;
-        if next + 20 * SECOND < end {
-            operator.act().await;
-        }
+    while next + 20 * SECOND < end && !driver.is_finished() {
+        operator.accept_until(next).await;
+        operator.act().await;
         next += operator.random.u64(SECOND..20 * SECOND);
     }
-    let violated = {
-        let mut inner = world.lock();
-        inner.clients.quiet = true;
-        inner.net.violation.is_some()
-    };
+    operator.accept_until(end + SECOND).await;
+    driver.await.expect("no panic");
     let Operator { node, counts, .. } = operator;
-    if !violated {
-        world.run(end + 10 * SECOND).await;
+    if world.lock().net.violation.is_none() {
         at_rest(&world, node).await;
     }
     let inner = &mut *world.lock();
@@ -275,7 +267,7 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
         simulated: Duration::from_micros(inner.net.now),
         took: Duration::ZERO,
         queries: inner.clients.queries,
-        lost: inner.clients.lost,
+        lost: inner.clients.lost.len(),
         replies: inner.clients.replies.clone(),
         asked: inner.servers.asked,
         faults: inner.servers.faults.clone(),

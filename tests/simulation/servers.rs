@@ -57,7 +57,9 @@ pub(crate) struct Server {
     /// How many faults it had.
     fault: u64,
     /// Since when it works.
-    pub(crate) good_since: Option<Micros>,
+    good_since: Option<Micros>,
+    /// Since when the configuration names it.
+    listed_since: Option<Micros>,
 }
 
 pub(crate) struct Servers {
@@ -108,6 +110,7 @@ impl Servers {
                 mode: Mode::Good,
                 fault: 0,
                 good_since: Some(0),
+                listed_since: Some(0),
             };
             (SocketAddr::from((ip, 53)), server)
         });
@@ -124,12 +127,22 @@ impl Servers {
     /// A server of this group that has worked since then.
     pub(crate) fn worked_since(&self, group: u8, then: Micros) -> Option<SocketAddr> {
         let good = |server: &Server| {
-            server.group == group && server.good_since.is_some_and(|since| since <= then)
+            server.group == group
+                && server.good_since.is_some_and(|since| since <= then)
+                && server.listed_since.is_some_and(|since| since <= then)
         };
         self.all
             .iter()
             .find(|(_, server)| good(server))
             .map(|(address, _)| *address)
+    }
+
+    /// The configuration names these servers from now on.
+    pub(crate) fn list(&mut self, listed: &[SocketAddr], now: Micros) {
+        for (address, server) in &mut self.all {
+            let since = server.listed_since.unwrap_or(now);
+            server.listed_since = listed.contains(address).then_some(since);
+        }
     }
 
     pub(crate) fn fault(&mut self, net: &mut Net) {

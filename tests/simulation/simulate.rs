@@ -37,6 +37,9 @@ struct Arguments {
     /// One seed alone, with what happened.
     #[arg(long, requires = "seed")]
     once: bool,
+    /// End with the first seed that finds something.
+    #[arg(long)]
+    first: bool,
     /// Threads, each with seeds of its own.
     #[arg(long, default_value_t = 2)]
     threads: u64,
@@ -66,7 +69,9 @@ fn main() -> ExitCode {
     let totals = thread::scope(|scope| {
         let work = || {
             let (mut simulated, mut queries) = (Duration::ZERO, 0);
-            while Instant::now() < end {
+            let over =
+                || Instant::now() >= end || arguments.first && found.load(Ordering::Relaxed) > 0;
+            while !over() {
                 let outcome = run::run(next.fetch_add(1, Ordering::Relaxed), length, false);
                 simulated += outcome.simulated;
                 queries += outcome.queries;

@@ -1,12 +1,12 @@
 //! A made-up network on made-up time: one queue of events, one generator of random numbers, and all that hangs on them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,9 @@ pub(crate) enum Event {
 
 pub(crate) type StreamId = u64;
 
+/// Instances of nodens, in the order of their starts.
+pub(crate) type Instance = u32;
+
 struct Timed {
     at: Micros,
     number: u64,
@@ -128,6 +131,9 @@ pub(crate) struct Net {
     next_port: u16,
     next_stream: StreamId,
     pub(crate) most_sockets: usize,
+    instances: Instance,
+    /// Instances that were killed: what is left of their tasks reaches nobody.
+    killed: BTreeSet<Instance>,
     pub(crate) violation: Option<String>,
     pub(crate) trace: Trace,
 }
@@ -242,6 +248,18 @@ impl Net {
         }
     }
 
+    /// A free local address for a socket.
+    fn bind(&mut self, state: &Arc<Mutex<SocketState>>) -> SocketAddr {
+        let mut local = SocketAddr::from(([10, 0, 0, 1], self.next_port));
+        while self.sockets.contains_key(&local) {
+            self.next_port = self.next_port.checked_add(1).unwrap_or(1_024);
+            local.set_port(self.next_port);
+        }
+        self.sockets.insert(local, Arc::clone(state));
+        self.most_sockets = self.most_sockets.max(self.sockets.len());
+        local
+    }
+
     /// Puts octets, or what ends them, at the node's end of a connection.
     fn near(&mut self, stream: StreamId, change: impl FnOnce(&mut StreamState)) {
         if let Some(state) = self.streams.get_mut(&stream) {
@@ -254,19 +272,7 @@ impl Net {
 
     pub(crate) fn new_stream(&mut self, far: FarEnd) -> StreamId {
         self.next_stream += 1;
-        self.streams.insert(
-            self.next_stream,
-            StreamState {
-                far,
-                inbox: VecDeque::new(),
-                far_inbox: Vec::new(),
-                finished: false,
-                reset: false,
-                closed_here: false,
-                waker: None,
-                connecting: None,
-            },
-        );
+        self.streams.insert(self.next_stream, StreamState::new(far));
         self.next_stream
     }
 }
@@ -296,6 +302,24 @@ pub(crate) struct StreamState {
     pub(crate) closed_here: bool,
     waker: Option<Waker>,
     connecting: Option<oneshot::Sender<bool>>,
+    /// The instance at the near end.
+    instance: Option<Instance>,
+}
+
+impl StreamState {
+    fn new(far: FarEnd) -> Self {
+        Self {
+            far,
+            inbox: VecDeque::new(),
+            far_inbox: Vec::new(),
+            finished: false,
+            reset: false,
+            closed_here: false,
+            waker: None,
+            connecting: None,
+            instance: None,
+        }
+    }
 }
 
 /// All of it.
@@ -335,6 +359,8 @@ impl World {
             next_port: 1_024,
             next_stream: 0,
             most_sockets: 0,
+            instances: 0,
+            killed: BTreeSet::new(),
             violation: None,
             trace: Trace {
                 hash: seed,
@@ -363,9 +389,16 @@ impl World {
         inner
     }
 
+    /// The number of an instance that starts now.
+    pub(crate) fn new_instance(&self) -> Instance {
+        let net = &mut self.lock().net;
+        net.instances += 1;
+        net.instances
+    }
+
     /// A socket of the nameserver's, for one worker.
-    pub(crate) fn listen(self: &Arc<Self>) -> UdpSocket {
-        let state = Arc::new(Mutex::new(SocketState::default()));
+    pub(crate) fn listen(self: &Arc<Self>, instance: Instance) -> UdpSocket {
+        let state = SocketState::new(instance);
         self.lock().net.listening.push(Arc::clone(&state));
         UdpSocket::MadeUp(Box::new(Socket {
             world: Arc::clone(self),
@@ -376,11 +409,41 @@ impl World {
     }
 
     /// The node's end of a connection that a client opened.
-    pub(crate) fn near_end(self: &Arc<Self>, stream: StreamId) -> Box<dyn MadeUpStream> {
+    pub(crate) fn near_end(
+        self: &Arc<Self>,
+        stream: StreamId,
+        instance: Instance,
+    ) -> Box<dyn MadeUpStream> {
+        if let Some(state) = self.lock().net.streams.get_mut(&stream) {
+            state.instance = Some(instance);
+        }
         Box::new(NearEnd {
             world: Arc::clone(self),
             id: stream,
+            instance,
         })
+    }
+
+    /// An instance is gone, with its sockets and connections.
+    pub(crate) fn kill(&self, instance: Instance) {
+        let inner = &mut *self.lock();
+        inner.clients.forget_pending();
+        let net = &mut inner.net;
+        net.killed.insert(instance);
+        let lives = |socket: &Arc<Mutex<SocketState>>| {
+            socket.lock().expect("one thread").instance != instance
+        };
+        net.listening.retain(|socket| lives(socket));
+        net.sockets.retain(|_, socket| lives(socket));
+        // Their clients hear of a reset, and what they waited for is lost.
+        let clients = &mut inner.clients;
+        net.streams.retain(|_, state| {
+            let lives = state.instance != Some(instance);
+            if let (false, FarEnd::Client(client)) = (lives, state.far) {
+                clients.reset(client);
+            }
+            lives
+        });
     }
 
     /// Has events happen in their time until `end`, or until something was violated.
@@ -494,23 +557,49 @@ impl Inner {
     }
 }
 
-impl Network for World {
+/// The network as an instance sees it.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) world: Weak<World>,
+    pub(crate) instance: Instance,
+}
+
+impl Host {
+    fn world(&self) -> Arc<World> {
+        self.world.upgrade().expect("a run ends after its nodes")
+    }
+}
+
+impl Network for Host {
     fn connect_udp(&self, server: SocketAddr) -> io::Result<UdpSocket> {
-        Ok(UdpSocket::MadeUp(this_world().connected(server)))
+        let world = self.world();
+        let state = SocketState::new(self.instance);
+        let local = world.lock().net.bind(&state);
+        Ok(UdpSocket::MadeUp(Box::new(Socket {
+            world,
+            state,
+            local,
+            server: Some(server),
+        })))
     }
 
     fn connect_tcp(&self, server: SocketAddr) -> Connecting {
-        let world = this_world();
+        let (world, instance) = (self.world(), self.instance);
         Box::pin(async move {
             let (done, is_done) = oneshot::channel();
             let id = {
                 let inner = &mut *world.lock();
                 let id = inner.net.new_stream(FarEnd::Server(server));
-                inner.net.streams.get_mut(&id).expect("new").connecting = Some(done);
+                let state = inner.net.streams.get_mut(&id);
+                state.expect("it is new").connecting = Some(done);
                 inner.servers.connect(&mut inner.net, server, id);
                 id
             };
-            let near = NearEnd { world, id };
+            let near = NearEnd {
+                world,
+                id,
+                instance,
+            };
             match is_done.await {
                 Ok(true) => Ok(Stream::MadeUp(Box::new(near))),
                 _ => Err(io::ErrorKind::ConnectionRefused.into()),
@@ -519,54 +608,30 @@ impl Network for World {
     }
 
     fn fill_random(&self, bytes: &mut [u8]) {
-        self.lock().net.random.fill(bytes);
-    }
-}
-
-thread_local! {
-    static CURRENT: std::cell::RefCell<std::sync::Weak<World>> = const { std::cell::RefCell::new(std::sync::Weak::new()) };
-}
-
-fn this_world() -> Arc<World> {
-    let world = CURRENT.with(|current| current.borrow().upgrade());
-    world.expect("it was entered")
-}
-
-impl World {
-    /// Makes it the one of this thread.
-    pub(crate) fn enter(self: &Arc<Self>) {
-        CURRENT.with(|current| current.replace(Arc::downgrade(self)));
-    }
-
-    fn connected(self: Arc<Self>, server: SocketAddr) -> Box<dyn MadeUpSocket> {
-        let state = Arc::new(Mutex::new(SocketState::default()));
-        let local = {
-            let net = &mut self.lock().net;
-            let mut local = SocketAddr::from(([10, 0, 0, 1], net.next_port));
-            while net.sockets.contains_key(&local) {
-                net.next_port = net.next_port.checked_add(1).unwrap_or(1_024);
-                local.set_port(net.next_port);
-            }
-            net.sockets.insert(local, Arc::clone(&state));
-            net.most_sockets = net.most_sockets.max(net.sockets.len());
-            local
-        };
-        Box::new(Socket {
-            world: self,
-            state,
-            local,
-            server: Some(server),
-        })
+        self.world().lock().net.random.fill(bytes);
     }
 }
 
 /// A UDP socket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct SocketState {
+    instance: Instance,
     queue: VecDeque<(Vec<u8>, SocketAddr)>,
     unreachable: bool,
     waker: Option<Waker>,
     stopped: bool,
+}
+
+impl SocketState {
+    fn new(instance: Instance) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            instance,
+            queue: VecDeque::new(),
+            unreachable: false,
+            waker: None,
+            stopped: false,
+        }))
+    }
 }
 
 #[derive(Debug)]
@@ -588,7 +653,14 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let mut inner = self.world.inner.lock().expect("one thread");
         if self.server.is_some() {
-            inner.net.sockets.remove(&self.local);
+            // A killed instance's port may be another's by now.
+            let sockets = &mut inner.net.sockets;
+            if sockets
+                .get(&self.local)
+                .is_some_and(|socket| Arc::ptr_eq(socket, &self.state))
+            {
+                sockets.remove(&self.local);
+            }
         } else {
             inner
                 .net
@@ -625,7 +697,11 @@ impl MadeUpSocket for Socket {
         if let Some(error) = self.take_error() {
             return Err(error);
         }
+        let instance = self.state().instance;
         let inner = &mut *self.world.lock();
+        if inner.net.killed.contains(&instance) {
+            return Ok(());
+        }
         match (self.server, to) {
             (Some(server), _) => inner
                 .servers
@@ -633,9 +709,9 @@ impl MadeUpSocket for Socket {
             (None, Some(client)) => {
                 inner.clients.reply_left(
                     &mut inner.net,
-                    &inner.names,
-                    &inner.servers,
+                    (&inner.names, &inner.servers),
                     client,
+                    instance,
                     message,
                 );
             }
@@ -654,18 +730,17 @@ impl MadeUpSocket for Socket {
 struct NearEnd {
     world: Arc<World>,
     id: StreamId,
+    instance: Instance,
 }
 
 impl NearEnd {
     fn with<T>(&self, look: impl FnOnce(&mut StreamState) -> T) -> T {
         let inner = &mut *self.world.lock();
-        look(
-            inner
-                .net
-                .streams
-                .get_mut(&self.id)
-                .expect("it lives as long as its near end"),
-        )
+        let state = inner.net.streams.get_mut(&self.id);
+        // It is gone if its instance was killed.
+        let mut gone = StreamState::new(FarEnd::Server(NAMESERVER));
+        gone.reset = true;
+        look(state.unwrap_or(&mut gone))
     }
 }
 
@@ -721,15 +796,17 @@ impl MadeUpStream for NearEnd {
         let Some(state) = inner.net.streams.get(&self.id) else {
             return Ok(());
         };
+        if inner.net.killed.contains(&self.instance) {
+            return Ok(());
+        }
         match state.far {
             FarEnd::Server(server) => inner.servers.wrote(&mut inner.net, server, self.id, bytes),
             FarEnd::Client(client) => {
                 inner.clients.octets_left(
                     &mut inner.net,
-                    &inner.names,
-                    &inner.servers,
-                    client,
-                    self.id,
+                    (&inner.names, &inner.servers),
+                    (client, self.id),
+                    self.instance,
                     bytes,
                 );
             }
