@@ -212,7 +212,8 @@ impl Entry {
     }
 
     /// When it was asked for.
-    fn asked(&self) -> Instant {
+    #[must_use]
+    pub fn asked(&self) -> Instant {
         let took = Duration::from_millis(u64::from(self.head().took));
         self.head()
             .stored
@@ -220,13 +221,9 @@ impl Entry {
             .unwrap_or(self.head().stored)
     }
 
-    /// Whether this answer, which has just come, was asked for before `known` was, which still holds: it may be what `known`
-    /// has replaced.
+    /// Whether this answer, which has just come, was asked for before `known` was: it may be what `known` has replaced.
     pub(super) fn is_outdated_by(&self, known: &Self) -> bool {
-        known.age_if_fresh(self.head().stored).is_some()
-            && self.asked() < known.asked()
-            && self.tier() == known.tier()
-            && self.route() == known.route()
+        self.asked() < known.asked() && self.tier() == known.tier() && self.route() == known.route()
     }
 
     /// Seconds it is fresh.

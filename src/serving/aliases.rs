@@ -235,6 +235,7 @@ impl Chain<'_> {
         let wanted = Wanted {
             key,
             route,
+            known_since: stored.as_ref().map(Entry::asked),
             stale: stored.filter(|entry| worker.may_serve_stale(key, route, entry, now)),
             client: self.client,
             purpose: Purpose::Alias(steps),

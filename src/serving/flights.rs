@@ -17,6 +17,7 @@ use crate::budgets::PREFETCHES_IN_FLIGHT;
 use crate::cache::{Entry, Flushes};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::wire::rcode;
+use crate::runtime;
 
 /// Why a flight was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(super) struct Wanted<'a> {
     pub(super) route: u16,
     /// An expired answer to fall back on.
     pub(super) stale: Option<Entry>,
+    /// When what was answered last, expired or not, was asked for.
+    pub(super) known_since: Option<Instant>,
     /// The client that will wait, if it alone does.
     pub(super) client: Option<Client>,
     pub(super) purpose: Purpose,
@@ -58,19 +61,21 @@ pub(super) struct Flight {
     purpose: Purpose,
     /// How often the cache had been flushed when the upstreams were asked.
     asked: Flushes,
+    started: Instant,
     overdue: Cell<bool>,
     /// The flight of the alias's target, while it is waited for.
     waits_for: RefCell<Option<Rc<Flight>>>,
 }
 
 impl Flight {
-    /// Nobody waits yet; `stale` is what they get if nothing better comes.
+    /// Nobody waits yet; `stale` is what they get if nothing better comes. It starts now, when so much had been flushed.
     pub(super) fn new(stale: Option<Entry>, purpose: Purpose, asked: Flushes) -> Self {
         Self {
             waiters: RefCell::default(),
             stale,
             purpose,
             asked,
+            started: runtime::now(),
             overdue: Cell::new(false),
             waits_for: RefCell::default(),
         }
@@ -94,6 +99,11 @@ impl Flight {
     /// How often the cache had been flushed when the upstreams were asked.
     pub(super) fn asked(&self) -> Flushes {
         self.asked
+    }
+
+    /// Whether what it brings cannot be older than what was asked for at that time.
+    pub(super) fn started_after(&self, known: Option<Instant>) -> bool {
+        known.is_none_or(|known| self.started >= known)
     }
 
     /// It waits for another one, or no longer.

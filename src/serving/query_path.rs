@@ -34,6 +34,8 @@ struct Miss<'a> {
     route: u16,
     /// An expired answer to fall back on.
     stale: Option<Entry>,
+    /// When what was answered last, expired or not, was asked for.
+    known_since: Option<Instant>,
 }
 
 impl Worker {
@@ -97,6 +99,7 @@ impl Worker {
         if query.cacheable() {
             self.metrics.miss(client, route);
         }
+        let known_since = stored.as_ref().map(Entry::asked);
         let stale = stored.filter(|entry| self.may_serve_stale(key, route, entry, client.received));
         let miss = Miss {
             query: &query,
@@ -105,6 +108,7 @@ impl Worker {
             key,
             route,
             stale,
+            known_since,
         };
         self.forward(miss, out, reply_to)
     }
@@ -121,6 +125,7 @@ impl Worker {
             key: miss.key,
             route: miss.route,
             stale: miss.stale,
+            known_since: miss.known_since,
             client: Some(client),
             purpose: Purpose::Client,
             now: client.received,
@@ -142,9 +147,11 @@ impl Worker {
         let Wanted {
             key, route, now, ..
         } = wanted;
-        // Whoever asks after a flush gets an answer of after it.
-        let in_flight = self.flights.find(key);
-        let in_flight = in_flight.filter(|flight| flight.asked() == self.shared.cache.flushes());
+        // Whoever asks after a flush gets an answer of after it, and nobody hears what another worker has heard anew since.
+        let in_flight = self.flights.find(key).filter(|flight| {
+            flight.asked() == self.shared.cache.flushes()
+                && flight.started_after(wanted.known_since)
+        });
         if let Some(entry) = &wanted.stale
             && self.is_gone(route, entry)
         {
