@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use smallvec::SmallVec;
 
 use super::ede::{ExtendedError, PassedOn, extended_errors};
+use super::rdata;
 use super::wire::{self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr};
 
 /// RFC 2308 §5 wants an empty answer without SOA kept by nobody, lest two caches hand it to each other for ever. But it often
@@ -551,7 +552,7 @@ impl<'a> Survey<'a> {
         bytes.extend_from_slice(&self.message[..opt.start]);
         bytes.extend_from_slice(&self.message[opt.end.min(end)..end]);
         for record in self.kept.iter().filter(|record| record.start > opt.start) {
-            shift_pointers(&mut bytes, *record, opt)?;
+            shift_pointers(self.message, &mut bytes, record, opt)?;
         }
         Ok(bytes)
     }
@@ -573,28 +574,24 @@ pub fn sane_ttl(ttl: u32) -> u32 {
     }
 }
 
-/// A record that stood behind OPT moved forward by OPT's length; so must the pointers in it that lead behind OPT.
-fn shift_pointers(bytes: &mut [u8], record: Record, opt: Record) -> Result<(), Malformed> {
+/// A record that stood behind OPT moved forward by OPT's length; so must the pointers in it that lead behind OPT. `message` is
+/// what arrived, `bytes` what is left of it.
+fn shift_pointers(
+    message: &[u8],
+    bytes: &mut [u8],
+    record: &Record,
+    opt: Record,
+) -> Result<(), Malformed> {
     let shift = opt.end - opt.start;
-    let (start, rdata, end) = (
-        record.start - shift,
-        record.rdata_at() - shift,
-        record.end - shift,
-    );
-    if let Some((at, _)) = final_pointer(bytes, start) {
-        shift_pointer(bytes, at, opt)?;
-    }
-    let name = match record.rtype {
-        rr::NS | rr::CNAME | rr::PTR | rr::DNAME => rdata,
-        rr::MX => rdata + 2,
-        rr::SRV => rdata + 6,
-        _ => return Ok(()),
-    };
     // RDATA that is not what its type says passes as it is.
-    match final_pointer(bytes, name) {
-        Some((at, after)) if after == end => shift_pointer(bytes, at, opt),
-        _ => Ok(()),
+    let in_rdata = rdata::names(message, record);
+    let in_rdata = in_rdata.iter().flat_map(|(layout, at)| &at[..layout.count]);
+    for &name in std::iter::once(&record.start).chain(in_rdata) {
+        if let Some(at) = final_pointer(bytes, name - shift) {
+            shift_pointer(bytes, at, opt)?;
+        }
     }
+    Ok(())
 }
 
 /// Takes so many seconds off the TTLs of a message that has been in somebody's cache, as far as it is well-formed.
@@ -623,13 +620,13 @@ pub fn grow_older(message: &mut [u8], seconds: u32) {
     }
 }
 
-/// Offset of the pointer that ends a name, and the offset behind it; none for a name without one.
-fn final_pointer(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
+/// Offset of the pointer that ends a name; none for a name without one.
+fn final_pointer(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match *bytes.get(at)? {
             0 | 64..=0xbf => return None,
             length @ 1..=63 => at += usize::from(length) + 1,
-            0xc0..=0xff => return Some((at, at + 2)),
+            0xc0..=0xff => return Some(at),
         }
     }
 }
@@ -999,6 +996,40 @@ mod tests {
                 wire::u32_at(response.view().message(), response.view().ttl_at(index)),
                 Some(60)
             );
+        }
+    }
+
+    #[test]
+    fn names_in_rdata_behind_opt_stay_the_same() {
+        // Question "a.", OPT with 4 bytes of options, then an A record of "b." and a record with a pointer to it in its RDATA.
+        let numbers = [0; 20];
+        for (case, rtype, before, names, after) in [
+            ("NS", rr::NS, &[][..], 1, &[][..]),
+            ("MX", rr::MX, &[0, 10], 1, &[]),
+            ("SRV", rr::SRV, &[0, 1, 0, 2, 0, 53], 1, &[]),
+            ("SOA", rr::SOA, &[], 2, &numbers),
+            ("MINFO", rr::MINFO, &[], 2, &[]),
+            ("RP", rr::RP, &[], 2, &[]),
+            ("AFSDB", rr::AFSDB, &[0, 1], 1, &[]),
+        ] {
+            let mut message = vec![0, 7, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 3];
+            message.extend_from_slice(b"\x01a\0\0\x01\0\x01");
+            message.extend_from_slice(b"\0\0\x29\x04\xd0\0\0\0\0\0\x04\0\x0a\0\0");
+            let target = [0xc0, u8::try_from(message.len()).expect("small")];
+            message.extend_from_slice(b"\x01b\0\0\x01\0\x01\0\0\0\x3c\0\x04\x01\x02\x03\x04");
+            let rdata = [before, &target.repeat(names), after].concat();
+            message.push(0);
+            message.extend_from_slice(&rtype.to_be_bytes());
+            message.extend_from_slice(b"\0\x01\0\0\0\x3c\0");
+            message.push(u8::try_from(rdata.len()).expect("short"));
+            message.extend_from_slice(&rdata);
+            let response = Response::read(&message).expect("well-formed");
+            let kept = response.view().message();
+            let name = response.view().ttl_at(1) + 6 + before.len();
+            for number in 0..names {
+                let found: Vec<&[u8]> = wire::labels(kept, name + number * 2).collect();
+                assert_eq!(found, [b"\x01b"], "{case}, name {number}");
+            }
         }
     }
 

@@ -10,7 +10,7 @@
 
 mod interface;
 pub mod metrics;
-mod netlink;
+pub mod netlink;
 mod notrack;
 
 use std::fmt;

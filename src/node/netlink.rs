@@ -24,9 +24,11 @@ const HEADER: usize = 16;
 
 /// A message of the kernel, without its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Received {
-    pub(super) header: NetlinkHeader,
-    pub(super) payload: Vec<u8>,
+pub struct Received {
+    /// Its header.
+    pub header: NetlinkHeader,
+    /// What follows it.
+    pub payload: Vec<u8>,
 }
 
 impl NetlinkDeserializable for Received {
@@ -90,7 +92,10 @@ fn attempt_exchange(protocol: isize, datagram: &[u8]) -> io::Result<Vec<Received
 }
 
 /// Takes the messages out of a datagram; true when there is nothing more to come.
-fn read(datagram: &[u8], received: &mut Vec<Received>) -> io::Result<bool> {
+///
+/// # Errors
+/// The error that the kernel reports, as its `errno`; `Interrupted` for a list that changed meanwhile; `InvalidData`.
+pub fn read(datagram: &[u8], received: &mut Vec<Received>) -> io::Result<bool> {
     let malformed = |error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut rest = datagram;
     while rest.len() >= HEADER {
@@ -104,9 +109,13 @@ fn read(datagram: &[u8], received: &mut Vec<Received>) -> io::Result<bool> {
             .unwrap_or_default();
         match message.payload {
             NetlinkPayload::InnerMessage(message) => received.push(message),
-            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                return Err(io::Error::from_raw_os_error(
+                    error.raw_code().saturating_abs(),
+                ));
+            }
             NetlinkPayload::Done(done) if done.code < 0 => {
-                return Err(io::Error::from_raw_os_error(-done.code));
+                return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
             }
             NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(true),
             _ => {}
@@ -117,7 +126,7 @@ fn read(datagram: &[u8], received: &mut Vec<Received>) -> io::Result<bool> {
 
 /// The attributes in `bytes`: kind, without the bits for nesting and byte order, and value. Ends at the first that is
 /// cut short.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes)
         .map_while(Result::ok)
         .map(|attribute| {
@@ -178,6 +187,18 @@ mod tests {
         for kind in [2, 3] {
             let error = read(&end(kind, libc::EPERM), &mut Vec::new()).expect_err("an error");
             assert_eq!(error.raw_os_error(), Some(libc::EPERM), "kind {kind}");
+        }
+    }
+
+    #[test]
+    fn a_number_without_a_negative_is_an_error_too() {
+        for kind in [2, 3] {
+            let bytes = message(
+                kind,
+                0,
+                &[&i32::MIN.to_ne_bytes()[..], &[0; HEADER]].concat(),
+            );
+            assert!(read(&bytes, &mut Vec::new()).is_err(), "kind {kind}");
         }
     }
 
