@@ -1,0 +1,40 @@
+//! Any text as a Corefile: it is refused with mistakes that can be told, or becomes a configuration. The YAML that
+//! `nodens import` writes of it reads as the same configuration.
+
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use nodens::config::{Config, load_from};
+
+/// A Corefile names files. Only what the tests of every machine have is read.
+fn leads_elsewhere(text: &str) -> bool {
+    let text = text.replace("/etc/resolv.conf", "");
+    text.contains('/')
+        || text
+            .lines()
+            .any(|line| line.contains("import") && line.contains(['*', '?', '[', '.']))
+}
+
+/// All that is in force. Who said it, and what files it was read from, differs.
+fn in_force(mut config: Config) -> String {
+    config.settings = [].into();
+    config.imports.clear();
+    format!("{config:#?}")
+}
+
+fuzz_target!(|text: &str| {
+    if leads_elsewhere(text) {
+        return;
+    }
+    match load_from(Some((Path::new("Corefile"), text)), [], &[]) {
+        Ok(loaded) => {
+            let yaml = loaded.yaml.expect("a Corefile has YAML");
+            let again = Config::from_yaml(&yaml)
+                .unwrap_or_else(|errors| panic!("what was written is refused: {errors}\n{yaml}"));
+            assert_eq!(in_force(again), in_force(loaded.config), "{yaml}");
+        }
+        Err(errors) => assert!(!errors.to_string().is_empty()),
+    }
+});

@@ -1,0 +1,256 @@
+//! Any bytes as a response, read by hickory-proto and by us: both find the same in it, in what we keep and in what we
+//! show; and where one of them refuses it, [`Difference`] knows why.
+
+#![no_main]
+
+use std::collections::HashMap;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Name, RData, Record};
+use libfuzzer_sys::fuzz_target;
+use nodens::message::compress::{Changes, append};
+use nodens::message::response::{Response, sane_ttl};
+use nodens::message::wire::{
+    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, Records, Section, flag, rr,
+};
+
+/// Why one of the two may refuse what the other takes.
+#[derive(Debug, PartialEq, Eq)]
+enum Difference {
+    /// Ours: a response has one question, or it answers none of ours.
+    NumberOfQuestions,
+    /// Ours: the question's name is the first one of a message and has nothing to point back to (RFC 1035 §4.1.4).
+    QuestionName,
+    /// Ours: what a name points to ends before the pointer, behind the header, and few pointers make a name.
+    Pointers,
+    /// Ours: OPT stands in the additional section, and once (RFC 6891 §6.1.1).
+    Opt,
+    /// Ours: TSIG is the last record (RFC 8945 §5.1).
+    SignatureIsLast,
+    /// Ours: without OPT or with names that led through it, the message would say something else.
+    NamesThroughOpt,
+    /// Neither's: names that lead through other records' TTLs are others once TTLs are. So what is kept of such a message is
+    /// not compared.
+    NamesThroughNumbers,
+    /// hickory's: it decodes the RDATA of types it knows, and which of them may stand where. We pass RDATA on as it is
+    /// (RFC 3597).
+    Rdata,
+    /// hickory's: it knows all the operations there are. We compare the operation with the query's elsewhere.
+    Operation,
+}
+
+impl Difference {
+    /// Why we refuse what hickory takes; none if there is no reason to.
+    fn of_ours(message: &[u8]) -> Option<Self> {
+        let counts = Counts::read(message).ok()?;
+        if counts.questions != 1 {
+            return Some(Self::NumberOfQuestions);
+        }
+        let Ok(name_end) = wire::skip_question_name(message, HEADER_LEN) else {
+            return Some(Self::QuestionName);
+        };
+        let (mut opts, mut signed) = (0, false);
+        for record in Records::new(message, name_end + 4, counts) {
+            // Counts that lie and lengths that are too long are refused by both.
+            let Ok(record) = record else {
+                return Some(Self::Pointers);
+            };
+            if signed {
+                return Some(Self::SignatureIsLast);
+            }
+            if record.rtype == rr::OPT {
+                opts += 1;
+                if opts > 1 || record.section != Section::Additional {
+                    return Some(Self::Opt);
+                }
+            }
+            signed |= record.rtype == rr::TSIG && record.section == Section::Additional;
+        }
+        (opts > 0).then_some(Self::NamesThroughOpt)
+    }
+
+    /// Why hickory refuses what we take; none if it does so for what neither looks into.
+    fn of_hickorys(message: &[u8]) -> Option<Self> {
+        let mut plain = message.to_vec();
+        let flags = wire::flags(&plain);
+        wire::put_u16(&mut plain, 2, flags & !flag::OPCODE);
+        if Message::from_vec(&plain).is_ok() {
+            return Some(Self::Operation);
+        }
+        // Of a type that nobody knows, RDATA is octets; and it may be empty in an UPDATE alone.
+        wire::put_u16(&mut plain, 2, flags & !flag::OPCODE | UPDATE);
+        let counts = Counts::read(message).ok()?;
+        let question_end = wire::skip_question_name(message, HEADER_LEN).ok()? + 4;
+        for record in Records::new(message, question_end, counts) {
+            wire::put_u16(&mut plain, record.ok()?.ttl_at - 4, PRIVATE_TYPE);
+        }
+        if Message::from_vec(&plain).is_ok() {
+            return Some(Self::Rdata);
+        }
+        leads_through_numbers(message).then_some(Self::NamesThroughNumbers)
+    }
+}
+
+/// UPDATE as a message's operation (RFC 2136 §1.3).
+const UPDATE: u16 = 5 << 11;
+
+/// A type for private use (RFC 6895 §3.1).
+const PRIVATE_TYPE: u16 = 65_280;
+
+/// Whether a pointer leads through type, class, TTL or length of a record: with another TTL it makes another name. Any octets
+/// that look like one are taken for a pointer.
+fn leads_through_numbers(message: &[u8]) -> bool {
+    let Ok(counts) = Counts::read(message) else {
+        return false;
+    };
+    let Ok(name_end) = wire::skip_question_name(message, HEADER_LEN) else {
+        return false;
+    };
+    let numbers: Vec<_> = Records::new(message, name_end + 4, counts)
+        .map_while(Result::ok)
+        .map(|record| record.ttl_at - 4..record.rdata_at())
+        .collect();
+    let target = |at: usize| {
+        let word = wire::u16_at(message, at).filter(|word| *word >= 0xc000)?;
+        Some(usize::from(word & 0x3fff)).filter(|target| *target < at)
+    };
+    let through = |mut at: usize| {
+        // What is no name may lead in a circle; a name has no more labels and pointers than octets.
+        for _ in 0..wire::MAX_NAME_LEN {
+            let Some(&length) = message.get(at) else {
+                return false;
+            };
+            let end = match length {
+                1..=63 => at + 1 + usize::from(length),
+                0xc0.. => at + 2,
+                _ => at + 1,
+            };
+            if numbers.iter().any(|of| at < of.end && end > of.start) {
+                return true;
+            }
+            match (length, target(at)) {
+                (1..=63, _) => at = end,
+                (_, Some(target)) => at = target,
+                _ => return false,
+            }
+        }
+        false
+    };
+    (0..message.len()).filter_map(target).any(through)
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    match (Response::read(bytes), Message::from_vec(bytes)) {
+        (Ok(ours), Ok(theirs)) => agree(&ours, &theirs, bytes),
+        (Ok(_), Err(error)) => {
+            let difference = Difference::of_hickorys(bytes);
+            assert!(difference.is_some(), "hickory alone refuses it: {error}");
+        }
+        (Err(_), Ok(_)) => {
+            let difference = Difference::of_ours(bytes);
+            assert!(difference.is_some(), "we alone refuse it");
+        }
+        (Err(_), Err(_)) => {}
+    }
+});
+
+fn agree(ours: &Response, theirs: &Message, bytes: &[u8]) {
+    let code = u16::from(theirs.metadata.response_code);
+    assert_eq!(ours.rcode(), code);
+    assert_eq!(ours.truncated(), theirs.metadata.truncation);
+    if leads_through_numbers(bytes) {
+        return;
+    }
+    let view = ours.view();
+    let kept = Message::from_vec(view.message()).expect("hickory takes what is kept");
+    same(&kept, theirs, Ttls::of(theirs, bytes));
+
+    let changes = Changes {
+        ttl: sane_ttl,
+        rdata_of: |number| number,
+    };
+    let mut shown = Vec::new();
+    append(view, MAX_MESSAGE_LEN, &changes, &mut shown);
+    let shown = Message::from_vec(&shown).expect("hickory takes what is shown");
+    same(&shown, &kept, Ttls::Kept);
+}
+
+/// What the TTLs of a message are to be.
+enum Ttls {
+    /// As they are.
+    Kept,
+    /// The lowest of each `RRset`, and of an SOA that denies something its MINIMUM, if that is lower.
+    Lowest {
+        lowest: HashMap<(Name, u16, u16), u32>,
+        denies: bool,
+    },
+}
+
+impl Ttls {
+    fn of(message: &Message, bytes: &[u8]) -> Self {
+        let qtype = u16::from(message.queries[0].query_type());
+        let asked_for =
+            |record: &Record| qtype == rr::ANY || u16::from(record.record_type()) == qtype;
+        let nxdomain = wire::flags(bytes) & flag::RCODE == wire::rcode::NXDOMAIN;
+        let denies = nxdomain || !message.answers.iter().any(asked_for);
+        let mut lowest = HashMap::new();
+        for section in [&message.answers, &message.authorities, &message.additionals] {
+            let authority = std::ptr::eq(section, &message.authorities);
+            for record in stays(section) {
+                let ttl = own_ttl(record, denies && authority);
+                let least = lowest.entry(set_of(record)).or_insert(ttl);
+                *least = ttl.min(*least);
+            }
+        }
+        Self::Lowest { lowest, denies }
+    }
+
+    fn wanted(&self, record: &Record, authority: bool) -> u32 {
+        match self {
+            Self::Lowest { lowest, .. } if u16::from(record.record_type()) != rr::RRSIG => {
+                lowest[&set_of(record)]
+            }
+            Self::Lowest { denies, .. } => own_ttl(record, *denies && authority),
+            Self::Kept => sane_ttl(record.ttl),
+        }
+    }
+}
+
+fn own_ttl(record: &Record, denies: bool) -> u32 {
+    match &record.data {
+        RData::SOA(soa) if denies => sane_ttl(record.ttl).min(sane_ttl(soa.minimum)),
+        _ => sane_ttl(record.ttl),
+    }
+}
+
+fn set_of(record: &Record) -> (Name, u16, u16) {
+    let name = record.name.to_lowercase();
+    (name, record.record_type().into(), record.dns_class.into())
+}
+
+/// Records but for those that are meant for one hop alone.
+fn stays(records: &[Record]) -> impl Iterator<Item = &Record> {
+    let for_one_hop = |record: &&Record| u16::from(record.record_type()) == rr::TSIG;
+    records.iter().filter(move |record| !for_one_hop(record))
+}
+
+fn same(ours: &Message, theirs: &Message, ttls: Ttls) {
+    assert_eq!(ours.queries, theirs.queries);
+    for (section, our, their) in [
+        ("answer", &ours.answers, &theirs.answers),
+        ("authority", &ours.authorities, &theirs.authorities),
+        ("additional", &ours.additionals, &theirs.additionals),
+    ] {
+        // TSIG elsewhere than at the end is a record like others, and hickory refuses it.
+        let their: Vec<&Record> = stays(their).collect();
+        assert_eq!(our.len(), their.len(), "records of {section}");
+        for (our, their) in our.iter().zip(their) {
+            assert_eq!(our.name, their.name);
+            assert_eq!(our.record_type(), their.record_type());
+            assert_eq!(our.dns_class, their.dns_class);
+            assert_eq!(our.data, their.data, "{section}: {}", their.name);
+            let wanted = ttls.wanted(their, section == "authority");
+            assert_eq!(sane_ttl(our.ttl), wanted, "TTL of {}", their.name);
+        }
+    }
+}
