@@ -342,3 +342,35 @@ fn what_takes_a_restart_is_named_and_stays() {
     assert!((nodens.metric("nodens_config_restart_needed", &[]) - 2.0).abs() < 0.5);
     assert_eq!(ask(nodens.address(), "a.moving."), 1);
 }
+
+#[test]
+fn zones_groups_and_servers_that_are_gone_leave_nothing_in_the_metrics() {
+    let (one, rest) = (answering(1), answering(9));
+    let nodens = Nodens::start(&routes(&one, &rest));
+    let yaml = |number: u32| {
+        let gone = format!("127.9.{}.{}", number / 250, number % 250 + 1);
+        let groups = format!("upstreams:\n  spare{number}: {{servers: [\"{gone}:9\"]}}\n  moving:");
+        routes(&one, &rest)
+            .replace("upstreams:\n  moving:", &groups)
+            .replace(
+                "routes: {",
+                &format!("routes: {{zone{number}.: spare{number}, "),
+            )
+    };
+    let lines = || nodens.get("/metrics").1.lines().count();
+    change(&nodens, &LISTEN, &yaml(0));
+    let before = lines();
+    for number in 1..=20 {
+        change(&nodens, &LISTEN, &yaml(number));
+        Ask::new(&format!("a.zone{number}."), rr::A).send(nodens.address(), Over::Udp);
+    }
+    // Reasons and states that servers have just then may differ by a few.
+    wait_for("metrics to be as few as before", || {
+        (lines() <= before + 20).then_some(())
+    });
+    let (_, text) = nodens.get("/metrics");
+    for gone in ["zone7.", "spare7", "127.9.0.8:"] {
+        let shown: Vec<_> = text.lines().filter(|line| line.contains(gone)).collect();
+        assert!(shown.is_empty(), "{shown:#?}");
+    }
+}

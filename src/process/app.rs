@@ -240,6 +240,7 @@ impl App {
             tracing::error!("the cache may hold answers of routes that changed");
         }
         change::forget_servers(&self.metrics.upstream, &setup, &old);
+        change::forget_routes(&self.metrics.serving, &setup, &old);
         let new = serve(bound, &self.workers);
         let all = std::mem::take(&mut self.addresses);
         for (address, keep) in all.into_iter().zip(kept) {

@@ -7,6 +7,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::threads::{Command, Commands};
+use crate::serving::metrics::ServingFamilies;
 use crate::serving::setup::Setup;
 use crate::serving::worker::Shared;
 use crate::upstream::Upstreams;
@@ -55,8 +56,24 @@ pub fn forget_answers(shared: &Shared, setup: &Setup, old: &Setup) {
     }
 }
 
-/// Has the metrics forget servers that are gone.
+/// Has the metrics forget routes that are gone. What still waits under one of them is not counted any more.
+pub fn forget_routes(metrics: &ServingFamilies, setup: &Setup, old: &Setup) {
+    let zones = setup.routes.existing_zones();
+    for (zone, old_zone) in zones.zip(old.routes.existing_zones()) {
+        if let (None, Some(gone)) = (zone, old_zone) {
+            metrics.forget_route(gone);
+        }
+    }
+}
+
+/// Has the metrics forget groups and servers that are gone.
 pub fn forget_servers(metrics: &UpstreamFamilies, setup: &Setup, old: &Setup) {
+    let groups = &setup.config.groups;
+    for gone in &old.config.groups {
+        if !groups.iter().any(|group| group.name == gone.name) {
+            metrics.forget_group(&gone.name);
+        }
+    }
     let there = |gone: &Server| {
         let mut servers = setup.upstreams.servers.iter();
         servers.any(|server| server.group == gone.group && server.label == gone.label)

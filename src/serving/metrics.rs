@@ -117,6 +117,9 @@ impl_label!(Protocol {
     Tcp => "tcp",
 });
 
+/// The label of what no route answered.
+const NO_ROUTE: &str = "none";
+
 /// The families of all workers; clones share them.
 #[derive(Debug, Clone)]
 pub struct ServingFamilies {
@@ -263,10 +266,19 @@ impl ServingFamilies {
         }
     }
 
-    /// A worker's own counters; `routes` are the labels by index.
+    /// A route is gone: the counters of all that ever were would grow without end.
+    pub fn forget_route(&self, route: &str) {
+        // What was never shown is not there to be removed.
+        for label in RCODES.iter().map(|(_, label)| *label).chain(["other"]) {
+            let _ = self.replies.remove_label_values(&[label, route]);
+        }
+        let _ = self.route_hits.remove_label_values(&[route]);
+    }
+
+    /// A worker's own counters; `routes` are the labels by index, and none where a route is gone.
     #[must_use]
-    pub fn worker<'a>(&self, routes: impl Iterator<Item = &'a str>) -> WorkerMetrics {
-        let routes: Vec<_> = routes.collect();
+    pub fn worker<'a>(&self, routes: impl Iterator<Item = Option<&'a str>>) -> WorkerMetrics {
+        let routes: Vec<_> = routes.map(|route| route.unwrap_or(NO_ROUTE)).collect();
         let queries = |protocol: &str| -> Vec<_> {
             TYPES
                 .iter()
@@ -285,7 +297,7 @@ impl ServingFamilies {
         };
         WorkerMetrics {
             queries: PerLabel::new(queries),
-            local_replies: replies("none"),
+            local_replies: replies(NO_ROUTE),
             route_replies: routes.iter().copied().map(replies).collect(),
             route_hits: routes
                 .iter()
@@ -490,7 +502,7 @@ mod tests {
     fn local_counts_show_after_a_flush() {
         let registry = Registry::new();
         let families = ServingFamilies::register(&registry);
-        let worker = families.worker(["cluster.local."].into_iter());
+        let worker = families.worker([Some("cluster.local.")].into_iter());
         worker.query(Protocol::Tcp, rr::AAAA);
         worker.query(Protocol::Udp, 65280);
         worker.reply(rcode::NXDOMAIN, Some(0));

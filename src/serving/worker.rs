@@ -71,7 +71,7 @@ impl Worker {
     /// Takes over the sockets of `previous` where the servers are the same.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, setup: &Arc<Setup>, previous: Option<&Self>) -> Self {
-        let metrics = Rc::new(shared.metrics.worker(setup.routes.zones()));
+        let metrics = Rc::new(shared.metrics.worker(setup.routes.existing_zones()));
         let status = &setup.config.status;
         let failures = status
             .failures

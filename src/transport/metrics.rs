@@ -10,7 +10,7 @@ use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec};
 use crate::message::labels::coredns_code_index;
 use crate::metrics::coredns::{TIME_BOUNDS, TIMES};
 use crate::metrics::distribution::Distribution;
-use crate::metrics::{PerLabel, Registry, impl_label};
+use crate::metrics::{Label, PerLabel, Registry, impl_label};
 
 /// How one try with one server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,6 +179,24 @@ impl ExchangeFamilies {
     /// Has servers count what CoreDNS's families need, too. For those that are not there yet.
     pub fn count_for_coredns(&mut self) {
         self.coredns = Some(Mutex::default());
+    }
+
+    /// A server is gone: with servers that come and go, what was counted of them would grow without end.
+    pub fn forget(&self, group: &str, server: &str) {
+        // What was never shown is not there to be removed.
+        for outcome in Outcome::ALL.iter().map(|outcome| outcome.label()) {
+            let _ = self.tries.remove_label_values(&[group, server, outcome]);
+        }
+        for reason in Mismatch::ALL.iter().map(|reason| reason.label()) {
+            let _ = self
+                .mismatched
+                .remove_label_values(&[group, server, reason]);
+        }
+        let _ = self.duration.remove_label_values(&[group, server]);
+        if let Some(by_server) = &self.coredns {
+            let mut by_server = by_server.lock().unwrap_or_else(PoisonError::into_inner);
+            by_server.remove(&(group.to_owned(), server.to_owned()));
+        }
     }
 
     /// One server's counters.

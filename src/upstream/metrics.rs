@@ -125,14 +125,30 @@ impl UpstreamFamilies {
         }
     }
 
-    /// A server is gone: its gauges would tell of it for ever. Its counters stay, as counters do.
+    /// A group is gone.
+    pub fn forget_group(&self, group: &str) {
+        for event in ["sent", "won"] {
+            let _ = self.hedges.remove_label_values(&[group, event]);
+        }
+    }
+
+    /// A server is gone: its gauges would tell of it for ever, and the counters of all that ever were would grow without end.
     pub fn forget(&self, group: &str, server: &str) {
+        self.exchanges.forget(group, server);
         for transport in Carrier::ALL.iter().map(|carrier| carrier.label()) {
             // What was never shown is not there to be removed.
             for state in State::ALL.iter().map(|state| state.label()) {
                 let _ = self
                     .state
                     .remove_label_values(&[group, server, transport, state]);
+                let _ = self
+                    .state_changes
+                    .remove_label_values(&[group, server, transport, state]);
+            }
+            for result in ["answered", "lost"] {
+                let _ = self
+                    .probes
+                    .remove_label_values(&[group, server, transport, result]);
             }
             let labels = [group, server, transport];
             let _ = self.srtt.remove_label_values(&labels);

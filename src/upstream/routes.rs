@@ -357,6 +357,12 @@ impl Routes {
         self.by_index.iter().flatten()
     }
 
+    /// The zones of all there are now, by index; none where one is gone.
+    pub fn existing_zones(&self) -> impl Iterator<Item = Option<&str>> {
+        let all = self.by_index.iter();
+        all.map(|route| route.as_ref().map(|route| route.zone.as_str()))
+    }
+
     /// Every zone there ever was, by index.
     pub fn zones(&self) -> impl Iterator<Item = &str> {
         self.zones.iter().map(String::as_str)

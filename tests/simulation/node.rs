@@ -156,6 +156,7 @@ impl Node {
         change::put_in_force(&setup, &self.shared, &self.upstreams, &self.workers).await;
         change::forget_answers(&self.shared, &setup, &old);
         change::forget_servers(&self.metrics.upstream, &setup, &old);
+        change::forget_routes(&self.metrics.serving, &setup, &old);
         self.world.lock().servers.believed = Some(Arc::clone(&setup.upstreams));
         named
     }
