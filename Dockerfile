@@ -9,23 +9,29 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
 
+# Writes the list of all crates into the binary, where scanners of images find it; .ci/sbom reads it.
+RUN cargo install --locked --version 0.7.7 cargo-auditable
+
 # Static, glibc included. Naming the target, though it is the host itself, keeps the flags from build scripts and
 # procedural macros, which must stay dynamic. getrandom would look its system call up with dlsym, which a static binary
 # does not have, and fall back to /dev/urandom, which an empty image need not have. .ci/run builds with this very line.
 ENV RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
+
+# mimalloc writes when it was compiled into the binary, which would make every build another one (.ci/reproducible).
+ENV SOURCE_DATE_EPOCH=0
 
 # A layer of the dependencies alone: unchanged until Cargo.toml or Cargo.lock change.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && cargo build --profile image --locked --target "$(uname -m)-unknown-linux-gnu" \
+    && cargo auditable build --profile image --locked --target "$(uname -m)-unknown-linux-gnu" \
     && rm -r src
 
 COPY src src
 # cargo compares modification times, and a checkout may be older than the layer above.
 RUN find src -name '*.rs' -exec touch {} + \
-    && cargo build --profile image --locked --target "$(uname -m)-unknown-linux-gnu" \
+    && cargo auditable build --profile image --locked --target "$(uname -m)-unknown-linux-gnu" \
     && cp "target/$(uname -m)-unknown-linux-gnu/image/nodens" /nodens
 
 FROM scratch

@@ -213,6 +213,7 @@ fn all_pages() -> Vec<Page> {
         "ARCHITECTURE.md",
         "BENCHMARKS.md",
         "CHANGELOG.md",
+        "SECURITY.md",
         "benches/README.md",
     ];
     let mut pages = user_pages();
@@ -351,7 +352,8 @@ fn commands(page: &str, line: &str) -> Vec<Shown> {
         let of_image = segment
             .iter()
             .any(|word| word.starts_with("--image=") && word.contains("/nodens:"));
-        let of_cargo = segment.starts_with(&["cargo".to_owned(), "run".to_owned()]);
+        let of_cargo = segment.starts_with(&["cargo".to_owned(), "run".to_owned()])
+            && !segment.contains(&"--example".to_owned());
         let begins = segment.iter().enumerate().find_map(|(at, word)| {
             let (before, here) = (&segment[..at], word == "nodens");
             let first = before.iter().all(|word| word.contains('='));

@@ -442,6 +442,12 @@ impl Nodens {
         self.process.signal(name);
     }
 
+    /// Waits until it has ended, as after SIGKILL.
+    pub(crate) fn wait_for_end(&mut self) {
+        let child = &mut self.process.child;
+        child.wait().expect("a child can be waited for");
+    }
+
     /// Takes the CPU from it until it gets SIGCONT.
     pub(crate) fn stop(&self) {
         self.signal("STOP");
