@@ -1,7 +1,7 @@
 //! One Corefile, run by nodens and by a real `CoreDNS`, before servers of the test's own.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
@@ -155,7 +155,9 @@ corp.example:{port} {{
 
     /// The families as they are now.
     pub(crate) fn scrape(&self) -> Scrape {
-        let (status, text) = get(self.metrics, "/metrics").expect("it answers");
+        let answer = try_get(self.metrics, "/metrics");
+        let (status, text) = answer
+            .unwrap_or_else(|error| panic!("/metrics: {error}; it said:\n{}", self.process.log()));
         assert_eq!(status, 200, "{text}");
         Scrape::read(&text)
     }
@@ -172,16 +174,23 @@ corp.example:{port} {{
     }
 }
 
-/// Status and body of a page.
+/// Status and body of a page, if it can be had.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    try_get(address, path).ok()
+}
+
+fn try_get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    stream.read_to_string(&mut answer)?;
+    let read = || {
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    };
+    read().ok_or_else(|| io::Error::other(format!("no answer: {answer:?}")))
 }
 
 /// One query, and the code of its reply.
