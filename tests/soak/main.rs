@@ -29,8 +29,8 @@ use slope::{Bound, median, slope};
 const QUERIES_PER_SECOND: f64 = 200.0;
 /// Resident memory, in bytes: 50 octets lost with each query would be 36 MB an hour.
 const RSS: Bound = Bound {
-    per_hour: 8e6,
-    per_run: 4e6,
+    per_hour: 4e6,
+    per_run: 2e6,
 };
 /// Open files: one lost with each replacement would be 60 an hour.
 const DESCRIPTORS: Bound = Bound {
