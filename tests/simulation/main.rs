@@ -1,8 +1,8 @@
 //! A node that is made up whole, but for nodens: clients, servers, routers, time and chance come from one seed.
 //!
 //!     cargo test --test simulation
-//!     NODENS_SIMULATION_SECONDS=60 cargo test --test simulation new_seeds -- --nocapture
-//!     NODENS_SIMULATION_SEED=7 cargo test --test simulation new_seeds -- --nocapture
+//!     NODENS_SIMULATION_SECONDS=60 cargo test --test simulation seeds_find -- --nocapture
+//!     NODENS_SIMULATION_SEED=7 cargo test --test simulation seeds_find -- --nocapture
 //!
 //! `world` is the network and the time; `names` the authority that servers repeat, and clients' replies are compared with;
 //! `servers`, `clients` and `node` are who talks; `run` puts them together, changes the configuration, and replaces the node.
@@ -38,15 +38,13 @@ fn what_was_found_once_is_not_found_again() {
 }
 
 #[test]
-fn new_seeds_find_nothing() {
+fn seeds_find_nothing() {
     let seconds = std::env::var("NODENS_SIMULATION_SECONDS");
     let seconds = seconds.map_or(5, |seconds| seconds.parse().expect("seconds"));
     let end = std::time::Instant::now() + Duration::from_secs(seconds);
     let first = std::env::var("NODENS_SIMULATION_SEED");
-    let mut seed = first.map_or_else(
-        |_| u64::from(fastrand::u32(..)),
-        |seed| seed.parse().expect("a number"),
-    );
+    // The same ones in every run of the tests: what they find must be there the next time too.
+    let mut seed = first.map_or(1, |seed| seed.parse().expect("a number"));
     println!("the first seed is {seed}");
     let mut simulated = Duration::ZERO;
     let mut found = Vec::new();
