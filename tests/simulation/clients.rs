@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 
 use crate::names::{self, Content, KUBE, Names, VPC, Word, Zone, question_end, words, zone};
 use crate::servers::Servers;
-use crate::world::{Event, FarEnd, Instance, Micros, Net, SECOND, StreamId, seconds};
+use crate::world::{
+    Event, FarEnd, Instance, Micros, Net, SECOND, StreamId, seconds, take_messages,
+};
 
 /// Queries a second, of all clients together.
 const RATE: u64 = 1_000;
@@ -309,16 +311,7 @@ impl Clients {
             asker.message.clear();
         }
         asker.message.extend_from_slice(octets);
-        let mut whole = Vec::new();
-        while let Some(length) = asker.message.get(..2) {
-            let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
-            if asker.message.len() < 2 + length {
-                break;
-            }
-            let frame: Vec<u8> = asker.message.drain(..2 + length).collect();
-            whole.push(frame[2..].to_vec());
-        }
-        for message in whole {
+        for message in take_messages(&mut asker.message) {
             self.arrived(net, names, client, &message, false);
         }
     }
@@ -352,19 +345,11 @@ impl Clients {
         instance: Instance,
         octets: &[u8],
     ) {
-        let mut messages = Vec::new();
-        if let Some(state) = net.streams.get_mut(&stream) {
+        let messages = net.streams.get_mut(&stream).map(|state| {
             state.far_inbox.extend_from_slice(octets);
-            while let Some(length) = state.far_inbox.get(..2) {
-                let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
-                if state.far_inbox.len() < 2 + length {
-                    break;
-                }
-                let frame: Vec<u8> = state.far_inbox.drain(..2 + length).collect();
-                messages.push(frame[2..].to_vec());
-            }
-        }
-        for message in messages {
+            take_messages(&mut state.far_inbox)
+        });
+        for message in messages.into_iter().flatten() {
             self.reply_left(net, (names, servers), client, instance, &message);
         }
         let waits = self

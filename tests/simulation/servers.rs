@@ -8,7 +8,7 @@ use nodens::upstream::Upstreams;
 use nodens::upstream::health::State;
 
 use crate::names::{KUBE, Names, OTHER, VPC};
-use crate::world::{Event, Micros, Net, SECOND, StreamId, seconds};
+use crate::world::{Event, Micros, Net, SECOND, StreamId, seconds, take_messages};
 
 /// Servers of each group.
 pub(crate) const SERVERS: [(u8, [u8; 4]); 7] = [
@@ -283,12 +283,7 @@ impl Servers {
                 way += later;
                 names.answer(server.group, message, true)
             }
-            Mode::Failing(code) => {
-                let mut answer = message[..end].to_vec();
-                answer[2..4].copy_from_slice(&[0x81, 0x80 | code]);
-                answer[6..12].fill(0);
-                answer
-            }
+            Mode::Failing(code) => failure(message, code),
             Mode::Lying => {
                 let mut answer = names.answer(server.group, message, true);
                 match net.random.u8(..4) {
@@ -415,26 +410,11 @@ impl Servers {
             return;
         };
         state.far_inbox.extend_from_slice(octets);
-        let mut messages = Vec::new();
-        while let Some(length) = state.far_inbox.get(..2) {
-            let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
-            if state.far_inbox.len() < 2 + length {
-                break;
-            }
-            let frame: Vec<u8> = state.far_inbox.drain(..2 + length).collect();
-            messages.push(frame[2..].to_vec());
-        }
-        for message in messages {
+        for message in take_messages(&mut state.far_inbox) {
             let way = server.rtt / 2 + net.random.u64(..500);
-            let end = crate::names::question_end(&message);
             let answer = match server.mode {
                 Mode::Silent | Mode::Unreachable | Mode::WithoutTcp => continue,
-                Mode::Failing(code) => {
-                    let mut answer = message[..end].to_vec();
-                    answer[2..4].copy_from_slice(&[0x81, 0x80 | code]);
-                    answer[6..12].fill(0);
-                    answer
-                }
+                Mode::Failing(code) => failure(&message, code),
                 _ => names.answer(server.group, &message, false),
             };
             let later = match server.mode {
@@ -470,4 +450,12 @@ impl Servers {
             }
         }
     }
+}
+
+/// An answer of a code and the question alone.
+fn failure(query: &[u8], code: u8) -> Vec<u8> {
+    let mut answer = query[..crate::names::question_end(query)].to_vec();
+    answer[2..4].copy_from_slice(&[0x81, 0x80 | code]);
+    answer[6..12].fill(0);
+    answer
 }

@@ -282,6 +282,20 @@ pub(crate) fn seconds(micros: Micros) -> f64 {
     micros as f64 / 1e6
 }
 
+/// Takes the whole messages out of what a stream has brought (RFC 1035 §4.2.2).
+pub(crate) fn take_messages(octets: &mut Vec<u8>) -> Vec<Vec<u8>> {
+    let mut messages = Vec::new();
+    while let Some(&[high, low]) = octets.get(..2) {
+        let end = 2 + usize::from(u16::from_be_bytes([high, low]));
+        if octets.len() < end {
+            break;
+        }
+        let frame: Vec<u8> = octets.drain(..end).collect();
+        messages.push(frame[2..].to_vec());
+    }
+    messages
+}
+
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FarEnd {
