@@ -13,6 +13,14 @@ pub const REPLY_BUFFERS_KEPT: usize = 256;
 /// Octets of buffers that a client's connection keeps between replies; larger ones are given back.
 pub const CONNECTION_BUFFER_KEPT: usize = 16 << 10;
 
+/// Octets that clients' connections hold together: queries read in part, replies that wait to be sent, and room for more.
+/// Each worker has its share of it. At the limit the connection is closed whose client has taken nothing for longest.
+pub const CONNECTION_BUFFERS: usize = 64 << 20;
+
+/// Octets that the kernel keeps of what was sent on a client's connection and not taken; it doubles them, for its own
+/// bookkeeping. The longest reply fits, and both ends are on one node.
+pub const CONNECTION_SEND_BUFFER: usize = 64 << 10;
+
 /// CPU time that a worker under real-time scheduling may use in a second. It takes this from everybody else on the node; over
 /// it, it goes on under normal scheduling for [`REALTIME_PAUSE`].
 pub const REALTIME_CPU_PER_SECOND: Duration = Duration::from_millis(500);
@@ -80,6 +88,12 @@ pub const ADMIN_CONNECTIONS: usize = 64;
 
 /// How long a client of the admin interface may take to send the header of a request.
 pub const ADMIN_HEADER_TIME: Duration = Duration::from_secs(5);
+
+/// Requests of one connection to the admin interface that are answered in quick succession; the page begins with a handful.
+pub const ADMIN_REQUESTS_AT_ONCE: u32 = 20;
+
+/// The pause after which another one is.
+pub const ADMIN_REQUEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Questions that the page at the admin address may ask of all servers of a route in quick succession.
 pub const PAGE_QUESTIONS: u32 = 5;

@@ -14,7 +14,7 @@ use crate::metrics::Registry;
 pub struct ConnectionMetrics {
     /// Connections now.
     pub open: IntGauge,
-    /// Connections closed to make room for others.
+    /// Connections closed to make room for others, or in memory.
     pub evicted: IntCounter,
 }
 
@@ -26,7 +26,7 @@ impl ConnectionMetrics {
             open: registry.gauge("nodens_tcp_connections", "Client connections over TCP now."),
             evicted: registry.counter(
                 "nodens_tcp_evicted_total",
-                "Idle client connections over TCP closed to make room for new ones.",
+                "Client connections over TCP closed to make room: the longest idle for new ones, and those that take no replies for memory.",
             ),
         }
     }

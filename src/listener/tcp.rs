@@ -1,7 +1,7 @@
 //! TCP clients (RFC 7766): pipelined queries, replies as they become ready, and caps on everything a client can hold.
 //!
 //! Owns a worker's connections. It makes room for a new one by closing its own longest idle one, of the same client if
-//! that client's cap is reached.
+//! that client's cap is reached; and for what they hold by closing the one whose client has taken nothing for longest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -11,19 +11,20 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus::IntCounter;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::slots::{ConnectionSlots, Full, Slot};
-use crate::budgets::CONNECTION_BUFFER_KEPT;
+use crate::budgets::{CONNECTION_BUFFER_KEPT, CONNECTION_BUFFERS};
 use crate::config::TcpConfig;
 use crate::message::framing::{Frames, put_frame};
 use crate::message::reply::Protocol;
 use crate::metrics::repeated::Repeated;
 use crate::net::network::{NewStream, Stream};
-use crate::runtime;
+use crate::runtime::{self, until};
 use crate::serving::client::{Client, ListenerIndex, Served};
 use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
@@ -31,6 +32,9 @@ use crate::serving::worker::{CurrentWorker, Worker};
 
 /// How long a connection may be without its first query when we are about to stop: clients that open one have it ready.
 const FIRST_QUERY: Duration = Duration::from_secs(1);
+
+/// How long a client must have taken nothing before its connection makes room for a new one.
+const PATIENCE_WHEN_FULL: Duration = Duration::from_secs(1);
 
 /// How long we wait for a client's FIN after ours. Clients that are still there answer at once.
 const LINGER: Duration = Duration::from_secs(1);
@@ -53,7 +57,7 @@ pub struct Accepted {
 pub struct Connections {
     current: Rc<CurrentWorker>,
     slots: Arc<ConnectionSlots>,
-    open: Vec<Weak<Connection>>,
+    open: Rc<Open>,
     tasks: JoinSet<()>,
     cannot_serve: Repeated,
 }
@@ -65,7 +69,12 @@ impl Connections {
         Self {
             current: Rc::clone(current),
             slots: Arc::clone(slots),
-            open: Vec::new(),
+            open: Rc::new(Open {
+                connections: RefCell::default(),
+                held: Cell::new(0),
+                evicted: slots.metrics.evicted.clone(),
+                takes_nothing: Repeated::default(),
+            }),
             tasks: JoinSet::new(),
             cannot_serve: Repeated::default(),
         }
@@ -105,13 +114,15 @@ impl Connections {
         let worker = self.current.get();
         let config = &worker.setup.config.tcp;
         let slot = Slot::take(&self.slots, config, peer.ip()).or_else(|full| {
-            self.evict((full == Full::Client).then(|| peer.ip()));
+            self.open
+                .make_room((full == Full::Client).then(|| peer.ip()));
             Slot::take(&self.slots, config, peer.ip())
         });
         // Without a slot the connection is dropped, which closes it.
         let Ok(slot) = slot else { return };
         let connection = Rc::new(Connection {
             current: Rc::clone(&self.current),
+            open: Rc::clone(&self.open),
             peer,
             listener: worker.shared.metrics.listener(listener),
             outbox: RefCell::default(),
@@ -121,10 +132,13 @@ impl Connections {
             closed: Cell::new(false),
             served: Cell::new(false),
             active: Cell::new(runtime::now()),
+            unsent: Cell::new(false),
+            taken: Cell::new(runtime::now()),
+            ready_octets: Cell::new(0),
+            held: Cell::new(0),
             slot: RefCell::new(Some(slot)),
         });
-        self.open.retain(|connection| connection.strong_count() > 0);
-        self.open.push(Rc::downgrade(&connection));
+        self.open.add(&connection);
         self.tasks.spawn_local(async move {
             if let Err(error) = connection.run(stream, stop).await {
                 tracing::debug!(client = %connection.peer, %error, "a client's connection ended");
@@ -132,18 +146,68 @@ impl Connections {
             connection.end();
         });
     }
+}
 
-    /// Closes the longest idle connection, of one client if given, so that its slot is free.
-    fn evict(&self, client: Option<IpAddr>) {
-        let idle = self
-            .open
-            .iter()
-            .filter_map(Weak::upgrade)
-            .filter(|connection| {
-                connection.is_idle() && client.is_none_or(|client| connection.peer.ip() == client)
-            });
-        if let Some(longest) = idle.min_by_key(|connection| connection.active.get()) {
-            self.slots.metrics.evicted.inc();
+/// Those that are open, and what they hold together.
+struct Open {
+    connections: RefCell<Vec<Weak<Connection>>>,
+    /// Octets.
+    held: Cell<usize>,
+    evicted: IntCounter,
+    takes_nothing: Repeated,
+}
+
+impl Open {
+    fn add(&self, connection: &Rc<Connection>) {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| connection.strong_count() > 0);
+        connections.push(Rc::downgrade(connection));
+    }
+
+    /// The connection among these whose client has let us wait for longest; if none waits for its client, the one that has been
+    /// still for longest.
+    fn stillest(&self, among: impl Fn(&Connection) -> bool) -> Option<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        let open = connections.iter().filter_map(Weak::upgrade);
+        open.filter(|connection| !connection.closed.get() && among(connection))
+            .min_by_key(|connection| (connection.waits_for_us(), connection.still_since()))
+    }
+
+    /// Closes a connection, of one client if given, so that its slot is free: the longest idle one, or else one whose client
+    /// does not take its replies.
+    fn make_room(&self, client: Option<IpAddr>) {
+        let is_candidate =
+            |connection: &Connection| client.is_none_or(|client| connection.peer.ip() == client);
+        let idle = self.stillest(|connection| is_candidate(connection) && connection.is_idle());
+        let longest = idle.or_else(|| {
+            self.stillest(|connection| {
+                is_candidate(connection)
+                    && !connection.waits_for_us()
+                    && runtime::since(connection.still_since()) >= PATIENCE_WHEN_FULL
+            })
+        });
+        if let Some(longest) = longest {
+            self.evicted.inc();
+            longest.end();
+        }
+    }
+
+    /// Closes connections until they hold no more than `most` octets together.
+    fn close_over(&self, most: usize) {
+        while self.held.get() > most {
+            let longest = self.stillest(|connection| connection.held.get() > 0);
+            let Some(longest) = longest else { return };
+            let now = runtime::now();
+            if let Some(times) = self.takes_nothing.happened(now) {
+                tracing::warn!(
+                    client = %longest.peer,
+                    seconds = now.saturating_duration_since(longest.still_since()).as_secs(),
+                    times,
+                    "clients over TCP do not take their replies: the connection that has waited longest is closed, so that \
+                     there is memory for others"
+                );
+            }
+            self.evicted.inc();
             longest.end();
         }
     }
@@ -152,6 +216,7 @@ impl Connections {
 /// A client's connection.
 pub struct Connection {
     current: Rc<CurrentWorker>,
+    open: Rc<Open>,
     peer: SocketAddr,
     listener: ListenerIndex,
     /// Frames not yet sent, up to `tcp.max_unsent` octets and one reply.
@@ -167,6 +232,14 @@ pub struct Connection {
     served: Cell<bool>,
     /// When a whole query was last read, a reply became ready, or its bytes were taken.
     active: Cell<Instant>,
+    /// Whether bytes that were to leave have not left.
+    unsent: Cell<bool>,
+    /// When its client last took something of what waits for it, or something began to wait.
+    taken: Cell<Instant>,
+    /// Octets of the replies in `ready`.
+    ready_octets: Cell<usize>,
+    /// Octets that it holds, as counted in [`Open::held`].
+    held: Cell<usize>,
     slot: RefCell<Option<Slot>>,
 }
 
@@ -178,21 +251,45 @@ impl ReplySink for Connection {
             return;
         }
         self.active.set(runtime::now());
+        self.ready_octets
+            .set(self.ready_octets.get() + reply.octets());
         self.ready.borrow_mut().push_back(reply);
         self.write_ready(&self.current.get().setup.config.tcp);
+        // Its task counts what it holds, and sends.
         self.wake.notify_one();
     }
 }
 
 impl Connection {
     fn is_idle(&self) -> bool {
-        !self.closed.get() && self.in_flight.get() == 0 && self.outbox.borrow().is_empty()
+        self.in_flight.get() == 0 && !self.has_unsent()
+    }
+
+    /// Whether replies wait for the client to take them.
+    fn has_unsent(&self) -> bool {
+        self.unsent.get() || !self.outbox.borrow().is_empty()
+    }
+
+    /// Whether it waits for upstreams, and not for its client.
+    fn waits_for_us(&self) -> bool {
+        self.in_flight.get() > 0 && !self.has_unsent()
+    }
+
+    /// Since when nothing has happened: nothing taken of what waits for the client, or nothing asked.
+    fn still_since(&self) -> Instant {
+        if self.has_unsent() {
+            self.taken.get()
+        } else {
+            self.active.get()
+        }
     }
 
     /// Ends it: the task that runs it returns, and its slot is free.
     fn end(&self) {
         self.closed.set(true);
         self.slot.take();
+        self.hold(0);
+        self.ready_octets.set(0);
         let unsent = self.ready.take();
         let worker = self.current.get();
         for _ in unsent {
@@ -210,6 +307,14 @@ impl Connection {
         self.in_flight.get() < config.max_queries_per_connection && self.outbox_has_room(config)
     }
 
+    /// Appends a reply to the outbox.
+    fn put(&self, now: Instant, write: impl FnOnce(&mut Vec<u8>)) {
+        if !self.has_unsent() {
+            self.taken.set(now);
+        }
+        put_frame(&mut self.outbox.borrow_mut(), write);
+    }
+
     /// Writes replies that are ready into the outbox, as many as it has room for.
     fn write_ready(&self, config: &TcpConfig) {
         while self.outbox_has_room(config) {
@@ -217,8 +322,16 @@ impl Connection {
                 return;
             };
             self.in_flight.set(self.in_flight.get() - 1);
-            put_frame(&mut self.outbox.borrow_mut(), |out| reply.write(out));
+            self.ready_octets
+                .set(self.ready_octets.get() - reply.octets());
+            self.put(runtime::now(), |out| reply.write(out));
         }
+    }
+
+    /// Counts what it holds now.
+    fn hold(&self, octets: usize) {
+        let others = self.open.held.get() - self.held.replace(octets);
+        self.open.held.set(others + octets);
     }
 
     async fn run(self: &Rc<Self>, stream: Stream, stop: CancellationToken) -> io::Result<()> {
@@ -228,6 +341,7 @@ impl Connection {
         let mut sent = 0;
         let mut reading = true;
         let mut stopping = None;
+        let share = CONNECTION_BUFFERS / self.current.get().setup.config.workers;
         while !self.closed.get() {
             let worker = self.current.get();
             let config = &worker.setup.config.tcp;
@@ -243,10 +357,16 @@ impl Connection {
                 self.write_ready(config);
             }
             let unsent = sent < sending.len();
-            let done = !unsent && self.in_flight.get() == 0 && self.outbox.borrow().is_empty();
+            self.unsent.set(unsent);
+            let outbox = self.outbox.borrow().capacity();
+            self.hold(frames.capacity() + sending.capacity() + outbox + self.ready_octets.get());
+            self.open.close_over(share);
+            if self.closed.get() {
+                break;
+            }
             let may_end =
                 !reading || self.may_end(stopping) && !frames.partial() && !stream.has_unread();
-            if done && may_end {
+            if self.is_idle() && may_end {
                 return close_after_client(&stream).await;
             }
             // Waiting for an upstream is not the client's idleness; a query half sent or a reply not taken is.
@@ -254,7 +374,7 @@ impl Connection {
                 Some(_) => FIRST_QUERY.min(config.idle_timeout),
                 None => config.idle_timeout,
             };
-            let waits_for_us = self.in_flight.get() > 0 && !unsent;
+            let still_until = (!self.waits_for_us()).then(|| self.still_since() + patience);
             tokio::select! {
                 biased;
                 ready = stream.writable(), if unsent => {
@@ -263,6 +383,7 @@ impl Connection {
                         Ok(count) => {
                             sent += count;
                             self.active.set(runtime::now());
+                            self.taken.set(runtime::now());
                         }
                         Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                         Err(_) => {}
@@ -278,7 +399,7 @@ impl Connection {
                         _ => {}
                     }
                 }
-                () = sleep_until((self.active.get() + patience).into()), if !waits_for_us => {
+                () = until(still_until) => {
                     // A client that does not take its replies gets no more of our time.
                     return if unsent { Ok(()) } else { close_after_client(&stream).await };
                 }
@@ -314,7 +435,7 @@ impl Connection {
                 source: None,
             };
             let mut served = Served::Dropped;
-            put_frame(&mut self.outbox.borrow_mut(), |out| {
+            self.put(received, |out| {
                 served = worker.serve(message, client, out, reply_to);
             });
             let duration = || runtime::since(received);

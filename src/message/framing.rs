@@ -62,6 +62,12 @@ impl Frames {
         Some(&self.buffer[start..self.start])
     }
 
+    /// Octets of memory it holds.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Whether a message has begun and not ended.
     #[must_use]
     pub fn partial(&self) -> bool {

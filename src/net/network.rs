@@ -13,14 +13,14 @@ use socket2::{SockRef, Socket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::open::connect_udp;
+use super::open::{connect_udp, tcp_error};
 
 /// A network, as seen from this host.
 pub trait Network: Debug + Send + Sync {
     /// A UDP socket connected to a server, from a port that nobody can guess (RFC 5452 §9.2).
     ///
     /// # Errors
-    /// That this host has no socket left, or no way to the server.
+    /// That this host has no socket left ([`super::open::shortage`]), or no way to the server.
     fn connect_udp(&self, server: SocketAddr) -> io::Result<UdpSocket>;
 
     /// A TCP connection to a server.
@@ -49,7 +49,8 @@ impl Network for Kernel {
 
     fn connect_tcp(&self, server: SocketAddr) -> Connecting {
         Box::pin(async move {
-            let stream = TcpStream::connect(server).await?;
+            let stream = TcpStream::connect(server).await;
+            let stream = stream.map_err(|error| tcp_error(server, error))?;
             stream.set_nodelay(true)?;
             Ok(Stream::Kernel(stream))
         })

@@ -96,11 +96,12 @@ fn want_destination(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// A listening TCP socket.
+/// A listening TCP socket. The kernel keeps up to about `send_buffer` octets for a client that does not read, instead of the
+/// megabytes that it would allow each (`net.ipv4.tcp_wmem`).
 ///
 /// # Errors
 /// Those of `socket(2)`, `setsockopt(2)`, `bind(2)` and `listen(2)`.
-pub fn listen_tcp(address: SocketAddr) -> io::Result<Socket> {
+pub fn listen_tcp(address: SocketAddr, send_buffer: usize) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -108,6 +109,7 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<Socket> {
     )?;
     prepare(&socket, address)?;
     socket.set_reuse_address(true)?;
+    socket.set_send_buffer_size(send_buffer)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
@@ -139,6 +141,30 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
     udp.bind(&address.into())
 }
 
+/// What this host is out of, if that is why a socket could not be had: it says nothing about the server.
+#[must_use]
+pub fn shortage(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EMFILE => Some("this process may open no further file (ulimit -n)"),
+        libc::ENFILE => Some("the system has no file left (fs.file-max)"),
+        libc::EAGAIN => Some("no local port is left (net.ipv4.ip_local_port_range)"),
+        libc::ENOBUFS | libc::ENOMEM => Some("the kernel has no memory for it"),
+        _ => None,
+    }
+}
+
+/// The error of a TCP connection to `server` that could not be made, with EAGAIN for "no local port is left", as `connect(2)`
+/// has it for UDP. For TCP it says EADDRNOTAVAIL then, as it does where this host has no address to reach the server from.
+pub(super) fn tcp_error(server: SocketAddr, error: io::Error) -> io::Error {
+    if error.raw_os_error() != Some(libc::EADDRNOTAVAIL) {
+        return error;
+    }
+    match connect_udp(server) {
+        Err(no_address) if shortage(&no_address).is_none() => error,
+        _ => io::Error::from_raw_os_error(libc::EAGAIN),
+    }
+}
+
 fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
@@ -153,7 +179,7 @@ fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 /// of every kind arrive on it (`IP_RECVERR`).
 ///
 /// # Errors
-/// Those of `socket(2)`, `setsockopt(2)` and `connect(2)`, such as "network is unreachable".
+/// Those of `socket(2)`, `setsockopt(2)` and `connect(2)`, such as "network is unreachable"; see [`shortage`].
 pub fn connect_udp(server: SocketAddr) -> io::Result<Socket> {
     let socket = unconnected_udp(server)?;
     socket.connect(&server.into())?;

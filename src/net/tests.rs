@@ -31,11 +31,11 @@ fn arrivals(listeners: &[Socket]) -> Vec<usize> {
 
 #[test]
 fn connections_are_steered_by_the_order_of_listening_and_a_gap_is_filled_by_the_last() {
-    let first = listen_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("binds");
+    let first = listen_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 64 << 10).expect("binds");
     let address = first.local_addr().expect("bound");
     let address = address.as_socket().expect("IP");
     let mut listeners = vec![first];
-    listeners.extend((1..4).map(|_| listen_tcp(address).expect("shares the port")));
+    listeners.extend((1..4).map(|_| listen_tcp(address, 64 << 10).expect("shares the port")));
     assert!(
         arrivals(&listeners).iter().all(|&count| count > 0),
         "nobody has steered yet"

@@ -21,7 +21,7 @@ use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::threads::{Command, Commands, Datagrams};
-use crate::budgets::CONNECTIONS_HANDED_OVER;
+use crate::budgets::{CONNECTION_SEND_BUFFER, CONNECTIONS_HANDED_OVER};
 use crate::config::Config;
 use crate::listener::tcp::Accepted;
 use crate::metrics::repeated::Repeated;
@@ -120,7 +120,7 @@ impl BoundAddress {
                 .as_socket()
                 .ok_or(io::ErrorKind::AddrNotAvailable)?;
             let address = SocketAddr::new(wanted.ip(), bound.port());
-            match open::listen_tcp(address) {
+            match open::listen_tcp(address, CONNECTION_SEND_BUFFER) {
                 Ok(tcp) => break (address, udp, tcp),
                 Err(error) if attempts == 0 => return Err(error),
                 Err(_) => {}

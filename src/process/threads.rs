@@ -17,8 +17,8 @@ use super::scheduling::{SchedulingMetrics, WorkerScheduling};
 use crate::listener::slots::ConnectionSlots;
 use crate::listener::{tcp, udp};
 use crate::net::network::UdpSocket;
-use crate::runtime;
 use crate::runtime::timeout::read_what_arrived;
+use crate::runtime::{self, until};
 use crate::serving::setup::Setup;
 use crate::serving::worker::{CurrentWorker, Shared};
 
@@ -236,11 +236,4 @@ pub async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) 
     heartbeat.beat();
     current.tick();
     Ok(())
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }

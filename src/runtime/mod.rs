@@ -25,3 +25,11 @@ pub fn now() -> Instant {
 pub fn since(then: Instant) -> Duration {
     now().saturating_duration_since(then)
 }
+
+/// Waits until then; for ever if that is never.
+pub async fn until(then: Option<Instant>) {
+    match then {
+        Some(then) => tokio::time::sleep_until(then.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -207,6 +207,18 @@ impl Reply {
         self.waiter.client
     }
 
+    /// Octets of memory that it keeps.
+    #[must_use]
+    pub fn octets(&self) -> usize {
+        let said = match &self.content {
+            Content::Answer(entry, _) | Content::Local(entry) | Content::Stale(entry, _) => {
+                usize::try_from(entry.weight()).unwrap_or(usize::MAX)
+            }
+            Content::Failure(..) => 0,
+        };
+        size_of::<Self>() + said
+    }
+
     /// The address it leaves from, on wildcard sockets.
     #[must_use]
     pub fn source(&self) -> Option<IpAddr> {

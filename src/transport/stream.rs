@@ -25,7 +25,7 @@ use super::https::{self, Endpoint, Failure};
 use super::in_flight::{Arrived, InFlight};
 use super::metrics::SocketUse;
 use super::peer::{Carrier, Peer};
-use super::udp::{Shared, is_ours};
+use super::udp::Shared;
 use crate::budgets::{
     MOVES_PER_EXCHANGE, UPSTREAM_STREAM_UNSENT, UPSTREAM_STREAMS, UPSTREAM_STREAMS_SHORT_LIVED,
     WAITING_FOR_STREAM,
@@ -229,8 +229,7 @@ impl Pool {
                 Ok(ended_by) => ended_by,
                 Err(error) => {
                     tracing::debug!(server = %peer.label, %error, "upstream connection ended");
-                    if is_ours(&error) {
-                        shared.warn_of(&error, runtime::now());
+                    if shared.is_short(&error, runtime::now()) {
                         EndedBy::Us
                     } else {
                         EndedBy::Peer

@@ -24,6 +24,7 @@ use crate::budgets::{
 use crate::metrics::repeated::Repeated;
 use crate::net::batch::ReceiveBatch;
 use crate::net::network::Network;
+use crate::net::open::shortage;
 use crate::net::watched::{Ready, Watched, receive};
 use crate::runtime;
 use crate::runtime::Turns;
@@ -37,6 +38,9 @@ const MAX_USES: u32 = 10_000;
 const BURST: u32 = 16;
 /// How long a burst may last: a loop full of misses takes about this long.
 const BURST_TIME: Duration = Duration::from_micros(200);
+/// How long open sockets are kept, and no further one is tried for, after this host had none: looking for a free port among
+/// tens of thousands takes the kernel long.
+const SHORTAGE: Duration = Duration::from_secs(1);
 /// Datagrams read at once from one socket.
 const BATCH: usize = 16;
 /// We offer [`crate::message::wire::MAX_PAYLOAD`] octets; what a server sends beyond that is read up to here, and counts
@@ -85,11 +89,15 @@ impl Shared {
         budget.min(self.sockets_per_server.get())
     }
 
-    /// This host has no descriptor or memory for another socket.
-    pub(super) fn warn_of(&self, error: &io::Error, now: Instant) {
+    /// Whether it is this host that has no further socket, and not the server that is gone. A warning says what it is out of.
+    pub(super) fn is_short(&self, error: &io::Error, now: Instant) -> bool {
+        let Some(why) = shortage(error) else {
+            return false;
+        };
         if let Some(times) = self.cannot_open.happened(now) {
-            tracing::warn!(%error, times, "cannot open an upstream socket");
+            tracing::warn!(%error, why, times, "cannot open an upstream socket");
         }
+        true
     }
 }
 
@@ -102,6 +110,8 @@ struct Pool {
     ports: RefCell<[Option<Rc<Port>>; UPSTREAM_PORTS]>,
     retired: RefCell<Vec<Rc<Port>>>,
     burst: Cell<Burst>,
+    /// When this host last had no socket for us.
+    had_none: Cell<Option<Instant>>,
 }
 
 /// The socket drawn last.
@@ -124,6 +134,16 @@ pub struct Port {
     reader: Cell<Option<AbortHandle>>,
 }
 
+/// What there is for further sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Enough,
+    /// Replaced ones that wait for late answers are as many as there may be.
+    Crowded,
+    /// This host has none.
+    None,
+}
+
 /// Whether a port's reader goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
@@ -143,12 +163,17 @@ impl Port {
         self.doubtful.set(true);
     }
 
-    fn is_usable(&self, now: Instant, crowded: bool) -> bool {
+    /// Whether the next query may leave from it, where this is what could be opened in its place.
+    fn is_usable(&self, now: Instant, room: Room) -> bool {
+        let is_old =
+            self.uses.get() >= MAX_USES || now.saturating_duration_since(self.opened) >= MAX_AGE;
         !self.retired.get()
-            && (crowded || !self.doubtful.get())
-            && self.uses.get() < MAX_USES
             && !self.in_flight.is_full()
-            && now.saturating_duration_since(self.opened) < MAX_AGE
+            && match room {
+                Room::Enough => !self.doubtful.get() && !is_old,
+                Room::Crowded => !is_old,
+                Room::None => true,
+            }
     }
 
     fn stop_reading(&self) {
@@ -220,6 +245,7 @@ impl UdpPool {
                 left: 0,
                 since: runtime::now(),
             }),
+            had_none: Cell::new(None),
         }))
     }
 
@@ -232,14 +258,11 @@ impl UdpPool {
     /// Forgets queries whose answer would come too late to matter, and closes sockets that are done.
     pub fn sweep(&self, now: Instant) {
         let pool = &self.0;
-        let crowded = pool.crowded();
+        let room = pool.room(now);
         let mut ports = pool.ports.borrow_mut();
         let mut retired = pool.retired.borrow_mut();
         for slot in ports.iter_mut() {
-            if slot
-                .as_ref()
-                .is_some_and(|port| !port.is_usable(now, crowded))
-            {
+            if slot.as_ref().is_some_and(|port| !port.is_usable(now, room)) {
                 retired.extend(slot.take());
             }
         }
@@ -265,7 +288,7 @@ impl Pool {
                 Ok(port) => port,
                 Err(error) => {
                     tracing::debug!(server = %self.peer.label, %error, "cannot open an upstream socket");
-                    if is_ours(&error) {
+                    if shortage(&error).is_some() {
                         exchange.broken(&self.peer, Carrier::Datagram);
                         return None;
                     }
@@ -297,8 +320,15 @@ impl Pool {
         None
     }
 
-    fn crowded(&self) -> bool {
-        self.retired.borrow().len() >= self.shared.most(UPSTREAM_PORTS_RETIRED)
+    fn room(&self, now: Instant) -> Room {
+        let had_none = self.had_none.get();
+        if had_none.is_some_and(|at| now.saturating_duration_since(at) < SHORTAGE) {
+            Room::None
+        } else if self.retired.borrow().len() >= self.shared.most(UPSTREAM_PORTS_RETIRED) {
+            Room::Crowded
+        } else {
+            Room::Enough
+        }
     }
 
     /// Where the next query leaves: a place drawn at random, or that of the burst.
@@ -317,32 +347,34 @@ impl Pool {
         burst.slot
     }
 
-    /// An open socket, drawn at random. If no further one can be opened, any that is open: a port that is easier to guess
-    /// is better than no answer.
+    /// An open socket, drawn at random. If no further one can be opened, any that is open, however old: a port that is easier
+    /// to guess is better than no answer.
     fn port(self: &Rc<Self>, now: Instant) -> io::Result<Rc<Port>> {
         let mut ports = self.ports.borrow_mut();
         let drawn = self.draw(now);
-        let slot = &mut ports[drawn];
-        if let Some(port) = slot
-            && port.is_usable(now, self.crowded())
-        {
+        let room = self.room(now);
+        let is_usable = |port: &&Rc<Port>| port.is_usable(now, room);
+        let mut open = ports[drawn].as_ref().filter(is_usable);
+        if open.is_none() && room == Room::None {
+            open = ports.iter().flatten().find(is_usable);
+        }
+        if let Some(port) = open {
             self.peer.metrics.sent(SocketUse::OpenDatagram);
             return Ok(Rc::clone(port));
-        }
-        if let Some(old) = slot.take() {
-            old.retire();
-            self.retired.borrow_mut().push(old);
         }
         match self.open(now) {
             Ok(port) => {
                 self.peer.metrics.sent(SocketUse::NewDatagram);
-                ports[drawn] = Some(Rc::clone(&port));
+                if let Some(old) = ports[drawn].replace(Rc::clone(&port)) {
+                    old.retire();
+                    self.retired.borrow_mut().push(old);
+                }
                 Ok(port)
             }
-            Err(error) if is_ours(&error) => {
-                self.shared.warn_of(&error, now);
+            Err(error) if self.shared.is_short(&error, now) => {
+                self.had_none.set(Some(now));
                 let mut open = ports.iter().flatten();
-                let usable = open.find(|port| port.is_usable(now, true));
+                let usable = open.find(|port| port.is_usable(now, Room::None));
                 usable.cloned().ok_or(error)
             }
             Err(error) => Err(error),
@@ -412,12 +444,4 @@ impl Drop for Pool {
             port.stop_reading();
         }
     }
-}
-
-/// Whether it is this host that is out of something, and not the server that is gone.
-pub(super) fn is_ours(error: &io::Error) -> bool {
-    let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error
-        .raw_os_error()
-        .is_some_and(|code| ours.contains(&code))
 }

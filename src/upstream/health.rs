@@ -402,6 +402,12 @@ impl Health {
         self.judge(config, now, others_rtt);
     }
 
+    /// A probe could not leave, for want of a socket: it is sent later, and says nothing.
+    pub fn probe_not_sent(&mut self, config: &FailoverConfig, now: Instant) {
+        self.probe.in_flight = false;
+        self.probe.next = Some(now + config.probe_min);
+    }
+
     /// A probe got no answer.
     pub fn probe_lost(&mut self, config: &FailoverConfig, now: Instant, lost: LostProbe) {
         let LostProbe {
@@ -567,6 +573,17 @@ mod tests {
             self.health.probe_sent();
             self.health.probe_answered(&self.config, now, MS, None);
         }
+    }
+
+    #[test]
+    fn a_probe_for_which_there_is_no_socket_says_nothing_and_is_sent_later() {
+        let mut bench = Bench::new();
+        let before = bench.health.state();
+        bench.health.probe_sent();
+        let now = bench.at(0);
+        bench.health.probe_not_sent(&bench.config, now);
+        assert_eq!(bench.health.state(), before);
+        assert_eq!(bench.health.probe_due(), Some(now + bench.config.probe_min));
     }
 
     #[test]

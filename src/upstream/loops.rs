@@ -13,6 +13,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::probe_exchange::ask;
 use super::server::Server;
 use crate::message::query::wire_name;
+use crate::net::open::shortage;
 use crate::runtime;
 use crate::runtime::timeout::timeout;
 
@@ -87,12 +88,16 @@ pub(super) async fn check(zone: String, names: Arc<LoopNames>, server: Arc<Serve
     names.expect(wire.clone());
     let question = Query::query(name, RecordType::TXT);
     // Lost or answered, what matters is whether we saw it.
-    let _ = timeout(
+    let asked = timeout(
         server.try_timeout,
         ask(&server, server.carrier(), question, server.form()),
     )
     .await;
     let came_back = names.take(&wire);
+    if !came_back && matches!(&asked, Ok(Err(error)) if shortage(error).is_some()) {
+        // Nothing was asked, and what was found out before holds on.
+        return;
+    }
     if came_back && !server.looped() {
         tracing::error!(
             group = &*server.group,

@@ -22,6 +22,7 @@ use super::server::Server;
 use super::tolerance::Refusal;
 use crate::config::Probe;
 use crate::message::form::{QueryForm, may_refuse_form};
+use crate::net::open::shortage;
 use crate::runtime;
 use crate::runtime::timeout::timeout;
 use crate::transport::Carrier;
@@ -157,6 +158,9 @@ async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
         }
         Ok(Err(error)) => {
             tracing::debug!(server = %server.label, %error, "probe failed");
+            if shortage(&error).is_some() {
+                return server.probe_not_sent(carrier, now);
+            }
             match error.kind() {
                 io::ErrorKind::ConnectionRefused
                 | io::ErrorKind::HostUnreachable

@@ -458,6 +458,11 @@ impl Server {
         });
     }
 
+    /// This host had no socket for a probe.
+    pub fn probe_not_sent(&self, carrier: Carrier, now: Instant) {
+        self.update(carrier, |health, config| health.probe_not_sent(config, now));
+    }
+
     /// A probe got no answer in time.
     pub fn probe_lost(&self, carrier: Carrier, now: Instant, lost: LostProbe) {
         self.by_carrier[carrier.index()].metrics.probes_lost.inc();
