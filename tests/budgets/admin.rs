@@ -1,5 +1,6 @@
 //! What connections to the admin interface can cost.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -238,4 +239,64 @@ fn clients_do_not_notice_a_thousand_open_pages() {
         "p99 {:?}, at most {most:?}",
         quantile(&with, 99)
     );
+}
+
+/// Opens a hundred connections a second that ask for a lot and read nothing, and keeps the last hundred, until it is told to stop.
+/// Returns how many there were.
+fn ask_and_never_read(admin: SocketAddr, stop: &AtomicBool) -> u32 {
+    const KEPT: usize = 100;
+    const REQUESTS: usize = 200;
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(REQUESTS);
+    let (mut open, mut opened) = (VecDeque::new(), 0);
+    let start = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let due = start + Duration::from_millis(10) * opened;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        opened += 1;
+        let Ok(mut stream) = TcpStream::connect_timeout(&admin, Duration::from_secs(2)) else {
+            continue;
+        };
+        stream.set_nonblocking(true).expect("settable");
+        // It may have been closed already.
+        let _ = stream.write(&request);
+        open.push_back(stream);
+        if open.len() > KEPT {
+            open.pop_front();
+        }
+    }
+    opened
+}
+
+#[test]
+fn connections_that_ask_and_never_read_shut_nobody_out() {
+    const FLOODERS: usize = 2;
+    const HONEST: usize = 30;
+    let (_server, nodens) = start();
+    let admin = nodens.admin.expect("it has one over TCP");
+    limit_open_files(std::process::id(), 4_096);
+    let stop = AtomicBool::new(false);
+    let (codes, opened, slowest) = thread::scope(|scope| {
+        let floods: Vec<_> = (0..FLOODERS)
+            .map(|_| scope.spawn(|| ask_and_never_read(admin, &stop)))
+            .collect();
+        let mut slowest = Duration::ZERO;
+        let codes: Vec<_> = (0..HONEST)
+            .map(|_| {
+                let asked = Instant::now();
+                let code = code(admin, "/health");
+                slowest = slowest.max(asked.elapsed());
+                code
+            })
+            .collect();
+        stop.store(true, Ordering::Relaxed);
+        let opened = floods
+            .into_iter()
+            .map(|flood| flood.join().expect("no panic"));
+        (codes, opened.sum::<u32>(), slowest)
+    });
+    let answered = codes.iter().filter(|code| **code == Some(200)).count();
+    println!(
+        "{opened} connections that never read; {answered} of {HONEST} others answered, after {slowest:?} at most"
+    );
+    assert_eq!(answered, HONEST, "{codes:?}");
 }
