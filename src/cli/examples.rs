@@ -15,6 +15,7 @@ Examples:
   nodens serve --config nodens.yaml
   nodens serve --config nodens.yaml --set cache.max_size=128MiB --set log.queries=errors
   nodens serve --config Corefile --cluster-dns 10.96.0.10
+  nodens serve --config nodens.yaml --state-dir state
 
 Exit status: 0 after SIGTERM or SIGINT, 1 if a second signal ended it at once, 2 if it could not start.";
 

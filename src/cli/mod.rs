@@ -38,7 +38,7 @@ pub struct Cli {
 enum Command {
     /// Run the nameserver
     #[command(after_long_help = examples::SERVE)]
-    Serve(ConfigArgs),
+    Serve(ServeArgs),
     /// Validate the configuration; print what is in force and where each value comes from
     #[command(after_long_help = examples::CHECK)]
     Check(ConfigArgs),
@@ -66,6 +66,17 @@ enum Command {
     Completions(completions::CompletionsArgs),
     #[command(after_long_help = examples::MAN)]
     Man(man::ManArgs),
+}
+
+/// What `nodens serve` takes.
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+
+    /// Directory in which the last good configuration is kept; a start whose configuration has mistakes goes on with it
+    #[arg(long, value_name = "DIRECTORY", env = "NODENS_STATE_DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 /// Where the configuration comes from.
@@ -105,7 +116,7 @@ fn parse_override(text: &str) -> Result<(String, String), String> {
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
-        Command::Serve(args) => serve::run(&args.flags()),
+        Command::Serve(args) => serve::run(&args.config.flags(), args.state_dir),
         Command::Check(args) => Ok(check::run(&args.flags())),
         Command::Health(args) => block_on(health::run(args)),
         Command::Import(args) => import::run(&args),

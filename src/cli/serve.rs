@@ -4,6 +4,8 @@
 //! not reported (`RELOADING=1`): on SIGHUP the manager need not wait, since the old configuration serves until the new one
 //! does.
 
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -12,17 +14,26 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::log;
-use crate::config::{Flags, load};
+use crate::config::{Flags, Loaded, load, same_values};
 use crate::net::process::{raise_file_limit, refuse_huge_pages};
 use crate::process::app::App;
+use crate::process::last_good::LastGood;
 use crate::process::reload;
 
-pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(super) fn run(flags: &Flags, state_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+    let last_good = state_dir
+        .filter(|directory| !directory.as_os_str().is_empty())
+        .map(LastGood::new);
+    let mut mistakes = Vec::new();
     let loaded = match load(flags) {
         Ok(loaded) => loaded,
         Err(errors) => {
             eprintln!("{errors}");
-            return Ok(ExitCode::from(2));
+            mistakes.extend(errors.iter().map(ToString::to_string));
+            match fall_back(last_good.as_ref(), flags) {
+                Some(loaded) => loaded,
+                None => return Ok(ExitCode::from(2)),
+            }
         }
     };
     let log = log::start(&loaded.config.log)?;
@@ -44,9 +55,28 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             Ok(app) => app,
             Err(errors) => {
                 eprintln!("{errors}");
-                return Ok(ExitCode::from(2));
+                let is_other = |kept: &Loaded| !same_values(&kept.settings, &loaded.settings);
+                let kept = fall_back(last_good.as_ref(), flags).filter(is_other);
+                let Some(kept) = kept else {
+                    return Ok(ExitCode::from(2));
+                };
+                mistakes.extend(errors.0.iter().map(ToString::to_string));
+                match App::start(kept.config).await {
+                    Ok(app) => app,
+                    Err(errors) => {
+                        eprintln!("the last good configuration: {errors}");
+                        return Ok(ExitCode::from(2));
+                    }
+                }
             }
         };
+        if let (Some(last_good), false) = (&last_good, mistakes.is_empty()) {
+            tracing::error!(
+                kept = %last_good.file().display(),
+                "the configuration cannot be used: the last good one is in force until it is mended"
+            );
+            app.reloads.refused(mistakes);
+        }
         app.metrics.log(log.dropped());
         app.metrics.count_panics();
         let listen: Vec<String> = app.listen().iter().map(ToString::to_string).collect();
@@ -68,7 +98,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         let asked = Notify::new();
         let name = tokio::select! {
             name = signal() => name,
-            () = reload::run(&mut app, flags, &asked) => "the end of reloading",
+            () = reload::run(&mut app, flags, last_good.as_ref(), &asked) => "the end of reloading",
             () = async { while hangup.recv().await.is_some() { asked.notify_one() } } => "the end of signals",
         };
         tracing::info!(signal = name, "stopping: answering what is in flight");
@@ -83,6 +113,19 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The last good configuration, if one is kept that can be used.
+fn fall_back(last_good: Option<&LastGood>, flags: &Flags) -> Option<Loaded> {
+    let last_good = last_good?;
+    match last_good.load(flags) {
+        Ok(loaded) => Some(loaded),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            eprintln!("{}: {error}", last_good.file().display());
+            None
+        }
+    }
 }
 
 /// Tells the service manager, if one waits for it (`NOTIFY_SOCKET`). A manager that cannot be told stops nobody from

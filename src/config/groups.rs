@@ -141,7 +141,7 @@ fn default_group(
     let section = top.section("upstreams").section(DEFAULT_GROUP);
     let path = section.path("servers");
     let mut found = Vec::new();
-    match servers::read_resolv_conf(resolv_conf, SET_UPSTREAMS) {
+    match servers::read_resolv_conf(report.files(), resolv_conf, SET_UPSTREAMS) {
         Ok(conf) => {
             warn_left_out(report, resolv_conf, &conf);
             found.extend(
@@ -238,7 +238,7 @@ impl Servers {
                 remedy,
             }),
             Entry::File(file) => {
-                let conf = servers::read_resolv_conf(&file, FIX_SERVERS)?;
+                let conf = servers::read_resolv_conf(report.files(), &file, FIX_SERVERS)?;
                 warn_left_out(report, &file, &conf);
                 for server in conf.servers {
                     let (path, origin) = (path.clone(), origin.clone());

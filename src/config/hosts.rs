@@ -5,14 +5,14 @@
 //! Limits: a name has at most [`limits::MAX_HOST_ADDRESSES`] addresses; a file, [`limits::MAX_HOSTS_FILE`] bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use hickory_proto::rr::Name;
 
 use super::error::Problem;
+use super::files::Files;
 use super::leaf::{Leaf, Size, parse_name, show_list, show_text};
 use super::read::{Report, Section, list_items};
 use super::shape::Shape;
@@ -52,7 +52,7 @@ pub(super) fn read(top: &Section<'_>, report: &Report<'_>) -> HostsConfig {
                 report.error_at(path, item, Problem::Twice { value, first });
                 continue;
             }
-            match read_file(&file) {
+            match read_file(report.files(), &file) {
                 Ok(text) => hosts.add(&file, &text, report),
                 Err(problem) => report.error_at(path, item, problem),
             }
@@ -71,18 +71,15 @@ pub(super) fn read(top: &Section<'_>, report: &Report<'_>) -> HostsConfig {
     }
 }
 
-fn read_file(file: &PathBuf) -> Result<String, Problem> {
+fn read_file(files: &Files, file: &PathBuf) -> Result<String, Problem> {
     let unreadable = |source| Problem::HostsUnreadable {
         file: file.show(),
         source,
     };
     let most = limits::MAX_HOSTS_FILE;
-    let mut bytes = Vec::new();
-    let opened = File::open(file).map_err(unreadable)?;
-    // One byte more tells whether there are more; a device would never end.
-    let mut opened = opened.take(most + 1);
-    opened.read_to_end(&mut bytes).map_err(unreadable)?;
-    if opened.limit() == 0 {
+    // One byte more tells whether there are more.
+    let bytes = files.read_up_to(file, most + 1).map_err(unreadable)?;
+    if bytes.len() as u64 > most {
         let value = format!("the size of {}", file.show());
         let limit = Size(most).show();
         return Err(Problem::OverLimit { value, limit });

@@ -6,6 +6,7 @@
 mod corefile;
 mod dns64;
 mod error;
+mod files;
 mod groups;
 mod hosts;
 mod json_schema;
@@ -35,12 +36,13 @@ use ipnet::{IpNet, Ipv6Net};
 
 pub use corefile::{Refusal, Remark, SyntaxProblem, Verdict, is_corefile};
 pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
+pub use files::Files;
 pub use json_schema::json_schema;
 pub use named::{HostName, NamedServer, Source, is_server_address};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
-pub use read::Setting;
-pub use schema::{Flags, Loaded, load, load_from};
+pub use read::{Setting, same_values};
+pub use schema::{Flags, Loaded, load, load_from, load_with};
 pub use yaml::YamlProblem;
 
 /// Everything `nodens serve` needs to know, validated.
@@ -70,6 +72,8 @@ pub struct Config {
     pub node_name: String,
     /// Files that a Corefile imports.
     pub imports: Vec<PathBuf>,
+    /// Where all files that it was read from were found.
+    pub read_from: Files,
     /// Upstream groups; routes refer to them by index.
     pub groups: Vec<GroupConfig>,
     /// Routes, in no particular order: the longest zone wins.

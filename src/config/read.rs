@@ -10,6 +10,7 @@ use figment::value::{Dict, Value};
 use serde_json::{Value as Json, json};
 
 use super::error::{ConfigError, ConfigErrors, Origin, Problem};
+use super::files::Files;
 use super::layers::Layers;
 use super::leaf::{Leaf, Range, show_value};
 use super::path::KeyPath;
@@ -27,6 +28,17 @@ pub struct Setting {
     pub origin: Origin,
 }
 
+/// Whether the same is in force, whoever set it.
+#[must_use]
+pub fn same_values(one: &[Setting], other: &[Setting]) -> bool {
+    fn values(settings: &[Setting]) -> impl Iterator<Item = (&String, &String)> {
+        settings
+            .iter()
+            .map(|setting| (&setting.path, &setting.value))
+    }
+    values(one).eq(values(other))
+}
+
 /// A key nobody asked for.
 struct Unknown {
     path: KeyPath,
@@ -38,6 +50,7 @@ struct Unknown {
 /// Everything found while reading.
 pub(super) struct Report<'a> {
     layers: &'a Layers,
+    files: Files,
     errors: RefCell<Vec<ConfigError>>,
     unknown: RefCell<Vec<Unknown>>,
     settings: RefCell<Vec<Setting>>,
@@ -56,12 +69,23 @@ impl<'a> Report<'a> {
     pub(super) fn new(layers: &'a Layers, errors: Vec<ConfigError>) -> Self {
         Self {
             layers,
+            files: Files::default(),
             errors: RefCell::new(errors),
             unknown: RefCell::default(),
             settings: RefCell::default(),
             warnings: RefCell::default(),
             shapes: None,
         }
+    }
+
+    /// The same, for values that name files, which are read from these.
+    pub(super) fn with_files(self, files: Files) -> Self {
+        Self { files, ..self }
+    }
+
+    /// Where files that values name are read from.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// One that notes what each key may hold, rather than what is wrong.

@@ -16,6 +16,7 @@ use serde_json::{Value as Json, json};
 
 use super::corefile::{self, Imported, Remark, Surroundings, Verdict, is_corefile};
 use super::error::{ConfigError, ConfigErrors, Missing, Problem};
+use super::files::Files;
 use super::layers::Layers;
 use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
 use super::path::KeyPath;
@@ -68,6 +69,8 @@ struct Host {
     ipv6: PathBuf,
     /// Where kube-dns is, if the user says so.
     cluster_dns: Option<IpAddr>,
+    /// Where the files that the configuration is made of are read from.
+    files: Files,
 }
 
 impl Default for Host {
@@ -78,6 +81,7 @@ impl Default for Host {
             kubelet: PathBuf::from("/var/lib/kubelet/config.yaml"),
             ipv6: PathBuf::from("/proc/net/if_inet6"),
             cluster_dns: None,
+            files: Files::default(),
         }
     }
 }
@@ -87,9 +91,17 @@ impl Default for Host {
 /// # Errors
 /// Every mistake there is, at once.
 pub fn load(flags: &Flags) -> Result<Loaded, ConfigErrors> {
+    load_with(flags, Files::default())
+}
+
+/// The same from `files`, as [`Files::as_they_were`].
+///
+/// # Errors
+/// Every mistake there is, at once.
+pub fn load_with(flags: &Flags, files: Files) -> Result<Loaded, ConfigErrors> {
     let text = match &flags.config_file {
         None => None,
-        Some(file) => match fs::read_to_string(file) {
+        Some(file) => match files.read_text(file) {
             Ok(text) => Some((file.as_path(), text)),
             Err(source) => {
                 let file = file.clone();
@@ -110,6 +122,7 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigErrors> {
     let file = text.as_ref().map(|(file, text)| (*file, text.as_str()));
     let host = Host {
         cluster_dns: flags.cluster_dns,
+        files,
         ..Host::default()
     };
     load_on(
@@ -170,10 +183,11 @@ fn load_on(
         None => {}
     }
     let layers = Layers::merge(document, environment, overrides, &mut errors);
-    let report = Report::new(&layers, errors);
+    let report = Report::new(&layers, errors).with_files(host.files.clone());
     let mut config = read(&report, host);
     let (settings, mut warnings) = report.finish()?;
     config.settings = settings.as_slice().into();
+    config.read_from = host.files.clone();
     let yaml = imported.as_ref().map(Imported::yaml);
     let mut remarks = Vec::new();
     if let Some(imported) = imported {
@@ -226,6 +240,7 @@ fn read_corefile(
             .or_else(|| kubelets_cluster_dns(&host.kubelet)),
         ipv6: host.ipv6.exists(),
         variable: &variable,
+        files: &host.files,
     };
     corefile::import(path, text, &around).map_err(ConfigErrors::new)
 }
@@ -293,6 +308,7 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
         records,
         hosts,
         imports: Vec::new(),
+        read_from: Files::default(),
         complete_cnames,
         tiers,
         cache,

@@ -1,6 +1,5 @@
 //! Upstream servers as users write them, and those a resolv.conf names.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::error::Problem;
+use super::files::Files;
 use super::leaf::show_text;
 use super::named::{HostName, NamedServer, Source, usable};
 use super::{ServerConfig, Transport};
@@ -219,13 +219,17 @@ pub(super) struct ResolvConf {
 }
 
 /// Reads the nameservers of a resolv.conf. `remedy` says what to do if there are none.
-pub(super) fn read_resolv_conf(file: &Path, remedy: &'static str) -> Result<ResolvConf, Problem> {
+pub(super) fn read_resolv_conf(
+    files: &Files,
+    file: &Path,
+    remedy: &'static str,
+) -> Result<ResolvConf, Problem> {
     let unreadable = |source| Problem::ResolvConfUnreadable {
         file: file.to_owned(),
         source,
         remedy,
     };
-    let bytes = fs::read(file).map_err(unreadable)?;
+    let bytes = files.read(file).map_err(unreadable)?;
     let text = String::from_utf8_lossy(&bytes);
     // Only these lines matter: a search domain that hickory dislikes must not cost a node its DNS.
     let nameservers: Vec<_> = text

@@ -240,11 +240,15 @@ fn roots_of(config: &Config) -> Result<Roots, OrderError> {
         let name = || Arc::clone(&group.name);
         let extra = match &group.tls_ca {
             None => Vec::new(),
-            Some(path) => read_roots(path).map_err(|source| OrderError::TlsCa {
-                group: name(),
-                path: path.clone(),
-                source,
-            })?,
+            Some(path) => {
+                let roots = config.read_from.read(path);
+                let roots = roots.and_then(|pem| read_roots(&pem));
+                roots.map_err(|source| OrderError::TlsCa {
+                    group: name(),
+                    path: path.clone(),
+                    source,
+                })?
+            }
         };
         let roots = trusted_roots(&extra).map_err(|source| OrderError::Roots {
             group: name(),

@@ -8,6 +8,7 @@ pub mod coredns;
 pub mod files;
 pub mod handover;
 mod host_names;
+pub mod last_good;
 pub mod metrics;
 pub mod readiness;
 pub mod reload;

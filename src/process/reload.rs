@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::app::App;
 use super::host_names::HostNames;
+use super::last_good::LastGood;
 use crate::config::{Config, Flags, HostName, load};
 
 /// How often the files are read.
@@ -66,9 +67,10 @@ impl Changes {
     }
 }
 
-/// Puts changed configurations in force, for ever; `asked` has it done at once.
-pub async fn run(app: &mut App, flags: &Flags, asked: &Notify) {
+/// Puts changed configurations in force, for ever; `asked` has it done at once. `last_good` keeps what is in force.
+pub async fn run(app: &mut App, flags: &Flags, last_good: Option<&LastGood>, asked: &Notify) {
     let file = flags.config_file.as_deref();
+    keep(app, flags, last_good).await;
     let mut changes = Changes::default();
     changes.take(read(file, &app.shared.current.load().config));
     let mut ticks = interval(READ_INTERVAL);
@@ -92,7 +94,20 @@ pub async fn run(app: &mut App, flags: &Flags, asked: &Notify) {
                 host_names.all_due(Instant::now());
             }
             reload(app, flags, &mut changes).await;
+            keep(app, flags, last_good).await;
         }
+    }
+}
+
+/// Keeps the files if they are in force as they are.
+async fn keep(app: &App, flags: &Flags, last_good: Option<&LastGood>) {
+    let status = app.reloads.status();
+    if let Some(last_good) = last_good
+        && status.mistakes.is_empty()
+        && status.restart_needed.is_empty()
+    {
+        let setup = app.shared.current.load_full();
+        last_good.keep(flags, &setup.config).await;
     }
 }
 

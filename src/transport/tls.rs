@@ -1,7 +1,6 @@
 //! TLS to upstream servers (RFC 7858, RFC 8484, RFC 8310: strict privacy, the server's certificate must be valid for its name).
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -23,14 +22,13 @@ pub struct Tls {
     pub name: ServerName<'static>,
 }
 
-/// Reads certificates from a PEM file.
+/// The certificates of a PEM file.
 ///
 /// # Errors
-/// If the file cannot be read, or holds no certificate.
-pub fn read_roots(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+/// If it is not PEM, or holds no certificate.
+pub fn read_roots(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(invalid)?
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(invalid)?;
     if certificates.is_empty() {

@@ -31,7 +31,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use crate::config::{Config, GroupConfig, ServerConfig, Transport};
+use crate::config::{Config, Files, GroupConfig, ServerConfig, Transport};
 use crate::net::network::Network;
 use crate::transport::https::Endpoint;
 use crate::transport::tls::{self, Tls, read_roots};
@@ -100,7 +100,7 @@ impl Upstreams {
             roots: Vec::new(),
         };
         for (index, group) in config.groups.iter().enumerate() {
-            let roots = roots_of(group, &mut errors);
+            let roots = roots_of(group, &config.read_from, &mut errors);
             let old = previous.and_then(|old| old.group(&group.name));
             let mut servers: Vec<Arc<Server>> = Vec::new();
             for server in &group.servers {
@@ -160,11 +160,16 @@ fn zone_of(config: &Config, group: usize) -> String {
     shortest.trim_start_matches('.').to_owned()
 }
 
-fn roots_of(group: &GroupConfig, errors: &mut Vec<UpstreamError>) -> Vec<CertificateDer<'static>> {
+fn roots_of(
+    group: &GroupConfig,
+    files: &Files,
+    errors: &mut Vec<UpstreamError>,
+) -> Vec<CertificateDer<'static>> {
     let Some(path) = &group.tls_ca else {
         return Vec::new();
     };
-    read_roots(path).unwrap_or_else(|source| {
+    let roots = files.read(path).and_then(|pem| read_roots(&pem));
+    roots.unwrap_or_else(|source| {
         let (group, path) = (Arc::clone(&group.name), path.clone());
         errors.push(UpstreamError::TlsCa {
             group,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
+use tracing::Level;
 
 use super::health::{Health, LostProbe, Reason, State};
 use super::history::RttHistory;
@@ -19,6 +20,7 @@ use crate::config::{FailoverConfig, ServerConfig, Transport};
 use crate::message::form::QueryForm;
 use crate::metrics::Label;
 use crate::net::network::Network;
+use crate::runtime;
 use crate::transport::https::Endpoint;
 use crate::transport::metrics::ExchangeMetrics;
 use crate::transport::tls::Tls;
@@ -67,6 +69,10 @@ pub struct Server {
     form: AtomicU8,
 }
 
+/// How long a server that was down when we first heard of it stays so before there is a warning: when a node boots, everything
+/// is down for a moment.
+const FIRST_WARNING: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 struct CarrierHealth {
     health: Mutex<Health>,
@@ -75,6 +81,8 @@ struct CarrierHealth {
     answer_micros: AtomicU32,
     /// Whether it answers nearly all it is sent.
     reliable: AtomicBool,
+    /// It was down when we first heard of it: no warning yet, see [`FIRST_WARNING`].
+    warning_due: AtomicBool,
     metrics: HealthMetrics,
 }
 
@@ -161,6 +169,7 @@ impl Server {
             hedge_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
             answer_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
             reliable: AtomicBool::new(true),
+            warning_due: AtomicBool::new(false),
             metrics: parts.metrics.health(parts.group, &label, carrier),
         };
         Self {
@@ -506,7 +515,7 @@ impl Server {
         let (before, probe_before) = (health.state(), health.probe_due());
         event(&mut health, &self.failover);
         let (after, probe_after) = (health.state(), health.probe_due());
-        let (reason, _) = health.last_change();
+        let (reason, changed) = health.last_change();
         let srtt = health.srtt();
         known.hedge_micros.store(
             micros(health.hedge_delay(&self.failover)),
@@ -531,7 +540,19 @@ impl Server {
         }
         if before != after {
             known.metrics.changed(after);
-            self.log_change(carrier, before, after, reason);
+            let at_first = before == State::Unknown && after == State::Down;
+            known.warning_due.store(at_first, Ordering::Relaxed);
+            let level = if after == State::Down && !at_first {
+                Level::WARN
+            } else {
+                Level::INFO
+            };
+            self.log_state(level, carrier, before, after, reason);
+        } else if known.warning_due.load(Ordering::Relaxed)
+            && runtime::since(changed) >= FIRST_WARNING
+            && known.warning_due.swap(false, Ordering::Relaxed)
+        {
+            self.log_state(Level::WARN, carrier, State::Unknown, after, reason);
         }
     }
 
@@ -547,27 +568,33 @@ impl Server {
         }
     }
 
-    fn log_change(&self, carrier: Carrier, before: State, after: State, reason: Reason) {
+    fn log_state(
+        &self,
+        level: Level,
+        carrier: Carrier,
+        before: State,
+        state: State,
+        reason: Reason,
+    ) {
         let (group, server, transport) = (&*self.group, &self.label, carrier.label());
-        let (before, state, reason) = (before.label(), after.label(), reason.label());
-        if after == State::Down {
-            tracing::warn!(
-                group,
-                server,
-                transport,
-                before,
-                reason,
-                "upstream server is {state}"
-            );
+        let (before, state, reason) = (before.label(), state.label(), reason.label());
+        // The level of an event is part of its code.
+        macro_rules! log {
+            ($event:ident) => {
+                tracing::$event!(
+                    group,
+                    server,
+                    transport,
+                    before,
+                    reason,
+                    "upstream server is {state}"
+                )
+            };
+        }
+        if level == Level::WARN {
+            log!(warn);
         } else {
-            tracing::info!(
-                group,
-                server,
-                transport,
-                before,
-                reason,
-                "upstream server is {state}"
-            );
+            log!(info);
         }
     }
 

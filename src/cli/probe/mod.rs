@@ -184,7 +184,9 @@ fn https_check(args: &ProbeArgs) -> anyhow::Result<Option<HttpsCheck>> {
     };
     let extra = match &args.ca_file {
         None => Vec::new(),
-        Some(file) => read_roots(file).with_context(|| format!("--ca-file {}", file.display()))?,
+        Some(file) => std::fs::read(file)
+            .and_then(|pem| read_roots(&pem))
+            .with_context(|| format!("--ca-file {}", file.display()))?,
     };
     let roots = Arc::new(trusted_roots(&extra).context("--ca-file")?);
     Ok(Some(HttpsCheck { port, roots }))

@@ -22,6 +22,7 @@ pub use draft::{Refusal, Remark, Verdict};
 pub use syntax::SyntaxProblem;
 
 use super::error::{ConfigError, CorefileProblem};
+use super::files::Files;
 use super::yaml::Document;
 use draft::Draft;
 use server::Server;
@@ -42,6 +43,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) ipv6: bool,
     /// Environment variables.
     pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
+    /// Where what it imports is read from.
+    pub(super) files: &'a Files,
 }
 
 /// A Corefile that was understood.
@@ -82,7 +85,7 @@ pub(super) fn import(
     around: &Surroundings<'_>,
 ) -> Result<Imported, Vec<ConfigError>> {
     let text = with_placeholders(text, around);
-    let corefile = syntax::parse(file, &text, around.variable);
+    let corefile = syntax::parse(file, &text, around.variable, around.files);
     let mut draft = Draft::default();
     let mut listen: Vec<SocketAddr> = Vec::new();
     let mut rotate = false;

@@ -5,9 +5,10 @@
 //! means is not known here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+use crate::config::files::Files;
 
 /// Files and snippets that import each other.
 const MAX_IMPORTS: usize = 16;
@@ -134,9 +135,11 @@ pub(super) fn parse(
     file: &Path,
     text: &str,
     variable: &dyn Fn(&str) -> Option<String>,
+    files: &Files,
 ) -> Corefile {
     let mut parser = Parser {
         variable,
+        files,
         snippets: BTreeMap::new(),
         words: 0,
         corefile: Corefile::default(),
@@ -149,6 +152,7 @@ pub(super) fn parse(
 
 struct Parser<'a> {
     variable: &'a dyn Fn(&str) -> Option<String>,
+    files: &'a Files,
     snippets: BTreeMap<String, (usize, Vec<Directive>)>,
     words: usize,
     corefile: Corefile,
@@ -350,9 +354,9 @@ impl Parser<'_> {
         }
         let directory = place.file.parent().unwrap_or(Path::new(""));
         let mut directives = Vec::new();
-        for file in files(&directory.join(&what.text)) {
+        for file in files(self.files, &directory.join(&what.text)) {
             self.corefile.files.insert(file.clone());
-            match fs::read_to_string(&file) {
+            match self.files.read_text(&file) {
                 Ok(text) => directives.extend(self.file(&Rc::from(file), &text)),
                 Err(error) => {
                     let (what, error) = (what.text.clone(), error.to_string());
@@ -468,7 +472,7 @@ fn keys(directive: &Directive) -> Vec<Word> {
 }
 
 /// The files that a path names, which may have one `*` in its last part, in the order of their names.
-fn files(path: &Path) -> Vec<PathBuf> {
+fn files(all: &Files, path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().and_then(|name| name.to_str());
     let Some((start, end)) = name.and_then(|name| name.split_once('*')) else {
         return vec![path.to_owned()];
@@ -480,11 +484,8 @@ fn files(path: &Path) -> Vec<PathBuf> {
         })
     };
     let directory = path.parent().unwrap_or(Path::new("."));
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        .filter(|file| file.is_file() && matches(file))
-        .collect();
+    let mut files = all.in_directory(directory);
+    files.retain(matches);
     files.sort();
     files
 }

@@ -1,0 +1,72 @@
+//! Files that a configuration is made of: as they are on the disk, or as they once were.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf, absolute};
+use std::sync::Arc;
+
+/// Where files are read from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files(Option<Arc<BTreeMap<PathBuf, Vec<u8>>>>);
+
+impl Files {
+    /// Files as they once were, by their absolute paths. Any other is read from the disk.
+    #[must_use]
+    pub fn as_they_were(contents: BTreeMap<PathBuf, Vec<u8>>) -> Self {
+        Self(Some(Arc::new(contents)))
+    }
+
+    fn as_it_was(&self, file: &Path) -> Option<&Vec<u8>> {
+        self.0.as_ref()?.get(&absolute(file).ok()?)
+    }
+
+    /// What a file holds; what is beyond `most` octets is not read.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `read(2)`.
+    pub fn read_up_to(&self, file: &Path, most: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        match self.as_it_was(file) {
+            Some(content) => content.take(most).read_to_end(&mut bytes)?,
+            // A device would never end.
+            None => fs::File::open(file)?.take(most).read_to_end(&mut bytes)?,
+        };
+        Ok(bytes)
+    }
+
+    /// What a file holds.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `read(2)`.
+    pub fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
+        match self.as_it_was(file) {
+            Some(content) => Ok(content.clone()),
+            None => fs::read(file),
+        }
+    }
+
+    /// What a file of text holds.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `read(2)`; `InvalidData` if it is not UTF-8.
+    pub fn read_text(&self, file: &Path) -> io::Result<String> {
+        let text = String::from_utf8(self.read(file)?);
+        text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// The files in a directory.
+    pub(super) fn in_directory(&self, directory: &Path) -> Vec<PathBuf> {
+        if let (Some(contents), Ok(absolute)) = (&self.0, absolute(directory)) {
+            let names = contents
+                .keys()
+                .filter(|file| file.parent() == Some(&absolute));
+            return names
+                .filter_map(|file| Some(directory.join(file.file_name()?)))
+                .collect();
+        }
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let files = entries.map(|entry| entry.path());
+        files.filter(|file| file.is_file()).collect()
+    }
+}
