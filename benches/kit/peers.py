@@ -367,15 +367,12 @@ def of_suite(peers, tree):
     return [type(peer)(peer.tools, tree) for peer in peers if peer.package]
 
 
-class Nsd:
-    """The upstream: answers every name at once, from a wildcard."""
-
-    def __init__(self, directory, zones, cpu, addresses=("127.0.0.1",)):
-        self.port = free_port()
-        interfaces = "\n".join(f"  ip-address: {address}@{self.port}" for address in addresses)
-        # Rate limits off: thousands of queries from one address are the point. One server process, on the load's CPU.
-        config = f"""server:
-{interfaces}
+def nsd_configuration(directory, zones, interfaces, options=""):
+    """Writes the zones (name: text) and nsd.conf for one server process at these addresses; the path of nsd.conf."""
+    listen = "\n".join(f"  ip-address: {interface}" for interface in interfaces)
+    # Rate limits off: thousands of queries from one address are the point.
+    config = f"""server:
+{listen}
   server-count: 1
   username: ""
   zonesdir: "{directory}"
@@ -388,14 +385,23 @@ class Nsd:
   send-buffer-size: 4194304
   rrl-ratelimit: 0
   rrl-whitelist-ratelimit: 0
-remote-control:
+{options}remote-control:
   control-enable: no
 """
-        for name, text in zones.items():
-            (directory / f"{name}.zone").write_text(text)
-            config += f'zone:\n  name: {name}\n  zonefile: "{name}.zone"\n'
-        file = directory / "nsd.conf"
-        file.write_text(config)
+    for number, (name, text) in enumerate(zones.items()):
+        (directory / f"{number}.zone").write_text(text)
+        config += f'zone:\n  name: {name}\n  zonefile: "{number}.zone"\n'
+    file = directory / "nsd.conf"
+    file.write_text(config)
+    return file
+
+
+class Nsd:
+    """The upstream: answers every name at once, from a wildcard."""
+
+    def __init__(self, directory, zones, cpu, addresses=("127.0.0.1",)):
+        self.port = free_port()
+        file = nsd_configuration(directory, zones, [f"{address}@{self.port}" for address in addresses])
         self.process = Process("nsd", [tool("nsd"), "-d", "-c", file], directory / "nsd.log", cpu)
         try:
             first = next(iter(zones))
