@@ -21,7 +21,7 @@ class Cell:
         self.failed = [one for one in lookups if one["error"]]
         self.found = self.all - len(self.failed)
         self.seconds = sorted(one["seconds"] for one in lookups)
-        self.late = sum(seconds > LONG_SECONDS for seconds in self.seconds)
+        self.late = sum(one["seconds"] > LONG_SECONDS or bool(one["error"]) for one in lookups)
 
     def text(self):
         if not self.all:
@@ -93,7 +93,7 @@ def broken(results):
                 yield f"{row.title}: {program} found {one.found} of {one.all} names: {one.failed[0]['error']}"
             if row.within is not None and one.seconds[-1] > row.within:
                 yield f"{row.title}: {program} waited {one.seconds[-1]:.1f} s, {row.within} s are promised"
-        for what, count in [("failed", lambda one: len(one.failed)), (f"took over {LONG_SECONDS} s", lambda one: one.late)]:
+        for what, count in [("failed", lambda one: len(one.failed)), (f"failed or took over {LONG_SECONDS} s", lambda one: one.late)]:
             counts = {peer: count(cell(results, name, peer)) for peer in peers}
             best = min(counts, key=counts.get, default=None)
             # Lookups fail by chance: three standard deviations of a count, and one.
