@@ -280,7 +280,7 @@ impl Lookup<'_> {
                 |server| servers[server].state().suspected(),
                 |server, extra| {
                     let may = servers[server].rate.wait(now).is_zero()
-                        && self.groups[0].extra.take(extra);
+                        && self.groups[0].extra.take(extra, now);
                     taken.set(may.then_some(extra));
                     may
                 },

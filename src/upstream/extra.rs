@@ -1,12 +1,14 @@
 //! How many queries a group may be sent beyond one for each question: hedges, resends, and moves to another server.
 //!
 //! Without a limit, loss that all servers share (a full link, a limit on packets a second) makes us send more, and what we
-//! send makes the loss worse. One sick server among good ones costs as much as it takes. Pure: `now` is an argument.
+//! send makes the loss worse. One sick server among good ones costs as much as it takes. A few queries a second fill no link:
+//! so many are there whatever is asked, or a client that asks little on a lossy path would not be answered at all. Pure: `now`
+//! is an argument.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::budgets::EXTRA_QUERIES_PERCENT;
+use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT};
 
 /// A token in the units in which questions pay in: percents.
 const TOKEN: i64 = 100;
@@ -22,7 +24,8 @@ pub enum Extra {
     Replacement,
 }
 
-/// Tokens for extra queries. Every question pays in; each extra query takes one, and a hedge one of the hedges' own too.
+/// Tokens for extra queries. Every question pays in, and time does where questions pay less; each extra query takes one, and a
+/// hedge one of the hedges' own too.
 #[derive(Debug)]
 pub struct ExtraQueries {
     started: Instant,
@@ -30,6 +33,8 @@ pub struct ExtraQueries {
     hedges: Tokens,
     hedge_percent: i64,
     rate: Rate,
+    /// Milliseconds since `started` for which time has paid in.
+    paid_until: AtomicU64,
 }
 
 impl ExtraQueries {
@@ -42,12 +47,14 @@ impl ExtraQueries {
             hedges: Tokens::new(),
             hedge_percent: i64::from(hedge_percent),
             rate: Rate::default(),
+            paid_until: AtomicU64::new(0),
         }
     }
 
     /// A question pays in. A second's worth can be saved up: a server's failure costs its queries in flight, and those are
     /// the more, the more is asked.
     pub fn pay_in(&self, now: Instant) {
+        self.time_pays_in(now);
         let second = now.saturating_duration_since(self.started).as_secs();
         let questions = i64::try_from(self.rate.count(second)).unwrap_or(i64::MAX / TOKEN);
         let percent = EXTRA_QUERIES_PERCENT;
@@ -56,9 +63,23 @@ impl ExtraQueries {
         self.hedges.pay_in(self.hedge_percent, BURST * TOKEN);
     }
 
+    fn time_pays_in(&self, now: Instant) {
+        let now = now.saturating_duration_since(self.started).as_millis();
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let before = self.paid_until.fetch_max(now, Ordering::Relaxed);
+        // More than a second's worth is not saved up.
+        let passed = i64::try_from(now.saturating_sub(before).min(1000)).expect("at most 1000");
+        let percent = passed * EXTRA_QUERIES_PER_SECOND * TOKEN / 1000;
+        if percent > 0 {
+            self.all.time_pays_in(percent);
+            self.hedges.time_pays_in(percent);
+        }
+    }
+
     /// Takes what an extra query costs, if it is there.
     #[must_use]
-    pub fn take(&self, extra: Extra) -> bool {
+    pub fn take(&self, extra: Extra, now: Instant) -> bool {
+        self.time_pays_in(now);
         match extra {
             Extra::Replacement => self.all.take(),
             Extra::Hedge if self.hedge_percent == 0 || !self.hedges.take() => false,
@@ -85,32 +106,53 @@ impl ExtraQueries {
 
 /// Races between workers cost or give a few hundredths of a token, which is of no account.
 #[derive(Debug)]
-struct Tokens(AtomicI64);
+struct Tokens {
+    saved: AtomicI64,
+    /// What questions have paid and time has not, a second's worth at most: time adds only what questions leave to it.
+    ahead: AtomicI64,
+}
 
 impl Tokens {
     fn new() -> Self {
-        Self(AtomicI64::new(BURST * TOKEN))
+        Self {
+            saved: AtomicI64::new(BURST * TOKEN),
+            ahead: AtomicI64::new(0),
+        }
     }
 
     fn pay_in(&self, percent: i64, most: i64) {
-        let tokens = self.0.load(Ordering::Relaxed);
-        if tokens + percent <= most {
-            self.0.fetch_add(percent, Ordering::Relaxed);
-        } else if tokens > most {
-            self.0.store(most, Ordering::Relaxed);
+        let ahead = self.ahead.load(Ordering::Relaxed) + percent;
+        let second = EXTRA_QUERIES_PER_SECOND * TOKEN;
+        self.ahead.store(ahead.min(second), Ordering::Relaxed);
+        let saved = self.saved.load(Ordering::Relaxed);
+        if saved + percent <= most {
+            self.saved.fetch_add(percent, Ordering::Relaxed);
+        } else if saved > most {
+            self.saved.store(most, Ordering::Relaxed);
+        }
+    }
+
+    fn time_pays_in(&self, percent: i64) {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        self.ahead
+            .store((ahead - percent).max(0), Ordering::Relaxed);
+        let room = BURST * TOKEN - self.saved.load(Ordering::Relaxed);
+        let added = (percent - ahead).min(room);
+        if added > 0 {
+            self.saved.fetch_add(added, Ordering::Relaxed);
         }
     }
 
     fn take(&self) -> bool {
-        if self.0.load(Ordering::Relaxed) < TOKEN {
+        if self.saved.load(Ordering::Relaxed) < TOKEN {
             return false;
         }
-        self.0.fetch_sub(TOKEN, Ordering::Relaxed);
+        self.saved.fetch_sub(TOKEN, Ordering::Relaxed);
         true
     }
 
     fn give_back(&self) {
-        self.0.fetch_add(TOKEN, Ordering::Relaxed);
+        self.saved.fetch_add(TOKEN, Ordering::Relaxed);
     }
 }
 
@@ -142,36 +184,76 @@ mod tests {
 
     use super::*;
 
-    /// Asks `per_second` questions for so many seconds, each of which takes as many extra queries as it gets, up to 3.
-    /// Returns the extra queries in percent of the questions, without what is saved up at first.
-    fn percent(per_second: u32, seconds: u32, extra: Extra) -> u32 {
+    /// Takes as many as there are.
+    fn take_all(budget: &ExtraQueries, extra: Extra, now: Instant) -> i64 {
+        let mut taken = 0;
+        while budget.take(extra, now) {
+            taken += 1;
+        }
+        taken
+    }
+
+    /// Asks `per_second` questions for so many seconds, each of which takes as many extra queries as it gets. Returns the extra
+    /// queries of a second, without what is saved up at first.
+    fn extra_a_second(per_second: u32, seconds: u32, extra: Extra) -> i64 {
         let start = Instant::now();
         let budget = ExtraQueries::new(10, start);
-        while budget.take(Extra::Replacement) {}
+        take_all(&budget, Extra::Replacement, start);
         let mut taken = 0;
         for number in 0..per_second * seconds {
-            budget.pay_in(start + Duration::from_secs(1) * number / per_second);
-            taken += u32::try_from((0..3).filter(|_| budget.take(extra)).count()).expect("few");
+            let now = start + Duration::from_secs(1) * number / per_second;
+            budget.pay_in(now);
+            taken += take_all(&budget, extra, now);
         }
-        taken * 100 / (per_second * seconds)
+        taken / i64::from(seconds)
     }
 
     #[test]
-    fn what_a_question_may_cost_is_the_same_at_every_rate() {
-        let most = u32::try_from(EXTRA_QUERIES_PERCENT).expect("a percentage");
-        for per_second in [5, 200, 20_000] {
-            let percent = percent(per_second, 10, Extra::Replacement);
+    fn what_a_question_may_cost_is_the_same_at_every_rate_that_matters_to_a_link() {
+        for per_second in [150, 200, 20_000] {
+            let extra = extra_a_second(per_second, 10, Extra::Replacement);
+            let most = i64::from(per_second) * EXTRA_QUERIES_PERCENT / 100;
             assert!(
-                (most - 1..=most).contains(&percent),
-                "{percent} % at {per_second}"
+                (most - 1..=most).contains(&extra),
+                "{extra} a second at {per_second}"
             );
         }
     }
 
     #[test]
+    fn a_few_extra_queries_a_second_are_there_however_little_is_asked() {
+        for kind in [Extra::Replacement, Extra::Hedge] {
+            for per_second in [1, 5, 20, 70] {
+                let extra = extra_a_second(per_second, 20, kind);
+                let most = EXTRA_QUERIES_PER_SECOND;
+                assert!(
+                    (most - 2..=most).contains(&extra),
+                    "{extra} a second at {per_second}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_that_nobody_follows_gets_its_extra_queries() {
+        let start = Instant::now();
+        let budget = ExtraQueries::new(10, start);
+        budget.pay_in(start);
+        take_all(&budget, Extra::Replacement, start);
+        let later = start + Duration::from_secs(1);
+        let taken = take_all(&budget, Extra::Replacement, later);
+        assert_eq!(
+            taken,
+            EXTRA_QUERIES_PER_SECOND - 1,
+            "it paid for a part of one itself"
+        );
+    }
+
+    #[test]
     fn hedges_have_a_share_of_their_own() {
-        let percent = percent(1000, 10, Extra::Hedge);
-        assert!((10..=11).contains(&percent), "{percent} %");
+        // With the 50 that are saved up.
+        let extra = extra_a_second(1000, 10, Extra::Hedge);
+        assert!((100..=105).contains(&extra), "{extra} a second");
     }
 
     #[test]
@@ -181,10 +263,7 @@ mod tests {
         for number in 0..10_000_u32 {
             budget.pay_in(start + Duration::from_secs(1) * number / 1000);
         }
-        let mut saved = 0;
-        while budget.take(Extra::Replacement) {
-            saved += 1;
-        }
+        let saved = take_all(&budget, Extra::Replacement, start + Duration::from_secs(10));
         let second = 1000 * EXTRA_QUERIES_PERCENT / 100;
         assert!((second - 1..=second).contains(&saved), "{saved}");
     }
@@ -196,11 +275,9 @@ mod tests {
         for number in 0..10_000_u32 {
             budget.pay_in(start + Duration::from_secs(1) * number / 1000);
         }
-        budget.pay_in(start + Duration::from_mins(1));
-        let mut saved = 0;
-        while budget.take(Extra::Replacement) {
-            saved += 1;
-        }
+        let later = start + Duration::from_mins(1);
+        budget.pay_in(later);
+        let saved = take_all(&budget, Extra::Replacement, later);
         assert_eq!(saved, BURST);
     }
 }

@@ -17,6 +17,9 @@ STUBS = Path(__file__).resolve().parents[1] / "stub_resolvers"
 # Longer than any of them takes by itself: dig gives up after 15 s, glibc with three servers after 26 s.
 PATIENCE = 60
 
+# What the AAAA records of every name say.
+IPV6 = "2001:db8::1"
+
 PYTHON = """import socket, sys
 try:
     print(*{found[4][0] for found in socket.getaddrinfo(sys.argv[1], 443)}, sep="\\n")
@@ -58,6 +61,8 @@ def reason(program, done, name):
         status = re.search(r"status: (?!NOERROR)(\w+)", text)
         lines = [line for line in text.splitlines() if line.startswith(";;") and "no servers" in line]
         text = status.group(0) if status else (lines or [text])[0].strip("; ")
+    if IPV6 in text:
+        return "found, but without its IPv4 address"
     text = text.replace(name, "NAME")
     # Ports of clients.
     text = re.sub(r"(udp|tcp) [\d.]+:\d+->", r"\1 ", text)

@@ -26,12 +26,15 @@ class Cell:
     def text(self):
         if not self.all:
             return "–"
-        share = 100 * self.found / self.all
-        return f"{share:.3g} %; {time(median(self.seconds))}, {time(self.seconds[-1])}"
+        return f"{self.share()}; {median(self.seconds):.2f}, {self.seconds[-1]:.2f} s"
 
+    def short(self):
+        """As the README has it: names found, and the longest lookup."""
+        return f"{self.share()}; {self.seconds[-1]:.1f} s" if self.all else "–"
 
-def time(seconds):
-    return f"{seconds:.2g} s" if seconds < 0.995 else f"{seconds:.1f} s"
+    def share(self):
+        # No rounding up to 100.
+        return f"{1000 * self.found // self.all / 10:g} %"
 
 
 def cell(results, row, forwarder, program=None):
@@ -60,13 +63,13 @@ def titles(results):
     return {name: f"{name} {results['versions'].get(name, '')}".strip() for name in there(results, "forwarder")}
 
 
-def table(results, program=None):
-    """Rows by forwarders: names found; median and longest lookup."""
+def table(results, program=None, text=Cell.text):
+    """Rows by forwarders."""
     names = titles(results)
     yield f"| | {' | '.join(names.values())} |"
     yield "|---" * (len(names) + 1) + "|"
     for row in there(results, "row"):
-        cells = [cell(results, row, name, program).text() for name in names]
+        cells = [text(cell(results, row, name, program)) for name in names]
         yield f"| {ROW[row].title} | {' | '.join(cells)} |"
 
 
@@ -80,6 +83,11 @@ def errors(results):
     for (row, forwarder, program, error), count in counts.items():
         text = error.replace("|", "\\|").replace("\n", " / ")
         yield f"| {ROW[row].title} | {forwarder} | {program} | {count} | `{text}` |"
+
+
+def is_more(count, other):
+    """Whether one of two counts is the larger by more than chance explains: three standard deviations of their difference."""
+    return count - other > 1 + 3 * (count + other) ** 0.5
 
 
 def broken(results):
@@ -96,8 +104,7 @@ def broken(results):
         for what, count in [("failed", lambda one: len(one.failed)), (f"failed or took over {LONG_SECONDS} s", lambda one: one.late)]:
             counts = {peer: count(cell(results, name, peer)) for peer in peers}
             best = min(counts, key=counts.get, default=None)
-            # Lookups fail by chance: three standard deviations of a count, and one.
-            if best is not None and count(own) > counts[best] + 1 + 3 * (counts[best] ** 0.5):
+            if best is not None and is_more(count(own), counts[best]):
                 yield f"{row.title}: {count(own)} of {own.all} lookups {what}; with {best}, {counts[best]}"
 
 
@@ -113,6 +120,8 @@ def show(results):
     machine = results["machine"]
     print(f"{results['started']}; {machine['cpus']} × {machine['cpu']}, Linux {machine['kernel']}, {machine['system']}; ", end="")
     print(", ".join(f"{name} {version}" for name, version in results["versions"].items()))
+    print("\n### In short: names found; longest lookup\n")
+    print("\n".join(table(results, text=Cell.short)))
     for program in [None, *there(results, "program")]:
         print(f"\n### {program or 'All programs'}: names found; median, longest lookup\n")
         print("\n".join(table(results, program)))
