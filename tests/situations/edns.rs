@@ -1,5 +1,7 @@
 //! Servers, and firewalls in front of them, that cannot bear EDNS or the AD bit.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::client::{Reply, ask, group_of, question, send};
@@ -326,6 +328,29 @@ fn names_that_a_good_server_refuses_in_every_form_disable_nothing() {
         assert!(last.edns && last.ad, "{last:?}");
         assert_eq!(server_in_status(&nodens, "group")["edns"], "sent");
     }
+}
+
+#[test]
+fn a_server_is_not_taken_for_one_without_edns_because_four_queries_were_lost() {
+    let with_edns = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&with_edns);
+    let server = Server::start_for_all(move |q: &Query| {
+        if q.edns && counted.fetch_add(1, Ordering::Relaxed) < 4 {
+            Does::Silence
+        } else {
+            q.honest().into()
+        }
+    });
+    let nodens = Nodens::start(&group_of(&[server.over("")], ""));
+    wait_for("probes to ask with EDNS a fifth time", || {
+        (with_edns.load(Ordering::Relaxed) >= 5).then_some(())
+    });
+    assert_eq!(
+        ask(&nodens, "web.corp. A", Over::Udp).gist(),
+        "NOERROR 192.0.2.1"
+    );
+    assert!(server.asked().iter().all(|q| q.edns), "{}", nodens.log());
+    assert_eq!(server_in_status(&nodens, "group")["edns"], "sent");
 }
 
 #[test]
