@@ -1,0 +1,108 @@
+"""Images made by hand, for a node without a registry: archives in Docker's format, which `ctr images import` takes."""
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+from .node import Failed
+
+
+class Image:
+    """One layer: files by their path in the image, as a source (Path), content (bytes), or target of a link (str)."""
+
+    def __init__(self, reference, entrypoint=(), command=()):
+        self.reference = reference
+        self.entrypoint = list(entrypoint)
+        self.command = list(command)
+        self.files = {}
+
+    def program(self, source, at):
+        """Adds a program and, if it is dynamic, the libraries that it loads."""
+        self.files[at] = Path(source)
+        said = subprocess.run(["ldd", source], capture_output=True, text=True)
+        for library in re.findall(r"(/\S+) \(0x", said.stdout):
+            self.files[library.lstrip("/")] = Path(library).resolve()
+
+    def write(self, archive):
+        layer = io.BytesIO()
+        with tarfile.open(fileobj=layer, mode="w") as tar:
+            for folder in ("tmp", "etc", "proc", "sys", "dev", "run", "var/tmp"):
+                entry = tarfile.TarInfo(folder)
+                entry.type, entry.mode = tarfile.DIRTYPE, 0o1777 if folder.endswith("tmp") else 0o755
+                tar.addfile(entry)
+            for path, content in self.files.items():
+                entry = tarfile.TarInfo(path)
+                entry.mode = 0o755
+                if isinstance(content, str):
+                    entry.type, entry.linkname = tarfile.SYMTYPE, content
+                    tar.addfile(entry)
+                else:
+                    data = content if isinstance(content, bytes) else content.read_bytes()
+                    entry.size = len(data)
+                    tar.addfile(entry, io.BytesIO(data))
+        layer = layer.getvalue()
+        config = json.dumps({
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[subprocess.check_output(["uname", "-m"], text=True).strip()],
+            "os": "linux",
+            "config": {"Entrypoint": self.entrypoint, "Cmd": self.command, "Env": ["PATH=/usr/bin:/bin"]},
+            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(layer).hexdigest()]},
+        }).encode()
+        name = hashlib.sha256(config).hexdigest() + ".json"
+        manifest = json.dumps([{"Config": name, "RepoTags": [self.reference], "Layers": ["layer.tar"]}]).encode()
+        with tarfile.open(archive, "w") as tar:
+            for path, data in ((name, config), ("layer.tar", layer), ("manifest.json", manifest)):
+                entry = tarfile.TarInfo(path)
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+
+
+def load(node, image):
+    archive = node.state / "image.tar"
+    image.write(archive)
+    node.run(["ctr", "images", "import", archive])
+    archive.unlink()
+
+
+def pause(cache):
+    image = Image("nodens.test/pause:1", ["/pause"])
+    image.program(f"{cache}/bin/pause", "pause")
+    return image
+
+
+def coredns(cache):
+    image = Image("nodens.test/coredns:1", ["/coredns"])
+    image.program(f"{cache}/bin/coredns", "coredns")
+    return image
+
+
+def busybox():
+    image = Image("nodens.test/busybox:1", [], ["/bin/sh"])
+    image.program("/bin/busybox", "bin/busybox")
+    for applet in subprocess.check_output(["/bin/busybox", "--list"], text=True).split():
+        if applet != "busybox":
+            image.files[f"bin/{applet}"] = "busybox"
+    return image
+
+
+def glibc():
+    """glibc's own resolver: `getent`, and busybox's shell to wait in."""
+    image = Image("nodens.test/glibc:1", [], ["/bin/sleep", "infinity"])
+    for program in ("/usr/bin/getent", "/usr/bin/sleep"):
+        image.program(program, "bin/" + Path(program).name)
+    image.files["etc/nsswitch.conf"] = b"hosts: files dns\n"
+    for library in ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2"):
+        for path in Path("/lib").glob(f"*-linux-gnu/{library}"):
+            image.files[str(path).lstrip("/")] = path.resolve()
+    return image
+
+
+def nodens(binary, tag):
+    if not Path(binary).is_file():
+        raise Failed(f"NODENS_TEST_BINARY: {binary} is not there")
+    image = Image(f"docker.io/library/nodens:{tag}", ["/nodens"], ["serve", "--config", "/etc/nodens/nodens.yaml"])
+    image.program(binary, "nodens")
+    return image
