@@ -3,12 +3,16 @@
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import tarfile
 from pathlib import Path
 
-from .node import Failed
+from .node import HERE, Failed
+
+# The first is the chart's default; the second is the same program, to upgrade to.
+NODENS_TAGS = ("0.1.0", "0.1.0-again")
 
 
 class Image:
@@ -88,15 +92,21 @@ def busybox():
     return image
 
 
-def glibc():
-    """glibc's own resolver: `getent`, and busybox's shell to wait in."""
-    image = Image("nodens.test/glibc:1", [], ["/bin/sleep", "infinity"])
-    for program in ("/usr/bin/getent", "/usr/bin/sleep"):
-        image.program(program, "bin/" + Path(program).name)
+def clients(folder):
+    """The resolvers of glibc (`getent`, `lookup-glibc`), musl and Go, and busybox's shell and `nslookup`."""
+    image = busybox()
+    image.reference = "nodens.test/clients:1"
+    image.program("/usr/bin/getent", "bin/getent-glibc")
     image.files["etc/nsswitch.conf"] = b"hosts: files dns\n"
-    for library in ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2"):
-        for path in Path("/lib").glob(f"*-linux-gnu/{library}"):
-            image.files[str(path).lstrip("/")] = path.resolve()
+    sources = HERE.parent / "stub_resolvers"
+    for name, compiler in (("lookup-glibc", ["cc", "-o"]), ("lookup-musl", ["musl-gcc", "-static", "-o"]),
+                           ("lookup-go", ["go", "build", "-o"])):
+        program = Path(folder) / name
+        source = sources / ("lookup.go" if name == "lookup-go" else "lookup.c")
+        done = subprocess.run([*compiler, program, source], capture_output=True, text=True, env={**os.environ, "CGO_ENABLED": "0"})
+        if done.returncode != 0:
+            raise Failed(f"{name}: {done.stderr}")
+        image.program(program, f"bin/{name}")
     return image
 
 

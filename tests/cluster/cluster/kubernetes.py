@@ -24,7 +24,7 @@ def up(node):
     containerd(node)
     kubelet(node)
     kube_proxy(node)
-    for image in (images.pause(node.cache), images.coredns(node.cache), images.busybox(), images.glibc()):
+    for image in (images.pause(node.cache), images.coredns(node.cache), images.clients(node.state)):
         images.load(node, image)
     kubectl(node, "apply", "-f", HERE / "manifests" / "kube-dns.yaml")
     until("the node is Ready", lambda: "True" in kubectl(
