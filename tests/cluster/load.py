@@ -109,8 +109,10 @@ class Transport:
             counts[result] = counts.get(result, 0) + 1
             if result == "answered":
                 answered.append((at, took))
+        first = min(self.results, default=(0,))[0]
+        lost = [at - first for at, _, result in self.results if result != "answered"]
         gaps = [later - earlier for (earlier, _), (later, _) in zip(answered, answered[1:])]
-        return {"asked": len(self.results), "counts": counts, "longest_gap_seconds": round(max(gaps, default=0), 2),
+        return {"asked": len(self.results), "counts": counts, "lost_between": [round(at, 1) for at in (min(lost), max(lost))] if lost else [], "longest_gap_seconds": round(max(gaps, default=0), 2),
                 "slowest_seconds": round(max((took for _, took in answered), default=0), 3)}
 
 

@@ -6,7 +6,7 @@ import time
 
 from .checks import check, claim
 from .kubernetes import kubectl
-from .node import Failed, until
+from .node import Failed, until, wait
 from .release import CHART, LINK_LOCAL, NAMESPACE, lost, told
 from .resolution import NODE_ONLY, SERVICE, leftovers
 
@@ -271,11 +271,6 @@ def uninstall(cluster):
 
 def kill(cluster):
     cluster.node.run(["kill", "-9", cluster.release.pid()])
-
-
-def wait(seconds):
-    ends = time.monotonic() + seconds
-    return lambda: time.monotonic() > ends
 
 
 def set_config(cluster, text):

@@ -44,6 +44,12 @@ def until(what, condition, seconds, interval=0.1):
         time.sleep(interval)
 
 
+def wait(seconds):
+    """A condition for `until` that becomes true after that time: for what is to be watched that long."""
+    ends = time.monotonic() + seconds
+    return lambda: time.monotonic() > ends
+
+
 def state_folder():
     return Path(os.environ.get("NODENS_CLUSTER_STATE", Path(tempfile.gettempdir()) / "nodens-cluster"))
 

@@ -58,9 +58,11 @@ class Release:
         return time.monotonic() - began
 
     def upgrade(self, **values):
-        began = time.monotonic()
+        """Upgrades and waits until the old pod is gone; returns the seconds it took."""
+        began, before = time.monotonic(), self.pod()["metadata"]["name"]
         self.helm("upgrade", "nodens", CHART, *self.values, *self.set(**values), "--wait", "--timeout", "90s")
         self.rollout()
+        until("the old pod is gone", lambda: before not in [pod["metadata"]["name"] for pod in self.pods()], 60)
         return time.monotonic() - began
 
     def rollout(self):
@@ -75,8 +77,12 @@ class Release:
             until("no pod of nodens is left", lambda: not self.pods(), 60)
 
     def fresh(self, **values):
-        """The plain linkLocal release, whatever an earlier check left."""
+        """A new release on a node without anything of nodens, whatever an earlier check left."""
         self.uninstall()
+        self.node.run(["nft", "delete", "table", "inet", "nodens"], check=False)
+        for address in (f"{LINK_LOCAL}/32", f"{LINK_LOCAL_IPV6}/128"):
+            self.node.run(["ip", "address", "delete", address, "dev", "lo"], check=False)
+            self.node.run(["ip", "link", "delete", "nodens"], check=False)
         return self.install(**values)
 
     # Its pods
@@ -157,7 +163,7 @@ class Client:
     def answer(self, server, name, *options):
         """The records of a reply that has some; raises Failed with what dig said otherwise."""
         said = self.dig(server, name, "+noall", "+comments", "+answer", *options)
-        records = [line.split()[4:] for line in said.splitlines() if line and not line.startswith(";")]
+        records = [line.split()[3:] for line in said.splitlines() if line and not line.startswith(";")]
         if "status: NOERROR" not in said or not records:
             raise Failed(f"{name} at {server}: {said.strip()}")
         return [" ".join(record) for record in records]
@@ -199,8 +205,10 @@ def told(result):
     """What became of the queries, for the table."""
     parts = []
     for transport, each in result.items():
-        if each["asked"]:
-            others = ", ".join(f"{count} {what}" for what, count in sorted(each["counts"].items()) if what != "answered")
-            parts.append(f"{transport.upper()}: {each['asked']} asked, {others or '0 lost'}, "
-                         f"gap {each['longest_gap_seconds']} s, slowest {each['slowest_seconds']} s")
+        if not each["asked"]:
+            continue
+        others = ", ".join(f"{count} {what}" for what, count in sorted(each["counts"].items()) if what != "answered")
+        within = f" within {each['lost_between'][1] - each['lost_between'][0]:.1f} s" if each["lost_between"] else ""
+        parts.append(f"{transport.upper()}: {each['asked']} asked, {others or '0 lost'}{within}, "
+                     f"gap {each['longest_gap_seconds']} s, slowest {each['slowest_seconds']} s")
     return "; ".join(parts)
