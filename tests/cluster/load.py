@@ -111,8 +111,12 @@ class Transport:
                 answered.append((at, took))
         first = min(self.results, default=(0,))[0]
         lost = [at - first for at, _, result in self.results if result != "answered"]
-        gaps = [later - earlier for (earlier, _), (later, _) in zip(answered, answered[1:])]
-        return {"asked": len(self.results), "counts": counts, "lost_between": [round(at, 1) for at in (min(lost), max(lost))] if lost else [], "longest_gap_seconds": round(max(gaps, default=0), 2),
+        # From one query that was answered to the next; what was lost at the end counts as well.
+        times = [at for at, _ in answered] + [max(self.results, default=(0,))[0]]
+        gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+        return {"asked": len(self.results), "counts": counts,
+                "lost_between": [round(at, 1) for at in (min(lost), max(lost))] if lost else [],
+                "longest_gap_seconds": round(max(gaps, default=0), 2),
                 "slowest_seconds": round(max((took for _, took in answered), default=0), 3)}
 
 

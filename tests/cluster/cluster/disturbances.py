@@ -50,7 +50,7 @@ def good_config(cluster):
     before = cluster.release.container()
     pod = cluster.client()
     with pod.load(LINK_LOCAL, udp=100, tcp=20) as result:
-        set_config(cluster, cluster.good_config() + "\n# changed\nrecords:\n  new.cluster.test: [10.9.9.9]\n")
+        set_config(cluster, cluster.good_config() + "\n# changed\nrecords:\n  new.cluster.test: {A: [10.9.9.9]}\n")
         began = time.monotonic()
         until("the new record is answered", lambda: pod.answer(LINK_LOCAL, "new.cluster.test."), 150, 0.5)
         seconds = time.monotonic() - began
@@ -89,8 +89,7 @@ def bad_config_then_crash(cluster):
 def kill_once(cluster):
     cluster.release.fresh()
     with cluster.client().load(LINK_LOCAL) as result:
-        kill(cluster)
-        until("one ready pod", cluster.release.ready, 60)
+        until("started again", kill(cluster), 60)
     gap = max(each["longest_gap_seconds"] for each in result.values())
     claim(gap < 3, told(result))
     return told(result)
@@ -113,14 +112,11 @@ def kill_twice_without_icmp_limit(cluster):
 
 def second_kill(cluster, notes):
     cluster.release.new_pod()
-    kill(cluster)
-    until("one ready pod", cluster.release.ready, 60)
+    until("started again", kill(cluster), 60)
     icmp = icmp_sent(cluster)
     # 2 a second each, as few pods ask: the limit is per address of a pod.
     with cluster.client().load(LINK_LOCAL, udp=2, tcp=2) as result:
-        kill(cluster)
-        until("the kubelet has noticed", lambda: not cluster.release.ready(), 30)
-        until("one ready pod", cluster.release.ready, 60)
+        until("started again", kill(cluster), 90)
     sent = {name: value - icmp[name] for name, value in icmp_sent(cluster).items()}
     seen = f"{told(result)}; ICMP: {sent}"
     claim(all(each["counts"].get("timed out", 0) == 0 for each in result.values()), seen)
@@ -208,7 +204,25 @@ def out_of_memory(cluster):
     return f"{reason}; {told(result)}"
 
 
-@check("an upgrade that cannot become ready, begun while the kubelet restarts, does not take the working pod away")
+@check("a good upgrade that begins while the kubelet is down and goes on when it is back: what is lost")
+def upgrade_and_kubelet(cluster):
+    cluster.release.fresh()
+    tag = cluster.next_tag()
+    with cluster.client().load(LINK_LOCAL) as result:
+        cluster.node.stop_daemon("kubelet")
+        cluster.release.helm("upgrade", "nodens", CHART, *cluster.release.values, *cluster.release.set(image__tag=tag))
+        cluster.node.start_again("kubelet")
+        until("one ready pod of the new image", lambda: cluster.next_tag() != tag and cluster.release.ready(), 60)
+        until("3 s more", wait(3), 10)
+    gap = max(each["longest_gap_seconds"] for each in result.values())
+    claim(gap < 3, told(result))
+    return told(result)
+
+
+# kubernetes/pkg/controller/daemon/update.go, rollingUpdate; kubernetes/pkg/kubelet/prober/worker.go, initialValue.
+@check("an upgrade that cannot become ready, begun while the kubelet restarts, does not take the working pod away",
+       "a kubelet of 1.34 that starts calls containers not ready until it has probed them, and the DaemonSet controller deletes an "
+       "old pod that is not ready")
 def bad_upgrade_and_kubelet(cluster):
     cluster.release.fresh()
     before = cluster.release.pod()["metadata"]["name"]
@@ -270,7 +284,15 @@ def uninstall(cluster):
 
 
 def kill(cluster):
+    """Kills nodens and returns the condition that the kubelet has started it again and found it ready."""
+    before = cluster.release.container()["restartCount"]
     cluster.node.run(["kill", "-9", cluster.release.pid()])
+
+    def again():
+        now = cluster.release.container()
+        return now["restartCount"] > before and now["ready"]
+
+    return again
 
 
 def set_config(cluster, text):

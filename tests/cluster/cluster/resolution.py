@@ -3,7 +3,7 @@
 import re
 
 from .checks import check, claim
-from .kubernetes import KUBE_DNS, kubectl
+from .kubernetes import KUBE_DNS, kube_proxy, kubectl
 from .node import VPC_DNS, until, wait
 from .release import LINK_LOCAL, LINK_LOCAL_IPV6, Client, dns_block, lost, told
 
@@ -119,6 +119,18 @@ def link_local_ipv6(cluster):
 def service_mode(cluster):
     seconds = cluster.release.fresh(mode="service", service__clusterIP="10.96.0.53")
     return f"ready after {seconds:.1f} s; " + mode_works(cluster, "10.96.0.53")
+
+
+@check("service under kube-proxy in iptables mode: the same")
+def service_iptables(cluster):
+    cluster.node.stop_daemon("kube-proxy")
+    kube_proxy(cluster.node, "iptables")
+    try:
+        seconds = cluster.release.fresh(mode="service", service__clusterIP="10.96.0.53")
+        return f"ready after {seconds:.1f} s; " + mode_works(cluster, "10.96.0.53")
+    finally:
+        cluster.node.stop_daemon("kube-proxy")
+        kube_proxy(cluster.node)
 
 
 @check("nodeLocal: installs, passes `helm test`; pods resolve at kube-dns's own address; an upgrade under load loses nothing")
