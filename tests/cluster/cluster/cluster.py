@@ -21,6 +21,12 @@ class Cluster:
             self.pod = (block, Client(self.node, "client", block))
         return self.pod[1]
 
+    def link_local(self):
+        """The pod that asks a plain linkLocal release, which is installed first if there is another or none."""
+        if self.release.kind != ("linkLocal", {}):
+            self.release.fresh()
+        return self.client()
+
     def next_tag(self):
         """A tag that the release does not have now, of the same program: enough to have every pod replaced."""
         now = self.release.pod()["spec"]["containers"][0]["image"].rpartition(":")[2]

@@ -33,6 +33,8 @@ class Release:
     def __init__(self, node):
         self.node = node
         self.values = []
+        # The mode and the values of the last installation; None if this program has made none.
+        self.kind = None
         self.notes = ""
 
     # Helm
@@ -53,6 +55,7 @@ class Release:
     def install(self, mode="linkLocal", **values):
         """Installs and waits; returns the seconds it took."""
         self.values = self.set(mode=mode, serviceCIDR="10.96.0.0/16", jobNamespaces="{jobs}", **self.interface(), **values)
+        self.kind = (mode, values)
         began = time.monotonic()
         self.notes = self.helm("install", "nodens", CHART, *self.values, "--wait", "--timeout", "90s")
         return time.monotonic() - began
@@ -75,6 +78,7 @@ class Release:
         if self.installed():
             self.helm("uninstall", "nodens", "--wait", "--timeout", "90s")
             until("no pod of nodens is left", lambda: not self.pods(), 60)
+        self.kind = None
 
     def fresh(self, **values):
         """A new release on a node without anything of nodens, whatever an earlier check left."""
@@ -169,10 +173,10 @@ class Client:
         return [" ".join(record) for record in records]
 
     @contextmanager
-    def load(self, server, udp=300, tcp=50):
+    def load(self, server, udp=300, tcp=50, names=NAMES):
         """Asks while the block runs. What it yields has the counts afterwards."""
         result = {}
-        generator = self.node.popen([*self.network(), sys.executable, HERE / "load.py", server, str(udp), str(tcp), *NAMES],
+        generator = self.node.popen([*self.network(), sys.executable, HERE / "load.py", server, str(udp), str(tcp), *names],
                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             if generator.stdout.readline() != "asking\n":
