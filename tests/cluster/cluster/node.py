@@ -109,6 +109,11 @@ class Node:
         if init and start_time(init) == description["init_start"]:
             os.kill(init, signal.SIGKILL)
             until("the node's processes are gone", lambda: start_time(init) != description["init_start"], 30)
+        # What leads into the node ends with what it led to, unless it was stopped with it (SIGSTOP): that keeps a zombie.
+        for outside in (self.state / "pid").glob("*.outside"):
+            pid, started = outside.read_text().split()
+            if str(start_time(pid)) == started:
+                os.kill(int(pid), signal.SIGKILL)
         for folder in description.get("cgroups", []):
             remove_cgroup(Path(folder))
         until("nothing holds the state folder", lambda: removed(self.state), 20)
@@ -156,8 +161,9 @@ class Node:
         log = open(self.state / "log" / f"{name}.log", "a")
         pid = self.state / "pid" / name
         pid.unlink(missing_ok=True)
-        self.popen(["sh", "-c", f'echo $$ > {pid}.new; mv {pid}.new {pid}; exec "$@"', "sh", *argv],
+        process = self.popen(["sh", "-c", f'echo $$ > {pid}.new; mv {pid}.new {pid}; exec "$@"', "sh", *argv],
                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        (self.state / "pid" / f"{name}.outside").write_text(f"{process.pid} {start_time(process.pid)}")
         until(f"{name} has been started", pid.exists, 20, 0.02)
 
     def stop_daemon(self, name, how="TERM"):
