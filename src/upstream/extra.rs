@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT};
+use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT, HEDGES_PER_SECOND};
 
 /// A token in the units in which questions pay in: percents.
 const TOKEN: i64 = 100;
@@ -33,7 +33,7 @@ pub struct ExtraQueries {
     hedges: Tokens,
     hedge_percent: i64,
     rate: Rate,
-    /// Milliseconds since `started` for which time has paid in.
+    /// Hundredths of a second since `started` for which time has paid in.
     paid_until: AtomicU64,
 }
 
@@ -43,8 +43,8 @@ impl ExtraQueries {
     pub fn new(hedge_percent: u32, now: Instant) -> Self {
         Self {
             started: now,
-            all: Tokens::new(),
-            hedges: Tokens::new(),
+            all: Tokens::new(EXTRA_QUERIES_PER_SECOND),
+            hedges: Tokens::new(HEDGES_PER_SECOND),
             hedge_percent: i64::from(hedge_percent),
             rate: Rate::default(),
             paid_until: AtomicU64::new(0),
@@ -64,15 +64,15 @@ impl ExtraQueries {
     }
 
     fn time_pays_in(&self, now: Instant) {
-        let now = now.saturating_duration_since(self.started).as_millis();
+        // In steps in which time pays whole hundredths.
+        let now = now.saturating_duration_since(self.started).as_millis() / 10;
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         let before = self.paid_until.fetch_max(now, Ordering::Relaxed);
         // More than a second's worth is not saved up.
-        let passed = i64::try_from(now.saturating_sub(before).min(1000)).expect("at most 1000");
-        let percent = passed * EXTRA_QUERIES_PER_SECOND * TOKEN / 1000;
-        if percent > 0 {
-            self.all.time_pays_in(percent);
-            self.hedges.time_pays_in(percent);
+        let passed = i64::try_from(now.saturating_sub(before).min(100)).expect("at most 100");
+        if passed > 0 {
+            self.all.time_pays_in(passed);
+            self.hedges.time_pays_in(passed);
         }
     }
 
@@ -107,14 +107,17 @@ impl ExtraQueries {
 /// Races between workers cost or give a few hundredths of a token, which is of no account.
 #[derive(Debug)]
 struct Tokens {
+    /// What time pays in, in a second.
+    per_second: i64,
     saved: AtomicI64,
     /// What questions have paid and time has not, a second's worth at most: time adds only what questions leave to it.
     ahead: AtomicI64,
 }
 
 impl Tokens {
-    fn new() -> Self {
+    fn new(per_second: i64) -> Self {
         Self {
+            per_second,
             saved: AtomicI64::new(BURST * TOKEN),
             ahead: AtomicI64::new(0),
         }
@@ -122,7 +125,7 @@ impl Tokens {
 
     fn pay_in(&self, percent: i64, most: i64) {
         let ahead = self.ahead.load(Ordering::Relaxed) + percent;
-        let second = EXTRA_QUERIES_PER_SECOND * TOKEN;
+        let second = self.per_second * TOKEN;
         self.ahead.store(ahead.min(second), Ordering::Relaxed);
         let saved = self.saved.load(Ordering::Relaxed);
         if saved + percent <= most {
@@ -132,7 +135,8 @@ impl Tokens {
         }
     }
 
-    fn time_pays_in(&self, percent: i64) {
+    fn time_pays_in(&self, hundredths: i64) {
+        let percent = hundredths * self.per_second * TOKEN / 100;
         let ahead = self.ahead.load(Ordering::Relaxed);
         self.ahead
             .store((ahead - percent).max(0), Ordering::Relaxed);
@@ -210,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_a_question_may_cost_is_the_same_at_every_rate_that_matters_to_a_link() {
-        for per_second in [150, 200, 20_000] {
+        for per_second in [50, 200, 20_000] {
             let extra = extra_a_second(per_second, 10, Extra::Replacement);
             let most = i64::from(per_second) * EXTRA_QUERIES_PERCENT / 100;
             assert!(
@@ -222,10 +226,14 @@ mod tests {
 
     #[test]
     fn a_few_extra_queries_a_second_are_there_however_little_is_asked() {
-        for kind in [Extra::Replacement, Extra::Hedge] {
-            for per_second in [1, 5, 20, 70] {
+        // Hedges with the 50 that are saved up at first, over 20 seconds.
+        let kinds = [
+            (Extra::Replacement, EXTRA_QUERIES_PER_SECOND, 44),
+            (Extra::Hedge, HEDGES_PER_SECOND + 2, 50),
+        ];
+        for (kind, most, up_to) in kinds {
+            for per_second in [1, 5, 20, up_to] {
                 let extra = extra_a_second(per_second, 20, kind);
-                let most = EXTRA_QUERIES_PER_SECOND;
                 assert!(
                     (most - 2..=most).contains(&extra),
                     "{extra} a second at {per_second}"
