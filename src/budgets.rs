@@ -38,6 +38,10 @@ pub const PREFETCHES_IN_FLIGHT: usize = 64;
 /// Failures remembered by the process (RFC 9520); each is a name that somebody keeps asking for.
 pub const FAILURES: usize = 8_192;
 
+/// Questions of which the process remembers when they were last asked upstream: more than are answered within a second on most
+/// nodes. Each takes 8 octets.
+pub const LAST_ASKED: usize = 4_096;
+
 /// UDP sockets in use for one server by one worker: so many random ports at once make a guess as many times as hard, and
 /// each carries enough for a node.
 pub const UPSTREAM_PORTS: usize = 32;

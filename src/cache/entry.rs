@@ -221,11 +221,6 @@ impl Entry {
             .unwrap_or(self.head().stored)
     }
 
-    /// Whether this answer, which has just come, was asked for before `known` was: it may be what `known` has replaced.
-    pub(super) fn is_outdated_by(&self, known: &Self) -> bool {
-        self.asked() < known.asked() && self.tier() == known.tier() && self.route() == known.route()
-    }
-
     /// Seconds it is fresh.
     pub(super) fn lifetime(&self) -> u32 {
         self.head().lifetime

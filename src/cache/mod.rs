@@ -5,6 +5,7 @@
 
 mod entry;
 mod failures;
+mod last_asked;
 pub mod transfer;
 
 use std::hash::{BuildHasher, Hasher};
@@ -21,6 +22,7 @@ pub use failures::Failure;
 use crate::config::CacheConfig;
 use crate::message::ede::ExtendedError;
 use failures::Failures;
+use last_asked::{Asked, LastAsked};
 
 /// Keys remembered after their entries were evicted, as a share of the entries: enough to tell a name that comes back
 /// from one that was asked once, at a quarter of the memory `quick_cache` would spend by itself.
@@ -108,6 +110,7 @@ pub struct Cache {
     /// Kept apart, so that a failure never takes an answer's place.
     failures: Failures,
     flushes: AtomicU64,
+    last_asked: LastAsked,
 }
 
 /// How often something was flushed since the start. What was asked for under an earlier number may be what was to be forgotten.
@@ -156,6 +159,7 @@ impl Cache {
             evictions,
             failures: Failures::default(),
             flushes: AtomicU64::new(0),
+            last_asked: LastAsked::new(),
         }
     }
 
@@ -187,18 +191,35 @@ impl Cache {
 
     /// The same as [`Cache::insert`] for an answer that was asked for when so much had been flushed: nothing, if something
     /// was flushed since. Which name that was does not matter: forgetting one too many costs a query. Nothing either, if
-    /// another worker asked later and had its answer sooner: a slow server may answer with what was true when it was asked.
+    /// another worker asked later and had its answer sooner, whether or not that is still kept: a slow server may answer with
+    /// what was true when it was asked.
     pub fn insert_if_current(&self, key: &[u8], entry: &Entry, asked: Flushes) {
-        let known = self.get(key);
-        if self.flushes() != asked || known.is_some_and(|known| entry.is_outdated_by(&known)) {
+        let hash = self.hash(key);
+        let question = Asked {
+            hash,
+            route: entry.route(),
+            tier: entry.tier(),
+        };
+        let is_outdated = self.last_asked.is_outdated(question, entry.asked());
+        if is_outdated || self.flushes() != asked {
             return;
         }
         self.insert(key, entry);
         // A flush counts first and looks at the entries then. If it did not see ours, it had passed our shard before, and its
         // count is seen here.
         if self.flushes() != asked {
-            self.shards.remove(&self.hash(key));
+            self.shards.remove(&hash);
         }
+    }
+
+    /// When what was answered last to a question, by a route's first tier, had been asked; none if that is long ago.
+    #[must_use]
+    pub fn last_asked(&self, key: &[u8], route: u16) -> Option<Instant> {
+        self.last_asked.get(Asked {
+            hash: self.hash(key),
+            route: Some(route),
+            tier: 0,
+        })
     }
 
     /// Forgets all answers and failures of the lower-cased wire names that `concerns` chooses. Its locks are held for one entry

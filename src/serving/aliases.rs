@@ -235,7 +235,7 @@ impl Chain<'_> {
         let wanted = Wanted {
             key,
             route,
-            known_since: stored.as_ref().map(Entry::asked),
+            known_since: worker.known_since(key, route, stored.as_ref()),
             stale: stored.filter(|entry| worker.may_serve_stale(key, route, entry, now)),
             client: self.client,
             purpose: Purpose::Alias(steps),

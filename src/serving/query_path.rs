@@ -99,7 +99,7 @@ impl Worker {
         if query.cacheable() {
             self.metrics.miss(client, route);
         }
-        let known_since = stored.as_ref().map(Entry::asked);
+        let known_since = self.known_since(key, route, stored.as_ref());
         let stale = stored.filter(|entry| self.may_serve_stale(key, route, entry, client.received));
         let miss = Miss {
             query: &query,
@@ -111,6 +111,17 @@ impl Worker {
             known_since,
         };
         self.forward(miss, out, reply_to)
+    }
+
+    /// When what was answered last had been asked for; `stored` is the answer that is kept.
+    pub(super) fn known_since(
+        &self,
+        key: &[u8],
+        route: u16,
+        stored: Option<&Entry>,
+    ) -> Option<Instant> {
+        let kept = stored.map(Entry::asked);
+        kept.max(self.shared.cache.last_asked(key, route))
     }
 
     /// Has the upstreams asked, unless it is known that this cannot help now.

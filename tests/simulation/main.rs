@@ -23,7 +23,11 @@ use std::time::Duration;
 const LENGTH: Duration = Duration::from_mins(2);
 
 /// Runs that found something once, and how long they take to.
-const FOUND: [(u64, Duration); 2] = [(31, Duration::from_secs(45)), (68, Duration::from_mins(1))];
+const FOUND: [(u64, Duration); 3] = [
+    (31, Duration::from_secs(45)),
+    (68, Duration::from_mins(1)),
+    (1_584_132_427, Duration::from_secs(45)),
+];
 
 #[test]
 fn what_was_found_once_is_not_found_again() {
