@@ -18,10 +18,13 @@ def lost(percent):
     return f"numgen random mod 100 < {percent} drop"
 
 
+def on_arrival(role, *rules):
+    """Rules for each packet that reaches a namespace. What is dropped as it leaves, its sender would be told of."""
+    return role, table("chain arriving {", "type filter hook prerouting priority raw", *rules, "}")
+
+
 def between_client_and_node(percent):
-    arriving = ["chain arriving {", "type filter hook prerouting priority raw", f"iifname client {lost(percent)}", "}"]
-    leaving = ["chain leaving {", "type filter hook postrouting priority filter", f"oifname client {lost(percent)}", "}"]
-    return "node", table(*arriving, *leaving)
+    return [on_arrival("node", f"iifname client {lost(percent)}"), on_arrival("client", lost(percent))]
 
 
 # A VPC's resolver takes 1,024 packets a second from an interface of an instance, and drops the rest. How large a burst it takes
@@ -35,9 +38,7 @@ RATE_LIMIT = "router", table(
 )
 
 # Whole datagrams only, as many firewalls have it.
-NO_FRAGMENTS = "node", table(
-    "chain arriving {", "type filter hook prerouting priority raw", "ip frag-off & 0x3fff != 0 drop", "}"
-)
+NO_FRAGMENTS = on_arrival("node", "ip frag-off & 0x3fff != 0 drop")
 
 
 @dataclass
@@ -53,14 +54,16 @@ class Row:
     listening: list = field(default_factory=lambda: SERVERS)
     # Answers after so many seconds.
     delay: float = 0.0
-    # Label below which names have answers of 2 KB.
+    # Whether answers have 2 KB.
     big: bool = False
     # New names a second that another client asks for meanwhile.
     background: int = 0
-    # Share of the names that each program must get through nodens; None: no promise.
-    promised: float | None = 1.0
+    # Whether each program must get every name through nodens.
+    promised: bool = True
     # Longest lookup through nodens; None: no promise.
     within: float | None = None
+    # Whether nodens must not be worse than the best of the others.
+    compared: bool = True
 
 
 ROWS = [
@@ -68,7 +71,7 @@ ROWS = [
     Row("up1", "upstream path loses 1 % each way", [on_router(lost(1))]),
     Row("up5", "upstream path loses 5 % each way", [on_router(lost(5))]),
     Row("up10", "upstream path loses 10 % each way", [on_router(lost(10))]),
-    Row("up30", "upstream path loses 30 % each way", [on_router(lost(30))], promised=None),
+    Row("up30", "upstream path loses 30 % each way", [on_router(lost(30))]),
     Row("hole", "first of three servers is a black hole", [on_router(f"ip daddr {SERVERS[0]} drop")], within=1.0),
     Row(
         "icmp",
@@ -78,7 +81,15 @@ ROWS = [
         within=1.0,
     ),
     Row("rate", "upstream takes 1,024 packets/s; 900 new names/s are asked", [RATE_LIMIT], background=900),
-    Row("over", "upstream takes 1,024 packets/s; 1,200 new names/s are asked", [RATE_LIMIT], background=1200, promised=None),
+    # More than can be answered: who gets what there is depends on who asks again, and nobody can do better for all.
+    Row(
+        "over",
+        "upstream takes 1,024 packets/s; 1,200 new names/s are asked",
+        [RATE_LIMIT],
+        background=1200,
+        promised=False,
+        compared=False,
+    ),
     Row(
         "mtu",
         "MTU 1280, fragments dropped, answers of 2 KB",
@@ -98,6 +109,6 @@ ROWS = [
     Row("slow", "servers answer after 300 ms", delay=0.3),
     Row("slow10", "after 300 ms, and 10 % are lost each way", [on_router(lost(10))], delay=0.3),
     # Here all depends on the client, which asks again after 5 s, or 2.5 s (musl).
-    Row("down5", "client's path loses 5 % each way", [between_client_and_node(5)], promised=None),
-    Row("down30", "client's path loses 30 % each way", [between_client_and_node(30)], promised=None),
+    Row("down5", "client's path loses 5 % each way", between_client_and_node(5), promised=False),
+    Row("down30", "client's path loses 30 % each way", between_client_and_node(30), promised=False),
 ]

@@ -55,11 +55,10 @@ class OnNode:
     """A forwarder of benches/kit on the node of a network, at port 53, before several servers."""
 
     address = NODE
+    network = None
 
     def inside(self, command):
         return self.network.command(command[0], command[1:], "node") if self.network else command
-
-    network = None
 
     def begin(self, network, directory):
         """A running one that answers. Nothing is in its cache but the name it was asked to see whether it does."""
