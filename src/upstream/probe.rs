@@ -34,9 +34,9 @@ const MAX_SLEEP: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_millis(50);
 
 /// How often more a question without OPT must be answered, and the same with OPT not, before it is no chance. Where half of all
-/// queries are lost, one probe in 500 is still unlucky so often; with once more only it was one in 30, and a busy lossy path took
-/// EDNS from a server within a minute, for a quarter of an hour.
-const SILENCE_CONFIRMED: u32 = 3;
+/// queries are lost, one probe in 8,000 is still unlucky so often. With once more only it was one in 30, and chance took EDNS from a
+/// server within a minute, for a quarter of an hour.
+const SILENCE_CONFIRMED: u32 = 5;
 
 /// Sends probes whenever they are due, for as long as configurations may come. `started` is called once the first have
 /// left.

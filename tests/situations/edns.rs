@@ -331,19 +331,19 @@ fn names_that_a_good_server_refuses_in_every_form_disable_nothing() {
 }
 
 #[test]
-fn a_server_is_not_taken_for_one_without_edns_because_four_queries_were_lost() {
+fn a_server_is_not_taken_for_one_without_edns_because_six_queries_were_lost() {
     let with_edns = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&with_edns);
     let server = Server::start_for_all(move |q: &Query| {
-        if q.edns && counted.fetch_add(1, Ordering::Relaxed) < 4 {
+        if q.edns && counted.fetch_add(1, Ordering::Relaxed) < 6 {
             Does::Silence
         } else {
             q.honest().into()
         }
     });
     let nodens = Nodens::start(&group_of(&[server.over("")], ""));
-    wait_for("probes to ask with EDNS a fifth time", || {
-        (with_edns.load(Ordering::Relaxed) >= 5).then_some(())
+    wait_for("probes to ask with EDNS a seventh time", || {
+        (with_edns.load(Ordering::Relaxed) >= 7).then_some(())
     });
     assert_eq!(
         ask(&nodens, "web.corp. A", Over::Udp).gist(),
