@@ -11,6 +11,8 @@ from .release import CHART, LINK_LOCAL, NAMESPACE, lost, told
 from .resolution import NODE_ONLY, SERVICE, leftovers
 
 KEEPS_STATE = any("NODENS_STATE_DIR" in path.read_text() for path in CHART.glob("templates/*.yaml"))
+CONFIG_IN_SCHEMA = "properties" in json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]
+UNCHECKED = None if CONFIG_IN_SCHEMA else "the schema of the values says of `config` only that it is an object"
 NO_STATE = None if KEEPS_STATE else "the chart gives nodens no folder to keep the last good configuration in"
 
 
@@ -84,6 +86,19 @@ def bad_config_then_crash(cluster):
     finally:
         set_config(cluster, cluster.good_config())
     return f"answers again after {seconds:.1f} s; {told(result)}"
+
+
+@check("a mistake in a key below the chart's `config` is refused by `helm upgrade`, and no query is lost", UNCHECKED)
+def mistake_in_values(cluster):
+    with cluster.link_local().load(LINK_LOCAL, udp=100, tcp=20) as result:
+        said = cluster.release.helm("upgrade", "nodens", CHART, *cluster.release.values,
+                                    *cluster.release.set(config__upstreams__vpc__server="{10.1.0.251}"), check=False)
+        until("3 s of it", wait(3), 10)
+    if said.returncode == 0:
+        cluster.release.helm("rollback", "nodens")
+    claim(lost(result) == 0, told(result))
+    claim(said.returncode != 0, f"Helm called it deployed; {told(result)}")
+    return f"{said.stderr.strip().splitlines()[-1]}; {told(result)}"
 
 
 @check("kill -9: answers again within 3 s")

@@ -105,15 +105,15 @@ class Node:
         if not self.state.exists():
             return
         description = json.loads((self.state / "node.json").read_text()) if self.exists() else {}
-        init = description.get("init")
-        if init and start_time(init) == description["init_start"]:
-            os.kill(init, signal.SIGKILL)
-            until("the node's processes are gone", lambda: start_time(init) != description["init_start"], 30)
-        # What leads into the node ends with what it led to, unless it was stopped with it (SIGSTOP): that keeps a zombie.
+        # What leads into the node ends with what it led to, unless it was stopped with it (SIGSTOP): then its zombie keeps the namespace.
         for outside in (self.state / "pid").glob("*.outside"):
             pid, started = outside.read_text().split()
             if str(start_time(pid)) == started:
                 os.kill(int(pid), signal.SIGKILL)
+        init = description.get("init")
+        if init and start_time(init) == description["init_start"]:
+            os.kill(init, signal.SIGKILL)
+            until("the node's processes are gone", lambda: start_time(init) != description["init_start"], 30)
         for folder in description.get("cgroups", []):
             remove_cgroup(Path(folder))
         until("nothing holds the state folder", lambda: removed(self.state), 20)
