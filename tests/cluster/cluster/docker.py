@@ -156,12 +156,16 @@ def docker_sidecar(cluster):
     docker.docker("network", "create", "own")
     own = docker.nameservers("--network", "own")
     docker.resolves("--network", "own")
+    lost = docker.docker("run", "--rm", "nodens.test/clients:1", "lookup-glibc", NAME, check=False)
     docker.delete()
+    claim("10.1.20.5" not in lost, lost)
     claim(plain == ["8.8.8.8", "8.8.4.4"] and own == ["127.0.0.11"], f"{plain}, {own}")
     docker = Docker(cluster, "docker-sidecar-dns", spec, sidecar=SIDECAR, volumes=volumes, options="--dns=172.17.0.1")
     told = docker.nameservers()
     claim(told == ["172.17.0.1"], str(told))
     docker.resolves()
     docker.build()
+    docker.docker("network", "create", "own")
+    docker.resolves("--network", "own")
     docker.delete()
-    return f"nameservers: docker run {plain}, own network {own}, which resolves; with --dns {told}, which resolves in run and build"
+    return f"nameservers: docker run {plain}, own network {own}, which resolves; with --dns {told}, which resolves in run, build and on an own network"
