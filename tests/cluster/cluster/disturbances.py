@@ -205,6 +205,31 @@ def kube_dns_gone(cluster):
     return f"{told(result)}; a name not in the cache: {error.group() if error else new}; back after {seconds:.1f} s"
 
 
+@check("kube-dns is rolled, one pod after the other: no query for a name that only kube-dns knows is lost")
+def kube_dns_rolled(cluster):
+    return kube_dns_changes(cluster, lambda: kubectl(cluster.node, "-n", "kube-system", "rollout", "restart", "deployment/coredns"))
+
+
+@check("a pod of kube-dns is killed, process and all, and the other stays: no query for a name that only kube-dns knows is lost")
+def kube_dns_pod_killed(cluster):
+    def kill_one():
+        pods = json.loads(kubectl(cluster.node, "-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json"))["items"]
+        kubectl(cluster.node, "-n", "kube-system", "delete", "pod", pods[0]["metadata"]["name"], "--grace-period=0", "--force", "--wait=false")
+
+    return kube_dns_changes(cluster, kill_one)
+
+
+def kube_dns_changes(cluster, change):
+    # A new name each time, of which kube-dns says that it does not exist: no cache helps.
+    with cluster.link_local().load(LINK_LOCAL, udp=100, tcp=20, 
+                                    names=["kubernetes.default.svc.cluster.local", "*.default.svc.cluster.local"]) as result:
+        change()
+        kubectl(cluster.node, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s", seconds=100)
+        until("5 s more", wait(5), 10)
+    claim(all(set(each["counts"]) <= {"answered", "NXDOMAIN"} for each in result.values()), told(result))
+    return told(result)
+
+
 @check("OOM: the container is started again and answers within 3 s")
 def out_of_memory(cluster):
     cluster.link_local()
