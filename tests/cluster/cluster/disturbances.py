@@ -221,7 +221,7 @@ def kube_dns_pod_killed(cluster):
 
 def kube_dns_changes(cluster, change):
     # A new name each time, of which kube-dns says that it does not exist: no cache helps.
-    with cluster.link_local().load(LINK_LOCAL, udp=100, tcp=20, 
+    with cluster.link_local().load(LINK_LOCAL, udp=100, tcp=20,
                                     names=["kubernetes.default.svc.cluster.local", "*.default.svc.cluster.local"]) as result:
         change()
         kubectl(cluster.node, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s", seconds=100)
