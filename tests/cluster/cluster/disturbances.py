@@ -90,6 +90,8 @@ def bad_config_then_crash(cluster):
 
 @check("a mistake in a key below the chart's `config` is refused by `helm upgrade`, and no query is lost", UNCHECKED)
 def mistake_in_values(cluster):
+    # The check before leaves a container for which the kubelet waits.
+    cluster.release.fresh()
     with cluster.link_local().load(LINK_LOCAL, udp=100, tcp=20) as result:
         said = cluster.release.helm("upgrade", "nodens", CHART, *cluster.release.values,
                                     *cluster.release.set(config__upstreams__vpc__server="{10.1.0.251}"), check=False)
