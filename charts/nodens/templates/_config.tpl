@@ -1,10 +1,14 @@
-{{- /* dict "into" "from": from's keys over into's, tables key by key, all else whole; false, 0 and null count. */ -}}
+{{- /* dict "into" "from": from's keys over into's, tables key by key, all else whole; false and 0 count, null takes away. */ -}}
 {{- define "nodens.merge" -}}
 {{- $into := .into -}}
 {{- range $key, $value := .from -}}
-{{- $before := get $into $key -}}
-{{- if and (kindIs "map" $value) (kindIs "map" $before) -}}
-{{- include "nodens.merge" (dict "into" $before "from" $value) -}}
+{{- if kindIs "map" $value -}}
+{{- if not (kindIs "map" (get $into $key)) -}}
+{{- $_ := set $into $key dict -}}
+{{- end -}}
+{{- include "nodens.merge" (dict "into" (get $into $key) "from" $value) -}}
+{{- else if kindIs "invalid" $value -}}
+{{- $_ := unset $into $key -}}
 {{- else -}}
 {{- $_ := set $into $key $value -}}
 {{- end -}}
@@ -69,5 +73,9 @@
 {{- $_ := set $config "routes" $routes -}}
 {{- $copy := $config | toJson | fromJson -}}
 {{- include "nodens.merge" (dict "into" $copy "from" .Values.config) -}}
+{{- if and (hasKey .Values.config "admin") (kindIs "invalid" .Values.config.admin) -}}
+{{- /* Here null says that there is no such address; without the key there is one. */ -}}
+{{- $_ := set $copy "admin" nil -}}
+{{- end -}}
 {{- toYaml $copy -}}
 {{- end -}}
