@@ -221,3 +221,28 @@ addresses of a Service network for fixed ones such as these, and refuses one tha
 {{- /* glibc takes no more than 30 (RES_MAXRETRANS). */ -}}
 {{- min 30 (add1 (div (add $longest 999) 1000)) -}}
 {{- end -}}
+
+{{- /* Variables that are part of the configuration: what only the pod knows. */ -}}
+{{- define "nodens.environment" -}}
+- name: NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+# Quoted within: values of these variables are YAML, and a name may look like a number.
+- name: NODENS__NODE_NAME
+  value: '"$(NODE_NAME)"'
+{{- if or .Values.metrics.enabled (eq .Values.mode "service") }}
+- name: HOST_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.hostIP
+{{- end }}
+{{- if and .Values.metrics.enabled (not (dig "metrics" "listen" "" .Values.config)) }}
+- name: NODENS__METRICS__LISTEN
+  value: {{ printf "%s:%d" (include "nodens.hostIP" .) (int .Values.metrics.port) | quote }}
+{{- end }}
+{{- if and (eq .Values.mode "service") (not .Values.config.listen) }}
+- name: NODENS__LISTEN
+  value: {{ printf "[%q]" (printf "%s:53" (include "nodens.hostIP" .)) | squote }}
+{{- end }}
+{{- end -}}
