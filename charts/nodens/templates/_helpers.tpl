@@ -246,3 +246,38 @@ addresses of a Service network for fixed ones such as these, and refuses one tha
   value: {{ printf "[%q]" (printf "%s:53" (include "nodens.hostIP" .)) | squote }}
 {{- end }}
 {{- end -}}
+
+{{- /* The pod networks that are known, as a JSON list in a dict: the value, else what the nodes say. */ -}}
+{{- define "nodens.podCIDRs" -}}
+{{- $networks := .Values.podCIDRs -}}
+{{- if not $networks -}}
+{{- range (get (lookup "v1" "Node" "" "" | default dict) "items" | default list) -}}
+{{- $networks = concat $networks (.spec.podCIDRs | default (compact (list (.spec.podCIDR | default "")))) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson (dict "networks" ($networks | uniq)) -}}
+{{- end -}}
+
+{{- /* dict "networks" "allow" → those that `allow` leaves out, as a JSON list in a dict. The word private: PRIVATE in schema.rs. */ -}}
+{{- define "nodens.notAllowed" -}}
+{{- $allowed := list -}}
+{{- range .allow -}}
+  {{- if eq . "private" -}}
+    {{- range list "127.0.0.0/8" "::1/128" "169.254.0.0/16" "fe80::/10" "10.0.0.0/8" "172.16.0.0/12" "192.168.0.0/16" "100.64.0.0/10" "fc00::/7" -}}
+      {{- $allowed = append $allowed (include "nodens.prefix" .) -}}
+    {{- end -}}
+  {{- else if eq . "all" -}}
+    {{- $allowed = concat $allowed (list "4:" "6:") -}}
+  {{- else -}}
+    {{- $allowed = append $allowed (include "nodens.prefix" .) -}}
+  {{- end -}}
+{{- end -}}
+{{- $left := list -}}
+{{- range $network := .networks -}}
+  {{- $prefix := include "nodens.prefix" $network -}}
+  {{- $within := false -}}
+  {{- range $allowed -}}{{- if hasPrefix . $prefix -}}{{- $within = true -}}{{- end -}}{{- end -}}
+  {{- if not $within -}}{{- $left = append $left $network -}}{{- end -}}
+{{- end -}}
+{{- toJson (dict "networks" $left) -}}
+{{- end -}}

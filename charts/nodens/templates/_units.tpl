@@ -82,3 +82,28 @@
 {{- end -}}
 {{- toJson (dict "zones" $zones) -}}
 {{- end -}}
+
+{{- /* A network or an address → the bits of its prefix, after the number of its family: "4:00001010" is 10.0.0.0/8. */ -}}
+{{- define "nodens.prefix" -}}
+{{- $address := first (splitList "/" .) -}}
+{{- $bits := "" -}}
+{{- $family := "4" -}}
+{{- if contains ":" . -}}
+  {{- $family = "6" -}}
+  {{- $halves := splitList "::" $address -}}
+  {{- $left := compact (splitList ":" (first $halves)) -}}
+  {{- $right := list -}}
+  {{- if gt (len $halves) 1 -}}{{- $right = compact (splitList ":" (last $halves)) -}}{{- end -}}
+  {{- $zeros := list -}}
+  {{- range until (sub 8 (add (len $left) (len $right)) | int) -}}{{- $zeros = append $zeros "0" -}}{{- end -}}
+  {{- range concat $left $zeros $right -}}
+    {{- range splitList "" (printf "%s%s" (repeat (sub 4 (len .) | int) "0") (lower .)) -}}
+      {{- $bits = printf "%s%04b" $bits (len (first (splitList . "0123456789abcdef"))) -}}
+    {{- end -}}
+  {{- end -}}
+{{- else -}}
+  {{- range splitList "." $address -}}{{- $bits = printf "%s%08b" $bits (int .) -}}{{- end -}}
+{{- end -}}
+{{- $length := contains "/" . | ternary (last (splitList "/" .)) (len $bits | toString) | int -}}
+{{- printf "%s:%s" $family (trunc $length $bits) -}}
+{{- end -}}
