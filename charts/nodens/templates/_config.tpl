@@ -56,7 +56,7 @@
 {{- if include "nodens.takesOverKubeDNS" . -}}
 {{- $_ := set $cluster "servers" (list (include "nodens.upstreamClusterIP" .)) -}}
 {{- end -}}
-{{- $upstreams := dict "cluster" $cluster "vpc" (dict "servers" (.Values.vpcDNS | default (list "/etc/resolv.conf"))) -}}
+{{- $upstreams := dict "cluster" $cluster "vpc" (dict "servers" (.Values.vpcDNS | default (list (include "nodens.resolvConf" .)))) -}}
 {{- /* Services come and go: "no such name" is asked anew after 5 s. */ -}}
 {{- $toCluster := dict "group" "cluster" "max_negative_ttl" "5s" -}}
 {{- $routes := dict .Values.clusterDomain $toCluster "." "vpc" -}}

@@ -281,3 +281,26 @@ addresses of a Service network for fixed ones such as these, and refuses one tha
 {{- end -}}
 {{- toJson (dict "networks" $left) -}}
 {{- end -}}
+
+{{- /* Where the container finds the node's resolv.conf: the kubelet's copy, or the file itself, below /node. */ -}}
+{{- define "nodens.resolvConf" -}}
+{{- empty .Values.nodeResolvConf | ternary "/etc/resolv.conf" (printf "/node%s" .Values.nodeResolvConf) -}}
+{{- end -}}
+
+{{- define "nodens.resolvConfMount" -}}
+{{- with .Values.nodeResolvConf -}}
+- name: node-resolv-conf
+  mountPath: {{ printf "/node%s" (dir .) }}
+  readOnly: true
+{{- end -}}
+{{- end -}}
+
+{{- define "nodens.resolvConfVolume" -}}
+{{- with .Values.nodeResolvConf -}}
+# The directory: the file is replaced when it changes, and a mounted file would stay the old one.
+- name: node-resolv-conf
+  hostPath:
+    path: {{ dir . }}
+    type: Directory
+{{- end -}}
+{{- end -}}

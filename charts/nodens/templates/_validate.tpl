@@ -33,6 +33,10 @@
   {{- end -}}
 {{- end -}}
 
+{{- if and .Values.nodeResolvConf .Values.vpcDNS (not (has (include "nodens.resolvConf" .) .Values.vpcDNS)) -}}
+  {{- fail (printf "nodeResolvConf: vpcDNS names the servers, and not this file; unset one of them, or add %s to vpcDNS" (include "nodens.resolvConf" .)) -}}
+{{- end -}}
+
 {{- if eq .Values.mode "nodeLocal" -}}
   {{- $proxy := dig "data" "config.conf" "" (lookup "v1" "ConfigMap" "kube-system" "kube-proxy" | default dict) -}}
   {{- if regexMatch "(?m)^mode: *[\"']?ipvs" $proxy -}}
