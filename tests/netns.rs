@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use common::namespace::{Instance, Namespace, both};
 use common::{Process, TempDir, binary, get, wait_for};
 
 /// Two namespaces, a node's and a router's, joined by a veth pair; deleted with the value.
@@ -175,4 +176,58 @@ fn an_upstream_the_network_refuses_costs_no_query() {
             (health["state"] == "down" && health["reason"] == "unreachable").then_some(())
         });
     }
+}
+
+/// As a Service's address of which one of two endpoints has just ended: half of all source ports meet it, and its node refuses.
+#[test]
+#[ignore = "needs root"]
+fn a_sole_server_that_refuses_half_of_all_source_ports_costs_no_query() {
+    const NAMES: usize = 200;
+    let (server, node) = (Namespace::new("endpoints"), Namespace::new("client"));
+    server.connect("client", &node, "endpoints");
+    server.ip("addr add 10.9.1.1/24 dev client");
+    node.ip("addr add 10.9.1.2/24 dev endpoints");
+    let dir = TempDir::new();
+    let records = "records: {\"*.example\": {A: 192.0.2.1}}";
+    let nobody = "upstreams: {nobody: {servers: [127.0.0.9]}}\nroutes: {invalid: nobody}";
+    let yaml = format!("listen: [\"10.9.1.1:53\"]\nworkers: 1\n{records}\n{nobody}");
+    let _upstream = Instance::start(&server, &dir, "upstream", &yaml);
+    let yaml = "listen: [\"10.9.1.2:53\"]\nworkers: 1\nupstreams: {group: {servers: [10.9.1.1]}}";
+    let nodens = Instance::start(&node, &dir, "nodens", yaml);
+    // The kernel's limit on ICMP errors would leave most of the queries without an answer.
+    server.run("sysctl", &["-q", "-w", "net.ipv4.icmp_ratemask=0"]);
+    let refuse = "table inet gone {
+        chain input {
+            type filter hook input priority 0;
+            udp dport 53 udp sport & 1 == 1 reject
+        }
+    }";
+    server.run("nft", &[refuse]);
+    let names = (0..NAMES).map(|number| format!("name{number}.example"));
+    let output = server
+        .command("dig")
+        .args([
+            "@10.9.1.2",
+            "+tries=1",
+            "+timeout=5",
+            "+noall",
+            "+answer",
+            "+comments",
+        ])
+        .args(names)
+        .output()
+        .expect("dig is installed: apt-get install dnsutils");
+    let answered = both(&output).matches("192.0.2.1").count();
+    let unreachable = nodens.metric(
+        "nodens_upstream_tries_total{group=\"group\",outcome=\"unreachable\",server=\"10.9.1.1\"}",
+    );
+    println!(
+        "{answered} of {NAMES} were answered; {unreachable} tries met the endpoint that is gone"
+    );
+    assert!(unreachable > 10, "{}", nodens.process.log());
+    assert!(
+        answered >= NAMES - NAMES / 50,
+        "{answered}: {}",
+        nodens.process.log()
+    );
 }

@@ -110,7 +110,7 @@ impl Server {
 struct Asked {
     server: usize,
     sent: Instant,
-    over: bool,
+    over: Option<TryFailure>,
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -176,7 +176,7 @@ fn query(input: &mut Input<'_>, config: &FailoverConfig, servers: &mut [Server],
     };
     let mut extra_left = input.next();
     let mut asked: Vec<Asked> = Vec::new();
-    let (mut granted, mut failures) = (0, 0);
+    let (mut granted, mut failures, mut retries) = (0, 0, 0);
     let mut steps = 0;
     loop {
         steps += 1;
@@ -197,17 +197,27 @@ fn query(input: &mut Input<'_>, config: &FailoverConfig, servers: &mut [Server],
             Step::Try { number, server, .. } => {
                 assert!(now < end, "too late");
                 assert_eq!(number, asked.len());
+                let mut gone = false;
                 for earlier in asked.iter().filter(|earlier| earlier.server == server) {
+                    match earlier.over {
+                        Some(TryFailure::Declined) => {
+                            panic!("asked again after it said that it cannot answer")
+                        }
+                        Some(TryFailure::Unreachable) => gone = true,
+                        None => assert!(now - earlier.sent >= shortest, "asked twice at once"),
+                    }
+                }
+                if gone {
+                    retries += 1;
                     assert!(
-                        !earlier.over,
-                        "asked again after it said that it cannot answer"
+                        retries <= 4,
+                        "asked again and again where it cannot be reached"
                     );
-                    assert!(now - earlier.sent >= shortest, "asked twice at once");
                 }
                 asked.push(Asked {
                     server,
                     sent: now,
-                    over: false,
+                    over: None,
                 });
             }
             Step::Wait(at) => {
@@ -247,20 +257,22 @@ fn news(input: &mut Input<'_>, plan: &mut Plan, asked: &mut [Asked], now: Instan
         return false;
     }
     let number = usize::from(what >> 2) % count;
-    if asked[number].over {
+    if asked[number].over.is_some() {
         return false;
     }
     match what & 3 {
         1 => {
             plan.failed(number, TryFailure::Declined);
-            asked[number].over = true;
+            asked[number].over = Some(TryFailure::Declined);
             true
         }
         2 => {
             plan.failed(number, TryFailure::Unreachable);
             let server = asked[number].server;
             let there = asked.iter_mut().filter(|other| other.server == server);
-            there.for_each(|other| other.over = true);
+            there
+                .filter(|other| other.over.is_none())
+                .for_each(|other| other.over = Some(TryFailure::Unreachable));
             true
         }
         _ => {

@@ -22,6 +22,10 @@ pub struct Candidate {
 /// Most groups have no more, and most queries are settled by as few tries: that many take no memory of their own.
 const FEW: usize = 3;
 
+/// Times that a question is asked again at once because the network says that its server cannot be reached: with half of a
+/// Service's endpoints gone, one question in 32 meets them each time.
+const UNREACHABLE_RETRIES: u32 = 4;
+
 /// The groups of a route, in the order in which they are asked.
 pub type Tiers = SmallVec<[Tier; 1]>;
 
@@ -97,6 +101,10 @@ pub struct Plan {
     tries: SmallVec<[Try; FEW]>,
     /// When the next server is asked, if nothing happens before.
     next_at: Instant,
+    /// The server that the network last said cannot be reached, at once.
+    unreachable: Option<usize>,
+    /// Times that such a server may still be asked again at once.
+    retries: u32,
     /// Extra queries that were not to be had.
     refused: u32,
     end: Instant,
@@ -116,6 +124,8 @@ impl Plan {
             first: 0,
             tries: SmallVec::new(),
             next_at: now,
+            unreachable: None,
+            retries: UNREACHABLE_RETRIES,
             refused: 0,
             end,
             last_resort: false,
@@ -162,6 +172,9 @@ impl Plan {
         }
         if let Some(number) = self.newly_late(now) {
             return Step::Overdue(number);
+        }
+        if let Some(step) = self.ask_unreachable_again(now, &mut may) {
+            return step;
         }
         if self.tier_is_over(now, &suspected) {
             if self.tier + 1 == self.tiers.len() {
@@ -229,6 +242,23 @@ impl Plan {
         Some(self.ask_next(now))
     }
 
+    /// Nobody else is left, and the network said at once that a server cannot be reached: it is asked again. Behind a Service's
+    /// address, another source port is another endpoint, and one that has just ended refuses until kube-proxy knows.
+    fn ask_unreachable_again(
+        &mut self,
+        now: Instant,
+        may: &mut impl FnMut(usize, Extra) -> bool,
+    ) -> Option<Step> {
+        let server = self.unreachable.take()?;
+        if self.retries == 0 || !self.nobody_can_answer() || !may(server, Extra::Replacement) {
+            return None;
+        }
+        self.retries -= 1;
+        let mut candidates = self.tiers[self.tier].candidates.iter();
+        let candidate = *candidates.find(|candidate| candidate.server == server)?;
+        Some(self.ask(candidate, now))
+    }
+
     /// An extra query is not to be had now. Each time it is, it is asked for later: what is asked for comes with further
     /// questions.
     fn refused(&mut self, delay: Duration, now: Instant) -> Step {
@@ -240,8 +270,10 @@ impl Plan {
     /// A try ended without a final answer.
     pub fn failed(&mut self, number: usize, how: TryFailure) {
         let server = self.tries[number].server;
-        self.tries[number].status = Status::Over;
+        let status = std::mem::replace(&mut self.tries[number].status, Status::Over);
         if how == TryFailure::Unreachable {
+            // An error that takes its time, such as that of a neighbour who does not answer, would do so again.
+            self.unreachable = (status == Status::Waiting).then_some(server);
             // The same news for every try that waits there.
             for a_try in &mut self.tries {
                 if a_try.server == server {
@@ -406,6 +438,12 @@ impl Plan {
             self.resent += 1;
             (candidate, candidate.hedge_delay * (1 << round.min(6)))
         };
+        let step = self.ask(candidate, now);
+        self.schedule(now, delay);
+        step
+    }
+
+    fn ask(&mut self, candidate: Candidate, now: Instant) -> Step {
         let number = self.tries.len();
         // Those asked together at first are no hedges of each other.
         let hedge = self.tries.len() - self.first >= self.tiers[self.tier].at_once
@@ -417,7 +455,6 @@ impl Plan {
             answer_time: candidate.answer_time,
             status: Status::Waiting,
         });
-        self.schedule(now, delay);
         Step::Try {
             number,
             server: candidate.server,
@@ -710,6 +747,44 @@ mod tests {
             "no query leaves for a server that is gone: {:?}",
             run.log
         );
+    }
+
+    /// Steps until nothing more is asked now; each try ends as unreachable at once.
+    fn unreachable_at_once(run: &mut Run) -> usize {
+        let mut tries = 0;
+        while let Step::Try { number, .. } = run.step() {
+            tries += 1;
+            run.plan.failed(number, TryFailure::Unreachable);
+        }
+        tries
+    }
+
+    #[test]
+    fn who_cannot_be_reached_is_asked_again_at_once_if_nobody_else_is_left() {
+        let again = UNREACHABLE_RETRIES as usize;
+        let mut run = Run::new(vec![tier(&[1])]);
+        assert_eq!(unreachable_at_once(&mut run), 1 + again);
+        assert_eq!(run.step(), Step::Exhausted);
+        // Another server comes first, and the extra queries have their limit.
+        let mut run = Run::new(vec![tier(&[1, 2])]);
+        run.replacements = 1;
+        assert_eq!(unreachable_at_once(&mut run), 2 + 1);
+        // One that declined has had its say.
+        let mut run = Run::new(vec![tier(&[1])]);
+        assert_eq!(run.until(4000, &[1]), Some(Step::Exhausted));
+        assert_eq!(run.log, [(0, 1)]);
+    }
+
+    #[test]
+    fn who_is_found_unreachable_after_a_while_is_not_asked_again() {
+        let mut run = Run::new(vec![tier(&[1])]);
+        let Step::Try { number, .. } = run.step() else {
+            panic!("the first server is asked at once");
+        };
+        run.now += 30 * MS;
+        assert_eq!(run.step(), Step::Overdue(number));
+        run.plan.failed(number, TryFailure::Unreachable);
+        assert_eq!(run.step(), Step::Exhausted);
     }
 
     #[test]
