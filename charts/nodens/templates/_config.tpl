@@ -46,7 +46,7 @@
     "name" (.Values.interface.name | default (eq .Values.interface.kind "loopback" | ternary "lo" "nodens"))
     "kind" .Values.interface.kind)
   "notrack" true
-  "on_exit" (eq .Values.mode "nodeLocal" | ternary "remove" "keep")) -}}
+  "on_exit" (.Values.interface.onExit | default (eq .Values.mode "nodeLocal" | ternary "remove" "keep"))) -}}
 {{- end -}}
 
 {{- /* A name that kube-dns knows by itself: ". NS" would ask its upstreams, which may be the ones that are sick. */ -}}
