@@ -210,7 +210,7 @@ fn query(input: &mut Input<'_>, config: &FailoverConfig, servers: &mut [Server],
                 if gone {
                     retries += 1;
                     assert!(
-                        retries <= 4,
+                        retries <= 8,
                         "asked again and again where it cannot be reached"
                     );
                 }

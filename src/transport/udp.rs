@@ -112,6 +112,7 @@ struct Pool {
     burst: Cell<Burst>,
     /// When this host last had no socket for us.
     had_none: Cell<Option<Instant>>,
+    last_refusal: Rc<Cell<Option<Instant>>>,
 }
 
 /// The socket drawn last.
@@ -131,6 +132,9 @@ pub struct Port {
     retired: Cell<bool>,
     /// It lost a query, or somebody may be guessing at it.
     doubtful: Cell<bool>,
+    /// When an ICMP error last came to any socket of the pool. Sockets from before are doubtful: behind a Service's address they
+    /// may lead to the endpoint that is gone, too.
+    last_refusal: Rc<Cell<Option<Instant>>>,
     reader: Cell<Option<AbortHandle>>,
 }
 
@@ -163,6 +167,11 @@ impl Port {
         self.doubtful.set(true);
     }
 
+    fn is_doubtful(&self) -> bool {
+        let refused = self.last_refusal.get();
+        self.doubtful.get() || refused.is_some_and(|at| self.opened < at)
+    }
+
     /// Whether the next query may leave from it, where this is what could be opened in its place.
     fn is_usable(&self, now: Instant, room: Room) -> bool {
         let is_old =
@@ -170,7 +179,7 @@ impl Port {
         !self.retired.get()
             && !self.in_flight.is_full()
             && match room {
-                Room::Enough => !self.doubtful.get() && !is_old,
+                Room::Enough => !self.is_doubtful() && !is_old,
                 Room::Crowded => !is_old,
                 Room::None => true,
             }
@@ -185,6 +194,7 @@ impl Port {
     /// An ICMP error came: it is true for all that wait on this socket.
     fn fail_all(&self, peer: &Peer, now: Instant) {
         self.retire();
+        self.last_refusal.set(Some(now));
         for exchange in self.in_flight.take_all() {
             exchange.unreachable(peer, Carrier::Datagram, now);
         }
@@ -246,6 +256,7 @@ impl UdpPool {
                 since: runtime::now(),
             }),
             had_none: Cell::new(None),
+            last_refusal: Rc::default(),
         }))
     }
 
@@ -390,6 +401,7 @@ impl Pool {
             uses: Cell::new(0),
             retired: Cell::new(false),
             doubtful: Cell::new(false),
+            last_refusal: Rc::clone(&self.last_refusal),
             reader: Cell::new(None),
         });
         let (peer, shared, pool) = (

@@ -23,8 +23,8 @@ pub struct Candidate {
 const FEW: usize = 3;
 
 /// Times that a question is asked again at once because the network says that its server cannot be reached: with half of a
-/// Service's endpoints gone, one question in 32 meets them each time.
-const UNREACHABLE_RETRIES: u32 = 4;
+/// Service's endpoints gone, one question in 500 meets them each time.
+const UNREACHABLE_RETRIES: u32 = 8;
 
 /// The groups of a route, in the order in which they are asked.
 pub type Tiers = SmallVec<[Tier; 1]>;
@@ -85,6 +85,8 @@ struct Try {
     hedge_delay: Duration,
     answer_time: Duration,
     status: Status,
+    /// Its server said that it cannot answer.
+    declined: bool,
 }
 
 /// One query's plan.
@@ -271,9 +273,12 @@ impl Plan {
     pub fn failed(&mut self, number: usize, how: TryFailure) {
         let server = self.tries[number].server;
         let status = std::mem::replace(&mut self.tries[number].status, Status::Over);
+        self.tries[number].declined = how == TryFailure::Declined;
         if how == TryFailure::Unreachable {
             // An error that takes its time, such as that of a neighbour who does not answer, would do so again.
-            self.unreachable = (status == Status::Waiting).then_some(server);
+            let mut of_server = self.tries.iter().filter(|other| other.server == server);
+            let may_answer = of_server.all(|other| !other.declined);
+            self.unreachable = (status == Status::Waiting && may_answer).then_some(server);
             // The same news for every try that waits there.
             for a_try in &mut self.tries {
                 if a_try.server == server {
@@ -454,6 +459,7 @@ impl Plan {
             hedge_delay: candidate.hedge_delay,
             answer_time: candidate.answer_time,
             status: Status::Waiting,
+            declined: false,
         });
         Step::Try {
             number,
