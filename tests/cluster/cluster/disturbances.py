@@ -10,11 +10,6 @@ from .node import Failed, until, wait
 from .release import CHART, LINK_LOCAL, NAMESPACE, lost, told
 from .resolution import NODE_ONLY, SERVICE, leftovers
 
-KEEPS_STATE = any("NODENS_STATE_DIR" in path.read_text() for path in CHART.glob("templates/*.yaml"))
-CONFIG_IN_SCHEMA = "properties" in json.loads((CHART / "values.schema.json").read_text())["properties"]["config"]
-UNCHECKED = None if CONFIG_IN_SCHEMA else "the schema of the values says of `config` only that it is an object"
-NO_STATE = None if KEEPS_STATE else "the chart gives nodens no folder to keep the last good configuration in"
-
 
 @check("an upgrade of the image under load loses no query")
 def upgrade(cluster):
@@ -75,7 +70,7 @@ def bad_config(cluster):
     return f"refused after {seconds:.0f} s; {told(result)}"
 
 
-@check("a ConfigMap with a mistake, and then a crash: the node keeps DNS", NO_STATE)
+@check("a ConfigMap with a mistake, and then a crash: the node keeps DNS")
 def bad_config_then_crash(cluster):
     pod = cluster.link_local()
     spoil_config(cluster)
@@ -90,7 +85,7 @@ def bad_config_then_crash(cluster):
     return f"answers again after {seconds:.1f} s; {told(result)}"
 
 
-@check("a mistake in a key below the chart's `config` is refused by `helm upgrade`, and no query is lost", UNCHECKED)
+@check("a mistake in a key below the chart's `config` is refused by `helm upgrade`, and no query is lost")
 def mistake_in_values(cluster):
     # The check before leaves a container for which the kubelet waits.
     cluster.release.fresh()
@@ -103,6 +98,30 @@ def mistake_in_values(cluster):
     claim(lost(result) == 0, told(result))
     claim(said.returncode != 0, f"Helm called it deployed; {told(result)}")
     return f"{said.stderr.strip().splitlines()[-1]}; {told(result)}"
+
+
+@check("a mistake that only `nodens check` finds is refused by `helm upgrade` before anything changes; the Job's log names it")
+def mistake_for_the_hook(cluster):
+    cluster.release.fresh()
+    def there():
+        config = kubectl(cluster.node, "-n", NAMESPACE, "get", "configmap", "nodens", "-o", r"jsonpath={.data.nodens\.yaml}")
+        return cluster.release.pod()["metadata"]["name"], config
+
+    before = there()
+    with cluster.link_local().load(LINK_LOCAL, udp=100, tcp=20) as result:
+        began = time.monotonic()
+        said = cluster.release.helm("upgrade", "nodens", CHART, *cluster.release.values,
+                                    "--set-json", 'config.routes={"corp.example":"office"}', "--timeout", "60s", check=False)
+        seconds = time.monotonic() - began
+        until("3 s of it", wait(3), 10)
+    log = kubectl(cluster.node, "-n", NAMESPACE, "logs", "job/nodens-check", check=False).stdout
+    claim(said.returncode != 0 and "pre-upgrade hooks failed" in said.stderr, said.stderr or "Helm called it deployed")
+    claim("office" in log, f"the log says: {log}")
+    claim(there() == before, "the pod or the ConfigMap is another one")
+    # The failed revision is no longer the last one.
+    cluster.release.helm("rollback", "nodens", "--wait", "--timeout", "90s")
+    claim(lost(result) == 0, told(result))
+    return f"refused after {seconds:.1f} s: {log.strip()}; {told(result)}"
 
 
 @check("kill -9: answers again within 3 s")
