@@ -308,3 +308,30 @@ fn only_its_owner_reads_what_is_kept_and_a_directory_that_cannot_be_written_harm
     assert_eq!(place.ask(), 1);
     assert!(place.reload_success());
 }
+
+#[test]
+fn what_check_takes_serve_takes_certificates_included() {
+    let place = Place::new();
+    let yaml = place.good().replace(
+        "]}}\n",
+        &format!("], tls_ca: {}}}}}\n", place.dir.path("ca.pem").display()),
+    );
+    let file = place.dir.write("nodens.yaml", &yaml);
+    let check = |expected: Option<i32>| {
+        let mut command = nodens();
+        command.args(["check", "--config"]).arg(&file);
+        let (code, said) = ended(command);
+        assert_eq!(code, expected, "{said}");
+        said
+    };
+    // Neither without the file, nor with one that is none.
+    for content in [None, Some("no certificate")] {
+        if let Some(content) = content {
+            place.dir.write("ca.pem", content);
+        }
+        let said = check(Some(2));
+        assert!(said.contains("tls_ca"), "{said}");
+        let (code, _) = ended(place.command("nodens.yaml"));
+        assert_eq!(code, Some(2));
+    }
+}

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::config::{Flags, load};
+use crate::upstream::check_servers;
 
 pub(super) fn run(flags: &Flags) -> ExitCode {
     let loaded = match load(flags) {
@@ -13,6 +14,12 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(errors) = check_servers(&loaded.config) {
+        for error in errors {
+            eprintln!("{error}");
+        }
+        return ExitCode::from(2);
+    }
     let width = |of: fn(&crate::config::Setting) -> usize| {
         loaded.settings.iter().map(of).max().unwrap_or(0).min(60)
     };

@@ -112,11 +112,11 @@ impl LastGood {
 
 /// Replaces a file as a whole; only its owner may read it.
 fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
-    let new = file.with_extension(format!("{}.new", std::process::id()));
+    // By chance, because two instances may share the directory, and each be process 1 of a container.
+    let new = file.with_extension(format!("{:016x}.new", fastrand::u64(..)));
     let written = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(0o600)
         .open(&new)
         .and_then(|mut opened| {

@@ -160,6 +160,26 @@ fn zone_of(config: &Config, group: usize) -> String {
     shortest.trim_start_matches('.').to_owned()
 }
 
+/// What servers over TLS and HTTPS need of a configuration's files and names, looked at without making anything of it.
+///
+/// # Errors
+/// All reasons why a server could not be used.
+pub fn check_servers(config: &Config) -> Result<(), Vec<UpstreamError>> {
+    let mut errors = Vec::new();
+    for group in &config.groups {
+        let roots = roots_of(group, &config.read_from, &mut errors);
+        for server in &group.servers {
+            tls_of(server, &roots, None, &mut errors);
+            endpoint_of(server, &mut errors);
+        }
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(errors)
+    }
+}
+
 fn roots_of(
     group: &GroupConfig,
     files: &Files,
