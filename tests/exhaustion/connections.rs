@@ -30,10 +30,14 @@ fn connections_that_send_an_octet_now_and_then_end_and_keep_nobody_waiting() {
     let server =
         StandIn::new(|query, _| vec![response(query, &[record(rr::A, 300, &[192, 0, 2, 1])])]);
     let nodens = Nodens::start(&format!(
-        "tcp: {{idle_timeout: 3s, max_connections: 1024}}\nupstreams: {{group: {{servers: [\"{}\"]}}}}\n",
+        "workers: 1\ntcp: {{idle_timeout: 3s, max_connections: 1024}}\nupstreams: {{group: {{servers: [\"{}\"]}}}}\n",
         server.address
     ));
     limit_open_files(std::process::id(), 8_192);
+    // Sockets to the server stay open.
+    for number in 0..200 {
+        Ask::new(&format!("first{number}.example."), rr::A).send(nodens.address(), Over::Udp);
+    }
     let before = (nodens.descriptors().len(), nodens.rss_bytes());
     let mut slow: Vec<_> = (0..SLOW)
         .map(|number| connect_from(number, nodens.address()))

@@ -1,9 +1,17 @@
-//! A host that is out of something: the real binary in network namespaces of its own, judged by what its clients hear, by
-//! /metrics and by the log. Needs root, iproute2, dig and Python; `.ci/run` runs it.
+//! What is scarce, taken by others: honest clients ask all the time, and hear what is right. The real binary in memory cgroups
+//! and network namespaces of its own. Needs root, iproute2, dig and Python:
+//!
+//!     cargo test --test exhaustion -- --ignored --test-threads=1 --nocapture
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod connections;
+mod cpu;
+mod descriptors;
 mod disk;
+mod honest;
+mod messages;
 mod ports;
+mod scene;
+mod sources;

@@ -1,0 +1,23 @@
+//! A hundredth of a CPU.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::scene::{Cgroup, Scene, server};
+
+#[test]
+#[ignore = "needs root and cgroups"]
+fn a_hundredth_of_a_cpu_makes_answers_slow_and_never_wrong() {
+    let cpu = Cgroup::new("cpu");
+    cpu.set(&[("cpu.cfs_quota_us", "1000"), ("cpu.max", "1000 100000")]);
+    let scene = Scene::start(1024, server());
+    let heard = scene.during("a hundredth of a CPU", || {
+        cpu.take(scene.nodens.id());
+        thread::sleep(Duration::from_secs(4));
+    });
+    let throttled = cpu.count("cpu.stat", "nr_throttled");
+    println!("a hundredth of a CPU: throttled in {throttled} periods of 100 ms");
+    assert!(throttled > 0, "the CPU was scarce");
+    heard.assert_all_answered("a hundredth of a CPU");
+    drop(scene);
+}
