@@ -14,7 +14,7 @@ pub const REPLY_BUFFERS_KEPT: usize = 256;
 pub const CONNECTION_BUFFER_KEPT: usize = 16 << 10;
 
 /// Octets that clients' connections hold together: queries read in part, replies that wait to be sent, and room for more.
-/// Each worker has its share of it. At the limit the connection is closed whose client has taken nothing for longest.
+/// Over it, a worker whose connections hold more than its share closes the one whose client has taken nothing for longest.
 pub const CONNECTION_BUFFERS: usize = 64 << 20;
 
 /// Octets that the kernel keeps of what was sent on a client's connection and not taken; it doubles them, for its own

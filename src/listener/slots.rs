@@ -1,7 +1,8 @@
-//! How many client connections there may be over TCP, in all and for each client address.
+//! How many client connections there may be over TCP, in all and for each client address, and how much they hold.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::{IntCounter, IntGauge};
@@ -36,6 +37,8 @@ impl ConnectionMetrics {
 #[derive(Debug)]
 pub struct ConnectionSlots {
     counts: Mutex<Counts>,
+    /// Octets that all connections hold.
+    held: AtomicUsize,
     /// What there are file descriptors for, whatever `tcp.max_connections` says.
     most: usize,
     /// What is counted of them.
@@ -63,9 +66,25 @@ impl ConnectionSlots {
     pub fn new(metrics: ConnectionMetrics, most: usize) -> Self {
         Self {
             counts: Mutex::default(),
+            held: AtomicUsize::new(0),
             most,
             metrics,
         }
+    }
+
+    /// Counts octets that a connection holds now instead of those that it held before.
+    pub fn hold(&self, before: usize, now: usize) {
+        if now >= before {
+            self.held.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.held.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    /// Octets that all connections hold.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
     }
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {

@@ -7,11 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prometheus::IntCounter;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -72,7 +72,7 @@ impl Connections {
             open: Rc::new(Open {
                 connections: RefCell::default(),
                 held: Cell::new(0),
-                evicted: slots.metrics.evicted.clone(),
+                slots: Arc::clone(slots),
                 takes_nothing: Repeated::default(),
             }),
             tasks: JoinSet::new(),
@@ -151,9 +151,9 @@ impl Connections {
 /// Those that are open, and what they hold together.
 struct Open {
     connections: RefCell<Vec<Weak<Connection>>>,
-    /// Octets.
+    /// Octets that those of this worker hold.
     held: Cell<usize>,
-    evicted: IntCounter,
+    slots: Arc<ConnectionSlots>,
     takes_nothing: Repeated,
 }
 
@@ -187,14 +187,15 @@ impl Open {
             })
         });
         if let Some(longest) = longest {
-            self.evicted.inc();
+            self.slots.metrics.evicted.inc();
             longest.end();
         }
     }
 
-    /// Closes connections until they hold no more than `most` octets together.
-    fn close_over(&self, most: usize) {
-        while self.held.get() > most {
+    /// Closes connections while all workers' hold too much together, and those of this one more than its share.
+    fn close_over(&self, workers: NonZeroUsize) {
+        let share = CONNECTION_BUFFERS / workers;
+        while self.slots.held() > CONNECTION_BUFFERS && self.held.get() > share {
             let longest = self.stillest(|connection| connection.held.get() > 0);
             let Some(longest) = longest else { return };
             let now = runtime::now();
@@ -207,7 +208,7 @@ impl Open {
                      there is memory for others"
                 );
             }
-            self.evicted.inc();
+            self.slots.metrics.evicted.inc();
             longest.end();
         }
     }
@@ -330,8 +331,9 @@ impl Connection {
 
     /// Counts what it holds now.
     fn hold(&self, octets: usize) {
-        let others = self.open.held.get() - self.held.replace(octets);
-        self.open.held.set(others + octets);
+        let before = self.held.replace(octets);
+        self.open.held.set(self.open.held.get() - before + octets);
+        self.open.slots.hold(before, octets);
     }
 
     async fn run(self: &Rc<Self>, stream: Stream, stop: CancellationToken) -> io::Result<()> {
@@ -341,7 +343,6 @@ impl Connection {
         let mut sent = 0;
         let mut reading = true;
         let mut stopping = None;
-        let share = CONNECTION_BUFFERS / self.current.get().setup.config.workers;
         while !self.closed.get() {
             let worker = self.current.get();
             let config = &worker.setup.config.tcp;
@@ -360,7 +361,7 @@ impl Connection {
             self.unsent.set(unsent);
             let outbox = self.outbox.borrow().capacity();
             self.hold(frames.capacity() + sending.capacity() + outbox + self.ready_octets.get());
-            self.open.close_over(share);
+            self.open.close_over(worker.setup.config.workers);
             if self.closed.get() {
                 break;
             }
