@@ -52,7 +52,7 @@ impl Files {
     /// Those of `open(2)` and `read(2)`; `InvalidData` if it is not UTF-8.
     pub fn read_text(&self, file: &Path) -> io::Result<String> {
         let text = String::from_utf8(self.read(file)?);
-        text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
     }
 
     /// The files in a directory.

@@ -1312,7 +1312,7 @@ fn a_bad_file_says_what_to_do() {
         (
             "not UTF-8",
             directory.0.join("latin.yaml"),
-            ": cannot be read: stream did not contain valid UTF-8",
+            ": cannot be read: it is not UTF-8",
         ),
     ];
     fs::write(directory.0.join("latin.yaml"), [b'a', 0xe9]).expect("a temporary file");
