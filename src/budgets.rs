@@ -152,12 +152,12 @@ pub const EXTENDED_ERRORS_PASSED_ON: usize = 4;
 /// 1.3 queries a question.
 pub const EXTRA_QUERIES_PERCENT: i64 = 27;
 
-/// The same in a second, where that is more: up to 44 questions a second. A link that loses half of all datagrams needs one for
-/// each question, or clients are not answered. 12 are 1 % of what a VPC's resolver takes from one interface.
-pub const EXTRA_QUERIES_PER_SECOND: i64 = 12;
+/// The same in a second, while fewer than [`FEW_QUESTIONS`] are asked in one: a link that loses half of all datagrams needs one for
+/// each question, or clients are not answered. 20 are 2 % of what a VPC's resolver takes from one interface.
+pub const EXTRA_QUERIES_PER_SECOND: i64 = 20;
 
-/// As many of them may be hedges, where `hedge_budget_percent` gives fewer: up to 50 questions a second with the usual 10.
-pub const HEDGES_PER_SECOND: i64 = 5;
+/// Questions a second from which on their share alone counts.
+pub const FEW_QUESTIONS: u64 = 40;
 
 /// Records of a reply's answer section in a line of the query log, and octets of each: a line has some 300 octets, and a few
 /// thousand at most, whatever the network sends.

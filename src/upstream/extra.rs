@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT, HEDGES_PER_SECOND};
+use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT, FEW_QUESTIONS};
 
 /// A token in the units in which questions pay in: percents.
 const TOKEN: i64 = 100;
@@ -43,8 +43,8 @@ impl ExtraQueries {
     pub fn new(hedge_percent: u32, now: Instant) -> Self {
         Self {
             started: now,
-            all: Tokens::new(EXTRA_QUERIES_PER_SECOND),
-            hedges: Tokens::new(HEDGES_PER_SECOND),
+            all: Tokens::new(),
+            hedges: Tokens::new(),
             hedge_percent: i64::from(hedge_percent),
             rate: Rate::default(),
             paid_until: AtomicU64::new(0),
@@ -70,7 +70,7 @@ impl ExtraQueries {
         let before = self.paid_until.fetch_max(now, Ordering::Relaxed);
         // More than a second's worth is not saved up.
         let passed = i64::try_from(now.saturating_sub(before).min(100)).expect("at most 100");
-        if passed > 0 {
+        if passed > 0 && self.rate.recent() < FEW_QUESTIONS {
             self.all.time_pays_in(passed);
             self.hedges.time_pays_in(passed);
         }
@@ -107,17 +107,14 @@ impl ExtraQueries {
 /// Races between workers cost or give a few hundredths of a token, which is of no account.
 #[derive(Debug)]
 struct Tokens {
-    /// What time pays in, in a second.
-    per_second: i64,
     saved: AtomicI64,
     /// What questions have paid and time has not, a second's worth at most: time adds only what questions leave to it.
     ahead: AtomicI64,
 }
 
 impl Tokens {
-    fn new(per_second: i64) -> Self {
+    fn new() -> Self {
         Self {
-            per_second,
             saved: AtomicI64::new(BURST * TOKEN),
             ahead: AtomicI64::new(0),
         }
@@ -125,7 +122,7 @@ impl Tokens {
 
     fn pay_in(&self, percent: i64, most: i64) {
         let ahead = self.ahead.load(Ordering::Relaxed) + percent;
-        let second = self.per_second * TOKEN;
+        let second = EXTRA_QUERIES_PER_SECOND * TOKEN;
         self.ahead.store(ahead.min(second), Ordering::Relaxed);
         let saved = self.saved.load(Ordering::Relaxed);
         if saved + percent <= most {
@@ -136,7 +133,7 @@ impl Tokens {
     }
 
     fn time_pays_in(&self, hundredths: i64) {
-        let percent = hundredths * self.per_second * TOKEN / 100;
+        let percent = hundredths * EXTRA_QUERIES_PER_SECOND * TOKEN / 100;
         let ahead = self.ahead.load(Ordering::Relaxed);
         self.ahead
             .store((ahead - percent).max(0), Ordering::Relaxed);
@@ -180,6 +177,12 @@ impl Rate {
         let counted = self.counted.fetch_add(1, Ordering::Relaxed) + 1;
         counted.max(self.last.load(Ordering::Relaxed))
     }
+
+    /// How many the last second had, or this one so far; the same without counting one.
+    fn recent(&self) -> u64 {
+        let counted = self.counted.load(Ordering::Relaxed);
+        counted.max(self.last.load(Ordering::Relaxed))
+    }
 }
 
 #[cfg(test)]
@@ -197,17 +200,18 @@ mod tests {
         taken
     }
 
-    /// Asks `per_second` questions for so many seconds, each of which takes as many extra queries as it gets. Returns the extra
-    /// queries of a second, without what is saved up at first.
+    /// Asks `per_second` questions for a second and then for so many more, each of which takes as many extra queries as it gets.
+    /// Returns the extra queries of a second, without the first, whose rate nobody knows yet.
     fn extra_a_second(per_second: u32, seconds: u32, extra: Extra) -> i64 {
         let start = Instant::now();
         let budget = ExtraQueries::new(10, start);
         take_all(&budget, Extra::Replacement, start);
         let mut taken = 0;
-        for number in 0..per_second * seconds {
+        for number in 0..per_second * (seconds + 1) {
             let now = start + Duration::from_secs(1) * number / per_second;
             budget.pay_in(now);
-            taken += take_all(&budget, extra, now);
+            let more = take_all(&budget, extra, now);
+            taken += if number < per_second { 0 } else { more };
         }
         taken / i64::from(seconds)
     }
@@ -226,13 +230,9 @@ mod tests {
 
     #[test]
     fn a_few_extra_queries_a_second_are_there_however_little_is_asked() {
-        // Hedges with the 50 that are saved up at first, over 20 seconds.
-        let kinds = [
-            (Extra::Replacement, EXTRA_QUERIES_PER_SECOND, 44),
-            (Extra::Hedge, HEDGES_PER_SECOND + 2, 50),
-        ];
-        for (kind, most, up_to) in kinds {
-            for per_second in [1, 5, 20, up_to] {
+        let most = EXTRA_QUERIES_PER_SECOND;
+        for kind in [Extra::Replacement, Extra::Hedge] {
+            for per_second in [1, 5, 20, 39] {
                 let extra = extra_a_second(per_second, 20, kind);
                 assert!(
                     (most - 2..=most).contains(&extra),
