@@ -214,6 +214,16 @@ getPool(''):setCache(newPacketCache({CACHE_ENTRIES}, {{maxTTL=86400}}))
     sockets = 1
 
 
+# Lines of Unbound's `server:` for a child process that leaves no files behind.
+UNBOUND_IN_FOREGROUND = """  directory: "/"
+  pidfile: ""
+  chroot: ""
+  username: ""
+  use-syslog: no
+  do-daemonize: no
+"""
+
+
 class Unbound(Peer):
     name = "unbound"
     package = "unbound"
@@ -225,13 +235,7 @@ class Unbound(Peer):
         config = f"""server:
   interface: 127.0.0.1@{port}
   port: {port}
-  directory: "/"
-  pidfile: ""
-  chroot: ""
-  username: ""
-  use-syslog: no
-  do-daemonize: no
-  do-not-query-localhost: no
+{UNBOUND_IN_FOREGROUND}  do-not-query-localhost: no
   access-control: 127.0.0.0/8 allow
   module-config: "iterator"
   num-threads: 1

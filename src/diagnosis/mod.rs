@@ -27,8 +27,9 @@ use tokio::task::JoinSet;
 use tokio_rustls::rustls::{self, RootCertStore};
 
 use crate::config::{Config, GroupConfig, ServerConfig, Source};
-use crate::transport::tls::{read_roots, trusted_roots};
+use crate::transport::tls::trusted_roots;
 use crate::upstream::routes::Routes;
+use crate::upstream::{UpstreamError, own_roots};
 use asking::{Inquiry, Line, Pace};
 pub use https::HttpsCheck;
 use judgement::Evidence;
@@ -91,15 +92,8 @@ pub enum Progress {
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
     /// The roots of a group cannot be read.
-    #[error("upstreams.{group}.tls_ca {}: {source}; it must be a readable file of PEM certificates", path.display())]
-    TlsCa {
-        /// The group.
-        group: Arc<str>,
-        /// The file.
-        path: std::path::PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    TlsCa(#[from] UpstreamError),
     /// They can be read, and are none.
     #[error("upstreams.{group}.tls_ca: {source}")]
     Roots {
@@ -238,18 +232,7 @@ fn roots_of(config: &Config) -> Result<Roots, OrderError> {
     let mut all = Roots::new();
     for group in &config.groups {
         let name = || Arc::clone(&group.name);
-        let extra = match &group.tls_ca {
-            None => Vec::new(),
-            Some(path) => {
-                let roots = config.read_from.read(path);
-                let roots = roots.and_then(|pem| read_roots(&pem));
-                roots.map_err(|source| OrderError::TlsCa {
-                    group: name(),
-                    path: path.clone(),
-                    source,
-                })?
-            }
-        };
+        let extra = own_roots(group, &config.read_from)?;
         let roots = trusted_roots(&extra).map_err(|source| OrderError::Roots {
             group: name(),
             source,

@@ -174,8 +174,8 @@ impl Rate {
             let last = if known + 1 == second { counted } else { 0 };
             self.last.store(last, Ordering::Relaxed);
         }
-        let counted = self.counted.fetch_add(1, Ordering::Relaxed) + 1;
-        counted.max(self.last.load(Ordering::Relaxed))
+        self.counted.fetch_add(1, Ordering::Relaxed);
+        self.recent()
     }
 
     /// How many the last second had, or this one so far; the same without counting one.

@@ -100,7 +100,7 @@ impl Upstreams {
             roots: Vec::new(),
         };
         for (index, group) in config.groups.iter().enumerate() {
-            let roots = roots_of(group, &config.read_from, &mut errors);
+            let roots = or_none(own_roots(group, &config.read_from), &mut errors);
             let old = previous.and_then(|old| old.group(&group.name));
             let mut servers: Vec<Arc<Server>> = Vec::new();
             for server in &group.servers {
@@ -167,7 +167,7 @@ fn zone_of(config: &Config, group: usize) -> String {
 pub fn check_servers(config: &Config) -> Result<(), Vec<UpstreamError>> {
     let mut errors = Vec::new();
     for group in &config.groups {
-        let roots = roots_of(group, &config.read_from, &mut errors);
+        let roots = or_none(own_roots(group, &config.read_from), &mut errors);
         for server in &group.servers {
             tls_of(server, &roots, None, &mut errors);
             endpoint_of(server, &mut errors);
@@ -180,22 +180,29 @@ pub fn check_servers(config: &Config) -> Result<(), Vec<UpstreamError>> {
     }
 }
 
-fn roots_of(
+/// The roots that a group names, beside the web's.
+///
+/// # Errors
+/// If their file cannot be read, or holds none.
+pub fn own_roots(
     group: &GroupConfig,
     files: &Files,
-    errors: &mut Vec<UpstreamError>,
-) -> Vec<CertificateDer<'static>> {
+) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
     let Some(path) = &group.tls_ca else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let roots = files.read(path).and_then(|pem| read_roots(&pem));
-    roots.unwrap_or_else(|source| {
-        let (group, path) = (Arc::clone(&group.name), path.clone());
-        errors.push(UpstreamError::TlsCa {
-            group,
-            path,
-            source,
-        });
+    roots.map_err(|source| UpstreamError::TlsCa {
+        group: Arc::clone(&group.name),
+        path: path.clone(),
+        source,
+    })
+}
+
+/// What was found; without it, none, and one mistake more.
+fn or_none<T>(found: Result<Vec<T>, UpstreamError>, errors: &mut Vec<UpstreamError>) -> Vec<T> {
+    found.unwrap_or_else(|error| {
+        errors.push(error);
         Vec::new()
     })
 }

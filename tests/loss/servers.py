@@ -101,13 +101,7 @@ class Unbound(OnNode, peers.Unbound):
         config = f"""server:
   interface: {NODE}
   access-control: 10.0.0.0/8 allow
-  directory: "/"
-  pidfile: ""
-  chroot: ""
-  username: ""
-  use-syslog: no
-  do-daemonize: no
-  module-config: "iterator"
+{peers.UNBOUND_IN_FOREGROUND}  module-config: "iterator"
 remote-control:
   control-enable: no
 forward-zone:

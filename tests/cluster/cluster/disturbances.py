@@ -25,8 +25,7 @@ def rollback(cluster):
     cluster.release.fresh()
     cluster.release.upgrade(image__tag=cluster.next_tag())
     with cluster.link_local().load(LINK_LOCAL) as result:
-        cluster.release.helm("rollback", "nodens", "--wait", "--timeout", "90s")
-        cluster.release.rollout()
+        cluster.release.rollback()
     claim(lost(result) == 0, told(result))
     return told(result)
 
@@ -39,8 +38,7 @@ def upgrade_without_image(cluster):
         said = cluster.release.helm("upgrade", "nodens", CHART, *cluster.release.values, *values, "--wait", "--timeout", "15s",
                                     check=False)
         claim(said.returncode != 0, "Helm called it deployed")
-        cluster.release.helm("rollback", "nodens", "--wait", "--timeout", "90s")
-        cluster.release.rollout()
+        cluster.release.rollback()
     claim(lost(result) == 0, told(result))
     return told(result)
 

@@ -71,6 +71,10 @@ class Release:
     def rollout(self):
         kubectl(self.node, "-n", NAMESPACE, "rollout", "status", "daemonset/nodens", "--timeout=90s", seconds=100)
 
+    def rollback(self):
+        self.helm("rollback", "nodens", "--wait", "--timeout", "90s")
+        self.rollout()
+
     def installed(self):
         return self.helm("status", "nodens", check=False).returncode == 0
 
