@@ -35,6 +35,9 @@ pub const REALTIME_WITHOUT_SLEEP: Duration = Duration::from_secs(2);
 /// Prefetches that a worker has in flight: they must never crowd out what clients wait for.
 pub const PREFETCHES_IN_FLIGHT: usize = 64;
 
+/// Tasks of flights that are over which a worker keeps for the next ones, of some 1.7 kB each.
+pub const FLIGHT_TASKS_KEPT: usize = 64;
+
 /// Failures remembered by the process (RFC 9520); each is a name that somebody keeps asking for.
 pub const FAILURES: usize = 8_192;
 

@@ -373,7 +373,7 @@ impl<'a> Survey<'a> {
     }
 
     fn finish(
-        self,
+        &self,
         end: usize,
         question_end: usize,
         counts: Counts,

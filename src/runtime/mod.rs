@@ -6,10 +6,12 @@
 
 use std::time::{Duration, Instant};
 
+pub mod tasks;
 pub mod timeout;
 pub mod timers;
 pub mod turns;
 
+pub use tasks::Tasks;
 pub use turns::{Leaving, Turns};
 
 /// The time, by the clock of the runtime: the kernel's monotonic one, or one that is made up, as a simulation does.

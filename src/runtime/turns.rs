@@ -117,14 +117,14 @@ impl Turns {
     }
 
     /// Runs a task on this thread, from the end of the turn on. A panic ends that task alone. The runtime must be tokio's
-    /// local one. The future is made where the task keeps it: one that is given would be copied on its way there.
-    pub fn spawn<F: Future<Output = ()> + 'static>(&self, make: impl FnOnce() -> F) {
+    /// local one.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.ensure_runner();
         let ready = Arc::clone(&self.0.ready);
         // The runtime would count what it waits for against the reader in whose task it runs, and stop it now and then.
         let (runnable, task) = Builder::new()
             .propagate_panic(true)
-            .spawn_local(|()| unconstrained(make()), move |task| ready.push(task));
+            .spawn_local(|()| unconstrained(future), move |task| ready.push(task));
         task.detach();
         runnable.schedule();
     }

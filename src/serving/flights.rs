@@ -17,7 +17,6 @@ use crate::budgets::PREFETCHES_IN_FLIGHT;
 use crate::cache::{Entry, Flushes};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::wire::rcode;
-use crate::runtime;
 
 /// Why a flight was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,14 +67,20 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// Nobody waits yet; `stale` is what they get if nothing better comes. It starts now, when so much had been flushed.
-    pub(super) fn new(stale: Option<Entry>, purpose: Purpose, asked: Flushes) -> Self {
+    /// Nobody waits yet; `stale` is what they get if nothing better comes. It starts at this time, when so much had been
+    /// flushed.
+    pub(super) fn new(
+        stale: Option<Entry>,
+        purpose: Purpose,
+        asked: Flushes,
+        started: Instant,
+    ) -> Self {
         Self {
             waiters: RefCell::default(),
             stale,
             purpose,
             asked,
-            started: runtime::now(),
+            started,
             overdue: Cell::new(false),
             waits_for: RefCell::default(),
         }
@@ -174,13 +179,12 @@ impl Flights {
     }
 
     /// Takes a flight off the list. After a flush another one may stand there in its place, which stays.
-    pub(super) fn remove(&self, key: &[u8], flight: &Rc<Flight>) {
+    pub(super) fn remove(&self, key: &Rc<[u8]>, flight: &Rc<Flight>) {
         let mut by_key = self.by_key.borrow_mut();
-        if by_key
-            .get(key)
-            .is_some_and(|listed| Rc::ptr_eq(listed, flight))
+        if let Some(listed) = by_key.remove(key)
+            && !Rc::ptr_eq(&listed, flight)
         {
-            by_key.remove(key);
+            by_key.insert(Rc::clone(key), listed);
         }
         if flight.purpose == Purpose::Prefetch {
             self.prefetches.set(self.prefetches.get() - 1);

@@ -16,7 +16,7 @@ use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
 use super::resolve::resolve;
 use super::waiting::{Content, ReplyTo, Waiter, Waiting};
-use super::worker::Worker;
+use super::worker::{Leader, Worker};
 use crate::cache::{Bounds, Entry, Origin};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
@@ -172,7 +172,7 @@ impl Worker {
                     .upstream_obstacle(key, route, Some(entry), now)
                     .is_none()
             {
-                self.start(key, route, Some(entry.clone()), wanted.purpose);
+                self.start(key, route, Some(entry.clone()), wanted.purpose, now);
             }
             return Course::Reply(Content::Stale(entry.clone(), StaleReason::UpstreamsDown));
         }
@@ -191,7 +191,7 @@ impl Worker {
             });
         }
         let Some(flight) = in_flight else {
-            return Course::Wait(self.start(key, route, wanted.stale, wanted.purpose));
+            return Course::Wait(self.start(key, route, wanted.stale, wanted.purpose, now));
         };
         self.metrics.coalesced();
         match wanted.stale {
@@ -239,18 +239,18 @@ impl Worker {
         {
             self.metrics.prefetches.inc();
             // Should it expire before the new one is there, it is what those who then wait fall back on.
-            self.start(key, route, Some(entry.clone()), Purpose::Prefetch);
+            self.start(key, route, Some(entry.clone()), Purpose::Prefetch, now);
         }
     }
 
-    fn waiter(&self, query: &Query<'_>, client: Client, reply_to: ReplyTo) -> Waiter {
+    fn waiter(&self, query: &Query<'_>, client: Client, reply_to: ReplyTo) -> Box<Waiter> {
         Waiter::new(&self.replies, &self.clients, query, client, reply_to)
     }
 
     /// Has a question that is answered here answered, and where that is an alias, its target looked up.
-    fn answer_locally(self: &Rc<Self>, message: &[u8], key: &[u8], waiter: Waiter) {
+    fn answer_locally(self: &Rc<Self>, message: &[u8], key: &[u8], waiter: Box<Waiter>) {
         let (message, key, worker) = (message.to_vec(), key.to_vec(), Rc::clone(self));
-        self.turns.spawn(|| async move {
+        self.turns.spawn(async move {
             let client = waiter.client();
             let content = aliases::answer_locally(&worker, &key, &message, client).await;
             waiter.reply(content, None);
@@ -264,10 +264,12 @@ impl Worker {
         route: u16,
         stale: Option<Entry>,
         purpose: Purpose,
+        now: Instant,
     ) -> Rc<Flight> {
-        let flight = Rc::new(Flight::new(stale, purpose, self.shared.cache.flushes()));
+        let flushes = self.shared.cache.flushes();
+        let flight = Rc::new(Flight::new(stale, purpose, flushes, now));
         let leader = Leader::new(self, Rc::clone(&flight), key.into(), route);
-        self.turns.spawn(move || fly(leader));
+        self.asking.run(&self.turns, leader, fly);
         flight
     }
 }
@@ -357,16 +359,6 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
             });
         }
     }
-}
-
-/// Whoever asks the upstreams for a flight. Everybody who waits is answered exactly once: dropped before it landed (a bug,
-/// or the end of the process), it lets the waiters know.
-struct Leader {
-    worker: Rc<Worker>,
-    flight: Rc<Flight>,
-    key: Rc<[u8]>,
-    route: u16,
-    landed: Cell<bool>,
 }
 
 impl Leader {

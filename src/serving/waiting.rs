@@ -1,7 +1,7 @@
 //! A client that waits for its reply: what the reply repeats, what it says, where it goes.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::hash_map::{self, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -64,11 +64,12 @@ impl CountedQuery {
 
 impl Drop for CountedQuery {
     fn drop(&mut self) {
-        let mut counts = self.counts.0.borrow_mut();
-        if let Some(count) = counts.get_mut(&self.client) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.client);
+        if let hash_map::Entry::Occupied(mut counted) =
+            self.counts.0.borrow_mut().entry(self.client)
+        {
+            *counted.get_mut() -= 1;
+            if *counted.get() == 0 {
+                counted.remove();
             }
         }
     }
@@ -88,7 +89,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// The client of `query`.
+    /// The client of `query`. In a box, because it is handed on from one to the next until it has its reply.
     #[must_use]
     pub fn new(
         replies: &Rc<Replies>,
@@ -96,8 +97,8 @@ impl Waiter {
         query: &Query<'_>,
         client: Client,
         reply_to: ReplyTo,
-    ) -> Self {
-        Self {
+    ) -> Box<Self> {
+        Box::new(Self {
             replies: Rc::clone(replies),
             id: query.id,
             flags: query.flags,
@@ -106,7 +107,7 @@ impl Waiter {
             client,
             reply_to,
             _counted: CountedQuery::new(counts, client.address.ip()),
-        }
+        })
     }
 
     /// The client.
@@ -126,7 +127,7 @@ impl Waiter {
     }
 
     /// Sends what it waited for. `route` is the one that failed, for metrics.
-    pub fn reply(self, content: Content, route: Option<u16>) {
+    pub fn reply(self: Box<Self>, content: Content, route: Option<u16>) {
         let sink = Rc::clone(&self.reply_to.sink);
         sink.send(Reply {
             waiter: self,
@@ -137,13 +138,9 @@ impl Waiter {
 }
 
 /// Who waits for an answer.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all are clients, and a box would be one more allocation for each"
-)]
 pub enum Waiting {
     /// A client.
-    Client(Waiter),
+    Client(Box<Waiter>),
     /// Whoever follows an alias to this question.
     Alias(oneshot::Sender<Content>),
 }
@@ -195,7 +192,7 @@ impl Content {
 /// A reply to a client that waited. Its bytes are made when there is room for them, so that replies that wait share what
 /// they say.
 pub struct Reply {
-    waiter: Waiter,
+    waiter: Box<Waiter>,
     content: Content,
     route: Option<u16>,
 }
@@ -216,7 +213,7 @@ impl Reply {
             }
             Content::Failure(..) => 0,
         };
-        size_of::<Self>() + said
+        size_of::<Self>() + size_of::<Waiter>() + said
     }
 
     /// The address it leaves from, on wildcard sockets.

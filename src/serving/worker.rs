@@ -10,16 +10,17 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use super::flights::Flights;
+use super::flights::{Flight, Flights};
 use super::metrics::{ServingFamilies, WorkerMetrics};
 use super::recent_failures::{RecentFailures, WorkerFailures};
 use super::replies::Replies;
 use super::setup::Setup;
 use super::top::{TopBoard, WorkerTop};
 use super::waiting::ClientCounts;
+use crate::budgets::FLIGHT_TASKS_KEPT;
 use crate::cache::Cache;
 use crate::runtime;
-use crate::runtime::Turns;
+use crate::runtime::{Tasks, Turns};
 use crate::upstream::ask::Links;
 use crate::upstream::loops::LoopNames;
 
@@ -60,11 +61,23 @@ pub struct Worker {
     pub(super) links: Links,
     /// Questions in flight, by key.
     pub(super) flights: Flights,
+    /// The thread's tasks that ask the upstreams.
+    pub(super) asking: Rc<Tasks<Leader>>,
     /// Under this setup and earlier ones.
     pub(super) clients: Rc<ClientCounts>,
     /// REFUSED replies to clients outside `allow` that are left this second.
     pub(super) refused_left: Cell<u32>,
     pub(super) refused_second: Cell<Option<Instant>>,
+}
+
+/// Whoever asks the upstreams for a flight. Everybody who waits is answered exactly once: dropped before it landed (a bug,
+/// or the end of the process), it lets the waiters know. What it does is [`super::query_path`]'s.
+pub(super) struct Leader {
+    pub(super) worker: Rc<Worker>,
+    pub(super) flight: Rc<Flight>,
+    pub(super) key: Rc<[u8]>,
+    pub(super) route: u16,
+    pub(super) landed: Cell<bool>,
 }
 
 impl Worker {
@@ -92,6 +105,10 @@ impl Worker {
             ),
             turns,
             flights: Flights::default(),
+            asking: previous.map_or_else(
+                || Rc::new(Tasks::keeping(FLIGHT_TASKS_KEPT)),
+                |old| Rc::clone(&old.asking),
+            ),
             clients: previous.map_or_else(Rc::default, |old| Rc::clone(&old.clients)),
             refused_left: Cell::new(0),
             refused_second: Cell::new(None),

@@ -174,8 +174,7 @@ impl Port {
 
     /// Whether the next query may leave from it, where this is what could be opened in its place.
     fn is_usable(&self, now: Instant, room: Room) -> bool {
-        let is_old =
-            self.uses.get() >= MAX_USES || now.saturating_duration_since(self.opened) >= MAX_AGE;
+        let is_old = self.uses.get() >= MAX_USES || now >= self.opened + MAX_AGE;
         !self.retired.get()
             && !self.in_flight.is_full()
             && match room {
@@ -345,7 +344,7 @@ impl Pool {
     /// Where the next query leaves: a place drawn at random, or that of the burst.
     fn draw(&self, now: Instant) -> usize {
         let mut burst = self.burst.get();
-        if burst.left == 0 || now.saturating_duration_since(burst.since) > BURST_TIME {
+        if burst.left == 0 || now > burst.since + BURST_TIME {
             let drawn = self.shared.random.borrow_mut().next_u16();
             burst = Burst {
                 slot: usize::from(drawn) % self.shared.most(UPSTREAM_PORTS),
@@ -377,8 +376,7 @@ impl Pool {
             Ok(port) => {
                 self.peer.metrics.sent(SocketUse::NewDatagram);
                 if let Some(old) = ports[drawn].replace(Rc::clone(&port)) {
-                    old.retire();
-                    self.retired.borrow_mut().push(old);
+                    self.retire(old);
                 }
                 Ok(port)
             }
@@ -389,6 +387,16 @@ impl Pool {
                 usable.cloned().ok_or(error)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// No further query leaves from it. It stays for the answers that it waits for.
+    fn retire(&self, port: Rc<Port>) {
+        port.retire();
+        if port.in_flight.is_empty() {
+            port.stop_reading();
+        } else {
+            self.retired.borrow_mut().push(port);
         }
     }
 

@@ -6,7 +6,7 @@
 //! is an argument.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT, FEW_QUESTIONS};
 
@@ -54,19 +54,19 @@ impl ExtraQueries {
     /// A question pays in. A second's worth can be saved up: a server's failure costs its queries in flight, and those are
     /// the more, the more is asked.
     pub fn pay_in(&self, now: Instant) {
-        self.time_pays_in(now);
-        let second = now.saturating_duration_since(self.started).as_secs();
-        let questions = i64::try_from(self.rate.count(second)).unwrap_or(i64::MAX / TOKEN);
+        let since = now.saturating_duration_since(self.started);
+        self.time_pays_in(since);
+        let questions = i64::try_from(self.rate.count(since.as_secs())).unwrap_or(i64::MAX / TOKEN);
         let percent = EXTRA_QUERIES_PERCENT;
         self.all
             .pay_in(percent, (questions * percent).max(BURST * TOKEN));
         self.hedges.pay_in(self.hedge_percent, BURST * TOKEN);
     }
 
-    fn time_pays_in(&self, now: Instant) {
+    /// So much time has passed since the start.
+    fn time_pays_in(&self, since: Duration) {
         // In steps in which time pays whole hundredths.
-        let now = now.saturating_duration_since(self.started).as_millis() / 10;
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let now = since.as_secs() * 100 + u64::from(since.subsec_millis() / 10);
         let before = self.paid_until.fetch_max(now, Ordering::Relaxed);
         // More than a second's worth is not saved up.
         let passed = i64::try_from(now.saturating_sub(before).min(100)).expect("at most 100");
@@ -79,7 +79,7 @@ impl ExtraQueries {
     /// Takes what an extra query costs, if it is there.
     #[must_use]
     pub fn take(&self, extra: Extra, now: Instant) -> bool {
-        self.time_pays_in(now);
+        self.time_pays_in(now.saturating_duration_since(self.started));
         match extra {
             Extra::Replacement => self.all.take(),
             Extra::Hedge if self.hedge_percent == 0 || !self.hedges.take() => false,

@@ -1,0 +1,196 @@
+//! Tasks that take one job after the other. A new task takes memory for the largest state of its future, which is moved
+//! there; one that is kept has all of it already.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
+
+use super::turns::Turns;
+
+/// Runs jobs of one kind, and keeps tasks for them.
+pub struct Tasks<J> {
+    idle: Rc<Idle<J>>,
+}
+
+/// Tasks without a job, the one that became idle last at the end.
+struct Idle<J> {
+    tasks: RefCell<Vec<Waiting<J>>>,
+    most: usize,
+}
+
+/// A task that waits for a job.
+struct Waiting<J> {
+    job: Rc<Cell<Option<J>>>,
+    waker: Waker,
+}
+
+impl<J: 'static> Tasks<J> {
+    /// Keeps so many tasks at most.
+    #[must_use]
+    pub fn keeping(most: usize) -> Self {
+        Self {
+            idle: Rc::new(Idle {
+                tasks: RefCell::default(),
+                most,
+            }),
+        }
+    }
+
+    /// Has `work` run with this job, from the end of the turn on. It must be the same `work` each time. A panic ends that
+    /// job alone.
+    pub fn run<F>(&self, turns: &Turns, job: J, work: impl Fn(J) -> F + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let kept = self.idle.tasks.borrow_mut().pop();
+        if let Some(task) = kept {
+            task.job.set(Some(job));
+            task.waker.wake();
+            return;
+        }
+        let idle = Rc::downgrade(&self.idle);
+        turns.spawn(async move {
+            let place = Rc::default();
+            let mut next = Some(job);
+            while let Some(job) = next {
+                // Awaited where it is made: moved to another place, it would be copied whole.
+                pin!(work(job)).await;
+                next = next_job(&idle, &place).await;
+            }
+        });
+    }
+}
+
+/// Waits for the next job of an idle task; none if the task is to end.
+async fn next_job<J>(idle: &Weak<Idle<J>>, place: &Rc<Cell<Option<J>>>) -> Option<J> {
+    let mut listed = false;
+    poll_fn(|context| {
+        if let Some(job) = place.take() {
+            return Poll::Ready(Some(job));
+        }
+        // What the last job waited for may wake it once more.
+        if listed {
+            return Poll::Pending;
+        }
+        let Some(idle) = idle.upgrade() else {
+            return Poll::Ready(None);
+        };
+        let mut tasks = idle.tasks.borrow_mut();
+        if tasks.len() >= idle.most {
+            return Poll::Ready(None);
+        }
+        tasks.push(Waiting {
+            job: Rc::clone(place),
+            waker: context.waker().clone(),
+        });
+        listed = true;
+        Poll::Pending
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::LocalOptions;
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    /// How many tasks there are, and what they have done.
+    #[derive(Default)]
+    struct World {
+        tasks: Cell<usize>,
+        done: RefCell<Vec<u32>>,
+        go_on: Notify,
+    }
+
+    struct InTask(Rc<World>);
+
+    impl Drop for InTask {
+        fn drop(&mut self) {
+            self.0.tasks.set(self.0.tasks.get() - 1);
+        }
+    }
+
+    /// Does a job: one that panics, or one that waits to go on and is then noted.
+    fn work(
+        world: &Rc<World>,
+    ) -> impl Fn(u32) -> std::pin::Pin<Box<dyn Future<Output = ()>>> + use<> {
+        world.tasks.set(world.tasks.get() + 1);
+        let here = InTask(Rc::clone(world));
+        move |job| {
+            let world = Rc::clone(&here.0);
+            Box::pin(async move {
+                assert_ne!(job, 0, "a job that fails");
+                world.go_on.notified().await;
+                world.done.borrow_mut().push(job);
+            })
+        }
+    }
+
+    fn local(test: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build_local(LocalOptions::default());
+        runtime.expect("a runtime").block_on(test);
+    }
+
+    async fn turns_pass() {
+        for _ in 0..5 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn a_task_that_is_kept_takes_the_next_job() {
+        local(async {
+            let (world, turns, tasks) =
+                (Rc::<World>::default(), Turns::default(), Tasks::keeping(1));
+            for job in 1..=3 {
+                tasks.run(&turns, job, work(&world));
+                turns_pass().await;
+                assert_eq!(world.tasks.get(), 1);
+                world.go_on.notify_waiters();
+                turns_pass().await;
+            }
+            assert_eq!(*world.done.borrow(), [1, 2, 3]);
+        });
+    }
+
+    #[test]
+    fn no_more_are_kept_than_may_be_and_none_without_their_owner() {
+        local(async {
+            let (world, turns, tasks) =
+                (Rc::<World>::default(), Turns::default(), Tasks::keeping(2));
+            for job in 1..=5 {
+                tasks.run(&turns, job, work(&world));
+            }
+            turns_pass().await;
+            assert_eq!(world.tasks.get(), 5, "each waits with its own job");
+            world.go_on.notify_waiters();
+            turns_pass().await;
+            assert_eq!(world.done.borrow().len(), 5);
+            assert_eq!(world.tasks.get(), 2);
+            drop(tasks);
+            turns_pass().await;
+            assert_eq!(world.tasks.get(), 0);
+        });
+    }
+
+    #[test]
+    fn a_task_whose_job_panics_is_not_kept() {
+        local(async {
+            let (world, turns, tasks) =
+                (Rc::<World>::default(), Turns::default(), Tasks::keeping(2));
+            tasks.run(&turns, 0, work(&world));
+            turns_pass().await;
+            assert_eq!(world.tasks.get(), 0);
+            tasks.run(&turns, 1, work(&world));
+            turns_pass().await;
+            world.go_on.notify_waiters();
+            turns_pass().await;
+            assert_eq!(*world.done.borrow(), [1]);
+        });
+    }
+}
