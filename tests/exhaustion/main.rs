@@ -1,5 +1,6 @@
 //! What is scarce, taken by others: honest clients ask all the time, and hear what is right. The real binary in memory cgroups
-//! and network namespaces of its own. Needs root, iproute2, dig and Python:
+//! and network namespaces of its own. Needs root, iproute2, nftables, conntrack, dig
+//! and Python:
 //!
 //!     cargo test --test exhaustion -- --ignored --test-threads=1 --nocapture
 
@@ -7,11 +8,13 @@
 mod common;
 
 mod connections;
+mod conntrack;
 mod cpu;
 mod descriptors;
 mod disk;
 mod honest;
 mod messages;
+mod network;
 mod ports;
 mod scene;
 mod sources;
