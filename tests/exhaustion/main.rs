@@ -14,6 +14,7 @@ mod descriptors;
 mod disk;
 mod honest;
 mod messages;
+mod names;
 mod network;
 mod ports;
 mod scene;

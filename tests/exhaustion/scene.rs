@@ -77,6 +77,11 @@ pub(crate) struct Scene {
 impl Scene {
     /// With so many descriptors at most.
     pub(crate) fn start(files: u32, server: StandIn) -> Self {
+        Self::start_with(files, server, "")
+    }
+
+    /// The same with more lines of configuration.
+    pub(crate) fn start_with(files: u32, server: StandIn, more: &str) -> Self {
         let memory = Cgroup::new("memory");
         let limit = MEMORY.to_string();
         memory.set(&[("memory.limit_in_bytes", &limit), ("memory.max", &limit)]);
@@ -85,7 +90,7 @@ impl Scene {
             memory.0.display()
         );
         let yaml = format!(
-            "workers: 1\nupstreams: {{group: {{servers: [\"{}\"]}}}}\n",
+            "workers: 1\nupstreams: {{group: {{servers: [\"{}\"]}}}}\n{more}\n",
             server.address
         );
         let nodens = Nodens::start_under("sh", &["-c".to_owned(), command], &yaml);
