@@ -54,3 +54,11 @@ pub(crate) fn udp_connected(local: SocketAddr, remote: SocketAddr) -> bool {
     let connected = |entry: &Entry| entry.local == local && entry.remote == remote;
     entries("udp").iter().any(connected)
 }
+
+/// UDP sockets that are connected to this address: where they are bound.
+pub(crate) fn udp_connected_to(remote: SocketAddr) -> Vec<SocketAddr> {
+    let connected = entries("udp")
+        .into_iter()
+        .filter(|entry| entry.remote == remote);
+    connected.map(|entry| entry.local).collect()
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::common::dns::{Ask, Message, Over, read_frame, receive, rr, send_frame};
+use crate::common::dns::{Ask, Message, Over, rcode, read_frame, receive, rr, send_frame};
 
 /// What the servers say; any other address is a lie that was believed.
 pub(crate) const RIGHT: [u8; 4] = [192, 0, 2, 1];
@@ -22,22 +22,31 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Heard {
     pub(crate) asked: u32,
     pub(crate) lost: Vec<String>,
+    /// Told that there was no answer.
+    pub(crate) failed: Vec<String>,
+    /// Told what no server said.
     pub(crate) wrong: Vec<String>,
     pub(crate) slowest: Duration,
 }
 
 impl Heard {
     pub(crate) fn assert_all_answered(&self, case: &str) {
+        self.assert_nothing_wrong(case);
+        assert!(self.failed.is_empty(), "{case}: failed: {:?}", self.failed);
+        assert!(self.lost.is_empty(), "{case}: lost: {:?}", self.lost);
+    }
+
+    pub(crate) fn assert_nothing_wrong(&self, case: &str) {
         println!(
-            "{case}: {} asked, {} lost, {} wrong, slowest {:.1} ms",
+            "{case}: {} asked, {} lost, {} failed, {} wrong, slowest {:.1} ms",
             self.asked,
             self.lost.len(),
+            self.failed.len(),
             self.wrong.len(),
             self.slowest.as_secs_f64() * 1000.0
         );
         assert!(self.asked > 0, "{case}: nobody asked");
         assert!(self.wrong.is_empty(), "{case}: wrong: {:?}", self.wrong);
-        assert!(self.lost.is_empty(), "{case}: lost: {:?}", self.lost);
     }
 }
 
@@ -112,9 +121,14 @@ fn ask(server: SocketAddr, heard: &mut Heard) {
         Ok(bytes) => match Message::read(&bytes) {
             Ok(message)
                 if message.id == question.id
-                    && message.rcode() == 0
+                    && message.rcode() == rcode::NOERROR
                     && message.records.len() == 1
                     && message.records[0].rdata == RIGHT => {}
+            Ok(message) if message.id == question.id && message.rcode() == rcode::SERVFAIL => {
+                heard
+                    .failed
+                    .push(format!("{name} over {over:?}: {message:?}"));
+            }
             other => heard.wrong.push(format!("{name} over {over:?}: {other:?}")),
         },
     }

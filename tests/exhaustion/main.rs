@@ -12,6 +12,7 @@ mod conntrack;
 mod cpu;
 mod descriptors;
 mod disk;
+mod forged;
 mod honest;
 mod messages;
 mod names;

@@ -1,6 +1,7 @@
 //! nodens in a cgroup before a server that works.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -70,7 +71,7 @@ impl Drop for Cgroup {
 pub(crate) struct Scene {
     // In this order: the process ends before its cgroup is removed.
     pub(crate) nodens: Nodens,
-    _server: StandIn,
+    _server: Option<StandIn>,
     _memory: Cgroup,
 }
 
@@ -82,6 +83,15 @@ impl Scene {
 
     /// The same with more lines of configuration.
     pub(crate) fn start_with(files: u32, server: StandIn, more: &str) -> Self {
+        let scene = Self::before(files, server.address, more);
+        Self {
+            _server: Some(server),
+            ..scene
+        }
+    }
+
+    /// The same before a server of the caller's own.
+    pub(crate) fn before(files: u32, server: SocketAddr, more: &str) -> Self {
         let memory = Cgroup::new("memory");
         let limit = MEMORY.to_string();
         memory.set(&[("memory.limit_in_bytes", &limit), ("memory.max", &limit)]);
@@ -89,14 +99,12 @@ impl Scene {
             "echo $$ > {}/cgroup.procs && ulimit -n {files} && exec \"$0\" \"$@\"",
             memory.0.display()
         );
-        let yaml = format!(
-            "workers: 1\nupstreams: {{group: {{servers: [\"{}\"]}}}}\n{more}\n",
-            server.address
-        );
+        let yaml =
+            format!("workers: 1\nupstreams: {{group: {{servers: [\"{server}\"]}}}}\n{more}\n");
         let nodens = Nodens::start_under("sh", &["-c".to_owned(), command], &yaml);
         Self {
             nodens,
-            _server: server,
+            _server: None,
             _memory: memory,
         }
     }
