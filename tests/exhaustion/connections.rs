@@ -1,73 +1,94 @@
-//! Connections of clients that are in no hurry.
+//! Connections of clients that are in no hurry: an octet of a query, or of a request, now and then.
 
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::common::dns::{Ask, Over, rcode, record, response, rr};
-use crate::common::stand_in::StandIn;
-use crate::common::{Nodens, limit_open_files};
+use crate::common::dns::{Ask, rr};
+use crate::common::limit_open_files;
+use crate::scene::{Scene, server};
 
-/// Connections that send an octet now and then: more than a client may have, from several.
-const SLOW: u16 = 1_500;
+/// Connections to port 53: more than `tcp.max_connections`, from several clients.
+const QUERIES: u8 = 250;
+const CLIENTS: u8 = 6;
+/// Connections to the admin address: more than `ADMIN_CONNECTIONS`, which take no answer, and send no whole request.
+const NEVER_READ: u8 = 100;
+const REQUESTS: u8 = 200;
+/// Between two octets.
+const EVERY: Duration = Duration::from_millis(120);
 
-/// A connection from one of a few clients.
-fn connect_from(number: u16, to: SocketAddr) -> TcpStream {
+/// A connection from this client; none if the backlog is full for long.
+fn connect(client: u8, to: SocketAddr) -> Option<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    let client = Ipv4Addr::new(127, 99, 0, u8::try_from(number % 4 + 1).expect("small"));
+    let client = IpAddr::from(Ipv4Addr::new(127, 99, 0, client));
     socket
-        .bind(&SocketAddr::from((client, 0)).into())
+        .bind(&SocketAddr::new(client, 0).into())
         .expect("bound");
-    socket.connect(&to.into()).expect("connects");
-    socket.into()
+    let connected = socket.connect_timeout(&to.into(), EVERY);
+    connected.is_ok().then(|| socket.into())
+}
+
+/// Sends these octets over each, one at a time. Returns how many are open in the end.
+fn send_slowly(mut streams: Vec<TcpStream>, octets: &[u8]) -> usize {
+    for octet in octets {
+        // One that was ended says so here.
+        streams.retain_mut(|stream| stream.write_all(&[*octet]).is_ok());
+        thread::sleep(EVERY);
+    }
+    streams.len()
 }
 
 #[test]
-#[ignore = "takes ten seconds"]
-fn connections_that_send_an_octet_now_and_then_end_and_keep_nobody_waiting() {
-    let server =
-        StandIn::new(|query, _| vec![response(query, &[record(rr::A, 300, &[192, 0, 2, 1])])]);
-    let nodens = Nodens::start(&format!(
-        "workers: 1\ntcp: {{idle_timeout: 3s, max_connections: 1024}}\nupstreams: {{group: {{servers: [\"{}\"]}}}}\n",
-        server.address
-    ));
+#[ignore = "needs root and cgroups"]
+fn queries_that_arrive_an_octet_at_a_time_end_and_cost_honest_clients_nothing() {
+    let case = "queries an octet at a time";
+    let more = "tcp: {idle_timeout: 1s, max_connections: 1024}";
+    let scene = Scene::start_with(8_192, server(), more);
     limit_open_files(std::process::id(), 8_192);
-    // Sockets to the server stay open.
-    for number in 0..200 {
-        Ask::new(&format!("first{number}.example."), rr::A).send(nodens.address(), Over::Udp);
-    }
-    let before = (nodens.descriptors().len(), nodens.rss_bytes());
-    let mut slow: Vec<_> = (0..SLOW)
-        .map(|number| connect_from(number, nodens.address()))
-        .collect();
-    let (start, mut round, mut slowest) = (Instant::now(), 0, Duration::ZERO);
-    while start.elapsed() < Duration::from_secs(6) {
-        for stream in &mut slow {
-            // One that was ended says so here.
-            let _ = stream.write(&[0]);
-        }
-        round += 1;
-        for over in [Over::Tcp, Over::Udp] {
-            let asked = Instant::now();
-            let reply =
-                Ask::new(&format!("name{round}.example."), rr::A).send(nodens.address(), over);
-            assert_eq!(reply.rcode(), rcode::NOERROR, "{reply:?}");
-            slowest = slowest.max(asked.elapsed());
-        }
-    }
-    nodens.wait_for_metric("nodens_tcp_evicted_total", &[], 1.0);
-    drop(slow);
-    crate::common::wait_for("no connection left", || {
-        (nodens.metric("nodens_tcp_connections", &[]) == 0.0).then_some(())
+    let heard = scene.during(case, || {
+        let clients = (0..QUERIES).flat_map(|_| 1..=CLIENTS);
+        let slow: Vec<_> = clients
+            .filter_map(|client| connect(client, scene.nodens.address()))
+            .collect();
+        let all = slow.len();
+        // It announces an octet more than will come.
+        let query = Ask::new("slow.example.", rr::A).message();
+        let length = u16::try_from(query.len() + 1).expect("short");
+        let left = send_slowly(slow, &[&length.to_be_bytes(), &query[..]].concat());
+        println!("{case}: {all} connections, {left} at the end");
+        assert!(all > 1_024, "{all} connections");
+        assert_eq!(left, 0, "each ends after `tcp.idle_timeout`");
     });
-    let after = (nodens.descriptors().len(), nodens.rss_bytes());
-    println!(
-        "{SLOW} slow connections: {} queries of others answered after {slowest:?} at most; {before:?} to {after:?} \
-         descriptors and octets",
-        2 * round
-    );
-    assert!(after.0 < before.0 + 64, "{before:?} {after:?}");
-    assert!(after.1 < before.1 + (32 << 20), "{before:?} {after:?}");
+    assert!(scene.nodens.metric("nodens_tcp_evicted_total", &[]) > 0.0);
+    heard.assert_all_answered(case);
+}
+
+#[test]
+#[ignore = "needs root and cgroups"]
+fn requests_that_arrive_an_octet_at_a_time_cost_honest_clients_nothing() {
+    let case = "requests an octet at a time";
+    let scene = Scene::start(256, server());
+    let admin = scene.nodens.admin.expect("it has one");
+    let heard = scene.during(case, || {
+        let request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
+        let ask = |mut stream: TcpStream| {
+            let sent = stream.write_all(request);
+            sent.map(|()| stream)
+        };
+        let never_read: Vec<_> = (0..NEVER_READ)
+            .filter_map(|_| connect(1, admin))
+            .map(ask)
+            .collect();
+        let slow = (0..REQUESTS).filter_map(|_| connect(1, admin)).collect();
+        let left = send_slowly(slow, &request[..20]);
+        println!(
+            "{case}: {} that read nothing, {REQUESTS} slow, {left} at the end",
+            never_read.len()
+        );
+        assert!(left <= 64, "{left} connections are open");
+    });
+    heard.assert_all_answered(case);
 }
