@@ -4,22 +4,20 @@ mod common;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::dns::{Ask, Message, Over, Section, rcode, record, response, rr, u16_at};
 use common::stand_in::StandIn;
-use common::{Nodens, TempDir, free_address, wait_for};
+use common::tls::{Root, certificate_for};
+use common::{Nodens, free_address, wait_for};
 use h2::Reason;
 use h2::server::{Connection, SendResponse, handshake};
 use hyper::body::Bytes;
 use hyper::http::{Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::{ServerConfig, crypto};
 use tokio_rustls::server::TlsStream;
 
 const NAME: &str = "doh.example";
@@ -60,9 +58,7 @@ struct Asked {
 struct DohServer {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
-    /// PEM file of its own root.
-    ca: PathBuf,
-    _dir: TempDir,
+    root: Root,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -72,18 +68,7 @@ impl DohServer {
     }
 
     fn start_as(name: &str, protocols: &[&[u8]], script: Script) -> Self {
-        let certified =
-            rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
-        let dir = TempDir::new();
-        let ca = dir.write("ca.pem", &certified.cert.pem());
-        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).expect("a key");
-        let mut config =
-            ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("ring has them")
-                .with_no_client_auth()
-                .with_single_cert(vec![certified.cert.der().clone()], key)
-                .expect("the key is the certificate's");
+        let (mut config, root) = certificate_for(name);
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -116,8 +101,7 @@ impl DohServer {
         Self {
             address,
             asked,
-            ca,
-            _dir: dir,
+            root,
             _runtime: runtime,
         }
     }
@@ -133,7 +117,7 @@ impl DohServer {
         let servers = serde_json::to_string(&servers).expect("strings");
         format!(
             "workers: 1\nupstreams: {{doh: {{servers: {servers}, tls_ca: {}, try_timeout: 500ms, deadline: 4s, failover: {{start_fanout: 1}}}}}}\nroutes: {{\".\": doh}}\n",
-            self.ca.display()
+            self.root.file.display()
         )
     }
 
@@ -455,7 +439,7 @@ fn a_host_name_is_resolved_and_is_what_the_certificate_must_say() {
          routes: {{\".\": doh, boot.: boot}}\n",
         resolver.address,
         server.address.port(),
-        server.ca.display()
+        server.root.file.display()
     ));
     wait_for("an answer", || {
         (ask(&nodens, "n.example.").count(Section::Answer) == 1).then_some(())
@@ -479,14 +463,11 @@ fn a_server_without_http_2_is_unreachable() {
 
 #[test]
 fn a_server_that_is_not_there_is_unreachable() {
-    let dir = TempDir::new();
-    let server = DohServer::start(Script::Answers);
-    let ca = std::fs::read_to_string(&server.ca).expect("readable");
-    let ca = dir.write("ca.pem", &ca);
+    let (_, root) = certificate_for(NAME);
     let nodens = Nodens::start(&format!(
         "upstreams: {{doh: {{servers: [\"https://{}#{NAME}\"], tls_ca: {}}}}}\nroutes: {{\".\": doh}}\n",
         free_address(),
-        ca.display()
+        root.file.display()
     ));
     assert_servfail(&nodens, "n.example.", "unreachable");
 }

@@ -3,16 +3,16 @@
 mod common;
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use common::dns::{Ask, Over, Section, rcode, record, response, rr};
+use common::dns::{Ask, Over, Section, rcode, read_frame, record, response, rr, send_frame};
+use common::tls::{Root, certificate_for};
 use common::{Nodens, TempDir};
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned, crypto};
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// What the server does with a connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,25 +25,12 @@ enum After {
 struct TlsServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
-    /// PEM file of its own root.
-    ca: std::path::PathBuf,
-    _dir: TempDir,
+    root: Root,
 }
 
 impl TlsServer {
     fn start(name: &str, after: After) -> Self {
-        let certified =
-            rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
-        let dir = TempDir::new();
-        let ca = dir.write("ca.pem", &certified.cert.pem());
-        let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).expect("a key");
-        let config =
-            ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("ring has them")
-                .with_no_client_auth()
-                .with_single_cert(vec![certified.cert.der().clone()], key)
-                .expect("the key is the certificate's");
+        let (config, root) = certificate_for(name);
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (config, connections) = (Arc::new(config), Arc::new(AtomicUsize::new(0)));
@@ -59,8 +46,7 @@ impl TlsServer {
         Self {
             address,
             connections,
-            ca,
-            _dir: dir,
+            root,
         }
     }
 
@@ -68,7 +54,7 @@ impl TlsServer {
         format!(
             "upstreams: {{dot: {{servers: [\"tls://{}#{name}\"], tls_ca: {}, deadline: 3s}}}}\nroutes: {{\".\": dot}}\n",
             self.address,
-            self.ca.display()
+            self.root.file.display()
         )
     }
 }
@@ -83,18 +69,13 @@ fn serve(
     let mut stream = StreamOwned::new(connection, stream);
     let mut counted = false;
     loop {
-        let mut length = [0; 2];
-        stream.read_exact(&mut length)?;
+        let query = read_frame(&mut stream)?;
         if !counted {
             connections.fetch_add(1, Ordering::Relaxed);
             counted = true;
         }
-        let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
-        stream.read_exact(&mut query)?;
         let answer = response(&query, &[record(rr::A, 300, &[192, 0, 2, 1])]);
-        let length = u16::try_from(answer.len()).expect("short").to_be_bytes();
-        stream.write_all(&[&length[..], &answer].concat())?;
-        stream.flush()?;
+        send_frame(&mut stream, &answer)?;
         if after == After::Closes {
             stream.conn.send_close_notify();
             return stream.flush();

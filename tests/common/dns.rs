@@ -284,13 +284,14 @@ pub(crate) fn tcp_to(server: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Writes a message with its length in front (RFC 1035 §4.2.2).
-pub(crate) fn send_frame(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+pub(crate) fn send_frame(stream: &mut impl Write, message: &[u8]) -> io::Result<()> {
     let length = u16::try_from(message.len()).expect("fits a frame");
-    stream.write_all(&[&length.to_be_bytes(), message].concat())
+    stream.write_all(&[&length.to_be_bytes(), message].concat())?;
+    stream.flush()
 }
 
 /// Reads a message with its length in front.
-pub(crate) fn read_frame(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+pub(crate) fn read_frame(stream: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];

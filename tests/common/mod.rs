@@ -13,6 +13,7 @@ pub(crate) mod namespace;
 pub(crate) mod peers;
 pub(crate) mod sockets;
 pub(crate) mod stand_in;
+pub(crate) mod tls;
 
 use std::fs::{self, File};
 use std::io::{self, PipeWriter, Read, Write};

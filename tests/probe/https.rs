@@ -1,19 +1,17 @@
 //! `--https`: what is behind a name's addresses; and a TLS server with certificates of every kind, which also answers DNS.
 
-use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned, crypto};
+use rcgen::{CertificateParams, date_time_ymd};
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::common::dns::{Over, flag, record, rr};
+use super::common::dns::{Over, flag, read_frame, record, rr, send_frame};
+use super::common::free_sockets;
 use super::common::stand_in::StandIn;
-use super::common::{TempDir, free_sockets};
+use super::common::tls::{self, Root};
 use super::servers::{answer, good};
 use super::{Said, Scene};
 
@@ -44,33 +42,16 @@ impl Certificate {
 /// process.
 pub(crate) struct TlsServer {
     pub(crate) address: SocketAddr,
-    /// PEM file of its own root.
-    pub(crate) ca: PathBuf,
-    _dir: TempDir,
+    pub(crate) root: Root,
 }
 
 impl TlsServer {
     pub(crate) fn start(certificate: &Certificate) -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let signed = certificate.0.self_signed(&key).expect("a certificate");
-        let dir = TempDir::new();
-        let ca = dir.write("ca.pem", &signed.pem());
-        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
-        let config =
-            ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("ring has them")
-                .with_no_client_auth()
-                .with_single_cert(vec![signed.der().clone()], key)
-                .expect("the key is the certificate's");
+        let (config, root) = tls::certificate(&certificate.0);
         let (_, listener) = free_sockets();
         let address = listener.local_addr().expect("bound");
         thread::spawn(move || accept(&listener, &Arc::new(config)));
-        Self {
-            address,
-            ca,
-            _dir: dir,
-        }
+        Self { address, root }
     }
 }
 
@@ -86,14 +67,8 @@ fn serve(stream: TcpStream, config: Arc<ServerConfig>) -> Option<()> {
     let connection = ServerConnection::new(config).ok()?;
     let mut stream = StreamOwned::new(connection, stream);
     loop {
-        let mut length = [0; 2];
-        stream.read_exact(&mut length).ok()?;
-        let mut query = vec![0; usize::from(u16::from_be_bytes(length))];
-        stream.read_exact(&mut query).ok()?;
-        let message = good(&query, Over::Tcp).remove(0);
-        let length = u16::try_from(message.len()).ok()?.to_be_bytes();
-        stream.write_all(&[&length[..], &message].concat()).ok()?;
-        stream.flush().ok()?;
+        let query = read_frame(&mut stream).ok()?;
+        send_frame(&mut stream, &good(&query, Over::Tcp).remove(0)).ok()?;
     }
 }
 
@@ -113,7 +88,7 @@ fn behind(address: SocketAddr, ca: Option<&TlsServer>) -> Said {
     });
     let https = format!("--https={}", address.port());
     let mut arguments = vec!["www.example.", &https, "--timeout", "2s"];
-    let file = ca.map(|ca| ca.ca.display().to_string());
+    let file = ca.map(|ca| ca.root.file.display().to_string());
     if let Some(file) = &file {
         arguments.extend(["--ca-file", file]);
     }

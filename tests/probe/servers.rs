@@ -229,7 +229,7 @@ fn over_tls(server: &TlsServer, name: &str) -> Said {
     let yaml = format!(
         "upstreams: {{g: {{servers: [\"tls://{}#{name}\"], tls_ca: {}}}}}\n",
         server.address,
-        server.ca.display()
+        server.root.file.display()
     );
     Scene::written(&yaml).probe(&["--timeout", "2s"])
 }
@@ -258,7 +258,7 @@ fn certificates_are_told_apart() {
     over_tls(&ending, "dot.example").expect(&["certificate_expires_soon"], 1);
 
     let mut unknown = TlsServer::start(&Certificate::of("dot.example"));
-    unknown.ca.clone_from(&good.ca);
+    unknown.root = good.root;
     over_tls(&unknown, "dot.example").expect(&["certificate_untrusted", "group_down"], 2);
 }
 
@@ -268,7 +268,7 @@ fn a_server_over_https_that_speaks_no_http_2_is_found() {
     let yaml = format!(
         "upstreams: {{g: {{servers: [\"https://{}/dns-query#doh.example\"], tls_ca: {}}}}}\n",
         server.address,
-        server.ca.display()
+        server.root.file.display()
     );
     let said = Scene::written(&yaml).probe(&["--timeout", "2s"]);
     said.expect(&["http_failed", "group_down"], 2);

@@ -7,7 +7,6 @@
 use std::collections::BinaryHeap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,11 +14,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned, crypto};
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::common::dns::{Over, flag, question_end, u16_at};
-use crate::common::{PATIENCE, TempDir, free_sockets};
+use crate::common::tls::{Root, certificate_for};
+use crate::common::{PATIENCE, free_sockets};
 use crate::wire::{Says, type_of};
 
 /// The name in the certificate of TLS servers.
@@ -155,7 +154,7 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
     threads: Vec<JoinHandle<()>>,
-    tls: Option<(PathBuf, TempDir)>,
+    root: Option<Root>,
     /// Keeps the queue of [`Tcp::SynDropped`] full.
     _queue: Vec<socket2::Socket>,
 }
@@ -209,7 +208,8 @@ impl Server {
             piles: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
-        let (tls, config) = tls.then(certificate).unzip();
+        let (config, root) = tls.then(|| certificate_for(TLS_NAME)).unzip();
+        let config = config.map(Arc::new);
         let udp = Arc::clone(&state);
         let mut threads = vec![thread::spawn(move || udp.serve_udp(&socket))];
         let mut queue = Vec::new();
@@ -227,7 +227,7 @@ impl Server {
             address,
             state,
             threads,
-            tls,
+            root,
             _queue: queue,
         }
     }
@@ -304,8 +304,8 @@ impl Server {
 
     /// A TLS server's root, for `tls_ca`.
     pub(crate) fn ca(&self) -> String {
-        let (path, _) = self.tls.as_ref().expect("a TLS server");
-        path.display().to_string()
+        let root = self.root.as_ref().expect("a TLS server");
+        root.file.display().to_string()
     }
 }
 
@@ -347,22 +347,6 @@ fn filled(listener: TcpListener, address: SocketAddr) -> Vec<socket2::Socket> {
     let full = TcpStream::connect_timeout(&address, Duration::from_millis(300));
     assert!(full.is_err(), "the queue of {address} takes connections");
     held
-}
-
-/// A certificate with its root in a file, and the configuration that serves it.
-fn certificate() -> ((PathBuf, TempDir), Arc<ServerConfig>) {
-    let certified =
-        rcgen::generate_simple_self_signed([TLS_NAME.to_owned()]).expect("a certificate");
-    let dir = TempDir::new();
-    let ca = dir.write("ca.pem", &certified.cert.pem());
-    let key = PrivateKeyDer::try_from(certified.signing_key.serialize_der()).expect("a key");
-    let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("ring has them")
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)
-        .expect("the key is the certificate's");
-    ((ca, dir), Arc::new(config))
 }
 
 impl State {
