@@ -6,13 +6,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use common::dns::{Ask, Over, Section, record, response, rr};
 use common::stand_in::StandIn;
-use common::{PATIENCE, Process, TempDir, free_sockets, get, nodens, wait_for};
+use common::{Process, TempDir, free_sockets, get, nodens, run_to_its_end, wait_for};
 
 /// A server that answers every question with this address.
 fn answering(last: u8) -> StandIn {
@@ -267,22 +265,8 @@ fn a_first_start_without_a_good_configuration_ends_as_ever() {
 }
 
 /// The exit status of a command that should end at once, and what it said.
-fn ended(mut command: Command) -> (Option<i32>, String) {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().expect("a child can be asked").is_none() {
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            panic!("it serves");
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    let output = child.wait_with_output().expect("its output can be read");
+fn ended(command: Command) -> (Option<i32>, String) {
+    let output = run_to_its_end(command);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code(), said)
 }

@@ -274,9 +274,14 @@ pub(crate) fn unconfigured(mut command: Command) -> Command {
 
 /// Runs `nodens serve` with a configuration that should make it end at once.
 pub(crate) fn serve_and_fail(config: &Path) -> Output {
-    let child = nodens()
-        .args(["serve", "--config"])
-        .arg(config)
+    let mut command = nodens();
+    command.args(["serve", "--config"]).arg(config);
+    run_to_its_end(command)
+}
+
+/// Runs a command that should end at once; returns how it ended and what it wrote.
+pub(crate) fn run_to_its_end(mut command: Command) -> Output {
+    let child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -284,7 +289,7 @@ pub(crate) fn serve_and_fail(config: &Path) -> Output {
         .expect("the binary starts");
     // Should it serve after all, the test must fail, not hang.
     let mut guard = Killed(Some(child));
-    wait_for("`nodens serve` to end", || {
+    wait_for("the command to end", || {
         let child = guard.0.as_mut()?;
         child
             .try_wait()
