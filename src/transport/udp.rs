@@ -184,6 +184,11 @@ impl Port {
             }
     }
 
+    /// Whether nothing was ever sent from it.
+    fn is_new(&self) -> bool {
+        self.uses.get() == 0 && self.in_flight.is_empty()
+    }
+
     fn stop_reading(&self) {
         if let Some(reader) = self.reader.take() {
             reader.abort();
@@ -323,6 +328,12 @@ impl Pool {
                     port.in_flight.insert(id, exchange);
                     return Some(Rc::downgrade(&port));
                 }
+                // This host did not let it out, as with a full table of tracked connections: sockets that it knows may still
+                // send, and those that it does not know are of no use.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && port.is_new() => {
+                    self.had_none.set(Some(now));
+                    self.discard(&port);
+                }
                 Err(_) => port.fail_all(&self.peer, now),
             }
         }
@@ -431,6 +442,16 @@ impl Pool {
         });
         port.reader.set(Some(reader.abort_handle()));
         Ok(port)
+    }
+
+    /// Closes a port on which nothing waits.
+    fn discard(&self, port: &Rc<Port>) {
+        for slot in self.ports.borrow_mut().iter_mut() {
+            if slot.as_ref().is_some_and(|open| Rc::ptr_eq(open, port)) {
+                *slot = None;
+            }
+        }
+        port.stop_reading();
     }
 
     /// Closes a port at once; what waits on it leaves again from others.
