@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use common::namespace::{Instance, Namespace, assert_root, both};
 use common::{TempDir, binary, wait_for};
@@ -332,6 +332,109 @@ fn on_exit_removes_nothing_from_under_a_successor() {
 
 #[test]
 #[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn the_last_instance_leaves_new_queries_to_kube_proxy_while_it_answers_those_that_came() {
+    let network = Network::new();
+    network.connect_kube_proxy();
+    let yaml = format!(
+        "listen: [\"{V4}:53\"]
+upstreams:
+  cluster: {{servers: [10.96.0.10]}}
+  silent: {{servers: [10.1.0.252]}}
+routes: {{cluster.local: cluster, \".\": silent}}
+handover: true
+node:
+  addresses: [{V4}]
+{LOOPBACK}  on_exit: remove
+"
+    );
+    let mut nodens = Instance::start(&network.node, &network.dir, "nodens", &yaml);
+    let pod = &network.pods[0];
+    let waiting = ["+notcp", "+tcp"].map(|over| {
+        let mut command = pod.command("dig");
+        let name = format!("waits{}.example.com", over.len());
+        command.args([&format!("@{V4}"), &name, "+tries=1", "+time=20", over]);
+        command
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("ip is installed")
+    });
+    wait_for("two questions to wait for the silent server", || {
+        (nodens.metric("nodens_in_flight ") == 2).then_some(())
+    });
+
+    nodens.process.signal("TERM");
+    let mut answered_meanwhile = 0;
+    while !nodens.process.log().contains("on_exit: remove removed=") {
+        for over in ["+notcp", "+tcp"] {
+            let said = both(&dig(pod, V4, NAMES[0].0, over));
+            let log = nodens.process.log();
+            assert_eq!(
+                said.trim(),
+                NAMES[0].1,
+                "{over}, {answered_meanwhile} before: {log}"
+            );
+            answered_meanwhile += 1;
+        }
+    }
+    assert!(answered_meanwhile > 10, "it ended before the others waited");
+    for waiting in waiting {
+        let said = both(&waiting.wait_with_output().expect("dig runs"));
+        assert!(said.contains("status: SERVFAIL"), "{said}");
+    }
+    assert!(nodens.process.terminate().success());
+    assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn a_successor_that_comes_while_the_last_instance_ends_has_its_rules() {
+    let network = Network::new();
+    let more = format!("{LOOPBACK}  on_exit: remove\nhandover: true\n");
+    let silent = more.replace(
+        "handover",
+        "routes: {\".\": silent}\nupstreams: {silent: {servers: [10.1.0.252]}}\nhandover",
+    );
+    let yaml = format!(
+        "listen: [\"{V4}:53\", \"[{V6}]:53\"]\nnode:\n  addresses: [{V4}, \"{V6}\"]\n{silent}"
+    );
+    let mut first = Instance::start(&network.node, &network.dir, "first", &yaml);
+    let mut waiting = network.pods[0].command("dig");
+    waiting.args([
+        &format!("@{V4}"),
+        "waits.example.com",
+        "+tries=1",
+        "+time=20",
+    ]);
+    let waiting = waiting
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ip is installed");
+    wait_for("a question to wait", || {
+        (first.metric("nodens_in_flight ") == 1).then_some(())
+    });
+    first.process.signal("TERM");
+    first.process.wait_for_log("new queries are left to others");
+    let mut second = network.start("second", &more);
+    let said = both(&waiting.wait_with_output().expect("dig runs"));
+    assert!(said.contains("status: SERVFAIL"), "{said}");
+    // A second signal before would end it at once.
+    first
+        .process
+        .wait_for_log("for the instance that took over");
+    assert!(first.process.terminate().success());
+    let log = first.process.log();
+    assert_eq!(
+        (network.rules(), network.addresses()),
+        (RULES, (1, 1)),
+        "{log}"
+    );
+    network.assert_everybody_resolves();
+    assert!(second.process.terminate().success());
+    assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
 fn a_second_instance_without_handover_is_refused_and_harms_nobody() {
     let network = Network::new();
     let more = format!("{LOOPBACK}  on_exit: remove\n");
@@ -374,6 +477,22 @@ fn a_failed_start_takes_away_what_it_made_if_on_exit_says_remove() {
 }
 
 impl Network {
+    /// Translates our IPv4 address as kube-proxy does a Service's, for whatever connection tracking sees.
+    fn connect_kube_proxy(&self) {
+        self.node.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
+        let proxy = format!(
+            "table ip proxy {{
+                chain prerouting {{
+                    type nat hook prerouting priority dstnat;
+                    ip daddr {V4} udp dport 53 dnat to 10.96.0.10
+                    ip daddr {V4} tcp dport 53 dnat to 10.96.0.10
+                }}
+                chain postrouting {{ type nat hook postrouting priority srcnat; ip daddr 10.96.0.10 masquerade; }}
+            }}"
+        );
+        self.node.run("nft", &[&proxy]);
+    }
+
     fn remove_addresses(&self) {
         for address in [format!("{V4}/32"), format!("{V6}/128")] {
             let delete = ["-n", "lo", "address", "delete", &address, "dev", "lo"];

@@ -16,7 +16,30 @@ impl Claim {
     /// # Errors
     /// `AddrInUse` if another instance has it; else those of `bind(2)`.
     pub fn take(address: SocketAddr) -> io::Result<Self> {
-        let name = unix::SocketAddr::from_abstract_name(format!("nodens/{address}"))?;
-        UnixDatagram::bind_addr(&name).map(Self)
+        UnixDatagram::bind_addr(&name(address)?).map(Self)
     }
+
+    /// Says that this process serves the address too, and will go on when the one that claimed it ends.
+    ///
+    /// # Errors
+    /// `AddrInUse` if another instance waits already; else those of `bind(2)`.
+    pub fn wait_for(address: SocketAddr) -> io::Result<Self> {
+        UnixDatagram::bind_addr(&name_of_next(address)?).map(Self)
+    }
+
+    /// Whether an instance waits for an address. Nothing is sent to it.
+    #[must_use]
+    pub fn is_waited_for(address: SocketAddr) -> bool {
+        let connected =
+            UnixDatagram::unbound().and_then(|socket| socket.connect_addr(&name_of_next(address)?));
+        connected.is_ok()
+    }
+}
+
+fn name(address: SocketAddr) -> io::Result<unix::SocketAddr> {
+    unix::SocketAddr::from_abstract_name(format!("nodens/{address}"))
+}
+
+fn name_of_next(address: SocketAddr) -> io::Result<unix::SocketAddr> {
+    unix::SocketAddr::from_abstract_name(format!("nodens/{address}/next"))
 }

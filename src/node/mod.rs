@@ -363,6 +363,26 @@ impl Node {
         }
     }
 
+    /// No other instance serves our addresses, and this one is about to end: with `on_exit: remove`, whoever translates
+    /// them otherwise (kube-proxy) gets new queries from now on, while we answer those that came. Addresses and the rules
+    /// for our replies stay until [`Self::leave`], because replies could not be sent without.
+    ///
+    /// [`Self::ensure_notrack`] takes it back.
+    pub fn turn_away(&self) {
+        let mut state = self.state();
+        if self.config.on_exit == OnExit::Keep {
+            return;
+        }
+        // Taken: a check must not put the rules back.
+        let Some(endpoints) = state.endpoints.take() else {
+            return;
+        };
+        match notrack::replace_for_replies(&endpoints) {
+            Ok(()) => tracing::info!("on_exit: remove: new queries are left to others"),
+            Err(error) => tracing::error!(%error, "on_exit: remove: new queries still come here"),
+        }
+    }
+
     /// Ends looking after the node: `on_exit: remove` takes everything away, unless a successor needs it.
     pub fn leave(&self, successor: Successor) {
         self.state().left = true;

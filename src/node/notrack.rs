@@ -78,6 +78,14 @@ enum End {
     Destination,
 }
 
+/// Where packets are looked at, and which end of them we are.
+const ALL: [(Chain, End); 3] = [
+    (Chain::Prerouting, End::Destination),
+    (Chain::Output, End::Destination),
+    (Chain::Output, End::Source),
+];
+const REPLIES: [(Chain, End); 1] = [(Chain::Output, End::Source)];
+
 /// Addresses with the ports at which they are served, from what is listened on.
 pub(super) fn endpoints(addresses: &[IpAddr], listen: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut endpoints = BTreeSet::new();
@@ -97,6 +105,19 @@ pub(super) fn endpoints(addresses: &[IpAddr], listen: &[SocketAddr]) -> Vec<Sock
 /// # Errors
 /// The kernel's `errno`; the table is then as it was.
 pub(super) fn replace(endpoints: &[SocketAddr]) -> io::Result<()> {
+    put(rules(endpoints, &ALL))
+}
+
+/// Leaves what arrives to connection tracking, and with it to whoever translates the addresses, such as kube-proxy; what
+/// we send back stays out of it, lest a client's next query count as the answer to our reply.
+///
+/// # Errors
+/// The kernel's `errno`; the table is then as it was.
+pub(super) fn replace_for_replies(endpoints: &[SocketAddr]) -> io::Result<()> {
+    put(rules(endpoints, &REPLIES))
+}
+
+fn put(rules: Vec<(Chain, RuleBody)>) -> io::Result<()> {
     let mut messages = vec![
         // Deleting what is not there would fail the transaction.
         new(NfTablesMessage::NewTable(table())),
@@ -104,7 +125,7 @@ pub(super) fn replace(endpoints: &[SocketAddr]) -> io::Result<()> {
         new(NfTablesMessage::NewTable(table())),
     ];
     messages.extend(Chain::ALL.map(|chain| new(NfTablesMessage::NewChain(chain_message(chain)))));
-    for (chain, body) in rules(endpoints) {
+    for (chain, body) in rules {
         let attributes = vec![
             RuleAttribute::Table(TABLE.to_owned()),
             RuleAttribute::Chain(chain.name().to_owned()),
@@ -171,7 +192,7 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
         )?;
         bodies.extend(found.into_iter().filter_map(|rule| body(rule, chain)));
     }
-    Ok(rules_equal(&bodies, &rules(endpoints)))
+    Ok(rules_equal(&bodies, &rules(endpoints, &ALL)))
 }
 
 fn body(message: NfTablesMessage, chain: Chain) -> Option<(Chain, RuleBody)> {
@@ -242,15 +263,11 @@ fn covers(found: &Expressions, wanted: &Expressions) -> bool {
     }
 }
 
-fn rules(endpoints: &[SocketAddr]) -> Vec<(Chain, RuleBody)> {
+fn rules(endpoints: &[SocketAddr], ends: &[(Chain, End)]) -> Vec<(Chain, RuleBody)> {
     let mut rules = Vec::new();
     for &endpoint in endpoints {
         for protocol in [UDP, TCP] {
-            for (chain, end) in [
-                (Chain::Prerouting, End::Destination),
-                (Chain::Output, End::Destination),
-                (Chain::Output, End::Source),
-            ] {
+            for &(chain, end) in ends {
                 rules.push((chain, notrack(endpoint, protocol, end)));
             }
         }
@@ -417,7 +434,7 @@ mod tests {
 
     #[test]
     fn six_rules_an_endpoint() {
-        let rules = rules(&addresses(&["169.254.20.53:53", "[fd00::53]:53"]));
+        let rules = rules(&addresses(&["169.254.20.53:53", "[fd00::53]:53"]), &ALL);
         assert_eq!(rules.len(), 12);
         let prerouting = rules
             .iter()
@@ -431,8 +448,8 @@ mod tests {
             rules.sort_by_key(|(chain, _)| *chain as u8);
             rules
         };
-        let one = rules(&addresses(&["169.254.20.53:53"]));
-        let other = rules(&addresses(&["169.254.20.54:53"]));
+        let one = rules(&addresses(&["169.254.20.53:53"]), &ALL);
+        let other = rules(&addresses(&["169.254.20.54:53"]), &ALL);
         let listed = sort(one.clone());
         assert!(rules_equal(&listed, &one));
         assert!(!rules_equal(&listed, &other), "another address");

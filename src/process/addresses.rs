@@ -83,6 +83,8 @@ pub struct BoundAddress {
     address: SocketAddr,
     /// None while the predecessor has it.
     claim: Option<Claim>,
+    /// By which the predecessor knows that it is not the last.
+    waiting: Option<Claim>,
     udp: Vec<Socket>,
     tcp: TcpListener,
     handover: bool,
@@ -131,6 +133,10 @@ impl BoundAddress {
             Err(error) if config.handover && error.kind() == io::ErrorKind::AddrInUse => None,
             Err(error) => return Err(error),
         };
+        let waiting = match claim {
+            Some(_) => None,
+            None => next_in_line(address),
+        };
         let mut udp = vec![udp];
         for _ in 1..config.workers.get() {
             udp.push(open::listen_udp(address, options)?.0);
@@ -139,6 +145,7 @@ impl BoundAddress {
             wanted,
             address,
             claim,
+            waiting,
             udp,
             tcp: TcpListener::from_std(tcp.into())?,
             handover: config.handover,
@@ -168,6 +175,7 @@ impl BoundAddress {
             address: self.address,
             listener: self.tcp,
             claim: self.claim,
+            waiting: self.waiting,
             handover: self.handover,
             stage: Arc::clone(&stage),
             workers: workers.to_vec(),
@@ -211,6 +219,12 @@ impl ListenAddress {
         self.stage.is_at(Stage::Waiting)
     }
 
+    /// Whether another instance, earlier or later, serves the address and would go on if this one ended.
+    #[must_use]
+    pub fn has_another(&self) -> bool {
+        self.is_shared() || Claim::is_waited_for(self.address)
+    }
+
     /// Ends it: queries that came are answered, and a successor on the same address gets all others.
     pub async fn drain(mut self) {
         self.stop.cancel();
@@ -234,6 +248,7 @@ struct Acceptor {
     listener: TcpListener,
     /// None while the predecessor has it.
     claim: Option<Claim>,
+    waiting: Option<Claim>,
     handover: bool,
     stage: Arc<SharedStage>,
     workers: Vec<Commands>,
@@ -324,13 +339,25 @@ impl Acceptor {
     /// Makes the address ours alone if the predecessor is gone. An instance that ends leaves its steering behind.
     fn try_to_take_over(&mut self) {
         let Ok(claim) = Claim::take(self.address) else {
+            // Whoever waited before us may be gone, or have taken over.
+            if self.waiting.is_none() {
+                self.waiting = next_in_line(self.address);
+            }
             return;
         };
         if let Err(error) = steering::stop_steering(&self.listener) {
             tracing::warn!(address = %self.address, %error, "a successor may get TCP connections before it is ready");
         }
         self.claim = Some(claim);
+        self.waiting = None;
         self.stage.set(Stage::Sole);
         tracing::info!(address = %self.address, "the earlier instance is gone");
     }
+}
+
+/// The sign that we are the next; None if that is another instance, which then is what the predecessor has to know.
+fn next_in_line(address: SocketAddr) -> Option<Claim> {
+    Claim::wait_for(address)
+        .inspect_err(|error| tracing::debug!(%address, %error, "another instance is the next"))
+        .ok()
 }

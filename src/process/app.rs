@@ -289,11 +289,33 @@ impl App {
         (added, kept)
     }
 
+    /// Without a successor, gives new queries to whoever else serves the node's addresses before our sockets close.
+    async fn turn_away_if_last(&self, node: &Arc<Node>, listen: &[SocketAddr]) {
+        let is_last = || !self.addresses.iter().any(ListenAddress::has_another);
+        if !is_last() {
+            return;
+        }
+        let turning = Arc::clone(node);
+        if let Err(error) = tokio::task::spawn_blocking(move || turning.turn_away()).await {
+            std::panic::resume_unwind(error.into_panic());
+        }
+        // A successor that came meanwhile may have found the rules in place. One that comes later puts them there itself:
+        // it says that it waits first.
+        if !is_last()
+            && let Err(error) = ensure_notrack(node, listen.to_vec()).await
+        {
+            tracing::error!(%error, "the node's rules were taken from the successor");
+        }
+    }
+
     /// Stops accepting, waits until what is in flight is answered or `shutdown_grace` is over.
     pub async fn stop(mut self) {
         self.readiness.shut_down();
         self.stop.cancel();
         let listen = self.listen();
+        if let Some(node) = &self.node {
+            self.turn_away_if_last(node, &listen).await;
+        }
         let mut drains: JoinSet<()> = self.addresses.drain(..).map(ListenAddress::drain).collect();
         while drains.join_next().await.is_some() {}
         // With the last of those who can give it commands a worker ends.
