@@ -225,6 +225,8 @@ fn a_sole_server_that_refuses_half_of_all_source_ports_costs_no_query() {
         "{answered} of {NAMES} were answered; {unreachable} tries met the endpoint that is gone"
     );
     assert!(unreachable > 10, "{}", nodens.process.log());
+    // Each of 32 places for sockets meets it once on average; whoever leads elsewhere stays.
+    assert!(unreachable < 80, "{}", nodens.process.log());
     assert!(
         answered >= NAMES - NAMES / 50,
         "{answered}: {}",

@@ -41,6 +41,9 @@ const BURST_TIME: Duration = Duration::from_micros(200);
 /// How long open sockets are kept, and no further one is tried for, after this host had none: looking for a free port among
 /// tens of thousands takes the kernel long.
 const SHORTAGE: Duration = Duration::from_secs(1);
+/// ICMP errors no further apart than this have one reason: an endpoint of a Service is gone, and until kube-proxy knows, new sockets
+/// lead there, too.
+const ONE_REASON: Duration = Duration::from_secs(10);
 /// Datagrams read at once from one socket.
 const BATCH: usize = 16;
 /// We offer [`crate::message::wire::MAX_PAYLOAD`] octets; what a server sends beyond that is read up to here, and counts
@@ -112,7 +115,30 @@ struct Pool {
     burst: Cell<Burst>,
     /// When this host last had no socket for us.
     had_none: Cell<Option<Instant>>,
-    last_refusal: Rc<Cell<Option<Instant>>>,
+    refusals: Rc<Refusals>,
+}
+
+/// ICMP errors that came to the sockets of a pool.
+#[derive(Default)]
+struct Refusals {
+    last: Cell<Option<Instant>>,
+    /// The first of those that have one reason with the last.
+    first: Cell<Option<Instant>>,
+}
+
+impl Refusals {
+    fn came(&self, now: Instant) {
+        let last = self.last.replace(Some(now));
+        if last.is_none_or(|last| now >= last + ONE_REASON) {
+            self.first.set(Some(now));
+        }
+    }
+
+    /// Whether a socket is from before them, and so may lead to the endpoint that is gone. One opened since then has been refused
+    /// itself, and closed, or leads elsewhere.
+    fn are_after(&self, opened: Instant) -> bool {
+        self.first.get().is_some_and(|first| opened < first)
+    }
 }
 
 /// The socket drawn last.
@@ -132,9 +158,8 @@ pub struct Port {
     retired: Cell<bool>,
     /// It lost a query, or somebody may be guessing at it.
     doubtful: Cell<bool>,
-    /// When an ICMP error last came to any socket of the pool. Sockets from before are doubtful: behind a Service's address they
-    /// may lead to the endpoint that is gone, too.
-    last_refusal: Rc<Cell<Option<Instant>>>,
+    /// Those of the pool: behind a Service's address, sockets from before are doubtful.
+    refusals: Rc<Refusals>,
     reader: Cell<Option<AbortHandle>>,
 }
 
@@ -168,8 +193,7 @@ impl Port {
     }
 
     fn is_doubtful(&self) -> bool {
-        let refused = self.last_refusal.get();
-        self.doubtful.get() || refused.is_some_and(|at| self.opened < at)
+        self.doubtful.get() || self.refusals.are_after(self.opened)
     }
 
     /// Whether the next query may leave from it, where this is what could be opened in its place.
@@ -198,7 +222,7 @@ impl Port {
     /// An ICMP error came: it is true for all that wait on this socket.
     fn fail_all(&self, peer: &Peer, now: Instant) {
         self.retire();
-        self.last_refusal.set(Some(now));
+        self.refusals.came(now);
         for exchange in self.in_flight.take_all() {
             exchange.unreachable(peer, Carrier::Datagram, now);
         }
@@ -260,7 +284,7 @@ impl UdpPool {
                 since: runtime::now(),
             }),
             had_none: Cell::new(None),
-            last_refusal: Rc::default(),
+            refusals: Rc::default(),
         }))
     }
 
@@ -420,7 +444,7 @@ impl Pool {
             uses: Cell::new(0),
             retired: Cell::new(false),
             doubtful: Cell::new(false),
-            last_refusal: Rc::clone(&self.last_refusal),
+            refusals: Rc::clone(&self.refusals),
             reader: Cell::new(None),
         });
         let (peer, shared, pool) = (
