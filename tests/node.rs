@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::process::{Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use common::namespace::{Instance, Namespace, assert_root, both};
 use common::{TempDir, binary, wait_for};
@@ -207,6 +207,20 @@ fn dig(client: &Namespace, address: &str, name: &str, over: &str) -> Output {
     command.output().expect("ip is installed")
 }
 
+/// Has a client ask and wait for as long as it takes.
+fn dig_that_waits(client: &Namespace, name: &str, over: &str) -> Child {
+    let mut command = client.command("dig");
+    command.args([&format!("@{V4}"), name, "+tries=1", "+time=20", over]);
+    let waiting = command.stdout(Stdio::piped()).spawn();
+    waiting.expect("ip is installed")
+}
+
+/// Whoever waited for a server that is silent was told.
+fn assert_told(waiting: Child) {
+    let said = both(&waiting.wait_with_output().expect("dig runs"));
+    assert!(said.contains("status: SERVFAIL"), "{said}");
+}
+
 #[test]
 #[ignore = "needs root, iproute2, nftables, conntrack and dig; .ci/run runs it"]
 fn everybody_on_the_node_resolves_and_conntrack_does_not_notice() {
@@ -350,13 +364,8 @@ node:
     let mut nodens = Instance::start(&network.node, &network.dir, "nodens", &yaml);
     let pod = &network.pods[0];
     let waiting = ["+notcp", "+tcp"].map(|over| {
-        let mut command = pod.command("dig");
         let name = format!("waits{}.example.com", over.len());
-        command.args([&format!("@{V4}"), &name, "+tries=1", "+time=20", over]);
-        command
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("ip is installed")
+        dig_that_waits(pod, &name, over)
     });
     wait_for("two questions to wait for the silent server", || {
         (nodens.metric("nodens_in_flight ") == 2).then_some(())
@@ -377,10 +386,7 @@ node:
         }
     }
     assert!(answered_meanwhile > 10, "it ended before the others waited");
-    for waiting in waiting {
-        let said = both(&waiting.wait_with_output().expect("dig runs"));
-        assert!(said.contains("status: SERVFAIL"), "{said}");
-    }
+    waiting.into_iter().for_each(assert_told);
     assert!(nodens.process.terminate().success());
     assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
 }
@@ -398,25 +404,14 @@ fn a_successor_that_comes_while_the_last_instance_ends_has_its_rules() {
         "listen: [\"{V4}:53\", \"[{V6}]:53\"]\nnode:\n  addresses: [{V4}, \"{V6}\"]\n{silent}"
     );
     let mut first = Instance::start(&network.node, &network.dir, "first", &yaml);
-    let mut waiting = network.pods[0].command("dig");
-    waiting.args([
-        &format!("@{V4}"),
-        "waits.example.com",
-        "+tries=1",
-        "+time=20",
-    ]);
-    let waiting = waiting
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("ip is installed");
+    let waiting = dig_that_waits(&network.pods[0], "waits.example.com", "+notcp");
     wait_for("a question to wait", || {
         (first.metric("nodens_in_flight ") == 1).then_some(())
     });
     first.process.signal("TERM");
     first.process.wait_for_log("new queries are left to others");
     let mut second = network.start("second", &more);
-    let said = both(&waiting.wait_with_output().expect("dig runs"));
-    assert!(said.contains("status: SERVFAIL"), "{said}");
+    assert_told(waiting);
     // A second signal before would end it at once.
     first
         .process

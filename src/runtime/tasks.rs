@@ -11,12 +11,8 @@ use super::turns::Turns;
 
 /// Runs jobs of one kind, and keeps tasks for them.
 pub struct Tasks<J> {
-    idle: Rc<Idle<J>>,
-}
-
-/// Tasks without a job, the one that became idle last at the end.
-struct Idle<J> {
-    tasks: RefCell<Vec<Waiting<J>>>,
+    /// Those without a job, the one that became idle last at the end.
+    idle: RefCell<Vec<Waiting<J>>>,
     most: usize,
 }
 
@@ -29,42 +25,40 @@ struct Waiting<J> {
 impl<J: 'static> Tasks<J> {
     /// Keeps so many tasks at most.
     #[must_use]
-    pub fn keeping(most: usize) -> Self {
-        Self {
-            idle: Rc::new(Idle {
-                tasks: RefCell::default(),
-                most,
-            }),
-        }
+    pub fn keeping(most: usize) -> Rc<Self> {
+        Rc::new(Self {
+            idle: RefCell::default(),
+            most,
+        })
     }
 
     /// Has `work` run with this job, from the end of the turn on. It must be the same `work` each time. A panic ends that
     /// job alone.
-    pub fn run<F>(&self, turns: &Turns, job: J, work: impl Fn(J) -> F + 'static)
+    pub fn run<F>(self: &Rc<Self>, turns: &Turns, job: J, work: impl Fn(J) -> F + 'static)
     where
         F: Future<Output = ()> + 'static,
     {
-        let kept = self.idle.tasks.borrow_mut().pop();
+        let kept = self.idle.borrow_mut().pop();
         if let Some(task) = kept {
             task.job.set(Some(job));
             task.waker.wake();
             return;
         }
-        let idle = Rc::downgrade(&self.idle);
+        let tasks = Rc::downgrade(self);
         turns.spawn(async move {
             let place = Rc::default();
             let mut next = Some(job);
             while let Some(job) = next {
                 // Awaited where it is made: moved to another place, it would be copied whole.
                 pin!(work(job)).await;
-                next = next_job(&idle, &place).await;
+                next = next_job(&tasks, &place).await;
             }
         });
     }
 }
 
 /// Waits for the next job of an idle task; none if the task is to end.
-async fn next_job<J>(idle: &Weak<Idle<J>>, place: &Rc<Cell<Option<J>>>) -> Option<J> {
+async fn next_job<J>(tasks: &Weak<Tasks<J>>, place: &Rc<Cell<Option<J>>>) -> Option<J> {
     let mut listed = false;
     poll_fn(|context| {
         if let Some(job) = place.take() {
@@ -74,14 +68,14 @@ async fn next_job<J>(idle: &Weak<Idle<J>>, place: &Rc<Cell<Option<J>>>) -> Optio
         if listed {
             return Poll::Pending;
         }
-        let Some(idle) = idle.upgrade() else {
+        let Some(tasks) = tasks.upgrade() else {
             return Poll::Ready(None);
         };
-        let mut tasks = idle.tasks.borrow_mut();
-        if tasks.len() >= idle.most {
+        let mut idle = tasks.idle.borrow_mut();
+        if idle.len() >= tasks.most {
             return Poll::Ready(None);
         }
-        tasks.push(Waiting {
+        idle.push(Waiting {
             job: Rc::clone(place),
             waker: context.waker().clone(),
         });

@@ -106,7 +106,7 @@ impl Worker {
             turns,
             flights: Flights::default(),
             asking: previous.map_or_else(
-                || Rc::new(Tasks::keeping(FLIGHT_TASKS_KEPT)),
+                || Tasks::keeping(FLIGHT_TASKS_KEPT),
                 |old| Rc::clone(&old.asking),
             ),
             clients: previous.map_or_else(Rc::default, |old| Rc::clone(&old.clients)),

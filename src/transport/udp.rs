@@ -299,12 +299,12 @@ impl UdpPool {
         let pool = &self.0;
         let room = pool.room(now);
         let mut ports = pool.ports.borrow_mut();
-        let mut retired = pool.retired.borrow_mut();
         for slot in ports.iter_mut() {
-            if slot.as_ref().is_some_and(|port| !port.is_usable(now, room)) {
-                retired.extend(slot.take());
+            if let Some(port) = slot.take_if(|port| !port.is_usable(now, room)) {
+                pool.retire(port);
             }
         }
+        let mut retired = pool.retired.borrow_mut();
         for port in ports.iter().flatten().chain(&*retired) {
             port.in_flight.expire(&pool.peer, now);
         }
@@ -470,21 +470,20 @@ impl Pool {
 
     /// Closes a port on which nothing waits.
     fn discard(&self, port: &Rc<Port>) {
-        for slot in self.ports.borrow_mut().iter_mut() {
-            if slot.as_ref().is_some_and(|open| Rc::ptr_eq(open, port)) {
-                *slot = None;
-            }
-        }
+        self.vacate(port);
         port.stop_reading();
+    }
+
+    /// Empties the place of a port, if it has one.
+    fn vacate(&self, port: &Rc<Port>) {
+        for slot in self.ports.borrow_mut().iter_mut() {
+            slot.take_if(|open| Rc::ptr_eq(open, port));
+        }
     }
 
     /// Closes a port at once; what waits on it leaves again from others.
     fn close(self: &Rc<Self>, port: Rc<Port>) {
-        for slot in self.ports.borrow_mut().iter_mut() {
-            if slot.as_ref().is_some_and(|open| Rc::ptr_eq(open, &port)) {
-                *slot = None;
-            }
-        }
+        self.vacate(&port);
         self.retired
             .borrow_mut()
             .retain(|retired| !Rc::ptr_eq(retired, &port));
