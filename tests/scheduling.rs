@@ -22,11 +22,11 @@ const YAML: &str = "workers: 2\nscheduling: realtime\nrecords: {here.example: {A
 const NORMAL: (u32, u32) = (0, 0);
 const REALTIME: (u32, u32) = (2, 1);
 
-/// Policy and real-time priority of each thread, by name.
+/// Policy and real-time priority of each thread, by name. A thread may end while they are read.
 fn threads(process: u32) -> Vec<(String, (u32, u32))> {
     let of = |task: PathBuf| {
-        let read = |file| fs::read_to_string(task.join(file)).expect("a thread that lives");
-        let stat = read("stat");
+        let read = |file| fs::read_to_string(task.join(file)).ok();
+        let (name, stat) = (read("comm")?, read("stat")?);
         // Behind the name in parentheses come fields 3 (state) and up (proc(5)).
         let (_, fields) = stat.rsplit_once(") ").expect("a name");
         let field = |number: usize| {
@@ -35,19 +35,24 @@ fn threads(process: u32) -> Vec<(String, (u32, u32))> {
                 .and_then(|value| value.parse().ok())
                 .expect("a number")
         };
-        (read("comm").trim().to_owned(), (field(41), field(40)))
+        Some((name.trim().to_owned(), (field(41), field(40))))
     };
     let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
     tasks
-        .map(|task| of(task.expect("readable").path()))
+        .filter_map(|task| of(task.expect("readable").path()))
         .collect()
 }
 
-fn workers(process: u32) -> Vec<(u32, u32)> {
-    let all = threads(process).into_iter();
-    all.filter(|(name, _)| name.starts_with("worker-"))
-        .map(|(_, scheduled)| scheduled)
-        .collect()
+/// Waits for `count` workers: the first may answer before another has been given its name.
+fn workers(process: u32, count: usize) -> Vec<(u32, u32)> {
+    wait_for("all workers", || {
+        let all = threads(process).into_iter();
+        let workers: Vec<_> = all
+            .filter(|(name, _)| name.starts_with("worker-"))
+            .map(|(_, scheduled)| scheduled)
+            .collect();
+        (workers.len() == count).then_some(workers)
+    })
 }
 
 fn assert_answers(nodens: &Nodens) {
@@ -69,7 +74,7 @@ fn is_to_be_had() -> bool {
 /// Runs normally, says why once, and shows it.
 fn assert_falls_back(nodens: &Nodens, why: &str) {
     assert_answers(nodens);
-    assert_eq!(workers(nodens.id()), [NORMAL; 2]);
+    assert_eq!(workers(nodens.id(), 2), [NORMAL; 2]);
     assert!(nodens.metric("nodens_realtime_workers", &[]) < 0.5);
     nodens.wait_for_log("realtime");
     let log = nodens.log();
@@ -89,6 +94,7 @@ fn workers_are_under_real_time_scheduling_and_nobody_else_is() {
     }
     let nodens = Nodens::start(YAML);
     assert_answers(&nodens);
+    nodens.wait_for_metric("nodens_realtime_workers", &[], 2.0);
     for (name, scheduled) in threads(nodens.id()) {
         let right = if name.starts_with("worker-") {
             REALTIME
@@ -97,8 +103,7 @@ fn workers_are_under_real_time_scheduling_and_nobody_else_is() {
         };
         assert_eq!(scheduled, right, "{name}");
     }
-    assert_eq!(workers(nodens.id()).len(), 2);
-    assert!(nodens.metric("nodens_realtime_workers", &[]) > 1.5);
+    assert_eq!(workers(nodens.id(), 2), [REALTIME; 2]);
     let limits = fs::read_to_string(format!("/proc/{}/limits", nodens.id())).expect("it runs");
     let limit = limits
         .lines()
@@ -113,7 +118,7 @@ fn workers_are_under_real_time_scheduling_and_nobody_else_is() {
 fn without_the_key_nobody_is() {
     let nodens = Nodens::start(&YAML.replace("scheduling: realtime\n", ""));
     assert_answers(&nodens);
-    assert_eq!(workers(nodens.id()), [NORMAL; 2]);
+    assert_eq!(workers(nodens.id(), 2), [NORMAL; 2]);
     assert!(!nodens.log().contains("realtime"));
 }
 
@@ -189,12 +194,12 @@ fn a_worker_over_its_budget_steps_down_and_comes_back_after_the_flood() {
             scope.spawn(|| flood(address, &stop));
         }
         nodens.wait_for_metric("nodens_realtime_stepdowns_total", &[], 1.0);
-        assert_eq!(workers(nodens.id()), [NORMAL]);
+        assert_eq!(workers(nodens.id(), 1), [NORMAL]);
         assert!(nodens.metric("nodens_realtime_workers", &[]) < 0.5);
         stop.store(true, Ordering::Relaxed);
     });
     nodens.wait_for_log("500 ms of CPU time");
     nodens.wait_for_metric("nodens_realtime_workers", &[], 1.0);
-    assert_eq!(workers(nodens.id()), [REALTIME]);
+    assert_eq!(workers(nodens.id(), 1), [REALTIME]);
     assert_answers(&nodens);
 }
