@@ -80,7 +80,12 @@
   {{- fail (printf "terminationGracePeriodSeconds: %d must be above config.shutdown_grace (%s): the kubelet would kill nodens while it still answers" (int64 .Values.terminationGracePeriodSeconds) (toString $config.shutdown_grace)) -}}
 {{- end -}}
 
-{{- $limit := dig "limits" "memory" "" .Values.resources -}}
+{{- range tuple "name" "instance" "component" -}}
+  {{- if hasKey ($.Values.podLabels | default dict) (printf "app.kubernetes.io/%s" .) -}}
+    {{- fail (printf "podLabels: app.kubernetes.io/%s is one of those that the DaemonSet knows its pods by; choose another label" .) -}}
+  {{- end -}}
+{{- end -}}
+{{- $limit := dig "limits" "memory" "" (.Values.resources | default dict) -}}
 {{- if $limit -}}
   {{- $cache := include "nodens.bytes" (dict "key" "config.cache.max_size" "value" $config.cache.max_size) | int64 -}}
   {{- $needed := add (div (mul $cache 115) 100) 67108864 -}}
