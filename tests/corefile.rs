@@ -210,6 +210,135 @@ fn a_line_that_the_configuration_refuses_is_named() {
     );
 }
 
+/// What an import writes and says of a Corefile that is understood.
+fn imported(corefile: &str) -> (String, String) {
+    let directory = TempDir::new();
+    directory.write("Corefile", corefile);
+    let output = import(&directory.path(""), "Corefile", Some("10.96.0.10"));
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{corefile}\n{said}");
+    (text(&output.stdout), said)
+}
+
+#[test]
+fn a_line_means_here_what_it_means_there() {
+    // Each Corefile, what is written, what is said, and what is not written.
+    let cases = [
+        (
+            "a byte order mark is no part of the first zone",
+            "\u{feff}.:53 {\n forward . 10.0.0.2\n}\n",
+            "\".\": {cache: off, group: default}",
+            "",
+            "\u{feff}",
+        ),
+        (
+            "a group is named within what a group's name may be",
+            "fd00:10:96::/112 {\n forward . 10.96.0.11\n}\n",
+            "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa: {cache: off, group: ",
+            "",
+            "answer",
+        ),
+        (
+            "an asterisk in hosts stands for nothing",
+            ". {\n hosts {\n 10.0.0.1 *.dev.example a.example\n fallthrough\n }\n forward . 10.0.0.2\n}\n",
+            "  a.example: {A: [10.0.0.1]}",
+            "Corefile:3: 10.0.0.1 *.dev.example a.example: no counterpart: *.dev.example",
+            "*",
+        ),
+        (
+            "a template for a type comes before all that forwards",
+            ". {\n template IN AAAA . {\n rcode NOERROR\n }\n kubernetes cluster.local\n forward corp.example 10.0.0.9\n \
+             forward . 10.0.0.2\n}\n",
+            "  cluster.local: {cache: off, filter: [AAAA], group: cluster}",
+            "Corefile:2: template IN AAAA .: taken",
+            "corp.example: {cache: off, group",
+        ),
+        (
+            "a second forward for the same names is not asked",
+            ". {\n forward . 10.0.0.2\n forward . 10.0.0.3\n}\n",
+            "  default: {servers: [10.0.0.2]}",
+            "Corefile:3: forward . 10.0.0.3: no counterpart: ",
+            "10.0.0.3",
+        ),
+        (
+            "cache for some zones alone",
+            ". {\n cache 30 example.org\n forward . 10.0.0.2\n}\n",
+            "  example.org: {cache: {max_negative_ttl: 30s, max_ttl: 30s}, group: default}",
+            "Corefile:2: cache 30 example.org: differs",
+            "\".\": {cache: {",
+        ),
+        (
+            "cache off for a part of a zone",
+            ". {\n cache 30 {\n disable success ci.example\n disable denial ci.example\n }\n forward . 10.0.0.2\n}\n",
+            "  ci.example: {cache: off, group: default}",
+            "",
+            "\".\": {cache: off",
+        ),
+        (
+            "weights are not counted",
+            ". {\n loadbalance weighted weights.txt {\n reload 10s\n }\n forward . 10.0.0.2\n}\n",
+            "rotate: true",
+            "Corefile:2: loadbalance weighted weights.txt: differs: ",
+            "weights",
+        ),
+        (
+            "a rewrite in braces",
+            ". {\n rewrite stop {\n name suffix .dev.example .dev.svc.cluster.local\n answer auto\n }\n \
+             kubernetes cluster.local\n forward . 10.0.0.2\n}\n",
+            "rewrite: {from: dev.example, to: dev.svc.cluster.local}",
+            "Corefile:3: rewrite name suffix .dev.example .dev.svc.cluster.local: differs",
+            "refused",
+        ),
+        (
+            "HTTPS, with the name of the certificate",
+            ". {\n forward . https://9.9.9.9 {\n tls_servername dns.quad9.net\n doh_method GET\n max_age 5m\n \
+             read_timeout 3s\n source_address 10.0.0.7\n }\n}\n",
+            "streams: {max_age: 300s}",
+            "Corefile:4: doh_method GET: differs",
+            "tls:",
+        ),
+        (
+            "the parts of a line are told too",
+            ". {\n errors {\n consolidate 5m \".* i/o timeout$\" warning\n }\n forward . 10.0.0.2\n}\n",
+            "default",
+            "Corefile:3: consolidate 5m .* i/o timeout$ warning: ",
+            "consolidate",
+        ),
+    ];
+    for (name, corefile, written, told, not_written) in cases {
+        let (yaml, said) = imported(corefile);
+        assert!(yaml.contains(written), "{name}: {written}\n{yaml}");
+        assert!(said.contains(told), "{name}: {told}\n{said}");
+        assert!(!yaml.contains(not_written), "{name}: {not_written}\n{yaml}");
+    }
+    let (yaml, _) =
+        imported(". {\n forward . https://9.9.9.9 {\n tls_servername dns.quad9.net\n }\n}\n");
+    assert!(yaml.contains("https://9.9.9.9#dns.quad9.net"), "{yaml}");
+}
+
+#[test]
+fn an_acl_says_whether_it_holds_for_more_zones_than_there() {
+    const MORE: &str = ":2: acl: differs: allow, for all zones: other clients are refused";
+    let acl = "acl {\n allow net 10.0.0.0/8\n block\n }\n";
+    let more = [
+        format!(
+            ". {{\n acl corp.example{} forward . 10.0.0.2\n}}\n",
+            &acl[3..]
+        ),
+        format!(". {{\n {acl} forward . 10.0.0.2\n}}\ncorp.example {{\n forward . 10.0.0.3\n}}\n"),
+    ];
+    for corefile in more {
+        let (yaml, said) = imported(&corefile);
+        assert!(yaml.contains("allow: [10.0.0.0/8]"), "{yaml}");
+        let said = said.replace("acl corp.example:", "acl:");
+        assert!(said.contains(MORE), "{corefile}\n{said}");
+    }
+    let (_, said) = imported(&format!(
+        ". {{\n {acl} forward . 10.0.0.2\n}}\ncorp.example {{\n {acl} forward . 10.0.0.3\n}}\n"
+    ));
+    assert!(!said.contains(MORE), "{said}");
+}
+
 /// A running nodens with a Corefile, and its addresses.
 struct Running {
     process: Process,

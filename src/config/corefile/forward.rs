@@ -10,7 +10,8 @@ use super::zones::{zone, zones};
 
 /// One `forward`.
 #[derive(Debug)]
-pub(super) struct Forward {
+pub(super) struct Forward<'a> {
+    pub(super) directive: &'a Directive,
     /// Names at and below it.
     pub(super) from: String,
     /// As our configuration writes them.
@@ -21,6 +22,9 @@ pub(super) struct Forward {
     pub(super) place: Place,
 }
 
+/// What to do without `next`.
+const NOT_PASSED_OVER: &str = "no answer of a server that knows the zone is passed over here; give the names that others know a route of their own";
+
 /// What of the options decides how servers are written.
 #[derive(Debug, Default)]
 struct Transport {
@@ -29,7 +33,7 @@ struct Transport {
 }
 
 /// Reads a `forward`; what is wrong with it, and what becomes of it, goes to the draft.
-pub(super) fn read(draft: &mut Draft, directive: &Directive) -> Option<Forward> {
+pub(super) fn read<'a>(draft: &mut Draft, directive: &'a Directive) -> Option<Forward<'a>> {
     let from = draft.argument(directive, 0, "the zone to forward, such as .")?;
     let from = zones(&from.text).into_iter().next()?;
     draft.argument(
@@ -39,6 +43,7 @@ pub(super) fn read(draft: &mut Draft, directive: &Directive) -> Option<Forward> 
     )?;
     let mut transport = Transport::default();
     let mut forward = Forward {
+        directive,
         from,
         servers: Vec::new(),
         except: Vec::new(),
@@ -61,8 +66,6 @@ pub(super) fn read(draft: &mut Draft, directive: &Directive) -> Option<Forward> 
             .options
             .push((vec!["policy"], "round_robin".into(), place));
     }
-    let note = "a group of servers: hedged, probed, and failed over within 20 to 200 ms";
-    draft.remark(directive, Verdict::Taken, note);
     Some(forward)
 }
 
@@ -95,7 +98,10 @@ fn server(draft: &mut Draft, transport: &Transport, word: &Word) -> Option<Strin
             };
             Some(format!("tls://{address}#{name}"))
         }
-        "https" => Some(text.to_owned()),
+        "https" => Some(match &transport.tls_name {
+            Some(name) if !text.contains('#') => format!("{text}#{name}"),
+            _ => text.to_owned(),
+        }),
         _ => {
             draft.unexpected(word, EXPECTED);
             None
@@ -117,7 +123,7 @@ fn bracketed(text: &str) -> String {
 
 fn read_option(
     draft: &mut Draft,
-    forward: &mut Forward,
+    forward: &mut Forward<'_>,
     transport: &mut Transport,
     option: &Directive,
 ) {
@@ -178,6 +184,24 @@ fn read_option(
             }
         }
         "failover" | "next" => failover(draft, option),
+        "next_on_nodata" => {
+            let what = "next_on_nodata".to_owned();
+            draft.refuse(place, Refusal::ChangesAnswers { what, remedy: NOT_PASSED_OVER });
+        }
+        "max_age" => {
+            if let Some(age) = option.texts().first().and_then(|text| duration_ms(text)).filter(|age| *age > 0) {
+                set(vec!["streams", "max_age"], duration(age));
+            }
+            draft.remark(option, Taken, "streams.max_age");
+        }
+        "read_timeout" => draft.remark(option, Differs, "the next server is asked after 20 to 200 ms; deadline (4 s) bounds a query"),
+        "doh_method" => draft.remark(option, Differs, "always POST"),
+        "source_address" => draft.remark(option, NoCounterpart, "the address that the node's routes choose"),
+        "resolver" => {
+            let what = "a server by its host name".to_owned();
+            let remedy = "write its IP address; in our own configuration, dns.corp.example@GROUP is resolved by a group";
+            draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+        }
         "max_fails" => draft.remark(option, Differs, "nothing to count: a server is down when a probe is lost, and up when two are answered"),
         "expire" | "max_idle_conns" => draft.remark(option, NoCounterpart, "sockets are replaced after 30 s, idle connections closed after 8 s"),
         "max_connect_attempts" => draft.remark(option, NoCounterpart, "deadline (4 s) bounds a query"),
@@ -189,7 +213,7 @@ fn read_option(
     }
 }
 
-fn health_check(draft: &mut Draft, forward: &mut Forward, option: &Directive) {
+fn health_check(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive) {
     let place = &option.name.place;
     let Some(pause) = draft
         .argument(option, 0, "a duration such as 0.5s")
@@ -237,7 +261,7 @@ fn failover(draft: &mut Draft, option: &Directive) {
         let code = word.text.to_ascii_uppercase();
         if !ALWAYS.contains(&code.as_str()) {
             let what = format!("{} {code}", option.name.text);
-            let remedy = "no answer of a server that knows the zone is passed over here; give the names that others know a route of their own";
+            let remedy = NOT_PASSED_OVER;
             draft.refuse(&word.place, Refusal::ChangesAnswers { what, remedy });
         }
     }

@@ -1,7 +1,7 @@
 //! A Corefile in place of YAML: CoreDNS's configuration, read into ours.
 //!
 //! Owns what each plugin means here. Each line is taken, or remarked on with what follows from its absence; a line without
-//! which clients would get other answers is a mistake. Sources: coredns.io/plugins and coredns.io/manual, for 1.14;
+//! which clients would get other answers is a mistake. Sources: coredns.io/plugins and coredns.io/manual, for 1.15;
 //! NodeLocal DNSCache's placeholders: kubernetes.io/docs/tasks/administer-cluster/nodelocaldns.
 
 pub(super) mod draft;
@@ -25,7 +25,7 @@ use super::error::{ConfigError, CorefileProblem};
 use super::files::Files;
 use super::yaml::Document;
 use draft::Draft;
-use server::Server;
+use server::{Acl, Server};
 use syntax::{Place, ServerBlock};
 use zones::Key;
 
@@ -90,6 +90,7 @@ pub(super) fn import(
     let mut listen: Vec<SocketAddr> = Vec::new();
     let mut rotate = false;
     let mut first = None;
+    let mut acls = Vec::new();
     let zones: BTreeSet<String> = corefile
         .servers
         .iter()
@@ -107,6 +108,7 @@ pub(super) fn import(
                 listen.push(address);
             }
         }
+        acls.push(server.acl);
     }
     // What listens at all addresses of a port needs no other.
     let all = listen.clone();
@@ -129,6 +131,7 @@ pub(super) fn import(
         draft.set(&["cache", "rotate"], rotate, &place);
     }
     observe(&mut draft);
+    tell_of_acl(&mut draft, &acls);
     let mistake = |place: &Place, problem| ConfigError::Corefile {
         file: place.file.to_path_buf(),
         line: place.line,
@@ -184,6 +187,23 @@ fn translate<'a>(
     server.records(draft, zones);
     server.routes(draft, around, zones);
     server
+}
+
+/// Says what each `acl` became. There is one `allow`, be the `acl` of all zones or not.
+fn tell_of_acl(draft: &mut Draft, acls: &[Option<Acl<'_>>]) {
+    for acl in acls.iter().flatten() {
+        let alike = |other: &Option<Acl<'_>>| {
+            other
+                .as_ref()
+                .is_some_and(|other| other.whole && other.networks == acl.networks)
+        };
+        let note = if acls.iter().all(alike) {
+            "allow, for all zones"
+        } else {
+            "allow, for all zones: other clients are refused in zones without this acl, too; run an instance for these zones if that is wrong"
+        };
+        draft.remark(acl.directive, Verdict::Differs, note);
+    }
 }
 
 /// Where /health, /ready and /metrics are served. The admin address, which shows more, steps aside.

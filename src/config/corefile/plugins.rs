@@ -7,14 +7,14 @@ use figment::value::Value;
 use super::Surroundings;
 use super::draft::{Draft, Refusal, Verdict, duration, seconds};
 use super::forward::duration_ms;
-use super::server::{Cache, CacheKind, Kubernetes, Server};
+use super::server::{Acl, Cache, CacheKind, Kubernetes, Server};
 use super::syntax::Directive;
 use super::zones::{is_within, zone, zones as zones_of};
 use crate::config::spelling::nearest;
 use Verdict::{Differs, NoCounterpart, Taken};
 
 /// Plugins that answers do not depend on here, and what follows from their absence.
-const WITHOUT: [(&str, Verdict, &str); 21] = [
+const WITHOUT: [(&str, Verdict, &str); 23] = [
     (
         "errors",
         Taken,
@@ -68,14 +68,21 @@ const WITHOUT: [(&str, Verdict, &str); 21] = [
     ("timeouts", NoCounterpart, "tcp.idle_timeout is 10 s"),
     ("root", NoCounterpart, "paths are taken as they are"),
     ("deprecated", NoCounterpart, "it does nothing"),
+    ("on", NoCounterpart, "no commands are run"),
+    (
+        "shed",
+        NoCounterpart,
+        "limits: what is in flight is bounded, and over it clients hear SERVFAIL",
+    ),
 ];
 
 /// Plugins that answer from data of their own, or change messages.
-const REFUSED: [&str; 28] = [
+const REFUSED: [&str; 31] = [
     "auto",
     "azure",
     "clouddns",
     "dnssec",
+    "dynupdate",
     "erratic",
     "etcd",
     "file",
@@ -86,10 +93,12 @@ const REFUSED: [&str; 28] = [
     "https3",
     "k8s_external",
     "nomad",
+    "proxyproto",
     "quic",
     "route53",
     "secondary",
     "sign",
+    "siit",
     "tls",
     "transfer",
     "tsig",
@@ -145,12 +154,9 @@ pub(super) fn read<'a>(
         "ready" => observed(draft, directive, READY),
         "template" => template(draft, server, directive),
         "rewrite" => rewrite(draft, server, directive),
-        "acl" => acl(draft, directive),
+        "acl" => acl(draft, server, directive),
         "dns64" => dns64(draft, server, directive),
-        "loadbalance" => {
-            server.balances = true;
-            draft.remark(directive, Taken, "cache.rotate: A and AAAA records turn");
-        }
+        "loadbalance" => loadbalance(draft, server, directive),
         "local" => {
             draft.set(&["private_zones"], "NXDOMAIN", &directive.name.place);
             without(draft, directive);
@@ -182,7 +188,9 @@ fn without(draft: &mut Draft, directive: &Directive) {
         .iter()
         .find(|(known, ..)| *known == directive.name.text)
     {
-        draft.remark(directive, *verdict, *note);
+        for line in std::iter::once(directive).chain(&directive.block) {
+            draft.remark(line, *verdict, *note);
+        }
     }
 }
 
@@ -242,7 +250,8 @@ fn kubernetes<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Dir
             | "resyncperiod"
             | "apiserver_qps"
             | "apiserver_burst"
-            | "apiserver_max_inflight" => {
+            | "apiserver_max_inflight"
+            | "zonal" => {
                 draft.remark(
                     option,
                     Taken,
@@ -363,6 +372,11 @@ impl CacheOptions {
             }
             "disable" => self.disable(draft, option),
             "keepttl" => draft.remark(option, NoCounterpart, "clients see TTLs go down"),
+            "serve_stale_policy" => draft.remark(
+                option,
+                NoCounterpart,
+                "stale_on of a route keeps answers that a server denies",
+            ),
             _ => no_option(draft, "cache", option),
         }
     }
@@ -450,6 +464,27 @@ fn bind(
     }
 }
 
+fn loadbalance(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+    server.balances = true;
+    let note = "cache.rotate: A and AAAA records turn";
+    if directive.texts().first() == Some(&"weighted") {
+        draft.remark(
+            directive,
+            Differs,
+            format!("{note}, each as often; weights are not counted"),
+        );
+    } else {
+        draft.remark(directive, Taken, note);
+    }
+    for option in &directive.block {
+        draft.remark(
+            option,
+            NoCounterpart,
+            "the order of records does not depend on what they hold",
+        );
+    }
+}
+
 fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
     let (mut inline, mut passes_on) = (false, false);
     for line in &directive.block {
@@ -468,7 +503,16 @@ fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directiv
                 Ok(address) => {
                     inline = true;
                     for name in &line.arguments {
-                        server.names.push((zone(&name.text), address, line));
+                        let name = zone(&name.text);
+                        if name.contains('*') {
+                            // There it is a name like others, which nobody asks for; in `records` it would be a wildcard.
+                            let note = format!(
+                                "{name} stands for no other name in hosts; records and template have wildcards"
+                            );
+                            draft.remark(line, NoCounterpart, note);
+                        } else {
+                            server.names.push((name, address, line));
+                        }
                     }
                 }
                 Err(_) => draft.unexpected(
@@ -543,6 +587,9 @@ fn observed(draft: &mut Draft, directive: &Directive, default: &'static str) {
                 }
                 let note = "shutdown_grace: what is in flight is answered, and then it ends";
                 draft.remark(option, Differs, note);
+            }
+            (PROMETHEUS, "runtime_metrics") => {
+                draft.remark(option, NoCounterpart, "no metrics of a Go process");
             }
             (READY, "monitor") => {
                 draft.remark(option, Taken, "/ready never goes back, but when it stops");
@@ -673,6 +720,15 @@ fn rewrite(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
     if let ["stop" | "continue", rest @ ..] = words {
         words = rest;
     }
+    // In braces: one rule for the question, the others for the answer.
+    if let ([], [rule, rest @ ..]) = (words, directive.block.as_slice())
+        && rest.iter().all(|line| line.name.text == "answer")
+    {
+        for line in rest {
+            draft.remark(line, Taken, "names of the answer are always put back");
+        }
+        return rewrite(draft, server, &rule.under("rewrite"));
+    }
     let (from, to, exact) = match words {
         ["name", "suffix", from, to, ..] => (from, to, false),
         ["name", "exact", from, to, ..] | ["name", from, to] => (from, to, true),
@@ -694,7 +750,7 @@ fn rewrite(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
     draft.remark(directive, Differs, note);
 }
 
-fn acl(draft: &mut Draft, directive: &Directive) {
+fn acl<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
     const REMEDY: &str = "allow holds the networks whose clients are answered; others get REFUSED";
     let mut networks: Vec<Value> = Vec::new();
     for line in &directive.block {
@@ -711,8 +767,15 @@ fn acl(draft: &mut Draft, directive: &Directive) {
     if networks.is_empty() {
         return changes_answers(draft, directive, "acl without allow".to_owned(), REMEDY);
     }
-    draft.set(&["allow"], networks, &directive.name.place);
-    draft.remark(directive, Differs, "allow, for all zones");
+    let zones = zones_or_all(server, &directive.arguments);
+    let all = |(zone, _): &(String, _)| zones.iter().any(|above| is_within(zone, above));
+    let whole = server.zones.iter().all(all);
+    draft.set(&["allow"], networks.clone(), &directive.name.place);
+    server.acl = Some(Acl {
+        directive,
+        whole,
+        networks,
+    });
 }
 
 fn dns64(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {

@@ -10,6 +10,7 @@ use super::draft::{Draft, Group, Refusal, Route, Target, Verdict};
 use super::forward::Forward;
 use super::syntax::{Directive, Place, Word};
 use super::zones::{self, Key, is_within, zone};
+use crate::config::servers::is_group_name;
 
 /// What a server block says, in the order in which CoreDNS asks its plugins.
 #[derive(Debug, Default)]
@@ -17,7 +18,7 @@ pub(super) struct Server<'a> {
     pub(super) zones: Vec<(String, Place)>,
     ports: BTreeSet<u16>,
     pub(super) bind: Vec<IpAddr>,
-    pub(super) forwards: Vec<Forward>,
+    pub(super) forwards: Vec<Forward<'a>>,
     /// Zones that `kubernetes` answers, and those it passes on when it does not know a name.
     pub(super) kubernetes: Option<Kubernetes<'a>>,
     pub(super) cache: Option<Cache>,
@@ -31,6 +32,16 @@ pub(super) struct Server<'a> {
     pub(super) names: Vec<(String, IpAddr, &'a Directive)>,
     pub(super) dns64: Option<String>,
     pub(super) balances: bool,
+    pub(super) acl: Option<Acl<'a>>,
+}
+
+/// The plugin `acl`.
+#[derive(Debug)]
+pub(super) struct Acl<'a> {
+    pub(super) directive: &'a Directive,
+    /// Whether it holds for all zones of the block.
+    pub(super) whole: bool,
+    pub(super) networks: Vec<Value>,
 }
 
 /// The plugin `kubernetes`.
@@ -142,6 +153,7 @@ impl Server<'_> {
         for (number, forward) in self.forwards.iter().enumerate() {
             self.forward(draft, number, forward, &mut routes);
         }
+        self.cached_apart(&mut routes);
         for (zone, place) in &self.zones {
             let covered = routes.iter().any(|(route, _)| is_within(zone, route));
             if !covered {
@@ -170,24 +182,53 @@ impl Server<'_> {
         }
     }
 
+    /// Zones of `cache`, and of its `disable`, that are a part of a route become one.
+    fn cached_apart(&self, routes: &mut Vec<(String, Route)>) {
+        let Some(cache) = &self.cache else {
+            return;
+        };
+        let disabled = cache.disabled.iter().flat_map(|(_, zones)| zones);
+        for zone in cache.zones.iter().chain(disabled) {
+            if let Some(route) = longest(routes, zone).cloned()
+                && matches!(route.target, Target::Group(_))
+            {
+                add(routes, zone, route.target, &route.place);
+            }
+        }
+    }
+
     fn forward(
         &self,
         draft: &mut Draft,
         number: usize,
-        forward: &Forward,
+        forward: &Forward<'_>,
         routes: &mut Vec<(String, Route)>,
     ) {
+        let reaches = |(zone, _): &(String, Place)| {
+            let both = is_within(&forward.from, zone) || is_within(zone, &forward.from);
+            let below = if is_within(zone, &forward.from) {
+                zone
+            } else {
+                &forward.from
+            };
+            both && !routes.iter().any(|(known, _)| known == below)
+        };
+        let takes_exceptions = self.forwards[..number]
+            .iter()
+            .any(|other| !other.except.is_empty());
+        if !(takes_exceptions || self.zones.iter().any(reaches)) {
+            let note = "a line above it has all its names, so these servers are never asked";
+            return draft.remark(forward.directive, Verdict::NoCounterpart, note);
+        }
+        let note = "a group of servers: hedged, probed, and failed over within 20 to 200 ms";
+        draft.remark(forward.directive, Verdict::Taken, note);
         let name = if forward.from == "." {
             self.zones.first().map_or(".", |(zone, _)| zone.as_str())
         } else {
             &forward.from
         };
         let group = draft.group(Group {
-            name: if name == "." {
-                "default".to_owned()
-            } else {
-                name.to_owned()
-            },
+            name: group_name(name),
             servers: forward.servers.clone(),
             options: forward.options.clone(),
             place: forward.place.clone(),
@@ -206,14 +247,14 @@ impl Server<'_> {
                 .iter()
                 .filter(|except| is_within(except, below))
             {
-                let covers = |other: &&Forward| {
+                let covers = |other: &&Forward<'_>| {
                     is_within(except, &other.from)
                         && !other.except.iter().any(|zone| is_within(except, zone))
                 };
                 // A later forward takes them, and gets its route in its turn; else nobody does.
                 if let Some(next) = self.forwards[number + 1..].iter().find(covers) {
                     let group = draft.group(Group {
-                        name: except.clone(),
+                        name: group_name(except),
                         servers: next.servers.clone(),
                         options: next.options.clone(),
                         place: next.place.clone(),
@@ -272,7 +313,10 @@ impl Server<'_> {
                 };
                 add(routes, zone, Target::Group(group), place);
             }
-            for (_, route) in routes.iter_mut().filter(|(route, _)| route == zone) {
+            let forwarded = |(route, what): &&mut (String, Route)| {
+                is_within(route, zone) && matches!(what.target, Target::Group(_))
+            };
+            for (_, route) in routes.iter_mut().filter(forwarded) {
                 match route.options.iter_mut().find(|(key, _)| *key == "filter") {
                     Some((_, Value::Array(_, types))) => types.push(rtype.as_str().into()),
                     _ => route.options.push(("filter", vec![rtype.as_str()].into())),
@@ -373,13 +417,34 @@ fn kubernetes_routes(
     draft.remark(kubernetes.directive, verdict, note);
 }
 
-/// The group that names of a zone are asked of.
-fn group_of(routes: &[(String, Route)], zone: &str) -> Option<String> {
+/// A group's name from a zone, or from its end where that is too long, as reverse zones are.
+fn group_name(zone: &str) -> String {
+    // Room for a number behind it.
+    const LONGEST: usize = 60;
+    if zone == "." {
+        return "default".to_owned();
+    }
+    let fine = |c: char| is_group_name(c.encode_utf8(&mut [0; 4]));
+    let name: String = zone
+        .chars()
+        .map(|c| if fine(c) { c } else { '-' })
+        .collect();
+    let end = &name[name.len().saturating_sub(LONGEST)..];
+    end.trim_start_matches('.').to_owned()
+}
+
+/// The route that names of a zone take.
+fn longest<'r>(routes: &'r [(String, Route)], zone: &str) -> Option<&'r Route> {
     let longest = routes
         .iter()
         .filter(|(route, _)| is_within(zone, route))
         .max_by_key(|(route, _)| if route == "." { 0 } else { route.len() });
-    match &longest?.1.target {
+    longest.map(|(_, route)| route)
+}
+
+/// The group that names of a zone are asked of.
+fn group_of(routes: &[(String, Route)], zone: &str) -> Option<String> {
+    match &longest(routes, zone)?.target {
         Target::Group(group) => Some(group.clone()),
         Target::Answer(_) => None,
     }

@@ -61,6 +61,21 @@ impl Directive {
         words.join(" ")
     }
 
+    /// The same line as the arguments of another name.
+    pub(super) fn under(&self, name: &str) -> Self {
+        let text = name.to_owned();
+        let name = Word {
+            text,
+            ..self.name.clone()
+        };
+        let arguments = std::iter::once(&self.name).chain(&self.arguments);
+        Self {
+            name,
+            arguments: arguments.cloned().collect(),
+            block: Vec::new(),
+        }
+    }
+
     /// Arguments as text.
     pub(super) fn texts(&self) -> Vec<&str> {
         self.arguments
@@ -379,6 +394,8 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn new(text: &'a str) -> Self {
+        // Some editors begin a file with a byte order mark, which CoreDNS skips.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         Self {
             rest: text.chars().peekable(),
             line: 1,
