@@ -94,7 +94,7 @@ pub enum ConfigError {
         file: PathBuf,
     },
     /// The file is there but cannot be read.
-    #[error("{}: cannot be read: {source}; check --config and the file's permissions", file.display())]
+    #[error("{}: cannot be read: {source}; {}", file.display(), remedy_for(source))]
     Unreadable {
         /// As given.
         file: PathBuf,
@@ -164,6 +164,15 @@ impl ConfigError {
                 Origin::File { .. } | Origin::Default => (4, 0),
             },
         }
+    }
+}
+
+/// What to do about a configuration file that cannot be read.
+fn remedy_for(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::InvalidData {
+        "save it as UTF-8"
+    } else {
+        "check --config and the file's permissions"
     }
 }
 
@@ -283,6 +292,24 @@ pub enum Problem {
         /// ` (first at nodens.yaml:4)`.
         first: String,
     },
+    /// `servers: "10.0.0.2, 10.0.0.3"`.
+    #[error("{value} holds several; write a list: {list}")]
+    SeveralInOne {
+        /// As typed.
+        value: String,
+        /// The same as a list.
+        list: String,
+    },
+    /// Two listeners of which one takes in the other.
+    #[error("{value} takes in {other} of {key}; choose another port or address for one of them")]
+    TakesIn {
+        /// As typed.
+        value: String,
+        /// The other address.
+        other: SocketAddr,
+        /// Its key.
+        key: &'static str,
+    },
     /// More items than allowed.
     #[error("has {count} items, over the limit of {limit}")]
     TooMany {
@@ -359,7 +386,8 @@ pub enum Problem {
     },
     /// `tls://1.1.1.1`.
     #[error(
-        "{value}: TLS needs the name to check the certificate against; write {value}#name, for example tls://1.1.1.1#one.one.one.one"
+        "{value}: TLS needs the name to check the certificate against; write {value}#name, for example {}://1.1.1.1#one.one.one.one",
+        value.split("://").next().unwrap_or("tls")
     )]
     NoTlsName {
         /// As typed.

@@ -297,9 +297,9 @@ fn read_servers(section: &Section<'_>, report: &Report<'_>) -> (Vec<Found>, Vec<
 }
 
 fn warn_left_out(report: &Report<'_>, file: &Path, conf: &servers::ResolvConf) {
-    for (ip, why) in &conf.left_out {
+    for (written, why) in &conf.left_out {
         report.warn(format!(
-            "{}: nameserver {ip} is left out: {why}",
+            "{}: nameserver {written} is left out: {why}",
             file.display()
         ));
     }

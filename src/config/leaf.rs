@@ -140,6 +140,16 @@ pub(super) fn show_list<T: std::fmt::Display>(items: impl IntoIterator<Item = T>
     format!("[{}]", items.join(", "))
 }
 
+/// The complaint about a text that holds several of what stands in a list, of which each is `fine`.
+pub(super) fn several(text: &str, fine: impl Fn(&str) -> bool) -> Option<Problem> {
+    let parts = text.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';'));
+    let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
+    (parts.len() > 1 && parts.iter().all(|part| fine(part))).then(|| Problem::SeveralInOne {
+        value: show_text(text),
+        list: show_list(parts),
+    })
+}
+
 pub(super) fn not_a<T: Leaf>(value: &Value) -> Problem {
     let expected = T::EXPECTED;
     Problem::NotA {

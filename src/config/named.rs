@@ -137,6 +137,10 @@ pub fn is_server_address(ip: IpAddr) -> bool {
     usable(&SocketAddr::new(ip, 53)).is_ok()
 }
 
+/// What to do about `fe80::1`.
+pub(super) const NO_INTERFACE: &str =
+    "a link-local address needs its interface; write its index, for example [fe80::1%2]:53";
+
 /// Addresses that parse and yet name no server.
 pub(super) fn usable(address: &SocketAddr) -> Result<(), &'static str> {
     if address.port() == 0 {
@@ -152,9 +156,9 @@ pub(super) fn usable(address: &SocketAddr) -> Result<(), &'static str> {
         other if other.ip().is_multicast() || other.ip() == Ipv4Addr::BROADCAST => {
             Err("this address is a group's, not a server's; write the server's own")
         }
-        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => Err(
-            "a link-local address needs its interface; write its index, for example [fe80::1%2]:53",
-        ),
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
+            Err(NO_INTERFACE)
+        }
         _ => Ok(()),
     }
 }

@@ -41,6 +41,22 @@ impl KeyPath {
         Some(Self(rest.to_vec()))
     }
 
+    /// `routes."cluster.local"` of `routes.cluster.local`: a zone that was split at its dots, put together again.
+    #[must_use]
+    pub(super) fn with_its_zone_whole(&self) -> Option<Self> {
+        let key = |segment: &Segment| match segment {
+            Segment::Key(key) => Some(key.clone()),
+            Segment::Index(_) => None,
+        };
+        let keys: Vec<String> = self.0.iter().map(key).collect::<Option<_>>()?;
+        match &*keys {
+            [table, zone @ ..] if matches!(&**table, "routes" | "records") && zone.len() > 1 => {
+                Some(Self::default().key(table).key(&zone.join(".")))
+            }
+            _ => None,
+        }
+    }
+
     /// Reads `cache.max_size` or `routes."cluster.local".group`, as flags name keys.
     #[must_use]
     pub(super) fn split(text: &str) -> Vec<String> {

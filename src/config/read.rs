@@ -197,7 +197,13 @@ impl<'a> Report<'a> {
                 origin,
                 known,
             } = unknown;
-            let near = nearest(&key, &known).or_else(|| elsewhere(&key, &settings));
+            let whole = path
+                .with_its_zone_whole()
+                .filter(|_| origin == Origin::Flag);
+            let near = whole
+                .map(|path| path.to_string())
+                .or_else(|| nearest(&key, &known))
+                .or_else(|| elsewhere(&key, &settings));
             let problem = Problem::UnknownKey { near, known };
             errors.push(ConfigError::Key {
                 origin,

@@ -18,7 +18,8 @@ use super::corefile::{self, Imported, Remark, Surroundings, Verdict, is_corefile
 use super::error::{ConfigError, ConfigErrors, Missing, Problem};
 use super::files::Files;
 use super::layers::Layers;
-use super::leaf::{Leaf, Level, Size, show_list, show_text, show_value};
+use super::leaf::{Leaf, Level, Size, several, show_list, show_text, show_value};
+use super::named::NO_INTERFACE;
 use super::path::KeyPath;
 use super::read::{Report, Section, Setting, Shapes, list_items};
 use super::shape::{self, Shape};
@@ -269,13 +270,13 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let metrics = top.section("metrics");
     let metrics_listen = read_metrics_listen(&metrics, report);
     let metrics_coredns = metrics.read("coredns", false);
-    check_ports(&top, &metrics, &listen, admin, &metrics_listen);
-    metrics.finish();
     let socket = read_socket(&top);
     let workers = top.read_in("workers", default_workers(), &limits::WORKERS);
     top.note_default_varies("workers");
     let scheduling = top.read("scheduling", Scheduling::Normal);
     let handover = top.read("handover", false);
+    check_ports(&top, &metrics, &listen, admin, &metrics_listen, handover);
+    metrics.finish();
     let shutdown_grace = top.read_in(
         "shutdown_grace",
         Duration::from_secs(10),
@@ -350,9 +351,22 @@ fn read_listen(top: &Section<'_>, report: &Report<'_>) -> Vec<SocketAddr> {
 fn read_addresses(report: &Report<'_>, items: &[(KeyPath, &Value)]) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for (path, item) in items {
+        let text = item.as_str().unwrap_or_default();
+        if let Some(problem) = several(text, |part| part.parse::<SocketAddr>().is_ok()) {
+            report.error_at(path, item, problem);
+            continue;
+        }
         let Some(address) = report.leaf::<SocketAddr>(path, item) else {
             continue;
         };
+        if let SocketAddr::V6(v6) = address
+            && v6.ip().is_unicast_link_local()
+            && v6.scope_id() == 0
+        {
+            let (value, why) = (show_value(item), NO_INTERFACE);
+            report.error_at(path, item, Problem::Unusable { value, why });
+            continue;
+        }
         if address.port() != 0 && addresses.contains(&address) {
             let (value, first) = (show_value(item), String::new());
             report.error_at(path, item, Problem::Twice { value, first });
@@ -433,6 +447,9 @@ fn client_networks(value: &Value) -> Result<Vec<IpNet>, Problem> {
         Some("private") => Ok(networks(&PRIVATE)),
         Some("all") => Ok(networks(&ALL)),
         Some(text) => {
+            if let Some(problem) = several(text, |part| client_networks(&part.into()).is_ok()) {
+                return Err(problem);
+            }
             let address = || text.parse::<IpAddr>().map(IpNet::from);
             let network = text.parse::<IpNet>().or_else(|_| address());
             network
@@ -450,6 +467,7 @@ fn check_ports(
     listen: &[SocketAddr],
     admin: Option<SocketAddr>,
     metrics_listen: &[SocketAddr],
+    handover: bool,
 ) {
     let twice = |address: SocketAddr, other: &str| Problem::Twice {
         value: address.to_string(),
@@ -458,6 +476,35 @@ fn check_ports(
     let taken = |address: &SocketAddr| address.port() != 0 && listen.contains(address);
     if let Some(address) = admin.filter(taken) {
         top.error("admin", twice(address, "listen"));
+    }
+    // The kernel gives a port of all addresses and of one of them to one of two listeners only, unless both may be shared.
+    let takes_in = |value: SocketAddr, others: &[SocketAddr], key: &'static str| {
+        let taken_in = |other: &&SocketAddr| {
+            value.port() == other.port()
+                && value.port() != 0
+                && value.is_ipv4() == other.is_ipv4()
+                && value.ip().is_unspecified()
+                && !other.ip().is_unspecified()
+        };
+        let value = value.to_string();
+        let other = *others.iter().find(taken_in)?;
+        Some(Problem::TakesIn { value, other, key })
+    };
+    let admin_alone = admin.as_slice();
+    for &address in listen {
+        let problem = takes_in(address, if handover { &[] } else { listen }, "listen")
+            .or_else(|| takes_in(address, admin_alone, "admin"))
+            .or_else(|| takes_in(address, metrics_listen, "metrics.listen"));
+        if let Some(problem) = problem {
+            top.error("listen", problem);
+        }
+    }
+    if !handover {
+        for &address in metrics_listen {
+            if let Some(problem) = takes_in(address, admin_alone, "admin") {
+                metrics.error("listen", problem);
+            }
+        }
     }
     for &address in metrics_listen {
         if taken(&address) {

@@ -1,6 +1,6 @@
 //! Upstream servers as users write them, and those a resolv.conf names.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::error::Problem;
 use super::files::Files;
-use super::leaf::show_text;
+use super::leaf::{several, show_text};
 use super::named::{HostName, NamedServer, Source, usable};
 use super::{ServerConfig, Transport};
 
@@ -23,6 +23,10 @@ const TLS_PORT: u16 = 853;
 const HTTPS_PORT: u16 = 443;
 /// What nearly all servers use, and the path in the examples of RFC 8484.
 const HTTPS_PATH: &str = "/dns-query";
+
+/// What to do about `fe80::1%eth0`.
+pub(super) const BY_INDEX: &str =
+    "an interface is written by its index here, for example [fe80::1%2]:53; `ip link` shows it";
 
 /// What a `servers` entry must look like.
 pub(super) const EXPECTED: &str = "a server such as 10.0.0.2, 10.0.0.2:5353, [fd00::2]:53, tcp://10.0.0.2, tls://1.1.1.1#one.one.one.one, https://1.1.1.1/dns-query#one.one.one.one, dns.corp.example@vpc or /etc/resolv.conf";
@@ -50,6 +54,9 @@ struct Parts<'a> {
 pub(super) fn parse(text: &str) -> Result<Entry, Problem> {
     if text.starts_with(['/', '.']) && text.contains('/') {
         return Ok(Entry::File(PathBuf::from(text)));
+    }
+    if let Some(problem) = several(text, |part| parse(part).is_ok()) {
+        return Err(problem);
     }
     let (server, via) = match text.rsplit_once('@') {
         Some((server, via)) if is_group_name(via) => (server, Some(via)),
@@ -188,6 +195,15 @@ fn address(text: &str, host: &str, default_port: u16) -> Result<SocketAddr, Prob
                 .map(|ip: IpAddr| SocketAddr::new(ip, default_port))
         })
         .or_else(|_| format!("[{bare}]:{default_port}").parse::<SocketAddr>());
+    if let Some((ip, _)) = host.trim_start_matches('[').split_once('%')
+        && parsed.is_err()
+        && ip.parse::<Ipv6Addr>().is_ok()
+    {
+        return Err(Problem::Unusable {
+            value: value(),
+            why: BY_INDEX,
+        });
+    }
     let Ok(address) = parsed else {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         let like_a_name =
@@ -214,8 +230,30 @@ fn address(text: &str, host: &str, default_port: u16) -> Result<SocketAddr, Prob
 pub(super) struct ResolvConf {
     /// In order, each once, over UDP.
     pub(super) servers: Vec<ServerConfig>,
-    /// Nameservers that cannot be used, with the reason.
-    pub(super) left_out: Vec<(IpAddr, &'static str)>,
+    /// Nameservers that cannot be used, as they are written, with the reason.
+    pub(super) left_out: Vec<(String, &'static str)>,
+}
+
+/// The address on a `nameserver` line. resolv.conf(5): a link-local one is followed by `%` and its interface, by name or index.
+fn nameserver(files: &Files, line: &str, written: &str) -> Result<SocketAddr, &'static str> {
+    if let Some((ip, interface)) = written.split_once('%')
+        && let Ok(ip) = ip.parse::<Ipv6Addr>()
+    {
+        let index = || {
+            let is_name = !interface.contains('/') && !interface.starts_with('.');
+            let file = Path::new("/sys/class/net").join(interface).join("ifindex");
+            let text = files.read_text(&file).ok().filter(|_| is_name)?;
+            text.trim().parse().ok()
+        };
+        let index: Option<u32> = interface.parse().ok().or_else(index);
+        let index = index.ok_or("this host has no such interface")?;
+        return Ok(SocketAddrV6::new(ip, DNS_PORT, 0, index).into());
+    }
+    // hickory's only error for such a line is that nothing is left of it.
+    let (config, _) = parse_resolv_conf(line).map_err(|_| "it is not an IP address")?;
+    let nameserver = config.name_servers.first();
+    let nameserver = nameserver.ok_or("it is not an IP address")?;
+    Ok(SocketAddr::new(nameserver.ip, DNS_PORT))
 }
 
 /// Reads the nameservers of a resolv.conf. `remedy` says what to do if there are none.
@@ -232,24 +270,26 @@ pub(super) fn read_resolv_conf(
     let bytes = files.read(file).map_err(unreadable)?;
     let text = String::from_utf8_lossy(&bytes);
     // Only these lines matter: a search domain that hickory dislikes must not cost a node its DNS.
-    let nameservers: Vec<_> = text
-        .lines()
-        .filter(|line| line.split_whitespace().next() == Some("nameserver"))
-        .collect();
     let mut found = ResolvConf::default();
-    // hickory's only error for such lines is that none is left.
-    if let Ok((config, _)) = parse_resolv_conf(nameservers.join("\n")) {
-        for nameserver in &config.name_servers {
-            let address = SocketAddr::new(nameserver.ip, DNS_PORT);
-            let server = ServerConfig {
-                address,
-                transport: Transport::Udp,
-            };
-            match usable(&address) {
-                Ok(()) if found.servers.contains(&server) => {}
-                Ok(()) => found.servers.push(server),
-                Err(why) => found.left_out.push((nameserver.ip, why)),
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        if words.next() != Some("nameserver") {
+            continue;
+        }
+        let written = words.next().unwrap_or("without an address");
+        let address =
+            nameserver(files, line, written).and_then(|address| usable(&address).map(|()| address));
+        match address {
+            Ok(address) => {
+                let server = ServerConfig {
+                    address,
+                    transport: Transport::Udp,
+                };
+                if !found.servers.contains(&server) {
+                    found.servers.push(server);
+                }
             }
+            Err(why) => found.left_out.push((show_text(written), why)),
         }
     }
     if found.servers.is_empty() {

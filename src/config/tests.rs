@@ -1438,7 +1438,7 @@ fn limits_of_lists_are_errors() {
 #[test]
 fn a_resolv_conf_is_expanded_in_order_without_duplicates() {
     let directory = Directory::new("expand");
-    let text = "# c\nsearch ..bad..\nnameserver 10.0.0.9\nnameserver 10.0.0.2 # x\nnameserver fd00::2\nnameserver 10.0.0.9\nnameserver fe80::1%eth0\n";
+    let text = "# c\nsearch ..bad..\nnameserver 10.0.0.9\nnameserver 10.0.0.2 # x\nnameserver fd00::2\nnameserver 10.0.0.9\nnameserver fe80::1%no-such\nnameserver fe80::7%lo\nnameserver fe80::8%7\nnameserver dns.example\n";
     let file = directory.file("resolv.conf", text);
     let loaded = loaded(&format!(
         "upstreams: {{a: {{servers: [10.0.0.2, {}]}}}}",
@@ -1449,7 +1449,19 @@ fn a_resolv_conf_is_expanded_in_order_without_duplicates() {
         .iter()
         .map(ToString::to_string)
         .collect();
-    assert_eq!(shown, ["10.0.0.2", "10.0.0.9", "fd00::2"]);
+    assert_eq!(
+        shown,
+        ["10.0.0.2", "10.0.0.9", "fd00::2", "fe80::7", "fe80::8"]
+    );
+    let scopes: Vec<_> = loaded.config.groups[0]
+        .servers
+        .iter()
+        .filter_map(|server| match server.address {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => Some(v6.scope_id()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(scopes, [1, 7], "lo has index 1 in every network namespace");
     let setting = loaded
         .settings
         .iter()
@@ -1457,13 +1469,18 @@ fn a_resolv_conf_is_expanded_in_order_without_duplicates() {
         .expect("a setting");
     assert_eq!(
         setting.value,
-        format!("[10.0.0.2, 10.0.0.9, fd00::2] ({})", file.display())
+        format!(
+            "[10.0.0.2, 10.0.0.9, fd00::2, fe80::7, fe80::8] ({})",
+            file.display()
+        )
     );
-    assert!(
-        loaded.warnings[0].contains("nameserver fe80::1 is left out"),
-        "{:?}",
-        loaded.warnings
-    );
+    for (warning, expected) in loaded.warnings.iter().zip([
+        "nameserver fe80::1%no-such is left out: this host has no such interface",
+        "nameserver dns.example is left out: it is not an IP address",
+    ]) {
+        assert!(warning.contains(expected), "{warning}");
+    }
+    assert_eq!(loaded.warnings.len(), 2, "{:?}", loaded.warnings);
 
     let empty = directory.file("empty.conf", "search x\n");
     let found = messages(&format!(
@@ -1602,6 +1619,74 @@ fn mistakes_outside_the_file_name_the_variable_or_the_flag() {
             "command line: tcp.idle_timeout: 2h is over the limit of 1h",
         ]
     );
+}
+
+#[test]
+fn what_people_write_by_habit_says_how_it_is_written_here() {
+    let cases = [
+        (
+            "upstreams: {a: {servers: '10.0.0.2, 10.0.0.3'}}",
+            "upstreams.a.servers: 10.0.0.2, 10.0.0.3 holds several; write a list: [10.0.0.2, 10.0.0.3]",
+        ),
+        (
+            "upstreams: {a: {servers: ['10.0.0.2 tcp://10.0.0.3']}}",
+            "servers[0]: 10.0.0.2 tcp://10.0.0.3 holds several; write a list: [10.0.0.2, tcp://10.0.0.3]",
+        ),
+        (
+            "listen: 127.0.0.1:53,127.0.0.2:53",
+            "listen: 127.0.0.1:53,127.0.0.2:53 holds several; write a list: [127.0.0.1:53, 127.0.0.2:53]",
+        ),
+        (
+            "allow: private 10.0.0.0/8",
+            "allow: private 10.0.0.0/8 holds several; write a list: [private, 10.0.0.0/8]",
+        ),
+        (
+            "upstreams: {a: {servers: ['fe80::1%eth0']}}",
+            "fe80::1%eth0: an interface is written by its index here, for example [fe80::1%2]:53; `ip link` shows it",
+        ),
+        (
+            "upstreams: {a: {servers: ['[fe80::1%eth0]:53']}}",
+            "[fe80::1%eth0]:53: an interface is written by its index here, for example [fe80::1%2]:53; `ip link` shows it",
+        ),
+        (
+            "listen: '[fe80::1]:53'",
+            "listen: [fe80::1]:53: a link-local address needs its interface; write its index, for example [fe80::1%2]:53",
+        ),
+        (
+            "metrics: {listen: 0.0.0.0:9153}",
+            "metrics.listen: 0.0.0.0:9153 takes in 127.0.0.1:9153 of admin; choose another port or address for one of them",
+        ),
+        (
+            "listen: [0.0.0.0:53, 127.0.0.1:53]",
+            "listen: 0.0.0.0:53 takes in 127.0.0.1:53 of listen; choose another port or address for one of them",
+        ),
+        (
+            "{listen: 0.0.0.0:9153, handover: true}",
+            "listen: 0.0.0.0:9153 takes in 127.0.0.1:9153 of admin; choose another port or address for one of them",
+        ),
+        (
+            "upstreams: {a: {servers: https://1.1.1.1}}",
+            "write https://1.1.1.1#name, for example https://1.1.1.1#one.one.one.one",
+        ),
+    ];
+    for (text, expected) in cases {
+        let found = messages(&format!("{text}\n"));
+        assert_eq!(found.len(), 1, "{text}: {found:#?}");
+        assert!(found[0].ends_with(expected), "{}\n{expected}", found[0]);
+    }
+    let shared =
+        "{metrics: {listen: 0.0.0.0:9153}, listen: [0.0.0.0:53, 127.0.0.1:53], handover: true}";
+    assert!(Config::from_yaml(shared).is_ok(), "the kernel shares these");
+    let overrides = [(
+        "routes.cluster.local.max_negative_ttl".to_owned(),
+        "1s".to_owned(),
+    )];
+    let found = load_from(None, [], &overrides)
+        .expect_err("a mistake")
+        .to_string();
+    let expected =
+        "routes.cluster.local: there is no such key; did you mean routes.\"cluster.local\"?";
+    assert!(found.contains(expected), "{found}");
 }
 
 #[test]
