@@ -264,6 +264,18 @@ fn a_first_start_without_a_good_configuration_ends_as_ever() {
     );
 }
 
+#[test]
+fn an_empty_variable_keeps_nothing() {
+    let place = Place::new();
+    let file = place.dir.write("nodens.yaml", &place.yaml("10.0.0.300"));
+    let mut command = nodens();
+    command.args(["serve", "--config"]).arg(file);
+    command.env("NODENS_STATE_DIR", "");
+    let (status, said) = ended(command);
+    assert_eq!(status, Some(2));
+    assert!(said.contains("10.0.0.300"), "{said}");
+}
+
 /// The exit status of a command that should end at once, and what it said.
 fn ended(command: Command) -> (Option<i32>, String) {
     let output = run_to_its_end(command);

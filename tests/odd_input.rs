@@ -12,7 +12,7 @@ use common::dns::{
     wire_name,
 };
 use common::stand_in::StandIn;
-use common::{Nodens, TempDir, free_address, free_sockets, serve_and_fail};
+use common::{Nodens, TempDir, free_address, free_sockets, nodens, run_to_its_end, serve_and_fail};
 
 const BOTH: [Over; 2] = [Over::Udp, Over::Tcp];
 
@@ -703,6 +703,37 @@ fn a_configuration_that_is_not_there_ends_it_with_2() {
     ] {
         assert!(errors.contains(word), "no {word:?} in:\n{errors}");
     }
+}
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_error_to_tell() {
+    for words in [&["schema"][..], &["man"], &["completions", "bash"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = nodens();
+        let output = command.args(words).stdout(writer).output();
+        let said = output.expect("the binary runs").stderr;
+        assert_eq!(String::from_utf8_lossy(&said), "", "{words:?}");
+    }
+}
+
+#[test]
+fn a_log_filter_that_is_none_is_named_with_its_variable() {
+    let mut command = nodens();
+    command
+        .args([
+            "serve",
+            "--set",
+            "listen=127.0.0.1:0",
+            "--set",
+            "admin=null",
+        ])
+        .env("RUST_LOG", "nodens=loud");
+    let output = run_to_its_end(command);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let expected = "RUST_LOG: \"nodens=loud\" is not a level such as info";
+    assert!(said.contains(expected), "{said}");
 }
 
 /// Runs `nodens serve`, which must refuse to start because of all these keys and addresses. Returns the directory that

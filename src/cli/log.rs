@@ -4,7 +4,6 @@
 //! lines for which there is no room are dropped and counted. Whoever dies by a signal that cannot be caught leaves what
 //! waits unwritten.
 
-use anyhow::Context;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
@@ -31,8 +30,8 @@ impl Log {
 /// If `RUST_LOG` is no filter.
 pub(super) fn start(config: &LogConfig) -> anyhow::Result<Log> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| config.level.clone());
-    let filter =
-        EnvFilter::try_new(format!("hickory_server=warn,{directives}")).context("RUST_LOG")?;
+    let filter = EnvFilter::try_new(format!("hickory_server=warn,{directives}"))
+        .map_err(|_| anyhow::anyhow!("RUST_LOG: {directives:?} is not a level such as info, or a filter such as warn,nodens::query=info"))?;
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LOG_LINES_WAITING)
         .lossy(true)

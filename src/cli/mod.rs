@@ -18,6 +18,8 @@ mod serve;
 pub mod stub;
 mod top;
 
+use std::ffi::OsString;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,7 +78,8 @@ struct ServeArgs {
 
     /// Directory in which the last good configuration is kept; a start whose configuration has mistakes goes on with it
     #[arg(long, value_name = "DIRECTORY", env = "NODENS_STATE_DIR")]
-    state_dir: Option<PathBuf>,
+    // Not a path: clap refuses an empty one, and a variable that is empty says that nothing is kept.
+    state_dir: Option<OsString>,
 }
 
 /// Where the configuration comes from.
@@ -131,7 +134,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Man(args) => man::run(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("nodens: {error:#}");
+        let cause = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        // Whoever reads us has read enough, as `head` does.
+        if cause != Some(io::ErrorKind::BrokenPipe) {
+            eprintln!("nodens: {error:#}");
+        }
         ExitCode::from(2)
     })
 }

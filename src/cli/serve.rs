@@ -4,6 +4,7 @@
 //! not reported (`RELOADING=1`): on SIGHUP the manager need not wait, since the old configuration serves until the new one
 //! does.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,10 +21,10 @@ use crate::process::app::App;
 use crate::process::last_good::LastGood;
 use crate::process::reload;
 
-pub(super) fn run(flags: &Flags, state_dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<ExitCode> {
     let last_good = state_dir
-        .filter(|directory| !directory.as_os_str().is_empty())
-        .map(LastGood::new);
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| LastGood::new(PathBuf::from(directory)));
     let mut mistakes = Vec::new();
     let loaded = match load(flags) {
         Ok(loaded) => loaded,
