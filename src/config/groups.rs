@@ -1,7 +1,7 @@
 //! `upstreams`: groups, their servers, and whether one of them is ourselves.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,12 @@ pub(super) const DEFAULT_GROUP: &str = "resolv.conf";
 
 /// What to do about a resolv.conf that somebody named.
 const FIX_SERVERS: &str = "write the servers' IP addresses instead";
+/// What to do about a server that is named itself.
+const FIX_LISTED: &str = "remove it from servers, or listen elsewhere";
+/// Where systemd-resolved listens, which /etc/resolv.conf then names alone (systemd-resolved.service(8)).
+const RESOLVED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
+/// What to do about that one.
+const ASK_BEHIND_RESOLVED: &str = "name /run/systemd/resolve/resolv.conf in servers, which holds those that systemd-resolved asks, and listen at other addresses than its own";
 /// What to do about the one that nobody named.
 const SET_UPSTREAMS: &str =
     "set upstreams to the servers to ask, for example upstreams: {vpc: {servers: [10.0.0.2]}}";
@@ -217,10 +223,7 @@ impl Servers {
         let origin = report.origin(&path, Some(item));
         let entry = servers::parse(text)?;
         let (shown, remedy) = match &entry {
-            Entry::Source(source) => (
-                source.to_string(),
-                "remove it from servers, or listen elsewhere",
-            ),
+            Entry::Source(source) => (source.to_string(), FIX_LISTED),
             Entry::File(file) => (file.display().to_string(), FIX_SERVERS),
         };
         if !self.typed.insert(format!("{entry:?}")) {
@@ -415,10 +418,15 @@ fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
             .iter()
             .find(|listen| reaches(**listen, server.address))
         {
+            let stub = server.address.ip() == RESOLVED && one.remedy != FIX_LISTED;
             let problem = Problem::Loop {
                 server: server.to_string(),
                 listen: listen.to_string(),
-                remedy: one.remedy,
+                remedy: if stub {
+                    ASK_BEHIND_RESOLVED
+                } else {
+                    one.remedy
+                },
             };
             report.error(one.origin.clone(), &one.path, problem);
         }

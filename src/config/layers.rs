@@ -158,6 +158,19 @@ impl Layers {
 }
 
 /// The variables meant for us, in order. Keys below are taken in the file's spelling, since variables are upper-case.
+/// Variables with one underscore behind the name where ours have two, and the key at the top that each would set. What a
+/// Service called `nodens` or `nodens-metrics` injects has no key of ours alone behind the name, and never two underscores.
+pub(super) fn near_ours(environment: &[(String, String)]) -> Vec<(String, String)> {
+    let near = |(name, _): &(String, String)| {
+        let rest = name.strip_prefix("NODENS_")?;
+        let key = rest.split("__").next().filter(|key| !key.is_empty())?;
+        Some((name.clone(), key.to_ascii_lowercase()))
+    };
+    let mut found: Vec<_> = environment.iter().filter_map(near).collect();
+    found.sort();
+    found
+}
+
 fn variables(environment: impl IntoIterator<Item = (String, String)>, below: &Dict) -> Vec<Single> {
     let mut ours: Vec<_> = environment
         .into_iter()

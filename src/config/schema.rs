@@ -28,7 +28,7 @@ use super::{
     CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, Scheduling, StatusConfig,
     TcpConfig, TiersConfig, UdpConfig,
 };
-use super::{groups, hosts, limits, node, routes, yaml};
+use super::{groups, hosts, layers, limits, node, routes, yaml};
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
@@ -183,10 +183,20 @@ fn load_on(
         }
         None => {}
     }
+    let near_ours = layers::near_ours(&environment);
     let layers = Layers::merge(document, environment, overrides, &mut errors);
     let report = Report::new(&layers, errors).with_files(host.files.clone());
     let mut config = read(&report, host);
     let (settings, mut warnings) = report.finish()?;
+    let is_key = |key: &str| {
+        let mut paths = settings.iter().map(|setting| setting.path.split('.'));
+        paths.any(|mut path| path.next() == Some(key))
+    };
+    let unread = near_ours.into_iter().filter(|(_, key)| is_key(key));
+    warnings.extend(unread.map(|(name, _)| {
+        let meant = name.replacen('_', "__", 1);
+        format!("${name} is not read: two underscores follow the name, {meant}")
+    }));
     config.settings = settings.as_slice().into();
     config.read_from = host.files.clone();
     let yaml = imported.as_ref().map(Imported::yaml);

@@ -1529,6 +1529,16 @@ fn a_host_without_nameservers_is_told_to_set_upstreams() {
     let expected = "127.0.0.1 is our own listen address 0.0.0.0:53, queries would go in a circle; set upstreams to";
     assert!(found.contains(expected), "{found}");
 
+    let resolved = Host {
+        resolv_conf: directory.file("stub-resolv.conf", "nameserver 127.0.0.53\n"),
+        ..Host::default()
+    };
+    let found = load_on(&resolved, None, [], &listen)
+        .expect_err("a loop")
+        .to_string();
+    let expected = "127.0.0.53 is our own listen address 0.0.0.0:53, queries would go in a circle; name /run/systemd/resolve/resolv.conf in servers";
+    assert!(found.contains(expected), "{found}");
+
     let loaded = load_on(&host, None, [], &[]).expect("another port");
     assert_eq!(loaded.config.node_name, "nodens");
     assert!(
@@ -1617,6 +1627,33 @@ fn mistakes_outside_the_file_name_the_variable_or_the_flag() {
             "$NODENS__LISTEN: listen: localhost:53 is not an address with a port such as 127.0.0.1:5300 or [::1]:5300",
             "$NODENS__WROKERS: wrokers: there is no such key; did you mean workers?",
             "command line: tcp.idle_timeout: 2h is over the limit of 1h",
+        ]
+    );
+}
+
+#[test]
+fn a_variable_with_one_underscore_too_few_is_a_warning() {
+    let variables = environment(&[
+        ("NODENS_LISTEN", "127.0.0.1:53"),
+        ("NODENS_CACHE__MAX_SIZE", "16MiB"),
+        // Of Services called nodens and nodens-cache, and our own.
+        ("NODENS_PORT", "tcp://10.96.0.53:53"),
+        ("NODENS_SERVICE_HOST", "10.96.0.53"),
+        ("NODENS_CACHE_PORT_53_TCP", "tcp://10.96.0.54:53"),
+        ("NODENS_STATE_DIR", "/var/lib/nodens"),
+        ("NODENS__WORKERS", "1"),
+    ]);
+    let loaded = load_from(Some((Path::new("x.yaml"), VPC)), variables, &[]).expect("valid");
+    let unread: Vec<_> = loaded
+        .warnings
+        .iter()
+        .filter(|warning| warning.starts_with('$'))
+        .collect();
+    assert_eq!(
+        unread,
+        [
+            "$NODENS_CACHE__MAX_SIZE is not read: two underscores follow the name, NODENS__CACHE__MAX_SIZE",
+            "$NODENS_LISTEN is not read: two underscores follow the name, NODENS__LISTEN",
         ]
     );
 }
