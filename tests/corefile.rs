@@ -431,7 +431,14 @@ fn serve_runs_a_corefile_and_takes_its_changes_and_those_of_what_it_imports() {
         (running.says("a.example") == (rcode::NOERROR, vec![vec![192, 0, 2, 2]])).then_some(())
     });
     // What is wrong leaves all as it was.
-    running.change("    foward . 10.0.0.2\n");
+    Running::write(
+        &running.directory,
+        running.address,
+        running.health,
+        "    foward . 10.0.0.2\n",
+    );
+    // As to CoreDNS.
+    running.process.signal("USR1");
     running.process_says("foward: there is no such plugin; did you mean forward?");
     assert_eq!(running.says("x.internal").0, rcode::NXDOMAIN);
 }

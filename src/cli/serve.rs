@@ -52,6 +52,8 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+        // CoreDNS reloads on SIGUSR1, which would end a process that knows nothing of it.
+        let mut user = signal(SignalKind::user_defined1()).context("SIGUSR1")?;
         let mut app = match App::start(loaded.config).await {
             Ok(app) => app,
             Err(errors) => {
@@ -101,6 +103,7 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
             name = signal() => name,
             () = reload::run(&mut app, flags, last_good.as_ref(), &asked) => "the end of reloading",
             () = async { while hangup.recv().await.is_some() { asked.notify_one() } } => "the end of signals",
+            () = async { while user.recv().await.is_some() { asked.notify_one() } } => "the end of signals",
         };
         tracing::info!(signal = name, "stopping: answering what is in flight");
         notify_manager(&NotifyState::Stopping);
