@@ -52,6 +52,8 @@ impl ConfigErrors {
     /// Those of the file first, by line; then those of variables, flags and defaults.
     pub(super) fn new(mut errors: Vec<ConfigError>) -> Self {
         errors.sort_by_key(ConfigError::order);
+        // A table that is none may be found so by more than one of its readers.
+        errors.dedup_by_key(|error| error.to_string());
         Self(errors)
     }
 
@@ -444,6 +446,14 @@ pub enum Problem {
         listen: String,
         /// What to do.
         remedy: &'static str,
+    },
+    /// `10.0.0.0/8` as a zone.
+    #[error("{value} is a network; write its reverse zone, {zones}")]
+    Network {
+        /// As typed.
+        value: String,
+        /// `10.in-addr.arpa`, or several.
+        zones: String,
     },
     /// Not a domain name.
     #[error("{value} is not a domain name: {source}")]

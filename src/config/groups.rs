@@ -61,8 +61,7 @@ pub(super) fn read(
         let section = report.table(&path, value, "a table such as {servers: [10.0.0.2]}");
         report.note(&path, || Shape::table(json!({"required": ["servers"]})));
         check_name(report, &path, value, name);
-        let (found, resolv_confs) = read_servers(&section, report);
-        check_loops(report, &found, listen);
+        let (found, resolv_confs) = read_servers(&section, report, listen);
         let sources = found.iter().map(|found| found.source.clone()).collect();
         all.push(found);
         let group = GroupConfig {
@@ -164,7 +163,7 @@ fn default_group(
         }
         Err(problem) => report.error(Origin::Default, &path, problem),
     }
-    check_loops(report, &found, listen);
+    let found = without_ourselves(report, found, listen);
     let sources: Vec<_> = found.into_iter().map(|found| found.source).collect();
     let shown = format!("{} ({})", show_list(&sources), resolv_conf.display());
     report.setting(Origin::Default, &path, shown);
@@ -260,7 +259,11 @@ impl Servers {
 }
 
 /// The servers of a group, and the resolv.conf files that some come from.
-fn read_servers(section: &Section<'_>, report: &Report<'_>) -> (Vec<Found>, Vec<PathBuf>) {
+fn read_servers(
+    section: &Section<'_>,
+    report: &Report<'_>,
+    listen: &[SocketAddr],
+) -> (Vec<Found>, Vec<PathBuf>) {
     let mut servers = Servers::default();
     section.note("servers", || {
         Shape::list(shape::server())
@@ -283,6 +286,7 @@ fn read_servers(section: &Section<'_>, report: &Report<'_>) -> (Vec<Found>, Vec<
         }
     }
     let Servers { found, files, .. } = servers;
+    let found = without_ourselves(report, found, listen);
     if found.len() > limits::MAX_SERVERS {
         let (count, limit) = (found.len(), limits::MAX_SERVERS);
         section.error("servers", Problem::TooMany { count, limit });
@@ -407,17 +411,36 @@ fn read_failover(group: &Section<'_>) -> FailoverConfig {
     failover
 }
 
-/// A listener that is its own upstream asks itself until every limit is reached.
-fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
-    for one in found {
+/// A listener that is its own upstream asks itself until every limit is reached. A node whose resolv.conf names nodens and
+/// others has these others left; what is named in the configuration itself is a mistake.
+fn without_ourselves(
+    report: &Report<'_>,
+    mut found: Vec<Found>,
+    listen: &[SocketAddr],
+) -> Vec<Found> {
+    let ours = |one: &Found| match &one.source {
+        Source::Address(server) => {
+            let mut all = listen.iter();
+            all.find(|listen| reaches(**listen, server.address))
+                .copied()
+        }
         // Addresses of names are not known yet; loops through them are found as those through others are.
-        let Source::Address(server) = &one.source else {
-            continue;
-        };
-        if let Some(listen) = listen
-            .iter()
-            .find(|listen| reaches(**listen, server.address))
-        {
+        Source::Host(_) => None,
+    };
+    if found.iter().any(|one| ours(one).is_none()) {
+        found.retain(|one| {
+            let Some(listen) = ours(one).filter(|_| one.remedy != FIX_LISTED) else {
+                return true;
+            };
+            let Found { path, source, .. } = one;
+            report.warn(format!(
+                "{path}: {source} is left out: it is our own listen address {listen}, queries would go in a circle"
+            ));
+            false
+        });
+    }
+    for one in &found {
+        if let (Some(listen), Source::Address(server)) = (ours(one), &one.source) {
             let stub = server.address.ip() == RESOLVED && one.remedy != FIX_LISTED;
             let problem = Problem::Loop {
                 server: server.to_string(),
@@ -431,6 +454,7 @@ fn check_loops(report: &Report<'_>, found: &[Found], listen: &[SocketAddr]) {
             report.error(one.origin.clone(), &one.path, problem);
         }
     }
+    found
 }
 
 /// Whether a packet to `server` arrives at `listen`. Which other addresses the host has is not known here.

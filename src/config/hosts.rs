@@ -105,6 +105,8 @@ impl Hosts {
     }
 
     fn add_line(&mut self, line: &str, mut warn: impl FnMut(String)) {
+        // Some editors begin a file with a byte order mark.
+        let line = line.trim_start_matches('\u{feff}');
         let content = line.split('#').next().unwrap_or_default();
         let mut words = content.split_whitespace();
         let Some(word) = words.next() else {
@@ -193,7 +195,7 @@ mod tests {
     #[test]
     fn lines_are_as_in_hosts_5() {
         let (hosts, warnings) = read(&[
-            "# a comment",
+            "\u{feff}# a comment",
             "",
             "\t10.0.0.7  Cache.Example  cache  # the cache",
             "fd00::7 cache",

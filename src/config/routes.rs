@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use figment::value::Value;
 use hickory_proto::rr::{Name, RecordType};
+use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
+use super::corefile::zones::reverse;
 use super::error::{Missing, Origin, Problem};
 use super::leaf::{Leaf, Range, parse_name, show_list, show_name, show_text, show_value};
 use super::path::KeyPath;
@@ -461,6 +463,18 @@ fn read_tiers(
 }
 
 fn zone_name(text: &str, why: &'static str) -> Result<Name, Problem> {
+    if let Ok(network) = text.parse::<IpNet>() {
+        let zones = reverse(network);
+        let all = if zones.len() > 4 {
+            format!("{} … {}", zones[0], zones[zones.len() - 1])
+        } else {
+            zones.join(", ")
+        };
+        return Err(Problem::Network {
+            value: text.to_owned(),
+            zones: all,
+        });
+    }
     let name = parse_name(text)?;
     if name.is_wildcard() {
         let value = text.to_owned();

@@ -269,6 +269,8 @@ pub(super) fn read_resolv_conf(
     };
     let bytes = files.read(file).map_err(unreadable)?;
     let text = String::from_utf8_lossy(&bytes);
+    // Some editors begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     // Only these lines matter: a search domain that hickory dislikes must not cost a node its DNS.
     let mut found = ResolvConf::default();
     for line in text.lines() {

@@ -1438,7 +1438,7 @@ fn limits_of_lists_are_errors() {
 #[test]
 fn a_resolv_conf_is_expanded_in_order_without_duplicates() {
     let directory = Directory::new("expand");
-    let text = "# c\nsearch ..bad..\nnameserver 10.0.0.9\nnameserver 10.0.0.2 # x\nnameserver fd00::2\nnameserver 10.0.0.9\nnameserver fe80::1%no-such\nnameserver fe80::7%lo\nnameserver fe80::8%7\nnameserver dns.example\n";
+    let text = "\u{feff}nameserver 10.0.0.9\n# c\nsearch ..bad..\nnameserver 10.0.0.2 # x\nnameserver fd00::2\nnameserver 10.0.0.9\nnameserver fe80::1%no-such\nnameserver fe80::7%lo\nnameserver fe80::8%7\nnameserver dns.example\n";
     let file = directory.file("resolv.conf", text);
     let loaded = loaded(&format!(
         "upstreams: {{a: {{servers: [10.0.0.2, {}]}}}}",
@@ -1528,6 +1528,30 @@ fn a_host_without_nameservers_is_told_to_set_upstreams() {
         .to_string();
     let expected = "127.0.0.1 is our own listen address 0.0.0.0:53, queries would go in a circle; set upstreams to";
     assert!(found.contains(expected), "{found}");
+
+    let both = Host {
+        resolv_conf: directory.file(
+            "both-resolv.conf",
+            "nameserver 127.0.0.1\nnameserver 10.0.0.2\n",
+        ),
+        ..Host::default()
+    };
+    let loaded = load_on(&both, None, [], &listen).expect("another server");
+    let servers: Vec<_> = loaded.config.groups[0]
+        .servers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(servers, ["10.0.0.2"]);
+    let expected = "127.0.0.1 is left out: it is our own listen address 0.0.0.0:53";
+    assert!(
+        loaded
+            .warnings
+            .iter()
+            .any(|warning| warning.contains(expected)),
+        "{:?}",
+        loaded.warnings
+    );
 
     let resolved = Host {
         resolv_conf: directory.file("stub-resolv.conf", "nameserver 127.0.0.53\n"),
@@ -1700,6 +1724,18 @@ fn what_people_write_by_habit_says_how_it_is_written_here() {
         (
             "{listen: 0.0.0.0:9153, handover: true}",
             "listen: 0.0.0.0:9153 takes in 127.0.0.1:9153 of admin; choose another port or address for one of them",
+        ),
+        (
+            "upstreams: {a: {servers: 10.0.0.2}}\nroutes: {10.0.0.0/8: a}",
+            "routes.\"10.0.0.0/8\": 10.0.0.0/8 is a network; write its reverse zone, 10.in-addr.arpa",
+        ),
+        (
+            "upstreams: {a: {servers: 10.0.0.2}}\nroutes: {10.96.0.0/12: a}",
+            "is a network; write its reverse zone, 96.10.in-addr.arpa … 111.10.in-addr.arpa",
+        ),
+        (
+            "records: [{name: a.example, A: 10.0.0.1}]",
+            "records: [{A: 10.0.0.1, name: a.example}] is not a table of keys",
         ),
         (
             "upstreams: {a: {servers: https://1.1.1.1}}",

@@ -10,7 +10,7 @@ mod plugins;
 mod server;
 pub(super) mod syntax;
 mod written;
-mod zones;
+pub(super) mod zones;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

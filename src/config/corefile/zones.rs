@@ -61,7 +61,7 @@ pub(super) fn is_within(zone: &str, above: &str) -> bool {
 }
 
 /// The reverse zones of a network: several where its length is within a label (RFC 2317 has no part in this).
-pub(super) fn reverse(network: IpNet) -> Vec<String> {
+pub(in crate::config) fn reverse(network: IpNet) -> Vec<String> {
     let bits = if network.addr().is_ipv4() { 8 } else { 4 };
     let length = network.prefix_len().div_ceil(bits) * bits;
     let Ok(subnets) = network.subnets(length.max(network.prefix_len())) else {
