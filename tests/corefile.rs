@@ -59,8 +59,11 @@ fn each_case(mut check: impl FnMut(&str, &Output)) {
 fn each_becomes_the_configuration_beside_it() {
     // A host without IPv6 does not listen at [::].
     let without_any = |yaml: &str| {
-        yaml.replace(", \"[::]:53\"", "")
-            .replace(", \"[::]:5353\"", "")
+        let ports = [53, 5353, 8080, 8181, 9153, 9253];
+        let any = |port| format!(", \"[::]:{port}\"");
+        ports
+            .iter()
+            .fold(yaml.to_owned(), |yaml, port| yaml.replace(&any(port), ""))
     };
     each_case(|name, output| {
         let expected = cases().join(format!("{name}.yaml"));
@@ -252,6 +255,17 @@ fn a_line_means_here_what_it_means_there() {
             "  cluster.local: {cache: off, filter: [AAAA], group: cluster}",
             "Corefile:2: template IN AAAA .: taken",
             "corp.example: {cache: off, group",
+        ),
+        (
+            "an address without a host is every address of both families",
+            ". {\n health\n ready :8282\n forward . 10.0.0.2\n}\n",
+            if Path::new("/proc/net/if_inet6").exists() {
+                "listen: [0.0.0.0:8080, 0.0.0.0:8282, \"[::]:8080\", \"[::]:8282\"]"
+            } else {
+                "listen: [0.0.0.0:8080, 0.0.0.0:8282]"
+            },
+            "Corefile:3: ready :8282: taken: metrics.listen: 0.0.0.0:8282",
+            "admin",
         ),
         (
             "a second forward for the same names is not asked",

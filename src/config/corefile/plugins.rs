@@ -1,6 +1,6 @@
 //! Every plugin but `forward`: what it becomes, or what is to be said of it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use figment::value::Value;
 
@@ -149,9 +149,9 @@ pub(super) fn read<'a>(
         "bind" => bind(draft, around, server, directive),
         "hosts" => hosts(draft, server, directive),
         "log" => log(draft, directive),
-        "prometheus" => observed(draft, directive, PROMETHEUS),
-        "health" => observed(draft, directive, HEALTH),
-        "ready" => observed(draft, directive, READY),
+        "prometheus" => observed(draft, around, directive, PROMETHEUS),
+        "health" => observed(draft, around, directive, HEALTH),
+        "ready" => observed(draft, around, directive, READY),
         "template" => template(draft, server, directive),
         "rewrite" => rewrite(draft, server, directive),
         "acl" => acl(draft, server, directive),
@@ -576,7 +576,12 @@ fn log(draft: &mut Draft, directive: &Directive) {
 }
 
 /// `health`, `ready` and `prometheus`: each has an address, where /health, /ready and /metrics are all served.
-fn observed(draft: &mut Draft, directive: &Directive, default: &'static str) {
+fn observed(
+    draft: &mut Draft,
+    around: &Surroundings<'_>,
+    directive: &Directive,
+    default: &'static str,
+) {
     for option in &directive.block {
         match (default, option.name.text.as_str()) {
             (HEALTH, "lameduck") => {
@@ -603,13 +608,13 @@ fn observed(draft: &mut Draft, directive: &Directive, default: &'static str) {
         .copied()
         .unwrap_or(default)
         .to_owned();
-    let Some(address) = address_of(&typed) else {
+    let Some(addresses) = addresses_of(&typed, around) else {
         return draft.unexpected(&directive.arguments[0], "an address such as :9153");
     };
-    draft
-        .observed
-        .entry(address)
-        .or_insert_with(|| directive.name.place.clone());
+    for address in &addresses {
+        let place = || directive.name.place.clone();
+        draft.observed.entry(*address).or_insert_with(place);
+    }
     let names = if default == PROMETHEUS {
         let place = &directive.name.place;
         draft.set(&["metrics", "coredns"], true, place);
@@ -617,22 +622,26 @@ fn observed(draft: &mut Draft, directive: &Directive, default: &'static str) {
     } else {
         ""
     };
+    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     draft.remark(
         directive,
         Taken,
-        format!("metrics.listen: {address}{names}"),
+        format!("metrics.listen: {}{names}", shown.join(" and ")),
     );
 }
 
-/// `:9153`, `localhost:9153`, `0.0.0.0:9153`.
-fn address_of(text: &str) -> Option<SocketAddr> {
+/// `localhost:9153`, `0.0.0.0:9153`, and `:9153`, which is every address of both families.
+fn addresses_of(text: &str, around: &Surroundings<'_>) -> Option<Vec<SocketAddr>> {
     let text = text.replace("localhost:", "127.0.0.1:");
-    let text = if text.starts_with(':') {
-        format!("0.0.0.0{text}")
-    } else {
-        text
+    let Some(port) = text.strip_prefix(':') else {
+        return text.parse().ok().map(|address| vec![address]);
     };
-    text.parse().ok()
+    let port: u16 = port.parse().ok()?;
+    let mut all = vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
+    if around.ipv6 {
+        all.push(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    }
+    Some(all)
 }
 
 fn template(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
