@@ -223,103 +223,93 @@ fn imported(corefile: &str) -> (String, String) {
     (text(&output.stdout), said)
 }
 
+/// What it is about, a Corefile, what is written, what is said, and what is not written.
+const MEANINGS: [(&str, &str, &str, &str, &str); 11] = [
+    (
+        "a byte order mark is no part of the first zone",
+        "\u{feff}.:53 {\n forward . 10.0.0.2\n}\n",
+        "\".\": {cache: off, group: default}",
+        "",
+        "\u{feff}",
+    ),
+    (
+        "a group is named within what a group's name may be",
+        "fd00:10:96::/112 {\n forward . 10.96.0.11\n}\n",
+        "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa: {cache: off, group: ",
+        "",
+        "answer",
+    ),
+    (
+        "an asterisk in hosts stands for nothing",
+        ". {\n hosts {\n 10.0.0.1 *.dev.example a.example\n fallthrough\n }\n forward . 10.0.0.2\n}\n",
+        "  a.example: {A: [10.0.0.1]}",
+        "Corefile:3: 10.0.0.1 *.dev.example a.example: no counterpart: *.dev.example",
+        "*",
+    ),
+    (
+        "a template for a type comes before all that forwards",
+        ". {\n template IN AAAA . {\n rcode NOERROR\n }\n kubernetes cluster.local\n forward corp.example 10.0.0.9\n \
+             forward . 10.0.0.2\n}\n",
+        "  cluster.local: {cache: off, filter: [AAAA], group: cluster}",
+        "Corefile:2: template IN AAAA .: taken",
+        "corp.example: {cache: off, group",
+    ),
+    (
+        "a second forward for the same names is not asked",
+        ". {\n forward . 10.0.0.2\n forward . 10.0.0.3\n}\n",
+        "  default: {servers: [10.0.0.2]}",
+        "Corefile:3: forward . 10.0.0.3: no counterpart: ",
+        "10.0.0.3",
+    ),
+    (
+        "cache for some zones alone",
+        ". {\n cache 30 example.org\n forward . 10.0.0.2\n}\n",
+        "  example.org: {cache: {max_negative_ttl: 30s, max_ttl: 30s}, group: default}",
+        "Corefile:2: cache 30 example.org: differs",
+        "\".\": {cache: {",
+    ),
+    (
+        "cache off for a part of a zone",
+        ". {\n cache 30 {\n disable success ci.example\n disable denial ci.example\n }\n forward . 10.0.0.2\n}\n",
+        "  ci.example: {cache: off, group: default}",
+        "",
+        "\".\": {cache: off",
+    ),
+    (
+        "weights are not counted",
+        ". {\n loadbalance weighted weights.txt {\n reload 10s\n }\n forward . 10.0.0.2\n}\n",
+        "rotate: true",
+        "Corefile:2: loadbalance weighted weights.txt: differs: ",
+        "weights",
+    ),
+    (
+        "a rewrite in braces",
+        ". {\n rewrite stop {\n name suffix .dev.example .dev.svc.cluster.local\n answer auto\n }\n \
+             kubernetes cluster.local\n forward . 10.0.0.2\n}\n",
+        "rewrite: {from: dev.example, to: dev.svc.cluster.local}",
+        "Corefile:3: rewrite name suffix .dev.example .dev.svc.cluster.local: differs",
+        "refused",
+    ),
+    (
+        "HTTPS, with the name of the certificate",
+        ". {\n forward . https://9.9.9.9 {\n tls_servername dns.quad9.net\n doh_method GET\n max_age 5m\n \
+             read_timeout 3s\n source_address 10.0.0.7\n }\n}\n",
+        "streams: {max_age: 300s}",
+        "Corefile:4: doh_method GET: differs",
+        "tls:",
+    ),
+    (
+        "the parts of a line are told too",
+        ". {\n errors {\n consolidate 5m \".* i/o timeout$\" warning\n }\n forward . 10.0.0.2\n}\n",
+        "default",
+        "Corefile:3: consolidate 5m .* i/o timeout$ warning: ",
+        "consolidate",
+    ),
+];
+
 #[test]
 fn a_line_means_here_what_it_means_there() {
-    // Each Corefile, what is written, what is said, and what is not written.
-    let cases = [
-        (
-            "a byte order mark is no part of the first zone",
-            "\u{feff}.:53 {\n forward . 10.0.0.2\n}\n",
-            "\".\": {cache: off, group: default}",
-            "",
-            "\u{feff}",
-        ),
-        (
-            "a group is named within what a group's name may be",
-            "fd00:10:96::/112 {\n forward . 10.96.0.11\n}\n",
-            "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa: {cache: off, group: ",
-            "",
-            "answer",
-        ),
-        (
-            "an asterisk in hosts stands for nothing",
-            ". {\n hosts {\n 10.0.0.1 *.dev.example a.example\n fallthrough\n }\n forward . 10.0.0.2\n}\n",
-            "  a.example: {A: [10.0.0.1]}",
-            "Corefile:3: 10.0.0.1 *.dev.example a.example: no counterpart: *.dev.example",
-            "*",
-        ),
-        (
-            "a template for a type comes before all that forwards",
-            ". {\n template IN AAAA . {\n rcode NOERROR\n }\n kubernetes cluster.local\n forward corp.example 10.0.0.9\n \
-             forward . 10.0.0.2\n}\n",
-            "  cluster.local: {cache: off, filter: [AAAA], group: cluster}",
-            "Corefile:2: template IN AAAA .: taken",
-            "corp.example: {cache: off, group",
-        ),
-        (
-            "an address without a host is every address of both families",
-            ". {\n health\n ready :8282\n forward . 10.0.0.2\n}\n",
-            if Path::new("/proc/net/if_inet6").exists() {
-                "listen: [0.0.0.0:8080, 0.0.0.0:8282, \"[::]:8080\", \"[::]:8282\"]"
-            } else {
-                "listen: [0.0.0.0:8080, 0.0.0.0:8282]"
-            },
-            "Corefile:3: ready :8282: taken: metrics.listen: 0.0.0.0:8282",
-            "admin",
-        ),
-        (
-            "a second forward for the same names is not asked",
-            ". {\n forward . 10.0.0.2\n forward . 10.0.0.3\n}\n",
-            "  default: {servers: [10.0.0.2]}",
-            "Corefile:3: forward . 10.0.0.3: no counterpart: ",
-            "10.0.0.3",
-        ),
-        (
-            "cache for some zones alone",
-            ". {\n cache 30 example.org\n forward . 10.0.0.2\n}\n",
-            "  example.org: {cache: {max_negative_ttl: 30s, max_ttl: 30s}, group: default}",
-            "Corefile:2: cache 30 example.org: differs",
-            "\".\": {cache: {",
-        ),
-        (
-            "cache off for a part of a zone",
-            ". {\n cache 30 {\n disable success ci.example\n disable denial ci.example\n }\n forward . 10.0.0.2\n}\n",
-            "  ci.example: {cache: off, group: default}",
-            "",
-            "\".\": {cache: off",
-        ),
-        (
-            "weights are not counted",
-            ". {\n loadbalance weighted weights.txt {\n reload 10s\n }\n forward . 10.0.0.2\n}\n",
-            "rotate: true",
-            "Corefile:2: loadbalance weighted weights.txt: differs: ",
-            "weights",
-        ),
-        (
-            "a rewrite in braces",
-            ". {\n rewrite stop {\n name suffix .dev.example .dev.svc.cluster.local\n answer auto\n }\n \
-             kubernetes cluster.local\n forward . 10.0.0.2\n}\n",
-            "rewrite: {from: dev.example, to: dev.svc.cluster.local}",
-            "Corefile:3: rewrite name suffix .dev.example .dev.svc.cluster.local: differs",
-            "refused",
-        ),
-        (
-            "HTTPS, with the name of the certificate",
-            ". {\n forward . https://9.9.9.9 {\n tls_servername dns.quad9.net\n doh_method GET\n max_age 5m\n \
-             read_timeout 3s\n source_address 10.0.0.7\n }\n}\n",
-            "streams: {max_age: 300s}",
-            "Corefile:4: doh_method GET: differs",
-            "tls:",
-        ),
-        (
-            "the parts of a line are told too",
-            ". {\n errors {\n consolidate 5m \".* i/o timeout$\" warning\n }\n forward . 10.0.0.2\n}\n",
-            "default",
-            "Corefile:3: consolidate 5m .* i/o timeout$ warning: ",
-            "consolidate",
-        ),
-    ];
-    for (name, corefile, written, told, not_written) in cases {
+    for (name, corefile, written, told, not_written) in MEANINGS {
         let (yaml, said) = imported(corefile);
         assert!(yaml.contains(written), "{name}: {written}\n{yaml}");
         assert!(said.contains(told), "{name}: {told}\n{said}");
@@ -328,6 +318,14 @@ fn a_line_means_here_what_it_means_there() {
     let (yaml, _) =
         imported(". {\n forward . https://9.9.9.9 {\n tls_servername dns.quad9.net\n }\n}\n");
     assert!(yaml.contains("https://9.9.9.9#dns.quad9.net"), "{yaml}");
+    let (yaml, _) = imported(". {\n health\n ready :8282\n forward . 10.0.0.2\n}\n");
+    let both = if Path::new("/proc/net/if_inet6").exists() {
+        ", \"[::]:8080\", \"[::]:8282\""
+    } else {
+        ""
+    };
+    let expected = format!("listen: [0.0.0.0:8080, 0.0.0.0:8282{both}]");
+    assert!(yaml.contains(&expected), "{expected}\n{yaml}");
 }
 
 #[test]

@@ -509,18 +509,14 @@ fn check_ports(
             top.error("listen", problem);
         }
     }
-    if !handover {
-        for &address in metrics_listen {
-            if let Some(problem) = takes_in(address, admin_alone, "admin") {
-                metrics.error("listen", problem);
-            }
-        }
-    }
     for &address in metrics_listen {
         if taken(&address) {
             metrics.error("listen", twice(address, "listen"));
         } else if address.port() != 0 && admin == Some(address) {
             metrics.error("listen", twice(address, "admin"));
+        } else if let Some(problem) = takes_in(address, admin_alone, "admin") {
+            // Not shared, with `handover` either: it would wait for itself.
+            metrics.error("listen", problem);
         }
     }
 }

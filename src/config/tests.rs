@@ -1747,8 +1747,7 @@ fn what_people_write_by_habit_says_how_it_is_written_here() {
         assert_eq!(found.len(), 1, "{text}: {found:#?}");
         assert!(found[0].ends_with(expected), "{}\n{expected}", found[0]);
     }
-    let shared =
-        "{metrics: {listen: 0.0.0.0:9153}, listen: [0.0.0.0:53, 127.0.0.1:53], handover: true}";
+    let shared = "{listen: [0.0.0.0:53, 127.0.0.1:53], handover: true}";
     assert!(Config::from_yaml(shared).is_ok(), "the kernel shares these");
     let overrides = [(
         "routes.cluster.local.max_negative_ttl".to_owned(),

@@ -123,6 +123,10 @@ fn bind_tcp(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // An instance before us may have left connections in TIME_WAIT.
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // As for clients: `[::]:9153` beside `0.0.0.0:9153` is what users write.
+        socket.set_only_v6(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_BACKLOG)?;
