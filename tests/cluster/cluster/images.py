@@ -110,6 +110,33 @@ def clients(folder):
     return image
 
 
+def runtimes(folder):
+    """`clients` with Python and Java: the machine's own /usr/bin/python3 with its library, and what jlink makes of its JDK."""
+    image = clients(folder)
+    image.reference = "nodens.test/runtimes:1"
+    python = Path("/usr/bin/python3").resolve()
+    image.program(python, "bin/python3")
+    library = Path("/usr/lib") / python.name
+    for file in library.rglob("*.py"):
+        if not {"test", "dist-packages", "lib2to3", "idlelib"} & set(file.relative_to(library).parts):
+            image.files[str(file).lstrip("/")] = file
+    java = Path(folder) / "java"
+    if not java.exists():
+        for argv in (["jlink", "--add-modules", "java.base", "--strip-debug", "--output", java],
+                     ["javac", "-d", java, HERE.parent / "stub_resolvers" / "Lookup.java"]):
+            done = subprocess.run(argv, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise Failed(f"{argv[0]}: {done.stdout}{done.stderr}")
+    for file in java.rglob("*"):
+        if file.is_file():
+            image.files[f"java/{file.relative_to(java)}"] = file
+    # What its libraries load, and ldd of bin/java does not name.
+    image.program(java / "bin/java", "java/bin/java")
+    image.program(java / "lib/server/libjvm.so", "java/lib/server/libjvm.so")
+    image.files["lookup.py"] = HERE.parent / "stub_resolvers" / "lookup.py"
+    return image
+
+
 def nodens(binary, tag):
     if not Path(binary).is_file():
         raise Failed(f"NODENS_TEST_BINARY: {binary} is not there")

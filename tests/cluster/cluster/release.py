@@ -142,12 +142,12 @@ def process(node, container):
 class Client:
     """A pod that asks, in the namespace `jobs`."""
 
-    def __init__(self, node, name, spec):
+    def __init__(self, node, name, spec, image="nodens.test/clients:1"):
         self.node, self.name = node, name
         kubectl(node, "create", "namespace", "jobs", check=False)
         kubectl(node, "-n", "jobs", "delete", "pod", name, "--ignore-not-found", "--grace-period=1")
         manifest = (f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: jobs, labels: {{app: {name}}}}}\n"
-                    f"{spec.rstrip()}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: client\n    image: nodens.test/clients:1\n"
+                    f"{spec.rstrip()}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: client\n    image: {image}\n"
                     "    imagePullPolicy: Never\n    command: [sleep, infinity]\n")
         # A new namespace gets its ServiceAccount a moment later, and a pod is refused until then.
         until(f"pod {name} is accepted", lambda: kubectl(node, "apply", "-f", "-", stdin=manifest), 20, 0.5)
