@@ -144,6 +144,18 @@ def node_local_uninstall(cluster):
     return node_local_leaves(cluster)
 
 
+@check("nodeLocal under kube-proxy in iptables mode: install, test, upgrade and `helm uninstall` under load lose nothing")
+def node_local_iptables(cluster):
+    cluster.node.stop_daemon("kube-proxy")
+    kube_proxy(cluster.node, "iptables")
+    try:
+        seconds = cluster.release.fresh(mode="nodeLocal", clusterDNS=KUBE_DNS)
+        return f"ready after {seconds:.1f} s; {mode_works(cluster, KUBE_DNS)}; uninstall: {node_local_leaves(cluster)}"
+    finally:
+        cluster.node.stop_daemon("kube-proxy")
+        kube_proxy(cluster.node)
+
+
 @check("nodeLocal: the same, while the VPC's nameserver is silent and queries wait for it")
 def node_local_uninstall_with_silent_vpc(cluster):
     vpc = (cluster.node.state / "pid" / "vpc-dns").read_text().strip()
