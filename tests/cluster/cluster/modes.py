@@ -33,7 +33,7 @@ def change(cluster, before, after):
 
 
 UPSTREAM_IS_NEW = ("a pod that listens at kube-dns's address before kube-proxy knows the new Service nodens-upstream calls it unreachable, "
-                   "and answers SERVFAIL for a second")
+                   "and answers SERVFAIL for a second or two")
 
 
 @check("linkLocal is changed to nodeLocal by `helm upgrade`: nothing is lost at kube-dns's address", UPSTREAM_IS_NEW)
