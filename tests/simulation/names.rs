@@ -123,11 +123,6 @@ impl Names {
         self.changes[name].len()
     }
 
-    /// When this version was followed by another one; none if it holds.
-    pub(crate) fn superseded(&self, name: usize, version: usize) -> Option<Micros> {
-        self.changes[name].get(version).copied()
-    }
-
     /// What a version of a name says.
     pub(crate) fn content(&self, name: usize, version: usize) -> Content {
         let mut random = fastrand::Rng::with_seed(self.salt ^ (name << 20 | version) as u64);

@@ -21,6 +21,25 @@ use crate::world::{Micros, SECOND, World, seconds};
 /// The most workers an instance has.
 const WORKERS: usize = 3;
 
+/// What a seed makes more of than others do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Of everything something.
+    Mixed,
+    /// Whole groups of servers are gone for longer than what has expired may be served, and some names are asked so rarely
+    /// that their entries get that old.
+    Outages,
+}
+
+impl Kind {
+    fn of(seed: u64) -> Self {
+        match seed % 4 {
+            1 => Self::Outages,
+            _ => Self::Mixed,
+        }
+    }
+}
+
 /// What a run was like.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -63,6 +82,8 @@ struct Shape {
     workers: usize,
     policy: &'static str,
     cache: &'static str,
+    /// `cache.stale.max_age` in seconds, and further keys beside it.
+    max_stale: u64,
     stale: &'static str,
     moving: u8,
     /// Servers of the VPC that are listed.
@@ -70,15 +91,25 @@ struct Shape {
 }
 
 impl Shape {
-    fn any(random: &mut fastrand::Rng) -> Self {
-        Self {
+    fn any(random: &mut fastrand::Rng, kind: Kind) -> Self {
+        let mut shape = Self {
             workers: random.usize(1..=WORKERS),
             policy: ["ordered", "fastest", "round_robin"][random.usize(..3)],
             cache: ["256KiB", "1MiB", "16MiB"][random.usize(..3)],
-            stale: ["max_age: 0s", "max_age: 60s", "max_age: 60s, after: 0s"][random.usize(..3)],
+            max_stale: 0,
+            stale: "",
             moving: VPC,
             vpc: vec!["10.1.0.2", "10.1.0.251", "10.1.0.252"],
-        }
+        };
+        (shape.max_stale, shape.stale) = match (kind, random.usize(..3)) {
+            (Kind::Mixed, 0) => (0, ""),
+            (Kind::Mixed, 1) => (60, ""),
+            (Kind::Mixed, _) => (60, ", after: 0s"),
+            (Kind::Outages, 0) => (1, ""),
+            (Kind::Outages, 1) => (2, ""),
+            (Kind::Outages, _) => (5, ", after: 0s"),
+        };
+        shape
     }
 
     fn yaml(&self) -> String {
@@ -86,6 +117,7 @@ impl Shape {
             workers,
             policy,
             cache,
+            max_stale,
             stale,
             ..
         } = self;
@@ -98,7 +130,7 @@ impl Shape {
                vpc: {{servers: [{vpc}], policy: {policy}}}\n  \
                other: {{servers: [10.2.0.2, 10.2.0.3], policy: {policy}}}\n\
              routes: {{cluster.local: kube, moving.example: {moving}, \".\": vpc}}\n\
-             cache: {{max_size: {cache}, stale: {{{stale}}}}}\n"
+             cache: {{max_size: {cache}, stale: {{max_age: {max_stale}s{stale}}}}}\n"
         )
     }
 
@@ -219,8 +251,13 @@ impl Operator {
 }
 
 async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
+    let kind = Kind::of(seed);
     let world = World::new(seed, lines, |net| {
-        (Names::new(net), Servers::new(net), Clients::new(net))
+        (
+            Names::new(net),
+            Servers::new(net, kind),
+            Clients::new(net, kind),
+        )
     });
     let end = Micros::try_from(length.as_micros()).expect("less than ages");
     world.lock().clients.ask_until = end;
@@ -230,7 +267,8 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
         async move { world.run(rest).await }
     });
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
-    let shape = Shape::any(&mut random);
+    let shape = Shape::any(&mut random, kind);
+    world.lock().clients.max_stale = shape.max_stale * SECOND;
     let mut operator = Operator {
         node: Node::start(&world, &shape.yaml(), None),
         world: Arc::clone(&world),

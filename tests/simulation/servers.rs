@@ -7,7 +7,8 @@ use std::sync::Arc;
 use nodens::upstream::Upstreams;
 use nodens::upstream::health::State;
 
-use crate::names::{KUBE, Names, OTHER, VPC};
+use crate::names::{KUBE, Names, OTHER, VPC, Word};
+use crate::run::Kind;
 use crate::world::{Event, Micros, Net, SECOND, StreamId, seconds, take_messages};
 
 /// Servers of each group.
@@ -28,6 +29,10 @@ const BELIEVED: Micros = 15 * SECOND / 2 + 2 * SECOND;
 /// Faults begin about this often, and last about this long.
 const BETWEEN_FAULTS: Micros = 4 * SECOND;
 const FAULT: Micros = 8 * SECOND;
+
+/// Where there are outages, one begins about this often, and lasts so long at most.
+const BETWEEN_OUTAGES: Micros = 20 * SECOND;
+const LONGEST_OUTAGE: Micros = 40 * SECOND;
 
 /// What a server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,8 @@ pub(crate) struct Server {
     pub(crate) mode: Mode,
     /// How many faults it had.
     fault: u64,
+    /// Its group's outage, which is over then.
+    outage_ends: Micros,
     /// Since when it works.
     good_since: Option<Micros>,
     /// Since when the configuration names it.
@@ -69,6 +76,8 @@ pub(crate) struct Servers {
     /// Datagrams with clients' questions that were sent.
     pub(crate) asked: u64,
     pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// When each word was said last, by type of record, and reached the node.
+    said: BTreeMap<(u8, usize, usize, u16), Micros>,
 }
 
 impl Mode {
@@ -101,14 +110,38 @@ impl Mode {
     }
 }
 
+impl Server {
+    /// It misbehaves for a while.
+    fn misbehave(&mut self, net: &mut Net, address: SocketAddr, mode: Mode, lasts: Micros) {
+        self.mode = mode;
+        self.good_since = None;
+        self.fault += 1;
+        net.trace.line(|| {
+            format!(
+                "{:.6} {address} is {mode:?} for {:.3} s",
+                seconds(net.now),
+                seconds(lasts)
+            )
+        });
+        net.after(
+            lasts,
+            Event::Recovery {
+                server: address,
+                fault: self.fault,
+            },
+        );
+    }
+}
+
 impl Servers {
-    pub(crate) fn new(net: &mut Net) -> Self {
+    pub(crate) fn new(net: &mut Net, kind: Kind) -> Self {
         let all = SERVERS.iter().map(|&(group, ip)| {
             let server = Server {
                 group,
                 rtt: net.random.u64(300..40_000),
                 mode: Mode::Good,
                 fault: 0,
+                outage_ends: 0,
                 good_since: Some(0),
                 listed_since: Some(0),
             };
@@ -116,12 +149,29 @@ impl Servers {
         });
         let all = all.collect();
         net.after(2 * SECOND, Event::Fault);
+        if kind == Kind::Outages {
+            net.after(10 * SECOND, Event::Outage);
+        }
         Self {
             all,
             believed: None,
             asked: 0,
             faults: BTreeMap::new(),
+            said: BTreeMap::new(),
         }
+    }
+
+    /// When a word was said last.
+    pub(crate) fn said(&self, word: Word, qtype: u16) -> Option<Micros> {
+        let key = (word.group, word.name, word.version, qtype);
+        self.said.get(&key).copied()
+    }
+
+    /// A server of this group says what it knows of a name; it reaches the node then.
+    fn says(&mut self, names: &Names, (group, name, qtype): (u8, usize, u16), then: Micros) {
+        let said = self.said.entry((group, name, names.version(name), qtype));
+        let said = said.or_default();
+        *said = then.max(*said);
     }
 
     /// A server of this group that has worked since then.
@@ -153,28 +203,31 @@ impl Servers {
         let mode = Mode::any(&mut net.random);
         let one = net.random.usize(..self.all.len());
         for (index, (&address, server)) in self.all.iter_mut().enumerate() {
-            if all_of.map_or(index != one, |group| server.group != group) {
+            if all_of.map_or(index != one, |group| server.group != group)
+                || server.outage_ends > net.now
+            {
                 continue;
             }
-            server.mode = mode;
-            server.good_since = None;
-            server.fault += 1;
             *self.faults.entry(mode.label()).or_default() += 1;
             let lasts = net.about(FAULT).min(60 * SECOND);
-            net.trace.line(|| {
-                format!(
-                    "{:.6} {address} is {mode:?} for {:.3} s",
-                    seconds(net.now),
-                    seconds(lasts)
-                )
-            });
-            net.after(
-                lasts,
-                Event::Recovery {
-                    server: address,
-                    fault: server.fault,
-                },
-            );
+            server.misbehave(net, address, mode, lasts);
+        }
+    }
+
+    /// All servers of a group are gone for longer than faults last, each in its own way.
+    pub(crate) fn outage(&mut self, net: &mut Net) {
+        let pause = net.about(BETWEEN_OUTAGES);
+        net.after(pause, Event::Outage);
+        let group = net.random.u8(..3);
+        let lasts = net.random.u64(LONGEST_OUTAGE / 4..LONGEST_OUTAGE);
+        for (&address, server) in &mut self.all {
+            if server.group != group {
+                continue;
+            }
+            let mode = [Mode::Silent, Mode::Failing(2)][net.random.usize(..2)];
+            *self.faults.entry("outage").or_default() += 1;
+            server.outage_ends = net.now + lasts;
+            server.misbehave(net, address, mode, lasts);
         }
     }
 
@@ -263,10 +316,11 @@ impl Servers {
         let end = crate::names::question_end(message);
         let name = names.find(&message[12..end]);
         self.asked += u64::from(name.is_some());
-        let server = &self.all[&address];
-        let mut way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
+        let Server {
+            group, rtt, mode, ..
+        } = self.all[&address];
+        let mut way = rtt / 2 + net.random.u64(..rtt / 4 + 50);
         if let Some(name) = name {
-            let mode = server.mode;
             net.trace.line(|| {
                 format!(
                     "{:.6} {address} ({mode:?}) is asked for {} by {from}, version {}",
@@ -276,16 +330,16 @@ impl Servers {
                 )
             });
         }
-        let answer = match server.mode {
+        let answer = match mode {
             Mode::Silent | Mode::Unreachable => return,
             Mode::Lossy(percent) if net.random.u8(..100) < percent => return,
             Mode::Slow(later) => {
                 way += later;
-                names.answer(server.group, message, true)
+                names.answer(group, message, true)
             }
             Mode::Failing(code) => failure(message, code),
             Mode::Lying => {
-                let mut answer = names.answer(server.group, message, true);
+                let mut answer = names.answer(group, message, true);
                 match net.random.u8(..4) {
                     0 => answer[0] ^= 0x55,
                     1 | 2 => {
@@ -296,7 +350,7 @@ impl Servers {
                 answer
             }
             Mode::WithoutTcp => {
-                let mut answer = names.answer(server.group, message, true);
+                let mut answer = names.answer(group, message, true);
                 if name.is_some() && net.random.bool() {
                     answer.truncate(end);
                     answer[2] |= 2;
@@ -304,8 +358,11 @@ impl Servers {
                 }
                 answer
             }
-            Mode::Good | Mode::Lossy(_) | Mode::Curt => names.answer(server.group, message, true),
+            Mode::Good | Mode::Lossy(_) | Mode::Curt => names.answer(group, message, true),
         };
+        if let Some(name) = name.filter(|_| !matches!(mode, Mode::Failing(_))) {
+            self.says(names, (group, name, qtype(&message[..end])), net.now + way);
+        }
         if net.random.u8(..100) == 0 {
             let again = way + net.random.u64(..SECOND);
             net.after(
@@ -405,21 +462,30 @@ impl Servers {
         stream: StreamId,
         octets: &[u8],
     ) {
-        let server = &self.all[&address];
+        let Server {
+            group, rtt, mode, ..
+        } = self.all[&address];
         let Some(state) = net.streams.get_mut(&stream) else {
             return;
         };
         state.far_inbox.extend_from_slice(octets);
         for message in take_messages(&mut state.far_inbox) {
-            let way = server.rtt / 2 + net.random.u64(..500);
-            let answer = match server.mode {
-                Mode::Silent | Mode::Unreachable | Mode::WithoutTcp => continue,
-                Mode::Failing(code) => failure(&message, code),
-                _ => names.answer(server.group, &message, false),
-            };
-            let later = match server.mode {
+            let way = rtt / 2 + net.random.u64(..500);
+            let later = match mode {
                 Mode::Slow(later) => later,
                 _ => 0,
+            };
+            let end = crate::names::question_end(&message);
+            let answer = match mode {
+                Mode::Silent | Mode::Unreachable | Mode::WithoutTcp => continue,
+                Mode::Failing(code) => failure(&message, code),
+                _ => {
+                    if let Some(name) = names.find(&message[12..end]) {
+                        let asked = (group, name, qtype(&message[..end]));
+                        self.says(names, asked, net.now + way + later);
+                    }
+                    names.answer(group, &message, false)
+                }
             };
             let length = u16::try_from(answer.len()).expect("short").to_be_bytes();
             let octets = [&length[..], &answer].concat();
@@ -440,7 +506,7 @@ impl Servers {
                     octets: second.to_vec(),
                 },
             );
-            if server.mode == Mode::Curt {
+            if mode == Mode::Curt {
                 if net.random.u8(..4) == 0 {
                     net.after(way, Event::Reset { stream });
                 } else {
@@ -450,6 +516,12 @@ impl Servers {
             }
         }
     }
+}
+
+/// What is asked for, at the end of a question.
+fn qtype(question: &[u8]) -> u16 {
+    let end = question.len();
+    u16::from_be_bytes([question[end - 4], question[end - 3]])
 }
 
 /// An answer of a code and the question alone.

@@ -80,6 +80,8 @@ pub(crate) enum Event {
     NameChange,
     /// A server begins to misbehave.
     Fault,
+    /// A whole group of servers is gone for long.
+    Outage,
     /// One that misbehaves works again.
     Recovery { server: SocketAddr, fault: u64 },
     /// One that works again must be believed in by now.
@@ -565,6 +567,7 @@ impl Inner {
             } => clients.due(net, client, id, arrived),
             Event::NameChange => names.change(net),
             Event::Fault => servers.fault(net),
+            Event::Outage => servers.outage(net),
             Event::Recovery { server, fault } => servers.recover(net, server, fault),
             Event::Believed { server, fault } => servers.must_be_believed(net, server, fault),
         }
