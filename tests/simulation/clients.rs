@@ -14,8 +14,11 @@ use crate::world::{
 const RATE: u64 = 1_000;
 /// `deadline`, and what is allowed for a tick of the clock and the way out.
 const DEADLINE: Micros = 4 * SECOND + SECOND / 5;
-/// glibc asks again after this long.
+/// glibc and Go ask again after this long, and musl gives up.
 const PATIENCE: Micros = 5 * SECOND;
+/// musl asks again after this long; and each time twice more at once, if it is told SERVFAIL.
+const PATIENCE_OF_MUSL: Micros = PATIENCE / 2;
+const SERVFAILS_OF_MUSL: u8 = 2;
 /// What an answer may take on its way, and those who wait for it.
 const ON_ITS_WAY: Micros = 5 * SECOND;
 /// A server that worked for so long before a query came is known to work.
@@ -40,8 +43,23 @@ struct Pending {
     over_udp: bool,
     /// The latest version that had been told before it arrived.
     told: Option<Told>,
-    /// It arrived more than once.
-    copies: u32,
+    /// When each copy of it arrived, answered or not.
+    arrivals: Vec<Micros>,
+    /// How many of them are not answered.
+    copies: usize,
+}
+
+/// Whose ways of asking again a client has. All have one nameserver, so that the next one is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resolver {
+    /// Twice from one port under one ID, the second time after 5 s.
+    PatientGlibc,
+    /// The same, and at once after SERVFAIL.
+    Glibc,
+    /// Twice from one port under one ID within 5 s.
+    Musl,
+    /// Twice, each time from another port under another ID, after 5 s or SERVFAIL.
+    Go,
 }
 
 /// Which version an instance told last. What an earlier one learns after it has handed over is not handed over.
@@ -56,10 +74,27 @@ struct Told {
 struct Asker {
     message: Vec<u8>,
     answered: bool,
+    resolver: Resolver,
     tries: u8,
+    /// How often it may ask at once after SERVFAIL.
+    servfails: u8,
+    /// How long it waits for this try.
+    until: Micros,
     stream: Option<StreamId>,
     /// It is a TCP client that left.
     gone: bool,
+}
+
+impl Asker {
+    /// It begins to wait for an answer to a datagram.
+    fn wait(&mut self, net: &mut Net, client: SocketAddr) {
+        let patience = match self.resolver {
+            Resolver::PatientGlibc | Resolver::Glibc | Resolver::Go => PATIENCE,
+            Resolver::Musl => PATIENCE_OF_MUSL,
+        };
+        self.until = net.now + patience;
+        net.after(patience, Event::Impatient { client });
+    }
 }
 
 pub(crate) struct Clients {
@@ -136,10 +171,7 @@ impl Clients {
         let qtype = if net.random.u8(..3) == 0 { AAAA } else { A };
         let over_tcp = net.random.u8(..20) == 0;
         let count = if over_tcp { net.random.usize(1..4) } else { 1 };
-        self.next += 1;
-        let network = u8::try_from(self.next / 60_000 % 200).expect("masked");
-        let port = 1_025 + u16::try_from(self.next % 60_000).expect("below the count of ports");
-        let client = SocketAddr::from(([10, 244, network, net.random.u8(1..200)], port));
+        let client = self.next_client(net);
         let mut octets = Vec::new();
         let mut first = Vec::new();
         let id = net.random.u16(..);
@@ -160,7 +192,15 @@ impl Clients {
         let mut asker = Asker {
             message: first,
             answered: false,
+            resolver: match self.kind {
+                Kind::Mixed => Resolver::PatientGlibc,
+                Kind::Outages => {
+                    [Resolver::Glibc, Resolver::Musl, Resolver::Go][net.random.usize(..3)]
+                }
+            },
             tries: 1,
+            servfails: SERVFAILS_OF_MUSL,
+            until: 0,
             stream: None,
             gone: false,
         };
@@ -187,13 +227,21 @@ impl Clients {
                 net.after(later, Event::Impatient { client });
             }
         } else {
+            asker.wait(net, client);
             self.send(net, client, &asker.message);
         }
         self.askers.insert(client, asker);
     }
 
+    /// An address and a port that no client has used for long.
+    fn next_client(&mut self, net: &mut Net) -> SocketAddr {
+        self.next += 1;
+        let network = u8::try_from(self.next / 60_000 % 200).expect("masked");
+        let port = 1_025 + u16::try_from(self.next % 60_000).expect("below the count of ports");
+        SocketAddr::from(([10, 244, network, net.random.u8(1..200)], port))
+    }
+
     fn send(&self, net: &mut Net, client: SocketAddr, message: &[u8]) {
-        net.after(PATIENCE, Event::Impatient { client });
         if net.random.u8(..100) < self.loss_percent {
             return;
         }
@@ -227,13 +275,32 @@ impl Clients {
             self.connection_ended(net, client);
             return;
         }
+        if asker.until > net.now {
+            // It has asked again meanwhile.
+            return;
+        }
         if asker.answered || asker.tries == 2 {
             self.askers.remove(&client);
             return;
         }
-        asker.tries = 2;
-        let message = asker.message.clone();
-        self.send(net, client, &message);
+        self.ask_again(net, client);
+    }
+
+    fn ask_again(&mut self, net: &mut Net, client: SocketAddr) {
+        let Some(mut asker) = self.askers.remove(&client) else {
+            return;
+        };
+        asker.tries += 1;
+        asker.servfails = SERVFAILS_OF_MUSL;
+        let mut from = client;
+        if asker.resolver == Resolver::Go {
+            from = self.next_client(net);
+            let id = net.random.u16(..);
+            asker.message[..2].copy_from_slice(&id.to_be_bytes());
+        }
+        asker.wait(net, from);
+        self.send(net, from, &asker.message);
+        self.askers.insert(from, asker);
     }
 
     /// A datagram reached a socket of the nameserver's.
@@ -274,9 +341,11 @@ impl Clients {
             qtype,
             over_udp,
             told,
+            arrivals: Vec::new(),
             copies: 0,
         });
         pending.copies += 1;
+        pending.arrivals.push(net.now);
         net.after(
             DEADLINE,
             Event::Due {
@@ -288,10 +357,14 @@ impl Clients {
     }
 
     pub(crate) fn due(&self, net: &mut Net, client: SocketAddr, id: u16, arrived: Micros) {
-        if let Some(pending) = self.pending.get(&(client, id))
-            && pending.arrived <= arrived
-        {
-            let (name, copies) = (names::text(pending.name), pending.copies);
+        if let Some(pending) = self.pending.get(&(client, id)) {
+            // Which copy was answered cannot be told: suppose that it was the first.
+            let later = pending.arrivals.iter().filter(|&&other| other > arrived);
+            let copies = pending.copies;
+            if copies <= later.count() {
+                return;
+            }
+            let name = names::text(pending.name);
             net.violated(|| {
                 format!(
                     "{client} asked for {name} at {:.6} s and got nothing ({copies} queries)",
@@ -558,9 +631,23 @@ impl Clients {
     }
 
     /// A reply reached a client.
-    pub(crate) fn answered(&mut self, client: SocketAddr) {
-        if let Some(asker) = self.askers.get_mut(&client) {
-            asker.answered = true;
+    pub(crate) fn answered(&mut self, net: &mut Net, client: SocketAddr, message: &[u8]) {
+        let Some(asker) = self.askers.get_mut(&client) else {
+            return;
+        };
+        let is_servfail = message[3] & 15 == SERVFAIL;
+        match asker.resolver {
+            Resolver::Glibc | Resolver::Go if is_servfail && asker.tries == 1 => {
+                self.ask_again(net, client);
+            }
+            Resolver::Musl if is_servfail => {
+                if asker.servfails > 0 {
+                    asker.servfails -= 1;
+                    let message = asker.message.clone();
+                    self.send(net, client, &message);
+                }
+            }
+            _ => asker.answered = true,
         }
     }
 

@@ -386,7 +386,7 @@ impl Servers {
 
     /// Answers somebody else's question, under this ID.
     fn tell_of_another(
-        &self,
+        &mut self,
         net: &mut Net,
         names: &Names,
         (address, from): (SocketAddr, SocketAddr),
@@ -394,9 +394,13 @@ impl Servers {
         way: Micros,
     ) {
         let end = crate::names::question_end(message);
-        let another = names.wire(net.random.usize(..crate::names::COUNT));
-        let query = [&message[..12], another, &message[end - 4..end]].concat();
-        let answer = names.answer(self.all[&address].group, &query, true);
+        let another = net.random.usize(..crate::names::COUNT);
+        let query = [&message[..12], names.wire(another), &message[end - 4..end]].concat();
+        let group = self.all[&address].group;
+        // It may be the name that was asked for.
+        let said = (group, another, qtype(&message[..end]));
+        self.says(names, said, net.now + way);
+        let answer = names.answer(group, &query, true);
         net.after(
             way,
             Event::AtSocket {

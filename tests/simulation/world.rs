@@ -534,7 +534,7 @@ impl Inner {
             }
             Event::AtClient { client, message } => {
                 net.trace.octets(&message);
-                clients.answered(client);
+                clients.answered(net, client, &message);
             }
             Event::Connected { stream, accepted } => {
                 let state = net.streams.get_mut(&stream);
