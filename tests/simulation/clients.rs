@@ -158,13 +158,18 @@ impl Clients {
         net.after(pause, Event::Ask);
         // Few names are asked often, and many rarely.
         let rank = net.random.f64();
+        let often = if self.kind == Kind::Loss {
+            rank
+        } else {
+            rank * rank * rank
+        };
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             clippy::cast_precision_loss,
             reason = "below the count of names"
         )]
-        let mut name = (rank * rank * rank * names::COUNT as f64) as usize;
+        let mut name = (often * names::COUNT as f64) as usize;
         if self.kind == Kind::Outages && is_rare(name) && net.random.u32(..RARELY) > 0 {
             name -= RARE_APART / 2;
         }
@@ -194,7 +199,7 @@ impl Clients {
             answered: false,
             resolver: match self.kind {
                 Kind::Mixed => Resolver::PatientGlibc,
-                Kind::Outages => {
+                Kind::Outages | Kind::Loss => {
                     [Resolver::Glibc, Resolver::Musl, Resolver::Go][net.random.usize(..3)]
                 }
             },
@@ -513,18 +518,14 @@ impl Clients {
                 );
             }
         }
+        servers.told((name, qtype), !matches!(code, 0 | NXDOMAIN));
         let groups = self.groups_of(name, arrived);
         let truncated = message[2] & 2 != 0;
         match code {
             0 | NXDOMAIN if !truncated || over_udp => {}
             // All that is left to say when no server answers, or none over TCP.
             0 | NXDOMAIN | FORMERR | SERVFAIL | NOTIMP | REFUSED => {
-                let known = arrived.saturating_sub(KNOWN);
-                let worked = groups
-                    .iter()
-                    .map(|&group| servers.worked_since(group, known))
-                    .collect::<Option<Vec<_>>>();
-                if let Some(worked) = worked {
+                if let Some(worked) = worked_all_the_time(servers, &groups, arrived) {
                     net.violated(|| format!("{}: code {code}, truncated: {truncated}, though {worked:?} worked all the time", text()));
                 }
                 return;
@@ -661,6 +662,19 @@ impl Clients {
         self.lost
             .extend(std::mem::take(&mut self.pending).into_keys());
     }
+}
+
+/// A server of each of these groups that nobody can doubt when a query comes at that time.
+fn worked_all_the_time(
+    servers: &Servers,
+    groups: &[u8],
+    arrived: Micros,
+) -> Option<Vec<SocketAddr>> {
+    let known = arrived.saturating_sub(KNOWN);
+    let worked = groups
+        .iter()
+        .map(|&group| servers.worked_since(group, known));
+    worked.collect()
 }
 
 /// Every so many names one is rare.

@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "the example `simulate` shows more of a run")]
 
 mod clients;
+mod loss;
 mod names;
 mod node;
 mod run;
@@ -68,7 +69,7 @@ fn seeds_find_nothing() {
 #[test]
 fn the_same_seed_is_the_same_run() {
     // One of each kind.
-    for seed in [5, 7] {
+    for seed in [5, 6, 7] {
         the_same_run(seed, Duration::from_secs(20));
     }
 }

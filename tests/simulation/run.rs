@@ -29,12 +29,15 @@ pub(crate) enum Kind {
     /// Whole groups of servers are gone for longer than what has expired may be served, and some names are asked so rarely
     /// that their entries get that old.
     Outages,
+    /// All servers of a group lose datagrams, and many different names are asked.
+    Loss,
 }
 
 impl Kind {
     fn of(seed: u64) -> Self {
         match seed % 4 {
             1 => Self::Outages,
+            2 => Self::Loss,
             _ => Self::Mixed,
         }
     }
@@ -55,6 +58,8 @@ pub(crate) struct Outcome {
     pub(crate) replies: BTreeMap<u8, u64>,
     pub(crate) asked: u64,
     pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// Datagrams and questions of groups all of whose servers lost datagrams.
+    pub(crate) under_loss: (u64, u64),
     /// Queries that a killed instance had.
     pub(crate) lost: usize,
     /// UDP sockets towards servers that were open at once.
@@ -102,13 +107,17 @@ impl Shape {
             vpc: vec!["10.1.0.2", "10.1.0.251", "10.1.0.252"],
         };
         (shape.max_stale, shape.stale) = match (kind, random.usize(..3)) {
-            (Kind::Mixed, 0) => (0, ""),
-            (Kind::Mixed, 1) => (60, ""),
-            (Kind::Mixed, _) => (60, ", after: 0s"),
+            (Kind::Mixed | Kind::Loss, 0) => (0, ""),
+            (Kind::Mixed | Kind::Loss, 1) => (60, ""),
+            (Kind::Mixed | Kind::Loss, _) => (60, ", after: 0s"),
             (Kind::Outages, 0) => (1, ""),
             (Kind::Outages, 1) => (2, ""),
             (Kind::Outages, _) => (5, ", after: 0s"),
         };
+        if kind == Kind::Loss {
+            // What a question costs can be told where one worker asks.
+            shape.workers = 1;
+        }
         shape
     }
 
@@ -281,6 +290,11 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
     let mut next = 5 * SECOND;
     while next + 20 * SECOND < end && !driver.is_finished() {
         operator.accept_until(next).await;
+        let quiet_until = world.lock().servers.quiet_until();
+        if quiet_until > next {
+            next = quiet_until;
+            continue;
+        }
         operator.act().await;
         next += operator.random.u64(SECOND..20 * SECOND);
     }
@@ -291,6 +305,7 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
         at_rest(&world, node).await;
     }
     let inner = &mut *world.lock();
+    inner.servers.end_loss();
     let most = 2 * WORKERS * SERVERS.len() * (UPSTREAM_PORTS + UPSTREAM_PORTS_RETIRED);
     let open = inner.net.most_sockets;
     if open > most {
@@ -309,6 +324,7 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
         replies: inner.clients.replies.clone(),
         asked: inner.servers.asked,
         faults: inner.servers.faults.clone(),
+        under_loss: inner.servers.under_loss,
         most_sockets: open,
         counts,
         lines: inner

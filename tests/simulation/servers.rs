@@ -1,5 +1,6 @@
 //! Servers, what goes wrong with them, and what is on the way to them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use nodens::upstream::Upstreams;
 use nodens::upstream::health::State;
 
+use crate::loss::{Key, Loss};
 use crate::names::{KUBE, Names, OTHER, VPC, Word};
 use crate::run::Kind;
 use crate::world::{Event, Micros, Net, SECOND, StreamId, seconds, take_messages};
@@ -33,6 +35,7 @@ const FAULT: Micros = 8 * SECOND;
 /// Where there are outages, one begins about this often, and lasts so long at most.
 const BETWEEN_OUTAGES: Micros = 20 * SECOND;
 const LONGEST_OUTAGE: Micros = 40 * SECOND;
+const SHORTEST_LOSS: Micros = 25 * SECOND;
 
 /// What a server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +81,11 @@ pub(crate) struct Servers {
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// When each word was said last, by type of record, and reached the node.
     said: BTreeMap<(u8, usize, usize, u16), Micros>,
+    kind: Kind,
+    /// The budget of datagrams of a group whose servers all lose some.
+    loss: RefCell<Option<Loss>>,
+    /// Datagrams and questions while loss was general.
+    pub(crate) under_loss: (u64, u64),
 }
 
 impl Mode {
@@ -149,7 +157,7 @@ impl Servers {
         });
         let all = all.collect();
         net.after(2 * SECOND, Event::Fault);
-        if kind == Kind::Outages {
+        if kind != Kind::Mixed {
             net.after(10 * SECOND, Event::Outage);
         }
         Self {
@@ -158,6 +166,9 @@ impl Servers {
             asked: 0,
             faults: BTreeMap::new(),
             said: BTreeMap::new(),
+            loss: RefCell::default(),
+            kind,
+            under_loss: (0, 0),
         }
     }
 
@@ -214,18 +225,86 @@ impl Servers {
         }
     }
 
-    /// All servers of a group are gone for longer than faults last, each in its own way.
+    /// Until when nothing else is to change, because the budget of datagrams is counted.
+    pub(crate) fn quiet_until(&self) -> Micros {
+        let loss = self.loss.borrow();
+        loss.as_ref().map_or(0, |loss| loss.ends)
+    }
+
+    pub(crate) fn end_loss(&mut self) {
+        if let Some(loss) = self.loss.take() {
+            let (datagrams, questions) = loss.total();
+            self.under_loss.0 += datagrams;
+            self.under_loss.1 += questions;
+        }
+    }
+
+    /// What a client was told of a question that may be on its way.
+    pub(crate) fn told(&self, key: Key, failed: bool) {
+        if let Some(loss) = &mut *self.loss.borrow_mut() {
+            loss.told(key, failed);
+        }
+    }
+
+    /// A message reached the node.
+    pub(crate) fn heard(&self, names: &Names, from: SocketAddr, message: &[u8]) {
+        if let Some(loss) = &mut *self.loss.borrow_mut()
+            && self
+                .all
+                .get(&from)
+                .is_some_and(|server| server.group == loss.group)
+        {
+            let end = crate::names::question_end(message);
+            let question = message.get(12..end).filter(|question| question.len() > 4);
+            if let Some(question) = question
+                && let Some(name) = names.find(question)
+            {
+                loss.answered((name, qtype(question)));
+            }
+        }
+    }
+
+    /// All servers of a group are gone for longer than faults last, each in its own way; or all lose datagrams alike.
     pub(crate) fn outage(&mut self, net: &mut Net) {
         let pause = net.about(BETWEEN_OUTAGES);
         net.after(pause, Event::Outage);
-        let group = net.random.u8(..3);
-        let lasts = net.random.u64(LONGEST_OUTAGE / 4..LONGEST_OUTAGE);
+        let is_loss = self.kind == Kind::Loss;
+        if self.quiet_until() > net.now {
+            return;
+        }
+        // Most questions are the VPC's.
+        let group = if is_loss && net.random.u8(..4) > 0 {
+            VPC
+        } else {
+            net.random.u8(..3)
+        };
+        let lasts = if is_loss {
+            net.random.u64(SHORTEST_LOSS..LONGEST_OUTAGE)
+        } else {
+            net.random.u64(LONGEST_OUTAGE / 4..LONGEST_OUTAGE)
+        };
+        let percent = net.random.u8(15..70);
+        let of_group = |server: &&Server| server.group == group;
+        let over = |server: &Server| server.outage_ends <= net.now;
+        if !self.all.values().filter(of_group).all(over) {
+            return;
+        }
+        if is_loss {
+            self.end_loss();
+            let loss = Loss::new(group, net.now, net.now + lasts);
+            self.loss.replace(Some(loss));
+        }
         for (&address, server) in &mut self.all {
             if server.group != group {
                 continue;
             }
-            let mode = [Mode::Silent, Mode::Failing(2)][net.random.usize(..2)];
-            *self.faults.entry("outage").or_default() += 1;
+            let mode = if is_loss {
+                Mode::Lossy(percent)
+            } else {
+                [Mode::Silent, Mode::Failing(2)][net.random.usize(..2)]
+            };
+            let label = if is_loss { "general loss" } else { "outage" };
+            *self.faults.entry(label).or_default() += 1;
             server.outage_ends = net.now + lasts;
             server.misbehave(net, address, mode, lasts);
         }
@@ -278,10 +357,27 @@ impl Servers {
     }
 
     /// The node sent a datagram.
-    pub(crate) fn sent(&mut self, net: &mut Net, from: SocketAddr, to: SocketAddr, message: &[u8]) {
+    pub(crate) fn sent(
+        &mut self,
+        net: &mut Net,
+        names: &Names,
+        (from, to): (SocketAddr, SocketAddr),
+        message: &[u8],
+    ) {
         let Some(server) = self.all.get(&to) else {
             return;
         };
+        if let Some(loss) = &mut *self.loss.borrow_mut()
+            && loss.group == server.group
+            && net.now < loss.ends
+        {
+            let end = crate::names::question_end(message);
+            let question = &message[12..end];
+            let name = names.find(question);
+            if let Some(over) = name.and_then(|name| loss.sent((name, qtype(question)), net.now)) {
+                net.violated(|| over);
+            }
+        }
         let way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
         let lost = match server.mode {
             Mode::Unreachable => {

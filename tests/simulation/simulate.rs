@@ -7,6 +7,8 @@
 
 #[path = "clients.rs"]
 mod clients;
+#[path = "loss.rs"]
+mod loss;
 #[path = "names.rs"]
 mod names;
 #[path = "node.rs"]

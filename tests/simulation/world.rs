@@ -522,6 +522,7 @@ impl Inner {
             } => {
                 net.trace.octets(&message);
                 if let Some(there) = net.sockets.get(&socket) {
+                    servers.heard(names, from, &message);
                     Net::deliver(there, message, from);
                 }
             }
@@ -720,9 +721,11 @@ impl MadeUpSocket for Socket {
             return Ok(());
         }
         match (self.server, to) {
-            (Some(server), _) => inner
-                .servers
-                .sent(&mut inner.net, self.local, server, message),
+            (Some(server), _) => {
+                inner
+                    .servers
+                    .sent(&mut inner.net, &inner.names, (self.local, server), message);
+            }
             (None, Some(client)) => {
                 inner.clients.reply_left(
                     &mut inner.net,
