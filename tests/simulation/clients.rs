@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use crate::names::{self, Content, KUBE, Names, VPC, Word, Zone, question_end, words, zone};
+use crate::names::{self, Content, Names, VPC, Word, Zone, question_end, words, zone};
 use crate::run::Kind;
 use crate::servers::Servers;
 use crate::world::{
@@ -47,6 +47,13 @@ struct Pending {
     arrivals: Vec<Micros>,
     /// How many of them are not answered.
     copies: usize,
+}
+
+/// What an instance told of the first of several tiers.
+struct FirstTier {
+    instance: Instance,
+    told: Micros,
+    fresh_until: Micros,
 }
 
 /// Whose ways of asking again a client has. All have one nameserver, so that the next one is the same.
@@ -105,6 +112,10 @@ pub(crate) struct Clients {
     pub(crate) change_done: Micros,
     /// The latest version told, by name and type.
     told: BTreeMap<(usize, u16), Told>,
+    /// The last answer of a first tier that was fresh, by name and type.
+    first_tier: BTreeMap<(usize, u16), FirstTier>,
+    /// The cache is large enough for all names, all the time.
+    pub(crate) keeps_all: bool,
     loss_percent: u8,
     kind: Kind,
     /// `cache.stale.max_age` of the configuration.
@@ -128,6 +139,8 @@ impl Clients {
             moving: vec![(VPC, 0)],
             change_done: 0,
             told: BTreeMap::new(),
+            first_tier: BTreeMap::new(),
+            keeps_all: false,
             loss_percent: if net.random.bool() {
                 0
             } else {
@@ -519,13 +532,15 @@ impl Clients {
             }
         }
         servers.told((name, qtype), !matches!(code, 0 | NXDOMAIN));
-        let groups = self.groups_of(name, arrived);
+        let groups = self.groups_of(names, name, arrived);
         let truncated = message[2] & 2 != 0;
         match code {
             0 | NXDOMAIN if !truncated || over_udp => {}
             // All that is left to say when no server answers, or none over TCP.
             0 | NXDOMAIN | FORMERR | SERVFAIL | NOTIMP | REFUSED => {
-                if let Some(worked) = worked_all_the_time(servers, &groups, arrived) {
+                let worked =
+                    worked_all_the_time(names, servers, (name, &groups), (arrived, truncated));
+                if let Some(worked) = worked {
                     net.violated(|| format!("{}: code {code}, truncated: {truncated}, though {worked:?} worked all the time", text()));
                 }
                 return;
@@ -535,35 +550,93 @@ impl Clients {
         if truncated {
             return;
         }
-        let Some(&word) = found.first() else {
-            return net.violated(|| format!("{}: the reply has neither records nor SOA", text()));
+        let word = match the_word(&found, name) {
+            Ok(word) => word,
+            Err(wrong) => return net.violated(|| format!("{}: {wrong}", text())),
         };
-        if found.iter().any(|other| *other != word) {
-            return net.violated(|| format!("{}: the reply mixes {found:?}", text()));
-        }
-        if word.name != name {
-            return net
-                .violated(|| format!("{}: the reply is of {}", text(), names::text(word.name)));
-        }
         if !groups.contains(&word.group) {
             return net
                 .violated(|| format!("{}: {word:?}, and its route leads to {groups:?}", text()));
         }
-        let said = servers.said(word, qtype);
-        if said.is_none_or(|said| {
-            let lasts = Micros::from(names.ttl(name)) * SECOND + self.max_stale;
-            now > said + lasts + ON_ITS_WAY
-        }) {
-            let said = said.map(seconds);
-            return net.violated(|| format!("{}: {word:?} was said last at {said:?} s", text()));
+        self.check_tiers(
+            net,
+            (names, servers),
+            (word, qtype),
+            (arrived, instance),
+            message,
+            &text,
+        );
+        self.check_version(
+            net,
+            (names, servers),
+            word,
+            (code, qtype, told, instance),
+            &text,
+        );
+    }
+
+    /// No later tier's word in place of one of the first tier's that was told before and may still be served.
+    fn check_tiers(
+        &mut self,
+        net: &mut Net,
+        (names, servers): (&Names, &Servers),
+        (word, qtype): (Word, u16),
+        (arrived, instance): (Micros, Instance),
+        message: &[u8],
+        text: &dyn Fn() -> String,
+    ) {
+        let key = (word.name, qtype);
+        if !self.keeps_all || names.tiers(word.name).len() < 2 {
+            return;
         }
-        self.check_version(net, names, word, (code, qtype, told, instance), &text);
+        if names.is_later_tier(word.group, word.name) {
+            let Some(first) = self.first_tier.get(&key) else {
+                return;
+            };
+            let is_denial = !matches!(names.content(word), Content::Addresses(_));
+            let replaced = servers
+                .later_addresses(key)
+                .is_some_and(|then| then >= first.told);
+            let until = match (is_denial, replaced) {
+                (true, false) => first.fresh_until + self.max_stale,
+                (true, true) => first.fresh_until,
+                // A prefetch that a later tier answered replaces the first tier's answer before it expires.
+                (false, _) => {
+                    let ttl = Micros::from(names.ttl(word.name)) * SECOND;
+                    first.fresh_until.saturating_sub(SECOND.max(ttl / 10))
+                }
+            };
+            if first.instance == instance && first.told < arrived && net.now < until {
+                let (told, until) = (seconds(first.told), seconds(until));
+                net.violated(|| {
+                    format!(
+                        "{}: a later tier's {word:?}, though the first tier's answer was told at {told:.6} s and holds until {until:.6} s",
+                        text()
+                    )
+                });
+            }
+            return;
+        }
+        // What has expired is told with a TTL of 30 s.
+        let ttl = names::first_ttl(message).filter(|&ttl| ttl != 30 && ttl <= names.ttl(word.name));
+        if let Some(ttl) = ttl.filter(|ttl| *ttl > 1) {
+            let fresh_until = net.now + Micros::from(ttl - 1) * SECOND;
+            let told = net.now;
+            self.first_tier.insert(
+                key,
+                FirstTier {
+                    instance,
+                    told,
+                    fresh_until,
+                },
+            );
+        }
     }
 
     fn check_version(
         &mut self,
         net: &mut Net,
-        names: &Names,
+        (names, servers): (&Names, &Servers),
         word: Word,
         (code, qtype, told, instance): (u8, u16, Option<Told>, Instance),
         text: &dyn Fn() -> String,
@@ -573,10 +646,18 @@ impl Clients {
             name,
             version,
         } = word;
+        let said = servers.said(word, qtype);
+        if said.is_none_or(|said| {
+            let lasts = Micros::from(names.ttl(name)) * SECOND + self.max_stale;
+            net.now > said + lasts + ON_ITS_WAY
+        }) {
+            let said = said.map(seconds);
+            return net.violated(|| format!("{}: {word:?} was said last at {said:?} s", text()));
+        }
         if version > names.version(name) {
             return net.violated(|| format!("{}: version {version} is not there yet", text()));
         }
-        let content = names.content(name, version);
+        let content = names.content(word);
         if (content == Content::NoSuchName) != (code == NXDOMAIN) {
             return net.violated(|| format!("{}: code {code} for {content:?}", text()));
         }
@@ -608,10 +689,9 @@ impl Clients {
     }
 
     /// Groups that may have answered for a name to whoever asked at that time.
-    fn groups_of(&self, name: usize, arrived: Micros) -> Vec<u8> {
+    fn groups_of(&self, names: &Names, name: usize, arrived: Micros) -> Vec<u8> {
         match zone(name) {
-            Zone::Cluster => vec![KUBE],
-            Zone::Rest => vec![VPC],
+            Zone::Cluster | Zone::Rest => names.tiers(name).to_vec(),
             Zone::Moving => {
                 let (last, _) = self.moving[self.moving.len() - 1];
                 let mut groups = vec![last];
@@ -664,17 +744,35 @@ impl Clients {
     }
 }
 
-/// A server of each of these groups that nobody can doubt when a query comes at that time.
+/// Servers that nobody can doubt when a query comes at that time, so that it is answered: one of each group that may have been
+/// asked; where there are tiers, one of any of them, or of the first if it is about what was cut, for which no other is asked.
 fn worked_all_the_time(
+    names: &Names,
     servers: &Servers,
-    groups: &[u8],
-    arrived: Micros,
+    (name, groups): (usize, &[u8]),
+    (arrived, truncated): (Micros, bool),
 ) -> Option<Vec<SocketAddr>> {
     let known = arrived.saturating_sub(KNOWN);
-    let worked = groups
-        .iter()
-        .map(|&group| servers.worked_since(group, known));
-    worked.collect()
+    let worked = |&group: &u8| servers.worked_since(group, known);
+    match names.tiers(name) {
+        [first, _] if truncated => Some(vec![worked(first)?]),
+        tiers @ [_, _] => Some(vec![tiers.iter().find_map(worked)?]),
+        _ => groups.iter().map(worked).collect(),
+    }
+}
+
+/// What a reply says, if that is one word about this name.
+fn the_word(found: &[Word], name: usize) -> Result<Word, String> {
+    let &word = found
+        .first()
+        .ok_or("the reply has neither records nor SOA")?;
+    if found.iter().any(|other| *other != word) {
+        return Err(format!("the reply mixes {found:?}"));
+    }
+    if word.name != name {
+        return Err(format!("the reply is of {}", names::text(word.name)));
+    }
+    Ok(word)
 }
 
 /// Every so many names one is rare.

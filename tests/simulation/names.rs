@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::run::Kind;
 use crate::world::{Event, Micros, Net, SECOND};
 
 /// Groups of servers, by number; each says of a name what it says, and which group it is.
@@ -28,6 +29,8 @@ pub(crate) struct Names {
     wires: Vec<Vec<u8>>,
     salt: u64,
     shift: usize,
+    /// Routes have several tiers, and later ones know other things of a name.
+    tiers: bool,
 }
 
 /// What a name says at a time.
@@ -75,7 +78,7 @@ impl Word {
 }
 
 impl Names {
-    pub(crate) fn new(net: &mut Net) -> Self {
+    pub(crate) fn new(net: &mut Net, kind: Kind) -> Self {
         net.after(CHANGE, Event::NameChange);
         let wires = (0..COUNT).map(|name| wire(&text(name))).collect();
         Self {
@@ -83,6 +86,7 @@ impl Names {
             wires,
             salt: net.random.u64(..),
             shift: net.random.usize(..TTLS.len()),
+            tiers: kind == Kind::Outages,
         }
     }
 
@@ -123,9 +127,37 @@ impl Names {
         self.changes[name].len()
     }
 
-    /// What a version of a name says.
-    pub(crate) fn content(&self, name: usize, version: usize) -> Content {
+    /// Whether a group is a later tier of the name's route.
+    pub(crate) fn is_later_tier(&self, group: u8, name: usize) -> bool {
+        self.tiers && group == OTHER && zone(name) == Zone::Rest
+    }
+
+    /// The groups of a name's route whose words count, the first tier's first; none where that changes.
+    pub(crate) fn tiers(&self, name: usize) -> &'static [u8] {
+        match zone(name) {
+            Zone::Cluster => &[KUBE],
+            Zone::Rest if self.tiers => &[VPC, OTHER],
+            Zone::Rest => &[VPC],
+            Zone::Moving => &[],
+        }
+    }
+
+    /// What a version of a name says, in the words of a group.
+    pub(crate) fn content(&self, word: Word) -> Content {
+        let Word {
+            group,
+            name,
+            version,
+        } = word;
         let mut random = fastrand::Rng::with_seed(self.salt ^ (name << 20 | version) as u64);
+        if self.is_later_tier(group, name) {
+            // It denies more.
+            return match random.u8(..4) {
+                0 => Content::NoSuchName,
+                1 => Content::NoSuchRecord,
+                other => Content::Addresses(1 + other % 4),
+            };
+        }
         match random.u8(..12) {
             0 => Content::NoSuchName,
             1 => Content::NoSuchRecord,
@@ -159,7 +191,7 @@ impl Names {
         let qtype = u16::from_be_bytes([query[end - 4], query[end - 3]]);
         let ttl = self.ttl(name).to_be_bytes();
         let number = word.number().to_be_bytes();
-        let addresses = match self.content(name, word.version) {
+        let addresses = match self.content(word) {
             Content::Addresses(_) if Self::is_large(name) && over_udp => {
                 reply[2] |= 2;
                 return reply;
@@ -184,7 +216,7 @@ impl Names {
             reply[7] += 1;
         }
         if reply[7] == 0 {
-            if self.content(name, word.version) == Content::NoSuchName {
+            if self.content(word) == Content::NoSuchName {
                 reply[3] |= 3;
             }
             reply.extend([0xc0, 12]);
@@ -246,6 +278,20 @@ pub(crate) fn words(reply: &[u8]) -> Vec<Word> {
         at += 10 + length;
     }
     found
+}
+
+/// The TTL of a reply's first record, in seconds.
+pub(crate) fn first_ttl(reply: &[u8]) -> Option<u32> {
+    let mut at = question_end(reply);
+    while let Some(&length) = reply.get(at)
+        && length != 0
+        && length < 0xc0
+    {
+        at += 1 + usize::from(length);
+    }
+    at += if reply.get(at) == Some(&0) { 1 } else { 2 };
+    let ttl = reply.get(at + 4..at + 8)?.try_into().ok()?;
+    Some(u32::from_be_bytes(ttl))
 }
 
 pub(crate) fn zone(name: usize) -> Zone {

@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     /// Of everything something.
     Mixed,
     /// Whole groups of servers are gone for longer than what has expired may be served, and some names are asked so rarely
-    /// that their entries get that old.
+    /// that their entries get that old. Most names have two tiers of groups.
     Outages,
     /// All servers of a group lose datagrams, and many different names are asked.
     Loss,
@@ -87,6 +87,10 @@ struct Shape {
     workers: usize,
     policy: &'static str,
     cache: &'static str,
+    /// Whether a change may be one of the cache's size.
+    resizes: bool,
+    /// Groups for all names that no other route takes.
+    rest: &'static str,
     /// `cache.stale.max_age` in seconds, and further keys beside it.
     max_stale: u64,
     stale: &'static str,
@@ -96,11 +100,13 @@ struct Shape {
 }
 
 impl Shape {
-    fn any(random: &mut fastrand::Rng, kind: Kind) -> Self {
+    fn any(random: &mut fastrand::Rng, kind: Kind, seed: u64) -> Self {
         let mut shape = Self {
             workers: random.usize(1..=WORKERS),
             policy: ["ordered", "fastest", "round_robin"][random.usize(..3)],
             cache: ["256KiB", "1MiB", "16MiB"][random.usize(..3)],
+            resizes: false,
+            rest: "vpc",
             max_stale: 0,
             stale: "",
             moving: VPC,
@@ -114,6 +120,13 @@ impl Shape {
             (Kind::Outages, 1) => (2, ""),
             (Kind::Outages, _) => (5, ", after: 0s"),
         };
+        if kind == Kind::Outages {
+            shape.rest = "[vpc, other]";
+            shape.resizes = seed % 8 != 1;
+            if !shape.resizes {
+                shape.cache = "16MiB";
+            }
+        }
         if kind == Kind::Loss {
             // What a question costs can be told where one worker asks.
             shape.workers = 1;
@@ -126,6 +139,7 @@ impl Shape {
             workers,
             policy,
             cache,
+            rest,
             max_stale,
             stale,
             ..
@@ -138,13 +152,17 @@ impl Shape {
                kube: {{servers: [10.96.0.10, 10.96.0.11], policy: {policy}}}\n  \
                vpc: {{servers: [{vpc}], policy: {policy}}}\n  \
                other: {{servers: [10.2.0.2, 10.2.0.3], policy: {policy}}}\n\
-             routes: {{cluster.local: kube, moving.example: {moving}, \".\": vpc}}\n\
+             routes: {{cluster.local: kube, moving.example: {moving}, \".\": {rest}}}\n\
              cache: {{max_size: {cache}, stale: {{max_age: {max_stale}s{stale}}}}}\n"
         )
     }
 
     /// Something else.
     fn change(&mut self, random: &mut fastrand::Rng) {
+        if self.resizes && random.bool() {
+            self.cache = ["64KiB", "256KiB", "1MiB", "16MiB"][random.usize(..4)];
+            return;
+        }
         match random.u8(..4) {
             0 | 1 => self.moving = if self.moving == VPC { OTHER } else { VPC },
             2 => {
@@ -247,6 +265,9 @@ impl Operator {
         let named = self.node.reload(&yaml).await;
         let inner = &mut *self.world.lock();
         inner.servers.list(&named, inner.net.now);
+        if let Some(over) = self.node.over_budget() {
+            inner.net.violated(|| over);
+        }
         if self.shape.moving != before {
             inner.clients.change_done = inner.net.now;
         }
@@ -263,7 +284,7 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
     let kind = Kind::of(seed);
     let world = World::new(seed, lines, |net| {
         (
-            Names::new(net),
+            Names::new(net, kind),
             Servers::new(net, kind),
             Clients::new(net, kind),
         )
@@ -276,8 +297,9 @@ async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
         async move { world.run(rest).await }
     });
     let mut random = fastrand::Rng::with_seed(seed ^ 0x5eed);
-    let shape = Shape::any(&mut random, kind);
+    let shape = Shape::any(&mut random, kind, seed);
     world.lock().clients.max_stale = shape.max_stale * SECOND;
+    world.lock().clients.keeps_all = kind == Kind::Outages && !shape.resizes;
     let mut operator = Operator {
         node: Node::start(&world, &shape.yaml(), None),
         world: Arc::clone(&world),

@@ -9,7 +9,7 @@ use nodens::upstream::Upstreams;
 use nodens::upstream::health::State;
 
 use crate::loss::{Key, Loss};
-use crate::names::{KUBE, Names, OTHER, VPC, Word};
+use crate::names::{Content, KUBE, Names, OTHER, VPC, Word};
 use crate::run::Kind;
 use crate::world::{Event, Micros, Net, SECOND, StreamId, seconds, take_messages};
 
@@ -27,6 +27,9 @@ pub(crate) const SERVERS: [(u8, [u8; 4]); 7] = [
 /// A server that works again answers probes 0.1 s apart, after a pause of `probe_max` at most; 1.5 times that, and what a
 /// probe and its answer may take.
 const BELIEVED: Micros = 15 * SECOND / 2 + 2 * SECOND;
+
+/// A server that has worked for so long when a datagram leaves was known to work when its question began.
+const KNOWN_TO_A_QUESTION: Micros = 12 * SECOND + 4 * SECOND;
 
 /// Faults begin about this often, and last about this long.
 const BETWEEN_FAULTS: Micros = 4 * SECOND;
@@ -81,6 +84,7 @@ pub(crate) struct Servers {
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// When each word was said last, by type of record, and reached the node.
     said: BTreeMap<(u8, usize, usize, u16), Micros>,
+    later_addresses: BTreeMap<Key, Micros>,
     kind: Kind,
     /// The budget of datagrams of a group whose servers all lose some.
     loss: RefCell<Option<Loss>>,
@@ -167,6 +171,7 @@ impl Servers {
             faults: BTreeMap::new(),
             said: BTreeMap::new(),
             loss: RefCell::default(),
+            later_addresses: BTreeMap::new(),
             kind,
             under_loss: (0, 0),
         }
@@ -180,7 +185,17 @@ impl Servers {
 
     /// A server of this group says what it knows of a name; it reaches the node then.
     fn says(&mut self, names: &Names, (group, name, qtype): (u8, usize, u16), then: Micros) {
-        let said = self.said.entry((group, name, names.version(name), qtype));
+        let version = names.version(name);
+        let word = Word {
+            group,
+            name,
+            version,
+        };
+        if names.is_later_tier(group, name) && matches!(names.content(word), Content::Addresses(_))
+        {
+            self.later_addresses.insert((name, qtype), then);
+        }
+        let said = self.said.entry((group, name, version, qtype));
         let said = said.or_default();
         *said = then.max(*said);
     }
@@ -237,6 +252,11 @@ impl Servers {
             self.under_loss.0 += datagrams;
             self.under_loss.1 += questions;
         }
+    }
+
+    /// When a later tier said last that a name has addresses.
+    pub(crate) fn later_addresses(&self, key: Key) -> Option<Micros> {
+        self.later_addresses.get(&key).copied()
     }
 
     /// What a client was told of a question that may be on its way.
@@ -371,11 +391,22 @@ impl Servers {
             && loss.group == server.group
             && net.now < loss.ends
         {
-            let end = crate::names::question_end(message);
-            let question = &message[12..end];
+            let question = &message[12..crate::names::question_end(message)];
             let name = names.find(question);
             if let Some(over) = name.and_then(|name| loss.sent((name, qtype(question)), net.now)) {
                 net.violated(|| over);
+            }
+        }
+        let group = server.group;
+        let question = &message[12..crate::names::question_end(message)];
+        let name = names.find(question);
+        if let Some(name) = name.filter(|&name| names.is_later_tier(group, name)) {
+            let known = net.now.saturating_sub(KNOWN_TO_A_QUESTION);
+            if let Some(worked) = self.worked_since(VPC, known) {
+                net.violated(|| {
+                    let name = crate::names::text(name);
+                    format!("{name}: a later tier is asked, though {worked} has worked for long")
+                });
             }
         }
         let way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
