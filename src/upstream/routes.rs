@@ -158,9 +158,11 @@ impl Routes {
         let configured = config.routes.iter();
         let labelled = configured.map(|route| (route.zone.to_lowercase().to_ascii(), route));
         let private = private.iter().map(|route| (PRIVATE.to_owned(), route));
-        let localhost = localhost_route(config);
-        let localhost = localhost.iter().map(|route| (LOCALHOST.to_owned(), route));
-        for (zone, route) in labelled.chain(private).chain(localhost) {
+        let special = special_routes(config);
+        let special = special
+            .iter()
+            .map(|(zone, route)| ((*zone).to_owned(), route));
+        for (zone, route) in labelled.chain(private).chain(special) {
             let index = *indices.entry(zone.clone()).or_insert_with(|| {
                 routes.zones.push(zone.clone());
                 routes.by_index.push(None);
@@ -444,15 +446,27 @@ fn private_route(config: &Config) -> Option<RouteConfig> {
     answers.then(|| answering(Name::root(), OwnAnswer::NxDomain))
 }
 
-/// RFC 6761 §6.3: names at and below it are those of the host itself, and no server is asked for them.
-const LOCALHOST: &str = "localhost";
-
-/// The route of `localhost`, unless the configuration has one.
-fn localhost_route(config: &Config) -> Option<RouteConfig> {
-    let zone = Name::from_ascii("localhost.").ok()?;
-    let configured = config.routes.iter().any(|route| route.zone == zone);
-    let addresses = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    (!configured).then(|| answering(zone, OwnAnswer::Addresses(addresses)))
+/// The routes of zones that no server is asked about, unless the configuration has them.
+fn special_routes(config: &Config) -> Vec<(&'static str, RouteConfig)> {
+    let loopback = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let zones = [
+        // RFC 6761 §6.3: the host itself.
+        ("localhost", OwnAnswer::Addresses(loopback)),
+        // RFC 7686 §2: they are of Tor, and asking for them tells others who uses it.
+        ("onion", OwnAnswer::NxDomain),
+        // RFC 9462 §6.1, §6.4: a server's word about its own encrypted service is not about us.
+        ("resolver.arpa", OwnAnswer::NoData),
+    ];
+    let mut routes = Vec::new();
+    for (text, answer) in zones {
+        let Ok(zone) = Name::from_ascii(format!("{text}.")) else {
+            continue;
+        };
+        if !config.routes.iter().any(|route| route.zone == zone) {
+            routes.push((text, answering(zone, answer)));
+        }
+    }
+    routes
 }
 
 /// A route that answers by itself.

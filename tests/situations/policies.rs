@@ -508,3 +508,23 @@ fn localhost_is_the_host_itself_unless_the_configuration_says_otherwise() {
     let nodens = with_routes(&server, "", "records: {localhost: {A: 127.0.0.7}}\n");
     assert_eq!(says(&nodens, "localhost. A"), "NOERROR 127.0.0.7");
 }
+
+#[test]
+fn names_of_tor_and_of_resolver_discovery_stay_here_unless_the_configuration_says_otherwise() {
+    let server = knows_everything();
+    let nodens = with_routes(&server, "", "");
+    for (text, want) in [
+        ("onion. A", "NXDOMAIN"),
+        ("web.onion. AAAA", "NXDOMAIN"),
+        ("_dns.resolver.arpa. HTTPS", "NOERROR"),
+        ("resolver.arpa. A", "NOERROR"),
+    ] {
+        assert_eq!(says(&nodens, text), want, "{text}");
+    }
+    assert_eq!(server.count(), 0, "nobody is asked");
+    assert_eq!(says(&nodens, "web.xonion. A"), "NOERROR 192.0.2.1");
+
+    let nodens = with_routes(&server, "onion: vpc, resolver.arpa: vpc", "");
+    assert_eq!(says(&nodens, "web.onion. A"), "NOERROR 192.0.2.1");
+    assert_eq!(says(&nodens, "_dns.resolver.arpa. A"), "NOERROR 192.0.2.1");
+}
