@@ -25,8 +25,9 @@ pub struct Response {
     ttl: Option<u32>,
     /// Why it failed, if a validator found the answer bogus.
     verdict: Option<Box<ExtendedError>>,
-    /// Whether it answers with aliases and without what was asked for.
-    aliases_alone: bool,
+    aliases: Aliases,
+    /// Whether it has a record of the type that was asked for.
+    asked_for: bool,
     /// The message, then the offsets of its TTLs as native 16-bit numbers, then the extended errors of its OPT record, as
     /// options.
     bytes: Vec<u8>,
@@ -63,6 +64,15 @@ pub enum Kind {
     Referral,
     /// Any other response code: this server could not answer.
     Failure,
+}
+
+/// CNAMEs in an answer section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aliases {
+    None,
+    /// Each goes on where the one before it leads, and what was asked for comes after them.
+    InOrder,
+    OutOfOrder,
 }
 
 /// A run of A or AAAA records of one owner.
@@ -194,7 +204,13 @@ impl Response {
     /// Whether its answer section has a CNAME, but nothing of the type that was asked for.
     #[must_use]
     pub fn aliases_alone(&self) -> bool {
-        self.aliases_alone
+        self.aliases != Aliases::None && !self.asked_for
+    }
+
+    /// Whether a CNAME of its answer section stands behind what it leads to.
+    #[must_use]
+    pub fn aliases_out_of_order(&self) -> bool {
+        self.aliases == Aliases::OutOfOrder
     }
 
     /// It, taken for this kind: whoever puts a response together knows better than its bytes tell.
@@ -309,7 +325,9 @@ struct Survey<'a> {
     opt: Option<Record>,
     tsig: Option<Record>,
     asked_for: bool,
-    alias: bool,
+    aliases: Aliases,
+    /// Where the name stands that the aliases so far lead to.
+    target: usize,
     min_ttl: u32,
     max_ttl: u32,
     soa_minimum: Option<u32>,
@@ -325,7 +343,8 @@ impl<'a> Survey<'a> {
             opt: None,
             tsig: None,
             asked_for: false,
-            alias: false,
+            aliases: Aliases::None,
+            target: HEADER_LEN,
             min_ttl: u32::MAX,
             max_ttl: 0,
             soa_minimum: None,
@@ -351,8 +370,10 @@ impl<'a> Survey<'a> {
                 return Ok(());
             }
             (Section::Answer, rtype) => {
+                if rtype == rr::CNAME {
+                    self.add_alias(&record);
+                }
                 self.asked_for |= rtype == self.qtype || self.qtype == rr::ANY;
-                self.alias |= rtype == rr::CNAME;
             }
             (Section::Authority, rr::SOA) => {
                 // Two names, then five 32-bit numbers, the last of which is MINIMUM (RFC 1035 §3.3.13).
@@ -370,6 +391,19 @@ impl<'a> Survey<'a> {
         self.max_ttl = self.max_ttl.max(ttl);
         self.kept.push(record);
         Ok(())
+    }
+
+    fn add_alias(&mut self, record: &Record) {
+        let goes_on = wire::same_name(self.message, record.start, self.target);
+        if self.asked_for || !goes_on {
+            self.aliases = Aliases::OutOfOrder;
+        } else if self.aliases == Aliases::None {
+            self.aliases = Aliases::InOrder;
+        }
+        // Nobody has checked RDATA.
+        if wire::skip_name(self.message, record.rdata_at()).is_ok() {
+            self.target = record.rdata_at();
+        }
     }
 
     fn finish(
@@ -428,7 +462,8 @@ impl<'a> Survey<'a> {
             },
             ttl,
             verdict: verdict(kind, &errors),
-            aliases_alone: self.alias && !self.asked_for,
+            aliases: self.aliases,
+            asked_for: self.asked_for,
             bytes,
         })
     }

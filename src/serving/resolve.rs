@@ -10,6 +10,7 @@ use super::aliases::{Chain, Found, Informant};
 use super::dns64::{self, Completion};
 use super::flights::Flight;
 use super::worker::Worker;
+use crate::message::alias;
 use crate::message::query::Question;
 use crate::transport::SharedQuestion;
 use crate::upstream::ask::{Answer, Failed, ask};
@@ -76,6 +77,11 @@ async fn ask_servers(
     .await?;
     if let Some(rewrite) = &route.rewrite {
         answer = rewrite.back(answer, key)?;
+    }
+    if answer.response.aliases_out_of_order()
+        && let Some(ordered) = alias::in_order(answer.response.view())
+    {
+        answer.response = ordered;
     }
     // Before anything of another route is added, which has bounds of its own.
     answer.response.raise_ttls(route.bounds.min_ttl);

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{BOTH, Reply, all_at_once, ask, change, question, says, send, settled};
+use crate::client::{
+    BOTH, Reply, all_at_once, ask, change, in_front_of, question, says, send, settled,
+};
 use crate::common::dns::{Ask, Over, Section, flag, rr};
 use crate::common::{Nodens, wait_for};
 use crate::server::{Does, Query, Server, text_of};
@@ -91,6 +93,39 @@ fn an_external_name_comes_with_its_addresses() {
     assert_eq!(says(&nodens, "db.corp. A"), "NOERROR 10.0.0.5");
     assert_eq!(views.cluster.asked_for("db.cluster.local. A"), 1);
     assert_eq!(views.vpc.asked_for("db.corp. A"), 1);
+}
+
+/// glibc reads an answer from front to back, and passes over records of names that no alias has led to so far.
+#[test]
+fn an_alias_that_comes_behind_its_address_is_put_before_it() {
+    let server = Server::start(|q: &Query| match &q.name[..] {
+        "one.corp." => q
+            .says("NOERROR")
+            .answer("end.corp. 20 A 10.0.0.5")
+            .answer("@ 30 CNAME end.corp."),
+        _ => q
+            .says("NOERROR")
+            .answer("end.corp. 20 A 10.0.0.5")
+            .answer("end.corp. 20 A 10.0.0.6")
+            .answer("middle.corp. 25 CNAME end.corp.")
+            .answer("@ 30 CNAME middle.corp.")
+            .authority(CORP_SOA),
+    });
+    let nodens = in_front_of(&server);
+    for (text, want) in [
+        ("one.corp. A", &["one.corp.", "end.corp."][..]),
+        (
+            "two.corp. A",
+            &["two.corp.", "middle.corp.", "end.corp.", "end.corp."],
+        ),
+    ] {
+        for over in BOTH {
+            let answers = answers(&ask(&nodens, text, over));
+            let owners: Vec<&str> = answers.iter().map(|(owner, _)| &owner[..]).collect();
+            assert_eq!(owners, want, "{text} over {over:?}");
+        }
+        assert_eq!(server.asked_for(text), 1, "the second came from the cache");
+    }
 }
 
 #[test]
