@@ -202,6 +202,8 @@ struct Probe {
     next: Option<Instant>,
     pause: Duration,
     answered_in_row: u32,
+    /// The last answer came when its probe was lost already, or would have been.
+    answers_late: bool,
 }
 
 impl Health {
@@ -226,6 +228,7 @@ impl Health {
                 next: Some(now),
                 pause: config.probe_min,
                 answered_in_row: 0,
+                answers_late: false,
             },
         }
     }
@@ -400,6 +403,28 @@ impl Health {
         self.probe.pause = config.probe_min;
         self.probe.next = None;
         self.judge(config, now, others_rtt);
+    }
+
+    /// A probe was answered after `rtt`, when it was lost already: the server is slow, and alive.
+    pub fn probe_answered_late(&mut self, config: &FailoverConfig, now: Instant, rtt: Duration) {
+        self.heard(now, rtt);
+        self.probe.answers_late = true;
+        if matches!(self.state, State::Unknown | State::Silent | State::Down) {
+            self.change(State::Good, Reason::ProbeAnswered, now);
+            self.probe.pause = config.probe_min;
+            self.probe.next = None;
+        }
+    }
+
+    /// Whether its answers to probes take longer than a try may.
+    #[must_use]
+    pub fn answers_late(&self) -> bool {
+        self.probe.answers_late
+    }
+
+    /// See [`Health::answers_late`].
+    pub fn set_answers_late(&mut self, late: bool) {
+        self.probe.answers_late = late;
     }
 
     /// A probe could not leave, for want of a socket: it is sent later, and says nothing.

@@ -1,10 +1,12 @@
-//! Probes: one task for the process, at most one health probe in flight for a server and transport.
+//! Probes: one task for the process, at most one health probe in flight for a server and transport, and late ones of which
+//! only an answer still counts.
 //!
 //! Owns when a probe leaves, what its loss means, and the search for a form that a server bears; the rules are those of
 //! [`super::health`] and [`super::tolerance`].
 
 use std::collections::HashMap;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,8 +156,17 @@ async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
         carrier,
     };
     let server = &prober.server;
-    let answer = timeout(server.try_timeout, prober.first_heard()).await;
+    let mut answered = pin!(prober.first_heard());
+    let mut patience = server.probe_patience(carrier);
+    let mut answer = timeout(patience, answered.as_mut()).await;
+    // The answer to an earlier one may have shown meanwhile that it takes longer.
+    let longer = server.probe_patience(carrier);
+    if answer.is_err() && longer > patience {
+        answer = timeout(longer.saturating_sub(patience), answered.as_mut()).await;
+        patience = longer;
+    }
     let now = runtime::now();
+    let is_late = answer.is_err();
     let reason = match answer {
         Ok(Ok(heard)) => {
             server.probe_answered(carrier, now, heard.rtt);
@@ -183,6 +194,14 @@ async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
         jitter,
     };
     server.probe_lost(carrier, now, lost);
+    // A server that needs longer than a try may take is down for nobody who waits for it: queries under way do.
+    if is_late
+        && let Ok(Ok(heard)) =
+            timeout(server.late_patience().saturating_sub(patience), answered).await
+    {
+        server.probe_answered_late(carrier, runtime::now(), heard.rtt);
+        prober.learn_from(heard).await;
+    }
 }
 
 /// Tries the whole form again at a server that refused it.

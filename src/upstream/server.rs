@@ -462,8 +462,32 @@ impl Server {
             .probes_answered
             .inc();
         let others = self.best_other_srtt();
+        let late = rtt > self.try_timeout;
         self.update(carrier, |health, config| {
             health.probe_answered(config, now, rtt, others);
+            health.set_answers_late(late);
+        });
+    }
+
+    /// How long a probe may take before it is lost.
+    pub fn probe_patience(&self, carrier: Carrier) -> Duration {
+        if self.lock(carrier).answers_late() {
+            self.late_patience()
+        } else {
+            self.try_timeout
+        }
+    }
+
+    /// How long the answer to a lost probe is waited for: as long as queries that were under way.
+    #[must_use]
+    pub fn late_patience(&self) -> Duration {
+        self.try_timeout * 2
+    }
+
+    /// A probe that was lost was answered after all.
+    pub fn probe_answered_late(&self, carrier: Carrier, now: Instant, rtt: Duration) {
+        self.update(carrier, |health, config| {
+            health.probe_answered_late(config, now, rtt);
         });
     }
 

@@ -19,9 +19,9 @@ fn percent(datagrams: usize, questions: usize) -> usize {
 
 /// Names asked, and what became of them.
 #[derive(Debug, Default)]
-struct Load {
-    asked: AtomicUsize,
-    answered: AtomicUsize,
+pub(crate) struct Load {
+    pub(crate) asked: AtomicUsize,
+    pub(crate) answered: AtomicUsize,
     /// SERVFAIL with an extended error.
     explained: AtomicUsize,
     other: AtomicUsize,
@@ -29,7 +29,7 @@ struct Load {
 
 /// Asks new names at a steady pace for so long, each once, as a client without patience for a second try. Returns when
 /// all have a reply.
-fn ask_steadily(nodens: &Nodens, word: &str, per_second: u32, lasts: Duration) -> Load {
+pub(crate) fn ask_steadily(nodens: &Nodens, word: &str, per_second: u32, lasts: Duration) -> Load {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.connect(nodens.address()).expect("loopback");
     socket.set_read_timeout(Some(PATIENCE)).expect("settable");

@@ -18,6 +18,7 @@
 //! | `query_log` | what the query log says, and that nobody can forge a line |
 //! | `clients` | idle timeouts, shutting down, file descriptors, who may ask, listeners |
 //! | `budgets` | datagrams sent for each question |
+//! | `slow` | servers that need longer than a try may take |
 //! | `metrics` | what Prometheus reads |
 //!
 //! What takes more than 10 s, or needs a tool, is ignored, with the reason; `.ci/run` runs all:
@@ -45,6 +46,7 @@ mod names;
 mod policies;
 mod query_log;
 mod server;
+mod slow;
 mod streams;
 mod truncation;
 mod wire;

@@ -1,0 +1,47 @@
+//! Servers that need longer for an answer than a single try may take, for probes too: a satellite's link, a resolver at the
+//! end of its strength.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::budgets::ask_steadily;
+use crate::client::group_of;
+use crate::common::Nodens;
+use crate::server::{Query, Server};
+
+/// Longer than the default of `try_timeout`, which is 1 s.
+const LONG: Duration = Duration::from_millis(1300);
+
+fn slow() -> Server {
+    Server::start_for_all(|q: &Query| q.honest().after(LONG))
+}
+
+/// Ten new names a second for five seconds: each is answered.
+fn everything_is_answered(servers: &[Server], nodens: &Nodens) {
+    for server in servers {
+        let server = server.over("");
+        let good = [("server", &server[..]), ("state", "good")];
+        nodens.wait_for_metric("nodens_upstream_state", &good, 1.0);
+    }
+    let load = ask_steadily(nodens, "steady", 10, Duration::from_secs(5));
+    assert_eq!(
+        load.answered.load(Ordering::Relaxed),
+        load.asked.load(Ordering::Relaxed),
+        "{load:?}\n{}",
+        nodens.log()
+    );
+}
+
+#[test]
+fn a_server_that_needs_longer_than_a_try_from_the_start_is_not_a_dead_one() {
+    let servers = [slow()];
+    let nodens = Nodens::start(&group_of(&[servers[0].over("")], ""));
+    everything_is_answered(&servers, &nodens);
+}
+
+#[test]
+fn two_servers_that_need_longer_than_a_try_from_the_start_are_not_dead() {
+    let servers = [slow(), slow()];
+    let nodens = Nodens::start(&group_of(&servers.each_ref().map(|s| s.over("")), ""));
+    everything_is_answered(&servers, &nodens);
+}
