@@ -9,8 +9,8 @@ use super::ede::PassedOn;
 use super::rdata;
 use super::response::{Response, View};
 use super::wire::{
-    self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, MAX_NAME_LEN, Malformed, POINTER, POINTER_REACH,
-    Record, Records, Section, flag, rr,
+    self, Counts, MAX_MESSAGE_LEN, MAX_NAME_LEN, Malformed, POINTER, POINTER_REACH, Record,
+    Records, Section, flag, rr,
 };
 
 /// The target of each CNAME in the answer section, lower-cased, in wire format.
@@ -39,7 +39,7 @@ pub fn end(answer: View<'_>) -> Option<Vec<u8>> {
 }
 
 /// Where each alias of an answer leads.
-fn by_owner(answer: View<'_>) -> Option<HashMap<Vec<u8>, Vec<u8>>> {
+pub(super) fn by_owner(answer: View<'_>) -> Option<HashMap<Vec<u8>, Vec<u8>>> {
     let message = answer.message();
     let mut aliases: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     for record in answers(answer).filter(|record| record.rtype == rr::CNAME) {
@@ -49,47 +49,6 @@ fn by_owner(answer: View<'_>) -> Option<HashMap<Vec<u8>, Vec<u8>>> {
         owner.or_insert_with(|| target.to_ascii_lowercase());
     }
     Some(aliases)
-}
-
-/// The answer with each alias before what it leads to; none if it stands so already. glibc reads an answer once, from front to
-/// back, and passes over the records of names that no alias has led to so far.
-#[must_use]
-pub fn in_order(answer: View<'_>) -> Option<Response> {
-    let message = answer.message();
-    let mut aliases = by_owner(answer)?;
-    let question = answer.question();
-    let mut name = question[..question.len() - 4].to_vec();
-    let mut places = HashMap::new();
-    while let Some(target) = aliases.remove(&name) {
-        places.insert(std::mem::replace(&mut name, target), places.len());
-    }
-    let last = places.len();
-    places.entry(name).or_insert(last);
-    let mut place = 0;
-    let mut placed = Vec::new();
-    for record in answers(answer) {
-        let (owner, _) = name_at(message, record.start)?;
-        // What has no place, such as a DNAME, stays with what is before it.
-        place = *places.get(&owner.to_ascii_lowercase()).unwrap_or(&place);
-        placed.push((place, record));
-    }
-    if placed.is_sorted_by_key(|(place, _)| *place) {
-        return None;
-    }
-    placed.sort_by_key(|(place, _)| *place);
-    let counts = Counts::read(message).ok()?;
-    let others = Records::new(message, answer.question_end(), counts).flatten();
-    let others = others.skip(placed.len());
-    let owner = Owner {
-        name: &question[..question.len() - 4],
-        pointer: u16::try_from(HEADER_LEN).ok(),
-    };
-    let mut ordered = message[..answer.question_end()].to_vec();
-    for record in placed.into_iter().map(|(_, record)| record).chain(others) {
-        append(&mut ordered, message, &record, owner).ok()?;
-    }
-    let response = Response::read(&ordered).ok()?;
-    Some(response.with_errors(&PassedOn::of(answer.errors())))
 }
 
 /// One answer: the aliases of `first`, then all that `rest` says of the name where they end. What `first` says beside its

@@ -11,6 +11,7 @@ pub mod own;
 pub mod query;
 mod rdata;
 pub mod record_text;
+pub mod regular;
 pub mod reply;
 pub mod response;
 pub mod wire;

@@ -49,6 +49,16 @@ fn layout(message: &[u8], record: &Record) -> Option<Layout> {
     })
 }
 
+/// Whether a name of the record's RDATA is compressed where it has to be written out.
+pub(super) fn wrongly_compressed(message: &[u8], record: &Record) -> bool {
+    // Most records are of types that hold no names, or names that may be compressed.
+    layout(message, record).is_some_and(|layout| layout.names == Names::WrittenOut)
+        && names(message, record).is_some_and(|(layout, names)| {
+            let mut names = names[..layout.count].iter();
+            names.any(|&at| wire::is_compressed(message, at))
+        })
+}
+
 /// RFC 3403 §4.1: two 16-bit numbers and three strings stand before the name.
 fn naptr_before(message: &[u8], record: &Record) -> Option<usize> {
     let mut at = record.rdata_at() + 4;

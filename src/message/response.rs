@@ -28,6 +28,8 @@ pub struct Response {
     aliases: Aliases,
     /// Whether it has a record of the type that was asked for.
     asked_for: bool,
+    /// Whether a name in RDATA is compressed that has to be written out.
+    wrongly_compressed: bool,
     /// The message, then the offsets of its TTLs as native 16-bit numbers, then the extended errors of its OPT record, as
     /// options.
     bytes: Vec<u8>,
@@ -207,10 +209,10 @@ impl Response {
         self.aliases != Aliases::None && !self.asked_for
     }
 
-    /// Whether a CNAME of its answer section stands behind what it leads to.
+    /// Whether clients stumble over it: see [`super::regular`].
     #[must_use]
-    pub fn aliases_out_of_order(&self) -> bool {
-        self.aliases == Aliases::OutOfOrder
+    pub fn is_irregular(&self) -> bool {
+        self.aliases == Aliases::OutOfOrder || self.wrongly_compressed
     }
 
     /// It, taken for this kind: whoever puts a response together knows better than its bytes tell.
@@ -325,6 +327,7 @@ struct Survey<'a> {
     opt: Option<Record>,
     tsig: Option<Record>,
     asked_for: bool,
+    wrongly_compressed: bool,
     aliases: Aliases,
     /// Where the name stands that the aliases so far lead to.
     target: usize,
@@ -343,6 +346,7 @@ impl<'a> Survey<'a> {
             opt: None,
             tsig: None,
             asked_for: false,
+            wrongly_compressed: false,
             aliases: Aliases::None,
             target: HEADER_LEN,
             min_ttl: u32::MAX,
@@ -386,6 +390,7 @@ impl<'a> Survey<'a> {
             (Section::Authority, rr::NS) => self.name_servers = true,
             _ => {}
         }
+        self.wrongly_compressed |= rdata::wrongly_compressed(self.message, &record);
         let ttl = sane_ttl(wire::u32_at(self.message, record.ttl_at).ok_or(Malformed)?);
         self.min_ttl = self.min_ttl.min(ttl);
         self.max_ttl = self.max_ttl.max(ttl);
@@ -464,6 +469,7 @@ impl<'a> Survey<'a> {
             verdict: verdict(kind, &errors),
             aliases: self.aliases,
             asked_for: self.asked_for,
+            wrongly_compressed: self.wrongly_compressed,
             bytes,
         })
     }

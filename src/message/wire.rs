@@ -305,6 +305,15 @@ pub fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
     Ok(end.unwrap_or(at + 1))
 }
 
+/// Whether a name that has passed [`skip_name`] ends in a pointer.
+#[must_use]
+pub fn is_compressed(message: &[u8], mut at: usize) -> bool {
+    while let Some(&length @ 1..=63) = message.get(at) {
+        at += usize::from(length) + 1;
+    }
+    message.get(at).is_some_and(|&octet| octet != 0)
+}
+
 /// Whether the two possibly compressed names are the same, upper and lower case being equal (RFC 4343).
 /// Both must have passed [`skip_name`].
 #[must_use]

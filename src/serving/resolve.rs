@@ -10,8 +10,8 @@ use super::aliases::{Chain, Found, Informant};
 use super::dns64::{self, Completion};
 use super::flights::Flight;
 use super::worker::Worker;
-use crate::message::alias;
 use crate::message::query::Question;
+use crate::message::regular::regular;
 use crate::transport::SharedQuestion;
 use crate::upstream::ask::{Answer, Failed, ask};
 
@@ -78,10 +78,10 @@ async fn ask_servers(
     if let Some(rewrite) = &route.rewrite {
         answer = rewrite.back(answer, key)?;
     }
-    if answer.response.aliases_out_of_order()
-        && let Some(ordered) = alias::in_order(answer.response.view())
+    if answer.response.is_irregular()
+        && let Some(regular) = regular(answer.response.view())
     {
-        answer.response = ordered;
+        answer.response = regular;
     }
     // Before anything of another route is added, which has bounds of its own.
     answer.response.raise_ttls(route.bounds.min_ttl);

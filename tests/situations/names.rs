@@ -1,7 +1,7 @@
 //! The longest names, address types without a SOA, and queries that are signed.
 
 use crate::client::{ask, in_front_of, question, says, settled};
-use crate::common::dns::{self, Over, question_end, rcode, u16_at, wire_name};
+use crate::common::dns::{self, Over, question_end, rcode, receive, u16_at, udp_to, wire_name};
 use crate::common::wait_for;
 use crate::server::{Query, Server};
 use crate::wire::extended_errors;
@@ -57,6 +57,32 @@ fn the_longest_name_with_an_owner_compressed_after_its_first_label_is_answered()
         let text = format!("{} A", name_of(octets));
         assert_eq!(says(&nodens, &text), "NOERROR 192.0.2.1", "{octets} octets");
     }
+}
+
+/// RFC 3597 §4: Go and c-ares refuse an answer in which the target of SRV is compressed, as some routers give it.
+#[test]
+fn a_compressed_target_of_srv_is_written_out() {
+    let server = Server::start(|q: &Query| {
+        let target = [&b"\x04host"[..], &[0xc0, 12]].concat();
+        let length = u8::try_from(6 + target.len()).expect("short");
+        let fixed = [0xc0, 12, 0, 33, 0, 1, 0, 0, 1, 44, 0, length];
+        q.says("NOERROR")
+            .raw([&fixed[..], &[0, 1, 0, 2, 0, 80], &target].concat())
+    });
+    let nodens = in_front_of(&server);
+    let query = question("web.corp. SRV").message();
+    let written_out = b"\x04host\x03web\x04corp\0";
+    for turn in ["first", "cached"] {
+        let client = udp_to(nodens.address()).expect("a socket");
+        client.send(&query).expect("sent");
+        let reply = receive(&client).expect("a reply");
+        assert!(
+            reply.ends_with(written_out),
+            "{turn}: {}",
+            reply.escape_ascii()
+        );
+    }
+    assert_eq!(server.asked_for("web.corp. SRV"), 1);
 }
 
 #[test]
