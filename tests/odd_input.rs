@@ -479,7 +479,8 @@ fn responses_that_lie_are_malformed_and_the_next_server_is_asked() {
                 started.elapsed() < Duration::from_secs(5),
                 "took too long: {context}"
             );
-            assert_eq!(liar.asked().len(), 1, "the liar was asked: {context}");
+            // The same without EDNS, which some servers cannot bear; and no further.
+            assert_eq!(liar.asked().len(), 2, "the liar was asked: {context}");
             let labels = [("server", label.as_str()), ("outcome", "malformed")];
             nodens.wait_for_metric("nodens_upstream_tries_total", &labels, 1.0);
         }

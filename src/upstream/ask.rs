@@ -388,7 +388,12 @@ impl Lookup<'_> {
         let response = match result {
             Ok(response) => response,
             Err(error) => {
-                self.lost(number, carrier, error, now);
+                if let Some(next) = self.form_after_garbage(number, form, error, now) {
+                    self.plan.goes_on(number, now);
+                    self.send(number, carrier, next, now);
+                } else {
+                    self.lost(number, carrier, error, now);
+                }
                 return None;
             }
         };
@@ -475,6 +480,30 @@ impl Lookup<'_> {
                 None
             }
         }
+    }
+
+    /// The same after a message that cannot be read: there are routers that put OPT among the answers,
+    /// in place of the address.
+    fn form_after_garbage(
+        &mut self,
+        number: usize,
+        form: QueryForm,
+        error: TryError,
+        now: Instant,
+    ) -> Option<QueryForm> {
+        if error != TryError::Malformed {
+            return None;
+        }
+        let server = &self.upstreams.servers[self.plan.server(number)];
+        let refusal = &mut self.attempts[number].refusal;
+        if form.has_opt() && server.may_ask_otherwise(now) {
+            refusal.get_or_insert(Refusal::Malformed);
+            return Some(form.without_opt());
+        }
+        if refusal.take().is_some() {
+            server.refused_in_every_form(now);
+        }
+        None
     }
 
     /// RFC 7766 §5: what UDP cut, the same server is asked over TCP. Should TCP fail, a cut answer beats none.

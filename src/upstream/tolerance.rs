@@ -28,6 +28,8 @@ pub enum Refusal {
     Notimp,
     /// It said BADVERS, although we ask for version 0.
     Badvers,
+    /// Its message could not be read.
+    Malformed,
     /// It said nothing, several times, while it answered the same question without OPT.
     Silence,
 }
@@ -36,6 +38,7 @@ impl_label!(Refusal {
     Formerr => "formerr",
     Notimp => "notimp",
     Badvers => "badvers",
+    Malformed => "malformed",
     Silence => "silence",
 });
 

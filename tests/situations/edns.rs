@@ -52,6 +52,18 @@ const ECHOED_NOTIMP: Refusal = |q| {
     echo.into()
 };
 
+/// An answer with OPT in its answer section, and the address behind it in the additional one, as some home routers give it.
+const MISPLACED_OPT: Refusal = |q| {
+    let mut message = q.honest().without_opt().bytes();
+    if !q.probe {
+        let opt = [0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0];
+        let answers = question_end(&message);
+        message.splice(answers..answers, opt);
+        message[11] = 1;
+    }
+    message.into()
+};
+
 /// Refuses every query with OPT in this way, and answers the others.
 fn refuses_edns(refusal: Refusal) -> Server {
     Server::start_for_all(move |q: &Query| {
@@ -154,6 +166,11 @@ fn notimp_to_edns_that_echoes_the_query_is_understood() {
 #[test]
 fn badvers_to_edns_version_0_is_understood() {
     edns_is_left_out(BADVERS, "");
+}
+
+#[test]
+fn a_misplaced_opt_is_understood() {
+    edns_is_left_out(MISPLACED_OPT, "");
 }
 
 #[test]
