@@ -61,12 +61,28 @@ impl QueryForm {
             _ => None,
         }
     }
+
+    /// The same after the response to a probe. There are servers, and firewalls, that say SERVFAIL or REFUSED to OPT; names of
+    /// clients fail so for reasons of their own too often to ask for each again.
+    #[must_use]
+    pub fn after_probe(self, code: u16) -> Option<Self> {
+        match code {
+            rcode::SERVFAIL | rcode::REFUSED => self.has_opt().then_some(self.without_opt()),
+            _ => self.after(code),
+        }
+    }
 }
 
 /// Whether a response with this code may refuse the query's form rather than its question.
 #[must_use]
 pub fn may_refuse_form(code: u16) -> bool {
     matches!(code, rcode::FORMERR | rcode::NOTIMP | rcode::BADVERS)
+}
+
+/// Whether the response to a probe with this code may do so.
+#[must_use]
+pub fn may_refuse_probes_form(code: u16) -> bool {
+    may_refuse_form(code) || matches!(code, rcode::SERVFAIL | rcode::REFUSED)
 }
 
 /// Whether the header says that the server could not answer. What follows the question is then of no use, and servers

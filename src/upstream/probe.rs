@@ -23,7 +23,7 @@ use super::probe_exchange::ask;
 use super::server::Server;
 use super::tolerance::Refusal;
 use crate::config::Probe;
-use crate::message::form::{QueryForm, may_refuse_form};
+use crate::message::form::{QueryForm, may_refuse_probes_form};
 use crate::net::open::shortage;
 use crate::runtime;
 use crate::runtime::timeout::timeout;
@@ -217,7 +217,7 @@ async fn try_form_anew(asks: Probe, server: Arc<Server>) {
     if let Ok(Sent { form, answer, rtt }) = asked.await
         && let Ok(code) = answer
     {
-        if may_refuse_form(code) {
+        if may_refuse_probes_form(code) {
             prober
                 .learn_from(StubReply {
                     form,
@@ -317,7 +317,7 @@ impl Prober {
         }
         let (mut form, mut code) = (heard.form, heard.code);
         let refusal = Refusal::of(code);
-        while let Some(next) = form.after(code) {
+        while let Some(next) = form.after_probe(code) {
             let sent = timeout(server.try_timeout, self.ask(next)).await;
             let Ok(Ok(answered)) = sent.map(|sent| sent.answer) else {
                 return;
@@ -325,7 +325,7 @@ impl Prober {
             (form, code) = (next, answered);
         }
         // A server may refuse the probe's question in every form: that says nothing of others.
-        if form != heard.form && !may_refuse_form(code) {
+        if form != heard.form && !may_refuse_probes_form(code) {
             server.learn_form(form, refusal, runtime::now());
         }
     }

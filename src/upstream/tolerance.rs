@@ -28,6 +28,10 @@ pub enum Refusal {
     Notimp,
     /// It said BADVERS, although we ask for version 0.
     Badvers,
+    /// It said SERVFAIL to probes.
+    Servfail,
+    /// It said REFUSED to probes.
+    Refused,
     /// Its message could not be read.
     Malformed,
     /// It said nothing, several times, while it answered the same question without OPT.
@@ -38,6 +42,8 @@ impl_label!(Refusal {
     Formerr => "formerr",
     Notimp => "notimp",
     Badvers => "badvers",
+    Servfail => "servfail",
+    Refused => "refused",
     Malformed => "malformed",
     Silence => "silence",
 });
@@ -49,6 +55,8 @@ impl Refusal {
         match code {
             rcode::NOTIMP => Self::Notimp,
             rcode::BADVERS => Self::Badvers,
+            rcode::SERVFAIL => Self::Servfail,
+            rcode::REFUSED => Self::Refused,
             _ => Self::Formerr,
         }
     }

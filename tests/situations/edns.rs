@@ -168,6 +168,33 @@ fn badvers_to_edns_version_0_is_understood() {
     edns_is_left_out(BADVERS, "");
 }
 
+/// Clients' own names fail so too often to ask for each again: probes find it out.
+fn edns_is_left_out_by_probes(head: &'static str) {
+    let server = Server::start_for_all(move |q: &Query| {
+        if q.edns {
+            q.says(head).without_opt()
+        } else {
+            q.honest().without_opt()
+        }
+    });
+    let nodens = start(&server, "");
+    wait_for("a probe to find it out", || {
+        let server = server_in_status(&nodens, "group");
+        (server["edns"] == "omitted").then_some(())
+    });
+    is_answered(&server, &nodens, |q| !q.edns);
+}
+
+#[test]
+fn servfail_to_edns_is_found_out() {
+    edns_is_left_out_by_probes("SERVFAIL");
+}
+
+#[test]
+fn refused_to_edns_is_found_out() {
+    edns_is_left_out_by_probes("REFUSED");
+}
+
 #[test]
 fn a_misplaced_opt_is_understood() {
     edns_is_left_out(MISPLACED_OPT, "");
