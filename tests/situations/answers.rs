@@ -512,6 +512,39 @@ fn recursion_is_available_whatever_the_server_says() {
     }
 }
 
+/// RFC 2181 §8: a TTL whose highest bit is set counts as zero, as does a MINIMUM. Zero is for the question at hand.
+#[test]
+fn what_has_no_time_to_live_is_told_and_not_kept() {
+    let server = Server::start(|q: &Query| match &q.name[..] {
+        "high.corp." => q.says("NOERROR").answer("@ 2147483649 A 10.0.0.1"),
+        "zero.corp." => q.says("NOERROR").answer("@ 0 A 10.0.0.1"),
+        "alias.corp." => q
+            .says("NOERROR")
+            .answer("@ 0 CNAME zero.corp.")
+            .answer("zero.corp. 300 A 10.0.0.1"),
+        "none.corp." => q.says("NXDOMAIN").authority("corp. 300 SOA 0"),
+        _ => q.says("NXDOMAIN").authority("corp. 2147483649 SOA 300"),
+    });
+    let nodens = in_front_of(&server);
+    for (text, want) in [
+        ("high.corp. A", "0 10.0.0.1"),
+        ("zero.corp. A", "0 10.0.0.1"),
+        ("alias.corp. A", "0 CNAME"),
+        ("none.corp. A", "0 TYPE6"),
+        ("long.corp. A", "0 TYPE6"),
+    ] {
+        for turn in 1..=2 {
+            let reply = ask(&nodens, text, Over::Udp);
+            let section = match reply.message.count(Section::Answer) {
+                0 => Section::Authority,
+                _ => Section::Answer,
+            };
+            assert_eq!(reply.ttls(section)[0], want, "{text}: {reply:?}");
+            assert_eq!(server.asked_for(text), turn, "{text} is asked each time");
+        }
+    }
+}
+
 /// A server that sets CD in each answer, or in none, and the reserved bit.
 #[test]
 fn cd_is_the_clients_and_the_reserved_bit_is_clear_whatever_the_server_says() {

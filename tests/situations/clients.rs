@@ -1,17 +1,17 @@
 //! What clients hold and how long: idle timeouts, shutting down, file descriptors, who may ask, listeners.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{all_at_once, group_of, new_names, question, says};
 use crate::common::dns::{
-    Ask, Message, Over, rcode, read_frame, receive, send_frame, tcp_to, udp_to,
+    Ask, Message, Over, rcode, read_frame, receive, rr, send_frame, tcp_to, udp_to,
 };
 use crate::common::{Nodens, wait_for};
-use crate::server::{Does, Query, Server};
+use crate::server::{Does, Query, Server, text_of};
 use crate::wire::{extended_errors, gist};
 
 /// Answers after this long.
@@ -108,6 +108,87 @@ fn a_client_that_sends_its_fin_after_its_query_gets_its_answer() {
     }
     let replies: Vec<_> = clients.iter_mut().map(reply_on).collect();
     assert_none_is_wrong(&replies, "NOERROR 192.0.2.1", &nodens.log());
+}
+
+/// glibc and musl ask for both families from one socket, and some libraries give every query the same ID.
+#[test]
+fn queries_of_one_socket_with_one_id_get_a_reply_each() {
+    let server = Server::start(|q: &Query| {
+        let says = match q.qtype {
+            rr::AAAA => q.says("NOERROR").answer("@ 300 AAAA 2001:db8::1"),
+            _ => q.says("NOERROR").answer("@ 300 A 192.0.2.1"),
+        };
+        says.after(Duration::from_millis(100))
+    });
+    let nodens = patient(&server, "");
+    let client = udp_to(nodens.address()).expect("a socket");
+    // The last is the first once more, as a client without patience asks.
+    for text in [
+        "web.corp. A",
+        "web.corp. AAAA",
+        "shop.corp. A",
+        "web.corp. A",
+    ] {
+        let mut ask = question(text);
+        ask.id = 7;
+        client.send(&ask.message()).expect("sent");
+    }
+    let mut replies: Vec<String> = (0..4)
+        .map(|_| {
+            let reply = receive(&client).expect("a reply");
+            let message = Message::read(&reply).expect("well-formed");
+            assert_eq!(message.id, 7);
+            format!("{} {}", text_of(&message.question), gist(&message))
+        })
+        .collect();
+    replies.sort();
+    assert_eq!(
+        replies,
+        [
+            "shop.corp. NOERROR 192.0.2.1",
+            "web.corp. NOERROR 192.0.2.1",
+            "web.corp. NOERROR 192.0.2.1",
+            "web.corp. NOERROR 2001:db8::1",
+        ]
+    );
+}
+
+/// Several frames in one segment, a frame in many, and frames that hold no query between those that do.
+#[test]
+fn frames_of_a_stream_are_found_wherever_segments_end() {
+    let server = Server::start(Query::honest);
+    let nodens = patient(&server, "");
+    let frame = |message: &[u8]| {
+        let length = u16::try_from(message.len()).expect("short").to_be_bytes();
+        [&length[..], message].concat()
+    };
+    let (first, second) = (question("a.corp. A"), question("b.corp. A"));
+    let third = question("c.corp. A");
+    let stream = &mut TcpStream::connect(nodens.address()).expect("connected");
+    stream.set_nodelay(true).expect("settable");
+    let empty = frame(&[]);
+    let short = frame(b"short");
+    let all = [
+        &frame(&first.message())[..],
+        &empty,
+        &short,
+        &frame(&second.message()),
+    ]
+    .concat();
+    stream.write_all(&all).expect("sent");
+    for octet in frame(&third.message()) {
+        stream.write_all(&[octet]).expect("sent");
+    }
+    let mut ids: Vec<u16> = (0..3)
+        .map(|_| read_frame(stream).expect("a reply"))
+        .map(|reply| Message::read(&reply).expect("well-formed"))
+        .inspect(|message| assert_eq!(gist(message), "NOERROR 192.0.2.1"))
+        .map(|message| message.id)
+        .collect();
+    ids.sort_unstable();
+    let mut want = [first.id, second.id, third.id];
+    want.sort_unstable();
+    assert_eq!(ids, want);
 }
 
 /// Eight clients over TCP and eight over UDP have a query in flight, 1 s from its answer, when SIGTERM comes. Each

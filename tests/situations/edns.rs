@@ -200,6 +200,32 @@ fn a_misplaced_opt_is_understood() {
     edns_is_left_out(MISPLACED_OPT, "");
 }
 
+/// A code of which the low bits alone mean something else must not become that: BADCOOKIE is not YXRRSET, and what ends in
+/// NOERROR is no empty answer.
+#[test]
+fn extended_codes_of_servers_do_not_become_others() {
+    for code in [23_u16, 32, 35, 4095] {
+        let server = Server::start(move |q: &Query| {
+            let mut message = q.says("NOERROR").without_opt().bytes();
+            message[3] |= code.to_be_bytes()[1] & 0x0f;
+            message[11] = 1;
+            let high = (code >> 4).to_be_bytes()[1];
+            message.extend([0, 0, 41, 0x04, 0xd0, high, 0, 0, 0, 0, 0]);
+            message
+        });
+        let nodens = start(&server, "");
+        for ask in [
+            question("web.corp. A"),
+            question("web.corp. A").payload(1232),
+        ] {
+            for over in [Over::Udp, Over::Tcp] {
+                let reply = send(&nodens, &ask, over);
+                assert_eq!(reply.gist(), "SERVFAIL", "{code} over {over:?}: {reply:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn silence_to_edns_is_understood() {
     edns_is_left_out(SILENCE, "");

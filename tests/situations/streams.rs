@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::client::{all_at_once, assert_all, group_of, new_names, says, settled};
+use crate::client::{all_at_once, assert_all, group_of, new_names, question, says, settled};
 use crate::common::Nodens;
-use crate::common::dns::Over;
+use crate::common::dns::{Over, udp_to};
 use crate::server::{Does, Query, Server};
 
 /// How a server ends a connection.
@@ -203,4 +203,35 @@ fn an_answer_that_outlives_its_try_counts() {
 #[test]
 fn an_answer_that_outlives_its_try_counts_though_probes_are_lost() {
     slow_answers_count("", "", Duration::from_millis(1_800), true);
+}
+
+/// RFC 7766 §6.2.1.1: answers come as they are ready, and a stray message or an empty frame between them ends nothing.
+#[test]
+fn answers_out_of_order_and_strays_between_them_are_sorted_out() {
+    let server = Server::start(|q: &Query| {
+        let delay = if q.name.starts_with("late") { 300 } else { 0 };
+        let mut stray = q.says("NOERROR").answer("@ 300 A 203.0.113.66").bytes();
+        stray[0] ^= 0xff;
+        if q.name.starts_with("stray") {
+            Does::Answers(stray)
+        } else {
+            q.honest().after(Duration::from_millis(delay))
+        }
+    });
+    let tcp = server.over("tcp://");
+    let nodens = settled(&group_of(std::slice::from_ref(&tcp), ""), &[tcp]);
+    let names: Vec<String> = ["late", "early"]
+        .iter()
+        .flat_map(|word| (0..10).map(move |number| format!("{word}{number}.corp. A")))
+        .collect();
+    // Nobody gets an answer to this one, and it costs the others nothing.
+    let nobodys = question("stray.corp. A");
+    let client = udp_to(nodens.address()).expect("a socket");
+    client.send(&nobodys.message()).expect("sent");
+    let replies = all_at_once(&nodens, &names);
+    assert_all(&replies, "NOERROR 192.0.2.1", &nodens);
+    for (name, (_, took)) in names.iter().zip(&replies) {
+        let waited = *took >= Duration::from_millis(290);
+        assert_eq!(waited, name.starts_with("late"), "{name} took {took:?}");
+    }
 }
