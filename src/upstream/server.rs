@@ -566,10 +566,11 @@ impl Server {
             known.metrics.changed(after);
             let at_first = before == State::Unknown && after == State::Down;
             known.warning_due.store(at_first, Ordering::Relaxed);
-            let level = if after == State::Down && !at_first {
-                Level::WARN
-            } else {
-                Level::INFO
+            let level = match (before, after) {
+                (_, State::Down) if !at_first => Level::WARN,
+                // Doubts, and what dispels them: one server that is silent to AAAA has hundreds in an hour.
+                (_, State::Silent) | (State::Silent, State::Good | State::Poor) => Level::DEBUG,
+                _ => Level::INFO,
             };
             self.log_state(level, carrier, before, after, reason);
         } else if known.warning_due.load(Ordering::Relaxed)
@@ -615,10 +616,10 @@ impl Server {
                 )
             };
         }
-        if level == Level::WARN {
-            log!(warn);
-        } else {
-            log!(info);
+        match level {
+            Level::WARN => log!(warn),
+            Level::DEBUG => log!(debug),
+            _ => log!(info),
         }
     }
 

@@ -1,13 +1,15 @@
 //! Servers that need longer for an answer than a single try may take, for probes too: a satellite's link, a resolver at the
-//! end of its strength.
+//! end of its strength. Servers that never answer some questions.
 
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 use crate::budgets::ask_steadily;
-use crate::client::group_of;
+use crate::client::{ask, group_of, in_front_of, new_names, question};
 use crate::common::Nodens;
-use crate::server::{Query, Server};
+use crate::common::dns::{Over, rr, udp_to};
+use crate::server::{Does, Query, Server};
 
 /// Longer than the default of `try_timeout`, which is 1 s.
 const LONG: Duration = Duration::from_millis(1300);
@@ -44,4 +46,27 @@ fn two_servers_that_need_longer_than_a_try_from_the_start_are_not_dead() {
     let servers = [slow(), slow()];
     let nodens = Nodens::start(&group_of(&servers.each_ref().map(|s| s.over("")), ""));
     everything_is_answered(&servers, &nodens);
+}
+
+/// Some old servers drop questions for AAAA. A is answered at once all the same, and the log does not tell of each doubt.
+#[test]
+fn a_server_that_is_silent_to_one_type_answers_others_and_is_no_news() {
+    let server = Server::start(|q: &Query| match q.qtype {
+        rr::AAAA => Does::Silence,
+        _ => q.honest().into(),
+    });
+    let nodens = in_front_of(&server);
+    let client = udp_to(nodens.address()).expect("a socket");
+    for name in new_names("name", 60) {
+        let aaaa = question(&name.replace(" A", " AAAA"));
+        client.send(&aaaa.message()).expect("sent");
+        let reply = ask(&nodens, &name, Over::Udp);
+        assert_eq!(reply.gist(), "NOERROR 192.0.2.1", "{name}");
+        assert!(reply.took < Duration::from_millis(500), "{name}: {reply:?}");
+        // A client's pace.
+        thread::sleep(Duration::from_millis(50));
+    }
+    let log = nodens.log();
+    let changes = log.matches("upstream server is").count();
+    assert!(changes <= 3, "{changes} changes\n{log}");
 }
