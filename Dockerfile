@@ -14,8 +14,10 @@ RUN cargo install --locked --version 0.7.7 cargo-auditable
 
 # Static, glibc included. Naming the target, though it is the host itself, keeps the flags from build scripts and
 # procedural macros, which must stay dynamic. getrandom would look its system call up with dlsym, which a static binary
-# does not have, and fall back to /dev/urandom, which an empty image need not have. .ci/run builds with this very line.
-ENV RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"'
+# does not have, and fall back to /dev/urandom, which an empty image need not have. The linker puts functions that run beside
+# one another. .ci/run builds with this very line.
+COPY .ci/link-cc .ci/linked-first .ci/
+ENV RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom" -C linker=.ci/link-cc'
 
 # mimalloc writes when it was compiled into the binary, which would make every build another one (.ci/reproducible).
 ENV SOURCE_DATE_EPOCH=0
