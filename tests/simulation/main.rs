@@ -5,7 +5,8 @@
 //!     NODENS_SIMULATION_SEED=7 cargo test --test simulation seeds_find -- --nocapture
 //!
 //! `world` is the network and the time; `names` the authority that servers repeat, and clients' replies are compared with;
-//! `servers`, `clients` and `node` are who talks; `run` puts them together, changes the configuration, and replaces the node.
+//! `servers`, `clients` and `node` are who talks; `loss` is the budget of datagrams; `standstill` ends runs that would not end;
+//! `run` puts them together, changes the configuration, and replaces the node.
 //! A run depends on its seed alone: one that fails says what happened, and does so again.
 
 #![allow(dead_code, reason = "the example `simulate` shows more of a run")]
@@ -16,9 +17,13 @@ mod names;
 mod node;
 mod run;
 mod servers;
+mod standstill;
 mod world;
 
+use std::process::Command;
 use std::time::Duration;
+
+use standstill::Watch;
 
 /// How long each run is.
 const LENGTH: Duration = Duration::from_mins(2);
@@ -64,6 +69,47 @@ fn seeds_find_nothing() {
     }
     println!("{simulated:?} were simulated");
     assert!(found.is_empty(), "{found:?}");
+}
+
+/// What a process of its own is to do that would not end, for the test below.
+const STANDS_STILL: &str = "NODENS_SIMULATION_STANDS_STILL";
+
+#[test]
+fn a_run_whose_time_stands_still_ends_with_its_seed() {
+    match std::env::var(STANDS_STILL).as_deref() {
+        Ok("nothing moves") => {
+            let watch = Watch::start(4711, Duration::from_millis(200));
+            watch.progress.touched(2_000_000);
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(_) => {
+            let watch = Watch::start(4711, standstill::PATIENCE);
+            loop {
+                watch.progress.touched(2_000_000);
+            }
+        }
+        Err(_) => {}
+    }
+    for (what, why) in [
+        ("nothing moves", "nothing moved for 200ms"),
+        ("all happens at once", "1000000 things happened at once"),
+    ] {
+        let program = std::env::current_exe().expect("the tests' own program");
+        let ended = Command::new(program)
+            .args([
+                "--exact",
+                "a_run_whose_time_stands_still_ends_with_its_seed",
+            ])
+            .env(STANDS_STILL, what)
+            .output()
+            .expect("it starts");
+        let said = String::from_utf8_lossy(&ended.stdout);
+        let expected = format!("seed 4711: made-up time stands still at 2.000000 s: {why}\n");
+        assert!(said.contains(&expected), "{what}: {said}");
+        assert_eq!(ended.status.code(), Some(101), "{what}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::clients::Clients;
 use crate::names::{Names, OTHER, VPC};
 use crate::node::Node;
 use crate::servers::{SERVERS, Servers};
+use crate::standstill::{PATIENCE, Progress, Watch};
 use crate::world::{Micros, SECOND, World, seconds};
 
 /// The most workers an instance has.
@@ -77,7 +78,8 @@ pub(crate) fn run(seed: u64, length: Duration, lines: bool) -> Outcome {
         .start_paused(true)
         .build_local(LocalOptions::default())
         .expect("a runtime");
-    let mut outcome = runtime.block_on(simulate(seed, length, lines));
+    let watch = Watch::start(seed, PATIENCE);
+    let mut outcome = runtime.block_on(simulate(seed, length, lines, &watch.progress));
     outcome.took = started.elapsed();
     outcome
 }
@@ -280,9 +282,9 @@ impl Operator {
     }
 }
 
-async fn simulate(seed: u64, length: Duration, lines: bool) -> Outcome {
+async fn simulate(seed: u64, length: Duration, lines: bool, progress: &Arc<Progress>) -> Outcome {
     let kind = Kind::of(seed);
-    let world = World::new(seed, lines, |net| {
+    let world = World::new(seed, lines, Arc::clone(progress), |net| {
         (
             Names::new(net, kind),
             Servers::new(net, kind),

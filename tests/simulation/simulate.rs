@@ -17,6 +17,8 @@ mod node;
 mod run;
 #[path = "servers.rs"]
 mod servers;
+#[path = "standstill.rs"]
+mod standstill;
 #[path = "world.rs"]
 mod world;
 

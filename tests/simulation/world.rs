@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::clients::Clients;
 use crate::names::Names;
 use crate::servers::Servers;
+use crate::standstill::Progress;
 
 /// Microseconds since the start.
 pub(crate) type Micros = u64;
@@ -122,6 +123,7 @@ impl Ord for Timed {
 /// The queue of events and what they touch of the node.
 pub(crate) struct Net {
     pub(crate) now: Micros,
+    progress: Arc<Progress>,
     pub(crate) random: fastrand::Rng,
     events: BinaryHeap<Reverse<Timed>>,
     number: u64,
@@ -221,6 +223,7 @@ impl Net {
         }
         let Reverse(Timed { at, event, .. }) = self.events.pop()?;
         self.trace.mix(at);
+        self.progress.touched(self.now);
         Some(event)
     }
 
@@ -361,10 +364,12 @@ impl World {
     pub(crate) fn new(
         seed: u64,
         lines: bool,
+        progress: Arc<Progress>,
         make: impl FnOnce(&mut Net) -> (Names, Servers, Clients),
     ) -> Arc<Self> {
         let mut net = Net {
             now: 0,
+            progress,
             random: fastrand::Rng::with_seed(seed),
             events: BinaryHeap::new(),
             number: 0,
@@ -402,6 +407,7 @@ impl World {
             .net
             .now
             .max(u64::try_from(now).expect("less than ages"));
+        inner.net.progress.touched(inner.net.now);
         inner
     }
 
