@@ -158,10 +158,7 @@ pub fn answer(
     let reply = &mut out[start..];
     wire::put_u16(reply, 0, asked.id);
     // We do recurse, by way of others, whoever of them says that it does not.
-    // RFC 4035 §3.1.6: CD is the client's, whatever the server makes of it.
-    let repeated = flag::RD | flag::CD;
-    let mut flags = wire::flags(reply) & !(repeated | flag::Z);
-    flags |= asked.flags & repeated | flag::RA | truncated;
+    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD | flag::RA | truncated;
     if ttls != Ttls::Fresh {
         // RFC 1035 §4.1.1: whoever answers from a cache is no authority.
         flags &= !flag::AA;

@@ -34,8 +34,6 @@ pub mod flag {
     pub const RD: u16 = 0x0100;
     /// Recursion available.
     pub const RA: u16 = 0x0080;
-    /// Reserved; zero in all messages (RFC 1035 §4.1.1).
-    pub const Z: u16 = 0x0040;
     /// Authenticated data (RFC 4035 §3.2.3, RFC 6840 §5.7).
     pub const AD: u16 = 0x0020;
     /// Checking disabled (RFC 4035 §3.2.2).

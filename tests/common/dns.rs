@@ -44,7 +44,6 @@ pub(crate) mod flag {
     pub(crate) const TC: u16 = 0x0200;
     pub(crate) const RD: u16 = 0x0100;
     pub(crate) const RA: u16 = 0x0080;
-    pub(crate) const Z: u16 = 0x0040;
     pub(crate) const AD: u16 = 0x0020;
     pub(crate) const CD: u16 = 0x0010;
     pub(crate) const RCODE: u16 = 0x000f;

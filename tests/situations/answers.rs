@@ -545,26 +545,6 @@ fn what_has_no_time_to_live_is_told_and_not_kept() {
     }
 }
 
-/// A server that sets CD in each answer, or in none, and the reserved bit.
-#[test]
-fn cd_is_the_clients_and_the_reserved_bit_is_clear_whatever_the_server_says() {
-    for head in ["NOERROR z", "NOERROR cd z"] {
-        let server = Server::start(move |q: &Query| q.says(head).answer("@ 300 A 10.0.0.1"));
-        let nodens = in_front_of(&server);
-        for (text, cd) in [("web.corp. A", 0), ("shop.corp. A", flag::CD)] {
-            for turn in ["first", "cached"] {
-                let asked = question(text).flags(flag::RD | cd);
-                let reply = send(&nodens, &asked, Over::Udp);
-                assert_eq!(
-                    reply.message.flags & (flag::CD | flag::Z),
-                    cd,
-                    "{head}, {text}, {turn}: {reply:?}"
-                );
-            }
-        }
-    }
-}
-
 #[test]
 fn an_answer_from_the_cache_is_not_authoritative() {
     let server = Server::start(|q: &Query| match &q.name[..] {
