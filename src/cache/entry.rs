@@ -2,7 +2,7 @@
 //!
 //! Owns how long an answer is fresh (RFC 2181 §8, RFC 2308 §5); `now` is an argument.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use triomphe::{HeaderWithLength, ThinArc};
@@ -43,8 +43,16 @@ struct Head {
     bits: u8,
     /// Hits so far, up to the number that makes it popular.
     hits: AtomicU8,
-    /// Whether it is being fetched anew before it expires.
-    prefetching: AtomicBool,
+    /// [`FETCHING`], or the [`second`] of its life in which it was last fetched anew before it expired, or neither.
+    prefetch: AtomicU8,
+}
+
+/// It is being fetched anew.
+const FETCHING: u8 = u8::MAX;
+
+/// A number from 1 to 254 for this second of an answer's life: another one than for the seconds around it.
+fn second(age: u32) -> u8 {
+    (age % 254).to_le_bytes()[0] + 1
 }
 
 /// What the allocator sets aside for so many bytes. Its sizes are multiples of an eighth of the next power of two, and at
@@ -150,7 +158,7 @@ impl Entry {
             facts,
             bits: key.last().copied().unwrap_or(0),
             hits: AtomicU8::new(0),
-            prefetching: AtomicBool::new(false),
+            prefetch: AtomicU8::new(0),
         };
         Self(ThinArc::from_header_and_slice(head, bytes))
     }
@@ -262,7 +270,8 @@ impl Entry {
             self.head().hits.store(hits + 1, Ordering::Relaxed);
             return false;
         }
-        self.about_to_expire(age, config) && !self.head().prefetching.load(Ordering::Relaxed)
+        let prefetch = self.head().prefetch.load(Ordering::Relaxed);
+        self.about_to_expire(age, config) && prefetch != FETCHING && prefetch != second(age)
     }
 
     /// Whether it is so old, in seconds, that a popular one is fetched anew.
@@ -278,12 +287,13 @@ impl Entry {
     /// It is to be fetched anew now; false if some worker does so already.
     #[must_use]
     pub fn start_prefetch(&self) -> bool {
-        !self.head().prefetching.swap(true, Ordering::Relaxed)
+        self.head().prefetch.swap(FETCHING, Ordering::Relaxed) != FETCHING
     }
 
-    /// It was fetched anew, or could not be: another turn may come.
-    pub fn end_prefetch(&self) {
-        self.head().prefetching.store(false, Ordering::Relaxed);
+    /// It was fetched anew, or could not be: another turn may come, in another second of its life.
+    pub fn end_prefetch(&self, now: Instant) {
+        let age = self.age_if_fresh(now).unwrap_or_default();
+        self.head().prefetch.store(second(age), Ordering::Relaxed);
     }
 
     /// Whether it belongs in the cache at all: RFC 1035 §3.2.1 (TTL 0), RFC 2308 §5 (NXDOMAIN without SOA), and never a cut one.

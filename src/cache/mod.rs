@@ -554,7 +554,8 @@ mod tests {
     fn popular_answers_are_fetched_anew_once_before_they_expire() {
         let config = CacheConfig::default();
         let answer = response("a.example.", 100, &[1]);
-        let entry = Entry::new(&[0], &answer, Instant::now(), ORIGIN, BOUNDS);
+        let stored = Instant::now();
+        let entry = Entry::new(&[0], &answer, stored, ORIGIN, BOUNDS);
         let mut fetched_at = Vec::new();
         for age in [91, 92, 50, 93, 94] {
             if entry.prefetch_due(age, &config) && entry.start_prefetch() {
@@ -563,7 +564,11 @@ mod tests {
         }
         assert_eq!(fetched_at, [93]);
         assert!(!entry.prefetch_due(95, &config), "it is being fetched");
-        entry.end_prefetch();
+        entry.end_prefetch(stored + Duration::from_millis(95_500));
+        assert!(
+            !entry.prefetch_due(95, &config),
+            "a turn that failed does not come again at once"
+        );
         assert!(
             entry.prefetch_due(96, &config),
             "a turn that failed comes again"

@@ -109,20 +109,27 @@ impl Worker {
         entry.age_if_fresh(now).is_some() || self.may_serve_stale(key, route, entry, now)
     }
 
-    /// Why what was answered before is served on although it is denied now, if it is.
+    /// Why what was answered before is served on although something else is answered now, if it is.
     pub(super) fn doubts(
         &self,
         key: &[u8],
         route: u16,
-        (earlier, denial): (&Entry, &Entry),
+        (earlier, later): (&Entry, &Entry),
         now: Instant,
     ) -> Option<StaleReason> {
-        if earlier.tier() < denial.tier() && self.is_usable(key, route, earlier, now) {
-            // Those who know the name better cannot be asked, which is no reason to believe that it is gone. Nothing is
-            // remembered of this, so that their next answer is served at once.
+        let is_later_tier = earlier.tier() < later.tier();
+        // Those who know the name better cannot be asked, which is no reason to believe that it is gone, or that what they
+        // said does not hold for as long as they said. Nothing is remembered of this, so that their next answer is
+        // served at once.
+        let outranks = if later.is_negative() {
+            is_later_tier && self.is_usable(key, route, earlier, now)
+        } else {
+            is_later_tier && earlier.age_if_fresh(now).is_some()
+        };
+        if outranks {
             return Some(StaleReason::Failed);
         }
-        self.outlives(key, route, (earlier, denial), now)
+        (later.is_negative() && self.outlives(key, route, (earlier, later), now))
             .then_some(StaleReason::Denied)
     }
 

@@ -17,6 +17,7 @@ use crate::budgets::PREFETCHES_IN_FLIGHT;
 use crate::cache::{Entry, Flushes};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::wire::rcode;
+use crate::runtime;
 
 /// Why a flight was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,7 +190,7 @@ impl Flights {
         if flight.purpose == Purpose::Prefetch {
             self.prefetches.set(self.prefetches.get() - 1);
             if let Some(entry) = &flight.stale {
-                entry.end_prefetch();
+                entry.end_prefetch(runtime::now());
             }
         }
     }

@@ -329,9 +329,10 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 return;
             }
             let keep = cacheable && leader.still_counts(Some(&entry));
-            // Another worker may have stored an answer meanwhile.
+            // Only these can have less weight than what was answered before. That another worker may have stored meanwhile.
+            let is_doubtful = entry.is_negative() || entry.tier() > 0;
             let stored = || cache.get(&key).filter(|_| keep);
-            if entry.is_negative()
+            if is_doubtful
                 && let Some(earlier) = stored().or(known)
                 && let Some(reason) = worker.doubts(&key, route, (&earlier, &entry), now)
             {

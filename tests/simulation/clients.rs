@@ -599,12 +599,7 @@ impl Clients {
                 .is_some_and(|then| then >= first.told);
             let until = match (is_denial, replaced) {
                 (true, false) => first.fresh_until + self.max_stale,
-                (true, true) => first.fresh_until,
-                // A prefetch that a later tier answered replaces the first tier's answer before it expires.
-                (false, _) => {
-                    let ttl = Micros::from(names.ttl(word.name)) * SECOND;
-                    first.fresh_until.saturating_sub(SECOND.max(ttl / 10))
-                }
+                (true, true) | (false, _) => first.fresh_until,
             };
             if first.instance == instance && first.told < arrived && net.now < until {
                 let (told, until) = (seconds(first.told), seconds(until));

@@ -81,6 +81,49 @@ fn an_expired_answer_of_the_first_tier_outranks_the_seconds_no_such_name_without
 }
 
 #[test]
+fn what_the_first_tier_said_holds_for_its_ttl_though_a_prefetch_reaches_the_second() {
+    let vpc = Server::start(|q: &Query| q.says("NOERROR").answer("@ 10 A 10.0.0.1"));
+    let public = Server::start(|q: &Query| q.says("NOERROR").answer("@ 60 A 192.0.2.9"));
+    let nodens = tiers(&vpc, &public, "cache: {prefetch: {hits: 1, percent: 90}}\n");
+    let started = Instant::now();
+    assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 10.0.0.1");
+    vpc.now_says(|q| q.says("SERVFAIL"));
+    let mut first = None;
+    let asked = || public.asked_for("x.corp. A");
+    always(
+        &nodens,
+        "x.corp. A",
+        &["NOERROR 10.0.0.1"],
+        "the second tier was asked three times",
+        || {
+            if asked() > 0 {
+                first.get_or_insert_with(Instant::now);
+            }
+            asked() > 2
+        },
+    );
+    let first = first.expect("asked three times");
+    assert!(
+        first.elapsed() >= Duration::from_secs(1),
+        "one prefetch a second at most: {:?}",
+        first.elapsed()
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(9),
+        "it was still fresh"
+    );
+    wait_for(
+        "the second tier's word, once the first one's is over",
+        || {
+            let got = says(&nodens, "x.corp. A");
+            let fresh = started.elapsed() < Duration::from_secs(9);
+            assert!(got == "NOERROR 10.0.0.1" || !fresh, "{got}");
+            (got == "NOERROR 192.0.2.9").then_some(())
+        },
+    );
+}
+
+#[test]
 fn a_later_tiers_no_such_name_is_told_for_half_a_minute_at_most() {
     let (vpc, public) = (vpc(), public());
     let nodens = tiers(&vpc, &public, "");
