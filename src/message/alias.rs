@@ -3,7 +3,7 @@
 //! Owns the bytes of answers that are put together of two. CNAMEs made from a DNAME (RFC 6672 §3.1) are CNAMEs here.
 //! Must not know where the second answer comes from, nor how old it is.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::ede::PassedOn;
 use super::rdata;
@@ -28,27 +28,30 @@ pub fn targets(answer: View<'_>) -> Vec<Vec<u8>> {
 /// or one that leads back to itself.
 #[must_use]
 pub fn end(answer: View<'_>) -> Option<Vec<u8>> {
-    let mut aliases = by_owner(answer)?;
-    let question = answer.question();
-    let mut name = question[..question.len() - 4].to_vec();
-    let mut passed = HashSet::new();
-    while let Some(target) = aliases.remove(&name) {
-        passed.insert(std::mem::replace(&mut name, target));
-    }
-    (!passed.is_empty() && !passed.contains(&name)).then_some(name)
+    let mut passed = chain(answer)?;
+    let last = passed.pop()?;
+    (!passed.is_empty() && !passed.contains(&last)).then_some(last)
 }
 
-/// Where each alias of an answer leads.
-pub(super) fn by_owner(answer: View<'_>) -> Option<HashMap<Vec<u8>, Vec<u8>>> {
+/// The question's name, the name it is an alias of, and so on, lower-cased, in wire format; a circle ends with the name
+/// that it comes back to. None if a name cannot be read.
+pub(super) fn chain(answer: View<'_>) -> Option<Vec<Vec<u8>>> {
     let message = answer.message();
-    let mut aliases: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
+    let mut targets: HashMap<Vec<u8>, Vec<u8>> = HashMap::new();
     for record in answers(answer).filter(|record| record.rtype == rr::CNAME) {
         let (owner, _) = name_at(message, record.start)?;
         let (target, _) = name_at(message, record.rdata_at())?;
-        let owner = aliases.entry(owner.to_ascii_lowercase());
+        let owner = targets.entry(owner.to_ascii_lowercase());
         owner.or_insert_with(|| target.to_ascii_lowercase());
     }
-    Some(aliases)
+    let question = answer.question();
+    let mut name = question[..question.len() - 4].to_vec();
+    let mut names = Vec::new();
+    while let Some(target) = targets.remove(&name) {
+        names.push(std::mem::replace(&mut name, target));
+    }
+    names.push(name);
+    Some(names)
 }
 
 /// One answer: the aliases of `first`, then all that `rest` says of the name where they end. What `first` says beside its

@@ -66,9 +66,10 @@ impl QueryForm {
     /// clients fail so for reasons of their own too often to ask for each again.
     #[must_use]
     pub fn after_probe(self, code: u16) -> Option<Self> {
-        match code {
-            rcode::SERVFAIL | rcode::REFUSED => self.has_opt().then_some(self.without_opt()),
-            _ => self.after(code),
+        if refuses_probes_opt(code) {
+            self.has_opt().then_some(self.without_opt())
+        } else {
+            self.after(code)
         }
     }
 }
@@ -82,7 +83,12 @@ pub fn may_refuse_form(code: u16) -> bool {
 /// Whether the response to a probe with this code may do so.
 #[must_use]
 pub fn may_refuse_probes_form(code: u16) -> bool {
-    may_refuse_form(code) || matches!(code, rcode::SERVFAIL | rcode::REFUSED)
+    may_refuse_form(code) || refuses_probes_opt(code)
+}
+
+/// Whether the response to a probe with this code may be about OPT, although it says that the question fails.
+fn refuses_probes_opt(code: u16) -> bool {
+    matches!(code, rcode::SERVFAIL | rcode::REFUSED)
 }
 
 /// Whether the header says that the server could not answer. What follows the question is then of no use, and servers

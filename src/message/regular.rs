@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::alias::{Owner, answers, append, by_owner, name_at};
+use super::alias::{Owner, answers, append, chain, name_at};
 use super::ede::PassedOn;
 use super::response::{Response, View};
 use super::wire::{Counts, HEADER_LEN, Record, Records};
@@ -36,15 +36,10 @@ pub fn regular(answer: View<'_>) -> Option<Response> {
 /// The records of the answer section, each alias before what it leads to.
 fn in_order(answer: View<'_>) -> Option<Vec<Record>> {
     let message = answer.message();
-    let mut aliases = by_owner(answer)?;
-    let question = answer.question();
-    let mut name = question[..question.len() - 4].to_vec();
     let mut order = HashMap::new();
-    while let Some(target) = aliases.remove(&name) {
-        order.insert(std::mem::replace(&mut name, target), order.len());
+    for (place, name) in chain(answer)?.into_iter().enumerate() {
+        order.entry(name).or_insert(place);
     }
-    let last = order.len();
-    order.entry(name).or_insert(last);
     let mut place = 0;
     let mut placed = Vec::new();
     for record in answers(answer) {

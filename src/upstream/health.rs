@@ -376,15 +376,17 @@ impl Health {
         }
     }
 
-    /// A probe was answered after `rtt`. Whatever the answer says, the server is alive.
+    /// A probe was answered after `rtt`, `late` if a query is not waited for so long. Whatever the answer says, the server is
+    /// alive.
     pub fn probe_answered(
         &mut self,
         config: &FailoverConfig,
         now: Instant,
-        rtt: Duration,
+        (rtt, late): (Duration, bool),
         others_rtt: Option<Duration>,
     ) {
         self.probe.in_flight = false;
+        self.probe.answers_late = late;
         self.heard(now, rtt);
         self.probe.answered_in_row += 1;
         if self.state == State::Poor {
@@ -420,11 +422,6 @@ impl Health {
     #[must_use]
     pub fn answers_late(&self) -> bool {
         self.probe.answers_late
-    }
-
-    /// See [`Health::answers_late`].
-    pub fn set_answers_late(&mut self, late: bool) {
-        self.probe.answers_late = late;
     }
 
     /// A probe could not leave, for want of a socket: it is sent later, and says nothing.
@@ -596,7 +593,8 @@ mod tests {
         fn probe_answered(&mut self, at: u32) {
             let now = self.at(at);
             self.health.probe_sent();
-            self.health.probe_answered(&self.config, now, MS, None);
+            self.health
+                .probe_answered(&self.config, now, (MS, false), None);
         }
     }
 
@@ -807,14 +805,14 @@ mod tests {
                         bench.health.probe_lost(&bench.config, at, lost(sent));
                     },
                     6 if sent.take().is_some() => {
-                        bench.health.probe_answered(&bench.config, at, MS, None);
+                        bench.health.probe_answered(&bench.config, at, (MS, false), None);
                     }
                     _ => {}
                 }
             }
             if sent.is_some() {
                 let at = bench.at(now);
-                bench.health.probe_answered(&bench.config, at, MS, None);
+                bench.health.probe_answered(&bench.config, at, (MS, false), None);
             }
             for _ in 0..bench.config.recover_probes {
                 if bench.health.state() != State::Down {

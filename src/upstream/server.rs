@@ -464,8 +464,7 @@ impl Server {
         let others = self.best_other_srtt();
         let late = rtt > self.try_timeout;
         self.update(carrier, |health, config| {
-            health.probe_answered(config, now, rtt, others);
-            health.set_answers_late(late);
+            health.probe_answered(config, now, (rtt, late), others);
         });
     }
 
