@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use common::dns::{
@@ -11,7 +11,7 @@ use common::dns::{
     send_frame, tcp_to, udp_to,
 };
 use common::stand_in::{Gate, StandIn};
-use common::{Nodens, wait_for};
+use common::{Nodens, free_address, wait_for};
 
 /// Answers every question with 192.0.2.1, names that begin with "slow" only once the gate is open.
 fn upstream(gate: &Gate) -> StandIn {
@@ -351,9 +351,7 @@ fn the_end_does_not_wait_longer_than_the_grace() {
 
 #[test]
 fn an_upstream_that_leads_back_to_us_is_switched_off() {
-    let held = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    let middle: SocketAddr = held.local_addr().expect("bound");
-    drop(held);
+    let middle = free_address();
     let first = Nodens::start(&format!(
         "upstreams: {{loop: {{servers: [\"{middle}\"]}}}}\nroutes: {{\".\": loop}}\n"
     ));

@@ -20,7 +20,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hickory_proto::op::{DnsRequest, DnsRequestOptions, Edns, Message, Query, ResponseCode};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{Name, Record, RecordType};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::tcp::TcpClientStream;
 use hickory_resolver::net::udp::UdpClientStream;
@@ -289,14 +289,8 @@ impl StubReply {
 
     /// Addresses in the answer.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.message
-            .answers
-            .iter()
-            .filter_map(|record| match &record.data {
-                RData::A(address) => Some(IpAddr::V4(address.0)),
-                RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-                _ => None,
-            })
+        let answers = self.message.answers.iter();
+        answers.filter_map(|record| record.data.ip_addr())
     }
 
     fn has_records(&self) -> bool {
@@ -415,6 +409,7 @@ fn patience(timeout: Duration, position: usize, servers: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::rr::RData;
     use hickory_proto::rr::rdata::NULL;
 
     use super::*;

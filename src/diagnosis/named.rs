@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tokio::task::JoinSet;
 
 use hickory_proto::op::Message;
-use hickory_proto::rr::{RData, RecordType};
+use hickory_proto::rr::RecordType;
 
 use super::asking::{Inquiry, Line};
 use crate::config::{Config, GroupConfig, HostName, is_server_address};
@@ -48,16 +48,8 @@ async fn addresses(lines: &[Line], host: &HostName) -> Vec<IpAddr> {
             let Ok(message) = Message::from_vec(&heard.message) else {
                 continue;
             };
-            addresses.extend(
-                message
-                    .answers
-                    .iter()
-                    .filter_map(|record| match &record.data {
-                        RData::A(address) => Some(IpAddr::V4(address.0)),
-                        RData::AAAA(address) => Some(IpAddr::V6(address.0)),
-                        _ => None,
-                    }),
-            );
+            let answers = message.answers.iter();
+            addresses.extend(answers.filter_map(|record| record.data.ip_addr()));
         }
         addresses.retain(|ip| is_server_address(*ip));
         addresses.sort_unstable();

@@ -2,6 +2,7 @@
 
 use super::model::{CountRow, Gravity, Share, Summary, Tables};
 use super::table::{Table, TableCell, TableColumn, Tone};
+use crate::process::admin::duration;
 
 const INSTANCES: &[TableColumn] = &[
     TableColumn::words("INSTANCE", 0, 20),
@@ -63,22 +64,6 @@ const CLIENTS: &[TableColumn] = &[
 
 /// Columns of a line of round-trip times.
 const SPARKLINE: usize = 20;
-
-/// In two units at most.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "whole seconds since something happened; a cast of what is no number gives 0"
-)]
-fn duration(seconds: f64) -> String {
-    let whole = seconds as u64;
-    match whole {
-        0..60 => format!("{whole} s"),
-        60..3_600 => format!("{} min {} s", whole / 60, whole % 60),
-        3_600..86_400 => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
-        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3_600),
-    }
-}
 
 fn milliseconds(value: f64) -> String {
     match value {

@@ -21,6 +21,7 @@ use access::Peer;
 use connections::serve_connections;
 pub use endpoint::AdminError;
 use endpoint::{Listener, Location};
+pub use page::duration;
 pub use status::Instance;
 
 /// The endpoints of the admin interface, not served yet.

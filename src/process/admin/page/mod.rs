@@ -19,6 +19,7 @@ use crate::process::admin::access::{Peer, refuse_host_names};
 use crate::process::admin::http::status;
 use crate::process::admin::status::Instance;
 use ask::Questions;
+pub use render::duration;
 
 /// Octets of a question from the page.
 const QUESTION_BYTES: usize = 2_048;

@@ -159,12 +159,14 @@ impl Cell {
     }
 }
 
+/// Seconds for people, in two units at most.
+#[must_use]
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "whole seconds since something happened"
+    reason = "whole seconds since something happened; a cast of what is no number gives 0"
 )]
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
         0..60 => format!("{whole} s"),
