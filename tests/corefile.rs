@@ -128,14 +128,14 @@ fn complaints(corefile: &str, cluster_dns: Option<&str>) -> Vec<String> {
 #[test]
 fn all_mistakes_are_told_at_once_with_line_and_column() {
     let said = complaints(
-        ".:53 {\n    foward . 8.8.8.8\n    forward . dns.google {\n        polcy random\n        next NXDOMAIN\n    }\n    \
+        ".:53 {\n    foward . 8.8.8.8\n    forward . 10.0.0.300 {\n        polcy random\n        next NXDOMAIN\n    }\n    \
          file db.example\n    log {$UNSET}\n    \"open\n",
         None,
     );
     let expected = [
         "Corefile:1:6: the block that starts here is never closed; expected }",
         "Corefile:2:5: foward: there is no such plugin; did you mean forward?",
-        "Corefile:3:15: \"dns.google\" where a server such as 10.0.0.2",
+        "Corefile:3:15: \"10.0.0.300\" where a server such as 10.0.0.2",
         "Corefile:4:9: forward polcy: there is no such option",
         "Corefile:5:14: next NXDOMAIN has no counterpart, and without it clients would get other answers; ",
         "Corefile:7:5: the plugin file has no counterpart, and without it clients would get other answers; ",
@@ -217,6 +217,7 @@ fn a_line_that_the_configuration_refuses_is_named() {
 fn imported(corefile: &str) -> (String, String) {
     let directory = TempDir::new();
     directory.write("Corefile", corefile);
+    directory.write("NodeHosts", "10.0.0.1 node-1\n");
     let output = import(&directory.path(""), "Corefile", Some("10.96.0.10"));
     let said = text(&output.stderr);
     assert!(output.status.success(), "{corefile}\n{said}");
@@ -224,7 +225,7 @@ fn imported(corefile: &str) -> (String, String) {
 }
 
 /// What it is about, a Corefile, what is written, what is said, and what is not written.
-const MEANINGS: [(&str, &str, &str, &str, &str); 11] = [
+const MEANINGS: [(&str, &str, &str, &str, &str); 31] = [
     (
         "a byte order mark is no part of the first zone",
         "\u{feff}.:53 {\n forward . 10.0.0.2\n}\n",
@@ -304,6 +305,155 @@ const MEANINGS: [(&str, &str, &str, &str, &str); 11] = [
         "default",
         "Corefile:3: consolidate 5m .* i/o timeout$ warning: ",
         "consolidate",
+    ),
+    (
+        "AKS: a template that denies what search lists make",
+        ". {\n template ANY ANY internal.cloudapp.net {\n match \"^(?:[^.]+\\.){4,}internal\\.cloudapp\\.net\\.$\"\n rcode \
+             NXDOMAIN\n fallthrough\n }\n forward . 10.0.0.2\n}\n",
+        "\".\": {cache: off, group: default}",
+        "Corefile:2: template ANY ANY internal.cloudapp.net: differs: these names are forwarded, and the servers deny them",
+        "internal",
+    ),
+    (
+        "a template for all names below one",
+        ". {\n template IN A ocp.example {\n match .*\\.apps\\.ocp\\.example\n answer \"{{ .Name }} 60 {{ .Class }} {{ \
+             .Type }} 10.1.40.20\"\n fallthrough\n }\n forward . 10.0.0.2\n}\n",
+        "  \"*.apps.ocp.example\": {A: [10.1.40.20]}",
+        "Corefile:2: template IN A ocp.example: differs: ",
+        "answer",
+    ),
+    (
+        "a template for a name and all below it",
+        ". {\n template IN ANY . {\n match \"^(.*[.])?dev[.]example[.]$\"\n rcode NXDOMAIN\n fallthrough\n }\n forward . \
+             10.0.0.2\n}\n",
+        "  dev.example: {answer: NXDOMAIN}",
+        "Corefile:2: template IN ANY .: taken: ",
+        "*",
+    ),
+    (
+        "a type denied by NXDOMAIN denies no other type",
+        ". {\n template IN AAAA . {\n rcode NXDOMAIN\n }\n forward . 10.0.0.2\n}\n",
+        "filter: [AAAA]",
+        "Corefile:2: template IN AAAA .: differs: filter on the route: no such record; there NXDOMAIN",
+        "NXDOMAIN",
+    ),
+    (
+        "a template's alias",
+        ". {\n template IN A svc.example {\n answer \"{{ .Name }} 60 IN CNAME gate.example.net.\"\n }\n forward . \
+             10.0.0.2\n}\n",
+        "  \"*.svc.example\": {CNAME: gate.example.net}",
+        "Corefile:2: template IN A svc.example: differs: ",
+        "answer",
+    ),
+    (
+        "a template that writes its zone out",
+        ". {\n template ANY A gate.example {\n answer \"gate.example. 60 IN A 10.0.0.9\"\n }\n forward . 10.0.0.2\n}\n",
+        "  gate.example: {A: [10.0.0.9]}",
+        "Corefile:2: template ANY A gate.example: differs: ",
+        "*",
+    ),
+    (
+        "AKS: a pattern that changes a suffix",
+        "aks.example:53 {\n rewrite stop {\n name regex (.*)\\.aks\\.example {1}.default.svc.cluster.local\n answer name \
+             (.*)\\.default\\.svc\\.cluster\\.local {1}.aks.example\n }\n forward . 10.0.0.2\n}\n",
+        "rewrite: {from: aks.example, to: default.svc.cluster.local}",
+        "Corefile:3: rewrite name regex (.*)\\.aks\\.example {1}.default.svc.cluster.local: differs: ",
+        "answer",
+    ),
+    (
+        "a pattern that sends all names below one to a Service",
+        ". {\n rewrite name regex (.*)\\.local\\.example gate.istio-system.svc.cluster.local\n kubernetes cluster.local\n \
+             forward . 10.0.0.2\n}\n",
+        "  \"*.local.example\": {CNAME: gate.istio-system.svc.cluster.local}",
+        "Corefile:2: rewrite name regex (.*)\\.local\\.example gate.istio-system.svc.cluster.local: differs: ",
+        "rewrite",
+    ),
+    (
+        "a suffix that the block's forward is asked for, though it is of no zone of the block",
+        "svc.example {\n rewrite name suffix .svc.example. .default.svc.cluster.local. answer auto\n forward . \
+             10.96.0.10\n}\n. {\n forward . 10.0.0.2\n}\n",
+        "  svc.example: {cache: off, group: svc.example, rewrite: {from: svc.example, to: default.svc.cluster.local}}",
+        "Corefile:2: rewrite name suffix",
+        "answer",
+    ),
+    (
+        "hosts that hold their block's zones alone",
+        "registry.localhost:53 {\n hosts {\n 10.0.0.9 registry.localhost\n }\n}\n. {\n forward . 10.0.0.2\n}\n",
+        "  registry.localhost: {answer: NXDOMAIN}",
+        "Corefile:2: hosts: taken: records and hosts; other names of these zones do not exist",
+        "REFUSED",
+    ),
+    (
+        "a file of hosts for some zones",
+        ". {\n hosts NodeHosts example.local {\n fallthrough\n }\n forward . 10.0.0.2\n}\n",
+        "hosts: NodeHosts",
+        "Corefile:2: hosts NodeHosts example.local: differs: records and hosts; other names are forwarded; names of the file \
+             are answered in all zones",
+        "answer",
+    ),
+    (
+        "a block with a port of its own",
+        "example.org:1053 {\n forward . 10.0.0.3\n}\n.:53 {\n forward . 10.0.0.2\n}\n",
+        ":1053",
+        "Corefile:1: example.org:1053: differs: its zones are answered at all addresses of listen, there at its own alone",
+        "answer",
+    ),
+    (
+        "a host name as a server",
+        ". {\n forward . dns.corp.example tls://dns.example:8853 10.0.0.2 {\n resolver 10.0.0.7 10.0.0.8:5353\n }\n}\n",
+        "  default: {policy: round_robin, servers: [\"dns.corp.example@resolver\", \"tls://dns.example:8853@resolver\", 10.0.0.2]}",
+        "Corefile:3: resolver 10.0.0.7 10.0.0.8:5353: differs: ",
+        "answer",
+    ),
+    (
+        "a host name as a server, and who resolves it is left to the system",
+        ". {\n forward . dns.corp.example:5353 {\n force_tcp\n }\n}\n",
+        "  resolver: {servers: [/etc/resolv.conf]}",
+        "Corefile:2: forward . dns.corp.example:5353: ",
+        "answer",
+    ),
+    (
+        "files that are not there yet",
+        ". {\n import custom/*.override\n forward . 10.0.0.2\n}\nimport custom/*.server\n",
+        "group: default",
+        "Corefile:2: import custom/*.override: differs: there is no such file here, so nothing is imported",
+        "answer",
+    ),
+    (
+        "files that are not there yet, at the top",
+        ". {\n forward . 10.0.0.2\n}\nimport custom/*.server\n",
+        "group: default",
+        "Corefile:4: import custom/*.server: differs: there is no such file here, so nothing is imported",
+        "answer",
+    ),
+    (
+        "a file that is where it will run, and not here",
+        ". {\n hosts /etc/coredns/NodeHosts {\n fallthrough\n }\n forward . /run/nowhere/resolv.conf\n}\n",
+        "hosts: /etc/coredns/NodeHosts",
+        "Corefile:2: hosts: /etc/coredns/NodeHosts: cannot be read",
+        "answer",
+    ),
+    (
+        "a template for all names is for those of its block",
+        "cluster.local {\n template ANY HINFO . {\n rcode NXDOMAIN\n }\n forward . 10.96.0.11\n}\n. {\n forward . 10.0.0.2\n}\n",
+        "  cluster.local: {cache: off, filter: [HINFO], group: cluster.local}",
+        "Corefile:2: template ANY HINFO .: differs: ",
+        "default, filter",
+    ),
+    (
+        "a template for all names of a block without forward",
+        "old.example {\n template ANY ANY . {\n rcode NXDOMAIN\n }\n}\n. {\n forward . 10.0.0.2\n}\n",
+        "  old.example: {answer: NXDOMAIN}",
+        "Corefile:2: template ANY ANY .: taken: ",
+        "\".\": {answer",
+    ),
+    (
+        "no_rec is told apart",
+        ". {\n forward . 10.0.0.2 {\n health_check 1s no_rec\n }\n}\n",
+        "probe_min: 1s",
+        "Corefile:3: health_check 1s no_rec: differs: failover.probe_min; only servers in doubt are probed, and pauses grow; \
+             probes have RD set",
+        "answer",
     ),
 ];
 

@@ -1,24 +1,24 @@
 //! `nodens check`: validate, and print what is in force and where each value came from.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::config::{Flags, load};
 use crate::upstream::check_servers;
 
-pub(super) fn run(flags: &Flags) -> ExitCode {
+pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let loaded = match load(flags) {
         Ok(loaded) => loaded,
         Err(errors) => {
             eprintln!("{errors}");
-            return ExitCode::from(2);
+            return Ok(ExitCode::from(2));
         }
     };
     if let Err(errors) = check_servers(&loaded.config) {
         for error in errors {
             eprintln!("{error}");
         }
-        return ExitCode::from(2);
+        return Ok(ExitCode::from(2));
     }
     let width = |of: fn(&crate::config::Setting) -> usize| {
         loaded.settings.iter().map(of).max().unwrap_or(0).min(60)
@@ -31,13 +31,14 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
             "{:path$}  {:value$}  {}",
             setting.path, setting.value, setting.origin
         );
-        // Whoever reads us has read enough, as `head` does.
-        if line.is_err() {
-            break;
+        match line {
+            // Whoever reads us has read enough, as `head` does.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            written => written?,
         }
     }
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }

@@ -41,6 +41,10 @@ pub(super) const IMPORT: &str = "\
 Examples:
   nodens import Corefile
   nodens import Corefile --cluster-dns 10.96.0.10 --output imported.yaml
+  nodens import Corefile --cluster-dns 10.96.0.10 --helm-values > values.yaml
+
+From a cluster:
+  kubectl -n kube-system get configmap coredns -o yaml | nodens import - --cluster-dns 10.96.0.10
 
 Exit status: 0, 2 if a line cannot be taken.";
 

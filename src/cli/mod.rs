@@ -115,12 +115,22 @@ fn parse_override(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
+/// The command line with `help COMMAND` written as `COMMAND --help`, which is what people mean.
+pub fn arguments(typed: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = typed.collect();
+    if arguments.get(1).is_some_and(|word| word == "help") {
+        arguments.remove(1);
+        arguments.push("--help".into());
+    }
+    arguments
+}
+
 /// Runs the command; the exit code is 0 for success, 1 for a "no", 2 for what the user must mend first.
 #[must_use]
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Serve(args) => serve::run(&args.config.flags(), args.state_dir),
-        Command::Check(args) => Ok(check::run(&args.flags())),
+        Command::Check(args) => check::run(&args.flags()),
         Command::Health(args) => block_on(health::run(args)),
         Command::Import(args) => import::run(&args),
         Command::Schema => schema::run(),

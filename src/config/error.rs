@@ -63,6 +63,15 @@ impl ConfigErrors {
     }
 }
 
+impl IntoIterator for ConfigErrors {
+    type Item = ConfigError;
+    type IntoIter = std::vec::IntoIter<ConfigError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 impl<'a> IntoIterator for &'a ConfigErrors {
     type Item = &'a ConfigError;
     type IntoIter = std::slice::Iter<'a, ConfigError>;
@@ -109,6 +118,14 @@ pub enum ConfigError {
         /// As given.
         file: PathBuf,
     },
+    /// The file is another program's.
+    #[error("{}: {what}", file.display())]
+    Foreign {
+        /// As given.
+        file: PathBuf,
+        /// What it is, and what to do with it.
+        what: String,
+    },
     /// The file is not the YAML that is wanted.
     #[error("{}:{line}: {problem}", file.display())]
     Yaml {
@@ -148,11 +165,25 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// Whether it is about a file that the configuration names, and that may be right where it is to run.
+    pub(super) fn is_of_this_host(&self) -> bool {
+        let Self::Key { problem, .. } = self else {
+            return false;
+        };
+        matches!(
+            problem,
+            Problem::HostsUnreadable { .. }
+                | Problem::ResolvConfUnreadable { .. }
+                | Problem::ResolvConfEmpty { .. }
+        )
+    }
+
     fn order(&self) -> (u8, usize) {
         match self {
             Self::NoFile { .. }
             | Self::Unreadable { .. }
             | Self::EmptyFile { .. }
+            | Self::Foreign { .. }
             | Self::Layers(_) => (0, 0),
             Self::Yaml { line, .. }
             | Self::Corefile { line, .. }
@@ -193,7 +224,7 @@ pub enum CorefileProblem {
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// Another type, or not readable as what is wanted.
-    #[error("{value} is not {expected}")]
+    #[error("{value} is not {expected}{}", no_space(value, expected))]
     NotA {
         /// As typed.
         value: String,
@@ -337,10 +368,12 @@ pub enum Problem {
         remedy: &'static str,
     },
     /// A resolv.conf without nameserver lines that can be used.
-    #[error("{}: names no nameserver; {remedy}", file.display())]
+    #[error("{}: names no nameserver{left_out}; {remedy}", file.display())]
     ResolvConfEmpty {
         /// As typed.
         file: PathBuf,
+        /// Lines that cannot be used, and why.
+        left_out: String,
         /// What to do.
         remedy: &'static str,
     },
@@ -585,6 +618,20 @@ pub enum Missing {
 }
 
 /// `; did you mean X?` or `; groups: a, b`.
+/// What is probably wrong with `servers:[10.0.0.2]` where a table is wanted: YAML reads it as one word.
+fn no_space(value: &str, expected: &str) -> &'static str {
+    if !expected.starts_with("a table") {
+        return "";
+    }
+    let key = value.split_once(':').map_or("", |(key, _)| key);
+    let is_key = key.len() > 1 && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    if is_key {
+        "; write a space after the colon"
+    } else {
+        ""
+    }
+}
+
 struct Hint<'a> {
     near: Option<&'a str>,
     all: &'a [String],

@@ -61,7 +61,13 @@ pub(super) fn read(
         let section = report.table(&path, value, "a table such as {servers: [10.0.0.2]}");
         report.note(&path, || Shape::table(json!({"required": ["servers"]})));
         check_name(report, &path, value, name);
-        let (found, resolv_confs) = read_servers(&section, report, listen);
+        // What is no table has no servers, and was told so.
+        let is_table = value.as_dict().is_some() || value.to_empty().is_some();
+        let (found, resolv_confs) = if is_table {
+            read_servers(&section, report, listen)
+        } else {
+            Default::default()
+        };
         let sources = found.iter().map(|found| found.source.clone()).collect();
         all.push(found);
         let group = GroupConfig {

@@ -7,6 +7,7 @@ mod corefile;
 mod dns64;
 mod error;
 mod files;
+mod foreign;
 mod groups;
 mod hosts;
 mod json_schema;
@@ -42,7 +43,7 @@ pub use named::{HostName, NamedServer, Source, is_server_address};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
 pub use read::{Setting, same_values};
-pub use schema::{Flags, Loaded, load, load_from, load_with};
+pub use schema::{Flags, Imported, Loaded, import, load, load_from, load_with};
 pub use yaml::YamlProblem;
 
 /// Everything `nodens serve` needs to know, validated.

@@ -16,6 +16,12 @@ enum Segment {
 }
 
 impl KeyPath {
+    /// A key of an upstream group.
+    #[must_use]
+    pub fn of_group(group: &str, key: &str) -> Self {
+        Self::default().key("upstreams").key(group).key(key)
+    }
+
     /// The path of a key of this table.
     #[must_use]
     pub(super) fn key(&self, key: &str) -> Self {

@@ -202,6 +202,7 @@ impl<'a> Report<'a> {
                 .filter(|_| origin == Origin::Flag);
             let near = whole
                 .map(|path| path.to_string())
+                .or_else(|| nested(&key, &known))
                 .or_else(|| nearest(&key, &known))
                 .or_else(|| elsewhere(&key, &settings));
             let problem = Problem::UnknownKey { near, known };
@@ -217,6 +218,20 @@ impl<'a> Report<'a> {
             Err(ConfigErrors::new(errors))
         }
     }
+}
+
+/// What is meant by `cache.max_size: 16MiB` in a file, and by YAML 1.1's merge key, which YAML 1.2 does not have.
+fn nested(key: &str, known: &[String]) -> Option<String> {
+    if key == "<<" {
+        return Some("the keys of the other table, written out".to_owned());
+    }
+    let (first, rest) = key.split_once('.')?;
+    let nested = rest.replace('.', ": {");
+    let ends = "}".repeat(1 + rest.matches('.').count());
+    known
+        .iter()
+        .any(|known| known == first)
+        .then(|| format!("{first}: {{{nested}: …{ends}"))
 }
 
 /// Items of a list, or the one value that stands for a list of one.

@@ -551,7 +551,44 @@ pub(super) fn read_records(
             );
         }
     }
+    warn_of_circles(top, report, &records);
     records
+}
+
+/// Says which aliases lead back to themselves, so that their names have no address.
+fn warn_of_circles(top: &Section<'_>, report: &Report<'_>, records: &[StaticRecords]) {
+    let aliases: BTreeMap<&Name, &Name> = records
+        .iter()
+        .filter_map(|record| Some((&record.name, record.cname.as_ref()?)))
+        .collect();
+    let mut told = BTreeSet::new();
+    for (owner, path, value) in top.entries("records", shape::domain_name) {
+        let Ok(name) = parse_name(owner) else {
+            continue;
+        };
+        let mut way = vec![&name];
+        while let Some(next) = way.last().and_then(|last| aliases.get(*last)) {
+            if *next == way[0] {
+                let shown: Vec<String> = way
+                    .iter()
+                    .chain([next])
+                    .map(|name| show_name(name))
+                    .collect();
+                let (origin, path) = (report.origin(&path, Some(value)), path.key("CNAME"));
+                if way.iter().all(|name| told.insert((*name).clone())) {
+                    report.warn(format!(
+                        "{origin}: {path}: {}: CNAMEs in a circle, so these names have no address",
+                        shown.join(" → ")
+                    ));
+                }
+                break;
+            }
+            if way.contains(next) {
+                break;
+            }
+            way.push(next);
+        }
+    }
 }
 
 /// The target of a wildcard's CNAME, if no other name of ours is in the way of the wildcard standing for it too.

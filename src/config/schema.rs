@@ -14,7 +14,7 @@ use figment::value::Value;
 use ipnet::IpNet;
 use serde_json::{Value as Json, json};
 
-use super::corefile::{self, Imported, Remark, Surroundings, Verdict, is_corefile};
+use super::corefile::{self, Remark, Surroundings, Verdict, is_corefile};
 use super::error::{ConfigError, ConfigErrors, Missing, Problem};
 use super::files::Files;
 use super::layers::Layers;
@@ -28,7 +28,7 @@ use super::{
     CacheConfig, Config, LimitsConfig, LogConfig, PrivateZones, Scheduling, StatusConfig,
     TcpConfig, TiersConfig, UdpConfig,
 };
-use super::{groups, hosts, layers, limits, node, routes, yaml};
+use super::{foreign, groups, hosts, layers, limits, node, routes, yaml};
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
@@ -53,10 +53,19 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// The configuration file.
     pub file: Option<PathBuf>,
-    /// What became of each line, if that file is a Corefile.
+}
+
+/// A Corefile as our configuration.
+#[derive(Debug)]
+pub struct Imported {
+    /// What became of each line.
     pub remarks: Vec<Remark>,
-    /// The Corefile as YAML.
-    pub yaml: Option<String>,
+    /// The configuration.
+    pub yaml: String,
+    /// The same as values of the Helm chart.
+    pub chart_values: String,
+    /// Files that it names and that are not here, as they need not be where it does not run.
+    pub missing: Vec<ConfigError>,
 }
 
 /// Files of the host that defaults come from.
@@ -114,24 +123,13 @@ pub fn load_with(flags: &Flags, files: Files) -> Result<Loaded, ConfigErrors> {
             }
         },
     };
-    let lossy = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        (
-            name.to_string_lossy().into_owned(),
-            value.to_string_lossy().into_owned(),
-        )
-    };
     let file = text.as_ref().map(|(file, text)| (*file, text.as_str()));
     let host = Host {
         cluster_dns: flags.cluster_dns,
         files,
         ..Host::default()
     };
-    load_on(
-        &host,
-        file,
-        std::env::vars_os().map(lossy),
-        &flags.overrides,
-    )
+    load_on(&host, file, environment(), &flags.overrides)
 }
 
 /// Loads the configuration from a file's text, an environment and overrides that are all given, so that nothing of the
@@ -145,6 +143,55 @@ pub fn load_from(
     overrides: &[(String, String)],
 ) -> Result<Loaded, ConfigErrors> {
     load_on(&Host::default(), file, environment, overrides)
+}
+
+/// Makes our configuration of a Corefile, or of the ConfigMap that holds one, whatever the file's name is.
+///
+/// # Errors
+/// Every mistake there is, at once.
+pub fn import(
+    file: &Path,
+    text: &str,
+    cluster_dns: Option<IpAddr>,
+) -> Result<Imported, ConfigErrors> {
+    let host = Host {
+        cluster_dns,
+        ..Host::default()
+    };
+    let environment: Vec<(String, String)> = environment().collect();
+    let corefile = read_corefile(&host, file, text, &environment)?;
+    let mut errors = Vec::new();
+    let layers = Layers::merge(
+        Some((file, corefile.document.clone())),
+        [],
+        &[],
+        &mut errors,
+    );
+    let report = Report::new(&layers, errors);
+    read(&report, &host);
+    let mut missing = Vec::new();
+    if let Err(errors) = report.finish() {
+        let (of_host, others): (Vec<_>, Vec<_>) =
+            errors.into_iter().partition(ConfigError::is_of_this_host);
+        if !others.is_empty() {
+            return Err(ConfigErrors::new(
+                others.into_iter().chain(of_host).collect(),
+            ));
+        }
+        missing = of_host;
+    }
+    Ok(Imported {
+        yaml: corefile.yaml(),
+        chart_values: corefile.chart_values(cluster_dns),
+        remarks: corefile.remarks,
+        missing,
+    })
+}
+
+/// The variables of the process. What is not UTF-8 is not lost without a word: it shows as U+FFFD.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
 }
 
 impl Config {
@@ -175,6 +222,12 @@ fn load_on(
         }
         Some((path, text)) => {
             let parsed = read_yaml(path, text, &mut errors);
+            if let Some(what) =
+                foreign::what_it_is(&path.display().to_string(), text, parsed.is_some())
+            {
+                let file = path.to_owned();
+                return Err(ConfigErrors::new(vec![ConfigError::Foreign { file, what }]));
+            }
             // Without the file every other complaint would be about its absence.
             let Some(parsed) = parsed else {
                 return Err(ConfigErrors::new(errors));
@@ -199,23 +252,19 @@ fn load_on(
     }));
     config.settings = settings.as_slice().into();
     config.read_from = host.files.clone();
-    let yaml = imported.as_ref().map(Imported::yaml);
-    let mut remarks = Vec::new();
     if let Some(imported) = imported {
         config.imports = imported.files.into_iter().collect();
-        remarks = imported.remarks;
+        let differ = imported
+            .remarks
+            .iter()
+            .filter(|remark| remark.verdict != Verdict::Taken);
+        warnings.extend(differ.map(ToString::to_string));
     }
-    let differ = remarks
-        .iter()
-        .filter(|remark| remark.verdict != Verdict::Taken);
-    warnings.extend(differ.map(ToString::to_string));
     Ok(Loaded {
         config,
         settings,
         warnings,
         file: file.map(|(path, _)| path.to_owned()),
-        remarks,
-        yaml,
     })
 }
 
@@ -240,7 +289,7 @@ fn read_corefile(
     path: &Path,
     text: &str,
     environment: &[(String, String)],
-) -> Result<Imported, ConfigErrors> {
+) -> Result<corefile::Imported, ConfigErrors> {
     let variable = |name: &str| {
         let known = environment.iter().find(|(known, _)| known == name);
         known.map(|(_, value)| value.clone())
@@ -277,6 +326,10 @@ fn read(report: &Report<'_>, host: &Host) -> Config {
     let listen = read_listen(&top, report);
     let allow = read_allow(&top, report);
     let admin = top.read_or_null("admin", Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9153))));
+    if let Some(address) = admin.filter(|address| address.ip().is_multicast()) {
+        let (value, why) = (address.to_string(), NO_HOST);
+        top.error("admin", Problem::Unusable { value, why });
+    }
     let metrics = top.section("metrics");
     let metrics_listen = read_metrics_listen(&metrics, report);
     let metrics_coredns = metrics.read("coredns", false);
@@ -357,6 +410,9 @@ fn read_listen(top: &Section<'_>, report: &Report<'_>) -> Vec<SocketAddr> {
     listen
 }
 
+/// Why no client can ask at such an address.
+const NO_HOST: &str = "this address is a group's; write one of this host, such as 127.0.0.1:53, or 0.0.0.0:53 for all";
+
 /// Addresses to listen at, none of them twice but those of which the kernel chooses the port.
 fn read_addresses(report: &Report<'_>, items: &[(KeyPath, &Value)]) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
@@ -374,6 +430,11 @@ fn read_addresses(report: &Report<'_>, items: &[(KeyPath, &Value)]) -> Vec<Socke
             && v6.scope_id() == 0
         {
             let (value, why) = (show_value(item), NO_INTERFACE);
+            report.error_at(path, item, Problem::Unusable { value, why });
+            continue;
+        }
+        if address.ip().is_multicast() || address.ip() == Ipv4Addr::BROADCAST {
+            let (value, why) = (show_value(item), NO_HOST);
             report.error_at(path, item, Problem::Unusable { value, why });
             continue;
         }

@@ -279,6 +279,13 @@ pub(super) fn read_resolv_conf(
             continue;
         }
         let written = words.next().unwrap_or("without an address");
+        let more = words.next().filter(|word| word.parse::<IpAddr>().is_ok());
+        if let Some(more) = more {
+            found.left_out.push((
+                show_text(more),
+                "a line has one address; write a line for each",
+            ));
+        }
         let address =
             nameserver(files, line, written).and_then(|address| usable(&address).map(|()| address));
         match address {
@@ -295,8 +302,16 @@ pub(super) fn read_resolv_conf(
         }
     }
     if found.servers.is_empty() {
-        let file = file.to_owned();
-        return Err(Problem::ResolvConfEmpty { file, remedy });
+        let left_out: Vec<String> = found
+            .left_out
+            .iter()
+            .map(|(written, why)| format!(" (nameserver {written}: {why})"))
+            .collect();
+        return Err(Problem::ResolvConfEmpty {
+            file: file.to_owned(),
+            left_out: left_out.concat(),
+            remedy,
+        });
     }
     Ok(found)
 }

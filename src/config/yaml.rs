@@ -247,15 +247,39 @@ fn syntax(text: &str, error: &saphyr_parser::ScanError) -> YamlError {
         text.as_bytes()[..indentation].contains(&b'\t')
     };
     let tabbed = text.lines().enumerate().take(line + 1).find(tab);
-    match tabbed {
-        Some((index, _)) => YamlError {
+    if let Some((index, _)) = tabbed {
+        return YamlError {
             line: index + 1,
             problem: YamlProblem::Tab,
-        },
-        None => YamlError {
-            line,
-            problem: YamlProblem::Syntax(error.info().escape_debug().to_string()),
-        },
+        };
+    }
+    let info = error.info().escape_debug();
+    let hint = hint(text.lines().nth(line - 1).unwrap_or_default(), error.info());
+    YamlError {
+        line,
+        problem: YamlProblem::Syntax(format!("{info}{hint}")),
+    }
+}
+
+/// What is mostly wrong with a line that the parser complains of.
+fn hint(line: &str, info: &str) -> &'static str {
+    let begins = |sign: char| {
+        let mut words = line.split([' ', '[', '{', ',']);
+        words.any(|word| word.starts_with(sign))
+    };
+    if info.contains("anchor") && begins('*') {
+        "; quote what begins with *, for example \"*.dev.example\""
+    } else if begins('@') || begins('`') || begins('%') {
+        "; quote what begins with @, ` or %"
+    } else if info.contains("flow") || info.contains("',' or") {
+        "; a [ or { above is not closed, or a comma is missing"
+    } else if info.contains("expected key")
+        || info.contains("mapping values")
+        || info.contains("indent")
+    {
+        "; this line is not indented as those it belongs to"
+    } else {
+        ""
     }
 }
 

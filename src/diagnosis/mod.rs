@@ -232,7 +232,7 @@ fn roots_of(config: &Config) -> Result<Roots, OrderError> {
     let mut all = Roots::new();
     for group in &config.groups {
         let name = || Arc::clone(&group.name);
-        let extra = own_roots(group, &config.read_from)?;
+        let extra = own_roots(group, config)?;
         let roots = trusted_roots(&extra).map_err(|source| OrderError::Roots {
             group: name(),
             source,

@@ -22,7 +22,7 @@ pub fn remedy(error: &io::Error) -> &'static str {
              address; two instances of nodens share it if both have handover: true"
         }
         io::ErrorKind::AddrNotAvailable => {
-            "this host has no such address: add it to an interface or choose another"
+            "this host has no such address: choose another, or have nodens add it by `node: {addresses: [ADDRESS]}`"
         }
         io::ErrorKind::PermissionDenied => {
             "ports below 1024 need CAP_NET_BIND_SERVICE: grant it or choose a port above"

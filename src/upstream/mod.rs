@@ -31,7 +31,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use crate::config::{Config, Files, GroupConfig, ServerConfig, Transport};
+use crate::config::{Config, GroupConfig, KeyPath, ServerConfig, Transport};
 use crate::net::network::Network;
 use crate::transport::https::Endpoint;
 use crate::transport::tls::{self, Tls, read_roots};
@@ -43,10 +43,10 @@ use server::{Server, ServerParts};
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// A group's roots cannot be used.
-    #[error("upstreams.{group}.tls_ca {}: {source}; it must be a readable file of PEM certificates", path.display())]
+    #[error("{key}: {}: {source}; it must be a readable file of PEM certificates", path.display())]
     TlsCa {
-        /// The group.
-        group: Arc<str>,
+        /// The key, and who set it.
+        key: String,
         /// The file.
         path: std::path::PathBuf,
         /// Why.
@@ -100,7 +100,7 @@ impl Upstreams {
             roots: Vec::new(),
         };
         for (index, group) in config.groups.iter().enumerate() {
-            let roots = or_none(own_roots(group, &config.read_from), &mut errors);
+            let roots = or_none(own_roots(group, config), &mut errors);
             let old = previous.and_then(|old| old.group(&group.name));
             let mut servers: Vec<Arc<Server>> = Vec::new();
             for server in &group.servers {
@@ -167,7 +167,7 @@ fn zone_of(config: &Config, group: usize) -> String {
 pub fn check_servers(config: &Config) -> Result<(), Vec<UpstreamError>> {
     let mut errors = Vec::new();
     for group in &config.groups {
-        let roots = or_none(own_roots(group, &config.read_from), &mut errors);
+        let roots = or_none(own_roots(group, config), &mut errors);
         for server in &group.servers {
             tls_of(server, &roots, None, &mut errors);
             endpoint_of(server, &mut errors);
@@ -186,16 +186,25 @@ pub fn check_servers(config: &Config) -> Result<(), Vec<UpstreamError>> {
 /// If their file cannot be read, or holds none.
 pub fn own_roots(
     group: &GroupConfig,
-    files: &Files,
+    config: &Config,
 ) -> Result<Vec<CertificateDer<'static>>, UpstreamError> {
     let Some(path) = &group.tls_ca else {
         return Ok(Vec::new());
     };
-    let roots = files.read(path).and_then(|pem| read_roots(&pem));
-    roots.map_err(|source| UpstreamError::TlsCa {
-        group: Arc::clone(&group.name),
-        path: path.clone(),
-        source,
+    let roots = config.read_from.read(path);
+    let roots = roots.and_then(|pem| read_roots(&pem));
+    roots.map_err(|source| {
+        let key = KeyPath::of_group(&group.name, "tls_ca").to_string();
+        let mut settings = config.settings.iter();
+        let setting = settings.find(|setting| setting.path == key);
+        UpstreamError::TlsCa {
+            key: setting.map_or_else(
+                || key.clone(),
+                |setting| format!("{}: {key}", setting.origin),
+            ),
+            path: path.clone(),
+            source,
+        }
     })
 }
 

@@ -153,6 +153,8 @@ pub(super) struct Draft {
     /// Where /health, /ready and /metrics are served.
     pub(super) observed: BTreeMap<SocketAddr, Place>,
     pub(super) records: BTreeMap<String, (Vec<IpAddr>, Place)>,
+    /// Names that are aliases, and of what.
+    pub(super) aliases: BTreeMap<String, (String, Place)>,
     pub(super) remarks: Vec<Remark>,
     pub(super) refusals: Vec<(Place, Refusal)>,
 }
@@ -165,11 +167,21 @@ impl Draft {
         verdict: Verdict,
         note: impl Into<String>,
     ) {
-        let place = &directive.name.place;
+        self.remark_at(&directive.name.place, directive.shown(), verdict, note);
+    }
+
+    /// Says what became of a text that is no directive.
+    pub(super) fn remark_at(
+        &mut self,
+        place: &Place,
+        text: String,
+        verdict: Verdict,
+        note: impl Into<String>,
+    ) {
         self.remarks.push(Remark {
             file: place.file.to_path_buf(),
             line: place.line,
-            text: directive.shown(),
+            text,
             verdict,
             note: note.into(),
         });
@@ -316,6 +328,9 @@ impl Draft {
                     put(&["records", name, key], of_family.into(), place);
                 }
             }
+        }
+        for (name, (target, place)) in &self.aliases {
+            put(&["records", name, "CNAME"], target.as_str().into(), place);
         }
         document
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use figment::value::Value;
 
-use super::draft::{Draft, Refusal, Verdict, duration};
+use super::draft::{Draft, Group, Refusal, Verdict, duration};
 use super::syntax::{Directive, Place, Word};
 use super::zones::{zone, zones};
 
@@ -30,7 +30,12 @@ const NOT_PASSED_OVER: &str = "no answer of a server that knows the zone is pass
 struct Transport {
     force_tcp: bool,
     tls_name: Option<String>,
+    /// Who resolves the host names of servers.
+    resolvers: Vec<String>,
 }
+
+/// The group that resolves the host names of servers.
+const RESOLVER: &str = "resolver";
 
 /// Reads a `forward`; what is wrong with it, and what becomes of it, goes to the draft.
 pub(super) fn read<'a>(draft: &mut Draft, directive: &'a Directive) -> Option<Forward<'a>> {
@@ -54,7 +59,11 @@ pub(super) fn read<'a>(draft: &mut Draft, directive: &'a Directive) -> Option<Fo
         read_option(draft, &mut forward, &mut transport, option);
     }
     for word in &directive.arguments[1..] {
-        if let Some(server) = server(draft, &transport, word) {
+        if let Some(server) = named(&transport, &word.text) {
+            forward
+                .servers
+                .push(resolved(draft, &transport, directive, &server));
+        } else if let Some(server) = server(draft, &transport, word) {
             forward.servers.push(server);
         }
     }
@@ -67,6 +76,68 @@ pub(super) fn read<'a>(draft: &mut Draft, directive: &'a Directive) -> Option<Fo
             .push((vec!["policy"], "round_robin".into(), place));
     }
     Some(forward)
+}
+
+/// A server by its host name, without the group that resolves it.
+fn named(transport: &Transport, text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once("://").unwrap_or(("dns", text));
+    let (authority, path) = match rest.find('/') {
+        Some(slash) if scheme == "https" => rest.split_at(slash),
+        _ => (rest, ""),
+    };
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) => port.parse::<u16>().ok().map(|_| host)?,
+        None => authority,
+    };
+    if !is_host_name(host) {
+        return None;
+    }
+    let certificate = transport.tls_name.as_ref();
+    let certificate = certificate.map_or(String::new(), |name| format!("#{name}"));
+    match scheme {
+        "dns" if transport.force_tcp => Some(format!("tcp://{authority}")),
+        "dns" => Some(authority.to_owned()),
+        "tls" | "https" => Some(format!("{scheme}://{authority}{path}{certificate}")),
+        _ => None,
+    }
+}
+
+/// Whether it is a name of a host, and no file and no address, mistyped ones included.
+fn is_host_name(text: &str) -> bool {
+    let labels = text.strip_suffix('.').unwrap_or(text).split('.');
+    let last = labels.clone().next_back().unwrap_or_default();
+    let fine = |label: &str| {
+        let is_fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        !label.is_empty() && label.chars().all(is_fine)
+    };
+    labels.clone().count() > 1
+        && labels.clone().all(fine)
+        && last.contains(|c: char| c.is_ascii_alphabetic())
+}
+
+/// The server with the group that resolves its name.
+fn resolved(
+    draft: &mut Draft,
+    transport: &Transport,
+    directive: &Directive,
+    server: &str,
+) -> String {
+    let servers = match transport.resolvers.as_slice() {
+        // The system's resolver, there too.
+        [] => vec!["/etc/resolv.conf".to_owned()],
+        resolvers => resolvers.to_vec(),
+    };
+    let group = draft.group(Group {
+        name: RESOLVER.to_owned(),
+        servers,
+        options: Vec::new(),
+        place: directive.name.place.clone(),
+    });
+    let note = format!(
+        "{server}: its name is resolved by the group {group}, again as the TTL says; there at start alone"
+    );
+    draft.remark(directive, Verdict::Differs, note);
+    format!("{server}@{group}")
 }
 
 /// A server as our configuration writes it.
@@ -198,9 +269,8 @@ fn read_option(
         "doh_method" => draft.remark(option, Differs, "always POST"),
         "source_address" => draft.remark(option, NoCounterpart, "the address that the node's routes choose"),
         "resolver" => {
-            let what = "a server by its host name".to_owned();
-            let remedy = "write its IP address; in our own configuration, dns.corp.example@GROUP is resolved by a group";
-            draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+            transport.resolvers.extend(option.texts().into_iter().map(str::to_owned));
+            draft.remark(option, Differs, "a group that resolves host names of servers, again as their TTL says; there at start alone");
         }
         "max_fails" => draft.remark(option, Differs, "nothing to count: a server is down when a probe is lost, and up when two are answered"),
         "expire" | "max_idle_conns" => draft.remark(option, NoCounterpart, "sockets are replaced after 30 s, idle connections closed after 8 s"),
@@ -250,7 +320,11 @@ fn health_check(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive
             place.clone(),
         ));
     }
-    let note = "failover.probe_min; only servers in doubt are probed, and pauses grow";
+    let mut note =
+        "failover.probe_min; only servers in doubt are probed, and pauses grow".to_owned();
+    if texts.contains(&"no_rec") {
+        note += "; probes have RD set, as all queries";
+    }
     draft.remark(option, Verdict::Differs, note);
 }
 

@@ -6,13 +6,17 @@
 
 pub(super) mod draft;
 mod forward;
+mod pattern;
 mod plugins;
+mod rewrite;
 mod server;
 pub(super) mod syntax;
+mod template;
 mod written;
 pub(super) mod zones;
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -23,10 +27,11 @@ pub use syntax::SyntaxProblem;
 
 use super::error::{ConfigError, CorefileProblem};
 use super::files::Files;
+use super::foreign::{self, HeldCorefile};
 use super::yaml::Document;
 use draft::Draft;
 use server::{Acl, Server};
-use syntax::{Place, ServerBlock};
+use syntax::{Place, ServerBlock, Sources};
 use zones::Key;
 
 /// Where NodeLocal DNSCache has its address, unless it is told otherwise.
@@ -34,6 +39,10 @@ const NODE_LOCAL: &str = "169.254.20.10";
 
 /// The address of kube-dns, which NodeLocal DNSCache takes over.
 const KUBE_DNS_PLACEHOLDER: &str = "__PILLAR__DNS__SERVER__";
+
+/// What is said of an `import` that imports nothing.
+const NO_FILE: &str = "there is no such file here, so nothing is imported; if the cluster has some, in a ConfigMap such as coredns-custom, \
+                       have them here, too";
 
 /// What a Corefile leaves to its surroundings.
 pub(super) struct Surroundings<'a> {
@@ -63,6 +72,12 @@ impl Imported {
     pub(super) fn yaml(&self) -> String {
         written::yaml(&self.document)
     }
+
+    /// The same as values of the Helm chart, without what the chart sets by itself.
+    #[must_use]
+    pub(super) fn chart_values(&self, cluster_dns: Option<IpAddr>) -> String {
+        written::values(&self.document, cluster_dns)
+    }
 }
 
 /// Whether a configuration file is a Corefile: by its name, because its text may be anything.
@@ -84,13 +99,23 @@ pub(super) fn import(
     text: &str,
     around: &Surroundings<'_>,
 ) -> Result<Imported, Vec<ConfigError>> {
-    let text = with_placeholders(text, around);
-    let corefile = syntax::parse(file, &text, around.variable, around.files);
+    let (inside, text, beside) = unpacked(file, text)?;
+    let text = with_placeholders(&text, around);
+    let sources = Sources {
+        variable: around.variable,
+        files: around.files,
+        beside: &beside,
+    };
+    let corefile = syntax::parse(&inside, &text, sources);
     let mut draft = Draft::default();
+    for import in &corefile.empty_imports {
+        draft.remark(import, Verdict::Differs, NO_FILE);
+    }
     let mut listen: Vec<SocketAddr> = Vec::new();
     let mut rotate = false;
     let mut first = None;
     let mut acls = Vec::new();
+    let mut blocks = Vec::new();
     let zones: BTreeSet<String> = corefile
         .servers
         .iter()
@@ -103,13 +128,16 @@ pub(super) fn import(
         first = first.or(place);
         let server = translate(&mut draft, around, block, &zones);
         rotate |= server.balances;
-        for address in server.addresses(around) {
-            if !listen.contains(&address) {
-                listen.push(address);
+        let addresses = server.addresses(around);
+        for address in &addresses {
+            if !listen.contains(address) {
+                listen.push(*address);
             }
         }
+        blocks.push((block, addresses));
         acls.push(server.acl);
     }
+    tell_of_addresses(&mut draft, &blocks, &listen);
     // What listens at all addresses of a port needs no other.
     let all = listen.clone();
     listen.retain(|address| {
@@ -187,6 +215,42 @@ fn translate<'a>(
     server.records(draft, zones);
     server.routes(draft, around, zones);
     server
+}
+
+/// Says which blocks are asked at more addresses here than there.
+fn tell_of_addresses(
+    draft: &mut Draft,
+    blocks: &[(&ServerBlock, Vec<SocketAddr>)],
+    listen: &[SocketAddr],
+) {
+    for (block, addresses) in blocks {
+        let elsewhere = listen.iter().any(|address| !addresses.contains(address));
+        if let Some(key) = block.keys.first().filter(|_| elsewhere) {
+            let keys: Vec<&str> = block.keys.iter().map(|key| key.text.as_str()).collect();
+            let note = "its zones are answered at all addresses of listen, there at its own alone";
+            draft.remark_at(&key.place, keys.join(" "), Verdict::Differs, note);
+        }
+    }
+}
+
+/// The text of a Corefile, and where it is; of a ConfigMap, also what else it holds.
+type Unpacked<'t> = (PathBuf, Cow<'t, str>, BTreeMap<String, String>);
+
+fn unpacked<'t>(file: &Path, text: &'t str) -> Result<Unpacked<'t>, Vec<ConfigError>> {
+    let Some(maps) = foreign::config_maps(text) else {
+        return Ok((file.to_owned(), text.into(), BTreeMap::new()));
+    };
+    match maps.corefile {
+        Some(HeldCorefile::InPlace(text)) => Ok((file.to_owned(), text.into(), maps.others)),
+        Some(HeldCorefile::Apart(text)) => {
+            Ok((syntax::inside(file, "Corefile"), text.into(), maps.others))
+        }
+        None => {
+            let keys: Vec<&String> = maps.others.keys().collect();
+            let (file, what) = (file.to_owned(), foreign::no_corefile(&keys));
+            Err(vec![ConfigError::Foreign { file, what }])
+        }
+    }
 }
 
 /// Says what each `acl` became. There is one `allow`, be the `acl` of all zones or not.

@@ -4,12 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use figment::value::Value;
 
-use super::Surroundings;
 use super::draft::{Draft, Refusal, Verdict, duration, seconds};
 use super::forward::duration_ms;
 use super::server::{Acl, Cache, CacheKind, Kubernetes, Server};
 use super::syntax::Directive;
 use super::zones::{is_within, zone, zones as zones_of};
+use super::{Surroundings, rewrite, template};
 use crate::config::spelling::nearest;
 use Verdict::{Differs, NoCounterpart, Taken};
 
@@ -152,8 +152,8 @@ pub(super) fn read<'a>(
         "prometheus" => observed(draft, around, directive, PROMETHEUS),
         "health" => observed(draft, around, directive, HEALTH),
         "ready" => observed(draft, around, directive, READY),
-        "template" => template(draft, server, directive),
-        "rewrite" => rewrite(draft, server, directive),
+        "template" => template::template(draft, server, directive),
+        "rewrite" => rewrite::rewrite(draft, server, directive),
         "acl" => acl(draft, server, directive),
         "dns64" => dns64(draft, server, directive),
         "loadbalance" => loadbalance(draft, server, directive),
@@ -194,7 +194,12 @@ fn without(draft: &mut Draft, directive: &Directive) {
     }
 }
 
-fn changes_answers(draft: &mut Draft, directive: &Directive, what: String, remedy: &'static str) {
+pub(super) fn changes_answers(
+    draft: &mut Draft,
+    directive: &Directive,
+    what: String,
+    remedy: &'static str,
+) {
     draft.refuse(
         &directive.name.place,
         Refusal::ChangesAnswers { what, remedy },
@@ -215,6 +220,22 @@ fn zones_or_all(server: &Server<'_>, arguments: &[super::syntax::Word]) -> Vec<S
     arguments
         .iter()
         .flat_map(|word| zones_of(&word.text))
+        .collect()
+}
+
+/// The same, of the block's names alone: a plugin that answers is asked for no others.
+pub(super) fn zones_within(server: &Server<'_>, arguments: &[super::syntax::Word]) -> Vec<String> {
+    let block = zones_or_all(server, &[]);
+    let clipped = |zone: String| {
+        if block.iter().any(|above| is_within(&zone, above)) {
+            return vec![zone];
+        }
+        let below = block.iter().filter(|below| is_within(below, &zone));
+        below.cloned().collect()
+    };
+    zones_or_all(server, arguments)
+        .into_iter()
+        .flat_map(clipped)
         .collect()
 }
 
@@ -527,12 +548,24 @@ fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directiv
     if let Some(file) = file {
         draft.set(&["hosts"], file, &directive.name.place);
     }
-    let zones: Vec<String> = directive
-        .arguments
-        .iter()
-        .skip(1)
-        .flat_map(|word| zones_of(&word.text))
-        .collect();
+    let zones = match directive.arguments.get(1..) {
+        Some(zones) if !zones.is_empty() => zones_within(server, zones),
+        _ => Vec::new(),
+    };
+    if passes_on && file.is_some() && !zones.is_empty() {
+        draft.remark(
+            directive,
+            Differs,
+            "records and hosts; other names are forwarded; names of the file are answered in all zones",
+        );
+        return;
+    }
+    // Without zones of its own it holds those of the block.
+    let zones = if zones.is_empty() && server.zones.iter().all(|(zone, _)| zone != ".") {
+        zones_or_all(server, &[])
+    } else {
+        zones
+    };
     if passes_on {
         draft.remark(
             directive,
@@ -642,121 +675,6 @@ fn addresses_of(text: &str, around: &Surroundings<'_>) -> Option<Vec<SocketAddr>
         all.push(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
     }
     Some(all)
-}
-
-fn template(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
-    const REMEDY: &str = "write what it answers into routes or records";
-    let place = &directive.name.place;
-    let texts = directive.texts();
-    let [class, rtype, ..] = texts.as_slice() else {
-        let _ = draft.argument(directive, 1, "a class and a type, such as IN A or ANY ANY");
-        return;
-    };
-    let zones = zones_or_all(server, &directive.arguments[2..]);
-    let (mut answers, mut rcode) = (Vec::new(), None);
-    for line in &directive.block {
-        match line.name.text.as_str() {
-            "answer" => answers.extend(line.texts().first().copied()),
-            "rcode" => rcode = line.texts().first().map(|code| code.to_ascii_uppercase()),
-            "fallthrough" | "authority" | "ederror" => {
-                draft.remark(
-                    line,
-                    NoCounterpart,
-                    "the zone alone decides, and a SOA is made up",
-                );
-            }
-            "match" if matches!(line.texts().as_slice(), ["." | ".*" | "^.*$"]) => {}
-            _ => {
-                let what = format!("template {}", line.shown());
-                return changes_answers(draft, line, what, REMEDY);
-            }
-        }
-    }
-    let addresses: Option<Vec<Value>> = answers.iter().map(|answer| address_in(answer)).collect();
-    let whole = *rtype == "ANY";
-    let answer = match (addresses, rcode.as_deref()) {
-        (Some(addresses), None | Some("NOERROR")) if !addresses.is_empty() => {
-            Some(Value::from(addresses))
-        }
-        (Some(_), Some(code @ ("NXDOMAIN" | "REFUSED"))) if whole => Some(code.into()),
-        (Some(_), None | Some("NOERROR")) if whole => Some("NODATA".into()),
-        (Some(_), None | Some("NOERROR")) => {
-            for zone in zones {
-                server
-                    .filters
-                    .push((zone, rtype.to_ascii_uppercase(), place.clone()));
-            }
-            return draft.remark(directive, Taken, "filter on the route: no such record");
-        }
-        _ => None,
-    };
-    let Some(answer) = answer.filter(|_| matches!(*class, "IN" | "ANY")) else {
-        let what = format!("{} with this rcode or answer", directive.shown());
-        return changes_answers(draft, directive, what, REMEDY);
-    };
-    let verdict = if whole || !matches!(answer, Value::Array(..)) {
-        Taken
-    } else {
-        Differs
-    };
-    for zone in zones {
-        server.answers.push((zone, answer.clone(), place.clone()));
-    }
-    draft.remark(
-        directive,
-        verdict,
-        "answer on the route, with TTL 60 s; other types of its names are \"no such record\"",
-    );
-}
-
-/// The address of `{{ .Name }} 60 IN A 10.1.40.9`.
-fn address_in(answer: &str) -> Option<Value> {
-    let rest = answer.trim().strip_prefix("{{")?;
-    let (name, rest) = rest.split_once("}}")?;
-    let words: Vec<&str> = rest.split_whitespace().collect();
-    let [.., rtype @ ("A" | "AAAA"), address] = words.as_slice() else {
-        return None;
-    };
-    let address: IpAddr = address.parse().ok()?;
-    let fits = address.is_ipv4() == (*rtype == "A") && name.trim() == ".Name";
-    fits.then(|| address.to_string().into())
-}
-
-fn rewrite(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
-    const REMEDY: &str = "only names and suffixes are rewritten here: see rewrite in the routes";
-    let texts = directive.texts();
-    let mut words = texts.as_slice();
-    if let ["stop" | "continue", rest @ ..] = words {
-        words = rest;
-    }
-    // In braces: one rule for the question, the others for the answer.
-    if let ([], [rule, rest @ ..]) = (words, directive.block.as_slice())
-        && rest.iter().all(|line| line.name.text == "answer")
-    {
-        for line in rest {
-            draft.remark(line, Taken, "names of the answer are always put back");
-        }
-        return rewrite(draft, server, &rule.under("rewrite"));
-    }
-    let (from, to, exact) = match words {
-        ["name", "suffix", from, to, ..] => (from, to, false),
-        ["name", "exact", from, to, ..] | ["name", from, to] => (from, to, true),
-        _ => return changes_answers(draft, directive, directive.shown(), REMEDY),
-    };
-    let trimmed = |text: &str| zone(text.strip_prefix('.').unwrap_or(text));
-    let (from, to) = (trimmed(from), trimmed(to));
-    if is_within(&from, &to) || is_within(&to, &from) {
-        return changes_answers(draft, directive, directive.shown(), REMEDY);
-    }
-    server
-        .rewrites
-        .push((from, to, directive.name.place.clone()));
-    let note = if exact {
-        "a route with rewrite; names below it too"
-    } else {
-        "a route with rewrite; names of the answer are always put back"
-    };
-    draft.remark(directive, Differs, note);
 }
 
 fn acl<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {

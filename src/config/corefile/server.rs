@@ -30,6 +30,8 @@ pub(super) struct Server<'a> {
     pub(super) rewrites: Vec<(String, String, Place)>,
     /// Names with addresses, and the line that says so.
     pub(super) names: Vec<(String, IpAddr, &'a Directive)>,
+    /// Names that are aliases, of what, and where that is said.
+    pub(super) aliases: Vec<(String, String, Place)>,
     pub(super) dns64: Option<String>,
     pub(super) balances: bool,
     pub(super) acl: Option<Acl<'a>>,
@@ -116,7 +118,7 @@ impl Server<'_> {
         longest.is_none_or(|longest| self.zones.iter().any(|(zone, _)| zone == longest))
     }
 
-    /// The records of `hosts`.
+    /// The records of `hosts`, `template` and `rewrite`.
     pub(super) fn records(&self, draft: &mut Draft, zones: &BTreeSet<String>) {
         for (name, address, directive) in &self.names {
             if self.takes(name, zones) {
@@ -131,6 +133,12 @@ impl Server<'_> {
                     "{name} is a name of another block, there too; its reverse name is forwarded"
                 );
                 draft.remark(directive, Verdict::Differs, note);
+            }
+        }
+        for (name, target, place) in &self.aliases {
+            if self.takes(name, zones) {
+                let alias = (target.clone(), place.clone());
+                draft.aliases.entry(name.clone()).or_insert(alias);
             }
         }
     }
@@ -276,9 +284,24 @@ impl Server<'_> {
         }
     }
 
+    /// The group that the block's `forward` asks for names of a zone, be it one of the block's zones or not: names that were
+    /// rewritten stay in the block.
+    fn forwards_to(&self, draft: &mut Draft, zone: &str) -> Option<String> {
+        let forward = self.forwards.iter().find(|forward| {
+            let excepted = |except: &String| is_within(zone, except);
+            is_within(zone, &forward.from) && !forward.except.iter().any(excepted)
+        })?;
+        Some(draft.group(Group {
+            name: group_name(self.zones.first().map_or(".", |(zone, _)| zone.as_str())),
+            servers: forward.servers.clone(),
+            options: forward.options.clone(),
+            place: forward.place.clone(),
+        }))
+    }
+
     fn rewrites(&self, draft: &mut Draft, routes: &mut Vec<(String, Route)>) {
         for (from, to, place) in &self.rewrites {
-            let Some(group) = group_of(routes, to) else {
+            let Some(group) = group_of(routes, to).or_else(|| self.forwards_to(draft, to)) else {
                 let what = format!(
                     "rewrite to {to}, which no forward and no kubernetes of this block holds,"
                 );

@@ -142,19 +142,31 @@ pub(super) struct Corefile {
     pub(super) servers: Vec<ServerBlock>,
     /// Files that it imports.
     pub(super) files: BTreeSet<PathBuf>,
+    /// Imports that match no file, which is no mistake.
+    pub(super) empty_imports: Vec<Directive>,
     pub(super) errors: Vec<SyntaxError>,
 }
 
+/// What a Corefile refers to.
+#[derive(Clone, Copy)]
+pub(super) struct Sources<'a> {
+    /// Environment variables.
+    pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) files: &'a Files,
+    /// What stands beside it in ConfigMaps, by key: it is mounted into directories whose names do not matter.
+    pub(super) beside: &'a BTreeMap<String, String>,
+}
+
+/// How the place of a key within a file of objects is written.
+pub(super) fn inside(file: &Path, key: &str) -> PathBuf {
+    PathBuf::from(format!("{}({key})", file.display()))
+}
+
 /// Reads a Corefile and what it imports.
-pub(super) fn parse(
-    file: &Path,
-    text: &str,
-    variable: &dyn Fn(&str) -> Option<String>,
-    files: &Files,
-) -> Corefile {
+pub(super) fn parse(file: &Path, text: &str, sources: Sources<'_>) -> Corefile {
     let mut parser = Parser {
-        variable,
-        files,
+        sources,
+        root: file.to_owned(),
         snippets: BTreeMap::new(),
         words: 0,
         corefile: Corefile::default(),
@@ -166,8 +178,9 @@ pub(super) fn parse(
 }
 
 struct Parser<'a> {
-    variable: &'a dyn Fn(&str) -> Option<String>,
-    files: &'a Files,
+    sources: Sources<'a>,
+    /// The Corefile.
+    root: PathBuf,
     snippets: BTreeMap<String, (usize, Vec<Directive>)>,
     words: usize,
     corefile: Corefile,
@@ -234,7 +247,7 @@ impl Parser<'_> {
             && let Some((name, after)) = behind.split_once(close)
         {
             out.push_str(before);
-            match (self.variable)(name) {
+            match (self.sources.variable)(name) {
                 Some(value) => out.push_str(&value),
                 None => self.error(place, SyntaxProblem::NoVariable(name.to_owned())),
             }
@@ -368,16 +381,45 @@ impl Parser<'_> {
             return directives;
         }
         let directory = place.file.parent().unwrap_or(Path::new(""));
+        let path = directory.join(&what.text);
         let mut directives = Vec::new();
-        for file in files(self.files, &directory.join(&what.text)) {
+        let mut found = files(self.sources.files, &path);
+        found.retain(|file| is_pattern(&path) || file.exists() || !self.is_beside(file));
+        for file in found {
             self.corefile.files.insert(file.clone());
-            match self.files.read_text(&file) {
+            match self.sources.files.read_text(&file) {
                 Ok(text) => directives.extend(self.file(&Rc::from(file), &text)),
                 Err(error) => {
                     let (what, error) = (what.text.clone(), error.to_string());
                     self.error(&what_place(import), SyntaxProblem::NoImport(what, error));
+                    return Vec::new();
                 }
             }
+        }
+        if directives.is_empty() {
+            directives = self.held_beside(&path);
+        }
+        if directives.is_empty() && is_pattern(&path) {
+            self.corefile.empty_imports.push(import.clone());
+        }
+        directives
+    }
+
+    fn is_beside(&self, file: &Path) -> bool {
+        let name = file.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| self.sources.beside.contains_key(name))
+    }
+
+    /// What keys beside the Corefile hold whose names are those of a path.
+    fn held_beside(&mut self, path: &Path) -> Vec<Directive> {
+        let beside = self.sources.beside;
+        let keys = beside
+            .iter()
+            .filter(|(key, _)| is_named(Path::new(key), path));
+        let mut directives = Vec::new();
+        for (key, text) in keys {
+            let file = inside(&self.root, key);
+            directives.extend(self.file(&Rc::from(file), text));
         }
         directives
     }
@@ -488,21 +530,34 @@ fn keys(directive: &Directive) -> Vec<Word> {
     keys
 }
 
+/// Whether a path may name several files.
+fn is_pattern(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.contains('*'))
+}
+
+/// Whether the last part of a path, which may have one `*`, names a file.
+fn is_named(file: &Path, path: &Path) -> bool {
+    let name_of = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let (Some(name), Some(pattern)) = (name_of(file), name_of(path)) else {
+        return false;
+    };
+    match pattern.split_once('*') {
+        None => name == pattern,
+        Some((start, end)) => {
+            name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
+        }
+    }
+}
+
 /// The files that a path names, which may have one `*` in its last part, in the order of their names.
 fn files(all: &Files, path: &Path) -> Vec<PathBuf> {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let Some((start, end)) = name.and_then(|name| name.split_once('*')) else {
+    if !is_pattern(path) {
         return vec![path.to_owned()];
-    };
-    let matches = |file: &PathBuf| {
-        let name = file.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| {
-            name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end)
-        })
-    };
+    }
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut files = all.in_directory(directory);
-    files.retain(matches);
+    files.retain(|file| is_named(file, path));
     files.sort();
     files
 }

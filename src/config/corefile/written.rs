@@ -1,6 +1,7 @@
 //! Our configuration as YAML text, in the order of the reference.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use figment::value::{Dict, Value};
 
@@ -25,6 +26,51 @@ const ORDER: [&str; 12] = [
 
 /// Tables that have a line for each of their keys; those below stand in braces.
 const OPEN: [&str; 3] = ["upstreams", "routes", "records"];
+
+/// Keys that the chart sets by its mode.
+const OF_THE_CHART: [&str; 4] = ["listen", "allow", "admin", "metrics"];
+
+/// The same as values of the chart, which has its own mind of where to listen and who may ask.
+pub(super) fn values(document: &Document, cluster_dns: Option<IpAddr>) -> String {
+    let mut document = document.clone();
+    document
+        .dict
+        .retain(|key, _| !OF_THE_CHART.contains(&key.as_str()));
+    if let Some(routes) = document.dict.get_mut("routes").and_then(as_table) {
+        for route in routes.values_mut().filter_map(as_table) {
+            // The chart writes it there, and the two exclude each other.
+            let cache = route.get_mut("cache").and_then(as_table);
+            if let Some(ttl) = cache.and_then(|cache| cache.remove("max_negative_ttl")) {
+                route.insert("max_negative_ttl".to_owned(), ttl);
+            }
+        }
+    }
+    let mut out = String::new();
+    if let Some(address) = cluster_dns {
+        let _ = writeln!(out, "clusterDNS: {}", scalar(&address.to_string()));
+    }
+    out.push_str("config:\n");
+    for line in yaml(&document).lines() {
+        let _ = writeln!(out, "  {line}");
+        if line == "upstreams:" && !has_group(&document, "vpc") {
+            // No route leads to it.
+            out.push_str("    vpc: null  # the chart's own\n");
+        }
+    }
+    out
+}
+
+fn as_table(value: &mut Value) -> Option<&mut Dict> {
+    match value {
+        Value::Dict(_, dict) => Some(dict),
+        _ => None,
+    }
+}
+
+fn has_group(document: &Document, name: &str) -> bool {
+    let upstreams = document.dict.get("upstreams").and_then(Value::as_dict);
+    upstreams.is_some_and(|groups| groups.contains_key(name))
+}
 
 pub(super) fn yaml(document: &Document) -> String {
     let rank = |key: &str| {

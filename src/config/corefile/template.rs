@@ -1,0 +1,293 @@
+//! The plugin `template`: names that are answered by what is written there.
+//!
+//! Taken are addresses, an alias, or a response code, for zones or for the names that a [`Pattern`] takes. What is made of
+//! a name's own words is refused.
+
+use std::net::IpAddr;
+
+use figment::value::Value;
+
+use super::draft::{Draft, Verdict};
+use super::pattern::{Names, Pattern};
+use super::plugins::{changes_answers, zones_within};
+use super::server::Server;
+use super::syntax::Directive;
+use super::zones::{is_within, zone};
+use Verdict::{Differs, NoCounterpart, Taken};
+
+const REMEDY: &str = "write what it answers into routes or records";
+
+/// What a template says of its names.
+enum Says {
+    Addresses(Vec<IpAddr>),
+    Alias(String),
+    Code(&'static str),
+}
+
+/// What is written in a template's block.
+#[derive(Default)]
+struct Body<'a> {
+    answers: Vec<&'a str>,
+    rcode: Option<String>,
+    patterns: Vec<Pattern>,
+    passes_on: bool,
+}
+
+pub(super) fn template<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
+    let texts = directive.texts();
+    let [class, rtype, ..] = texts.as_slice() else {
+        let _ = draft.argument(directive, 1, "a class and a type, such as IN A or ANY ANY");
+        return;
+    };
+    let rtype = rtype.to_ascii_uppercase();
+    let Some(body) = read(draft, directive) else {
+        return;
+    };
+    let zones = zones_within(server, &directive.arguments[2..]);
+    let scopes = scopes(&zones, &body.patterns);
+    if scopes.is_empty() {
+        let note = "its expression takes no name of its zones";
+        return draft.remark(directive, NoCounterpart, note);
+    }
+    let deep = scopes.iter().any(|(_, names)| *names == Names::Deep);
+    let denies = body.rcode.as_deref() == Some("NXDOMAIN") && body.answers.is_empty();
+    if deep && denies && body.passes_on {
+        let note = "these names are forwarded, and the servers deny them, which know none so deep";
+        return draft.remark(directive, Differs, note);
+    }
+    let says = says(&body, &rtype, &scopes);
+    let Some(says) = says.filter(|_| matches!(*class, "IN" | "ANY") && !deep) else {
+        let what = format!("{} with this rcode or answer", directive.shown());
+        return changes_answers(draft, directive, what, REMEDY);
+    };
+    let (verdict, mut note) = take(server, directive, &rtype, says, &scopes);
+    let mut verdict = verdict;
+    if !body.patterns.is_empty() && !body.passes_on {
+        verdict = Differs;
+        note += "; other names of its zones are forwarded, there they fail for want of fallthrough";
+    }
+    draft.remark(directive, verdict, note);
+}
+
+/// The block; none if a line of it is refused.
+fn read<'a>(draft: &mut Draft, directive: &'a Directive) -> Option<Body<'a>> {
+    let mut body = Body::default();
+    for line in &directive.block {
+        match line.name.text.as_str() {
+            "answer" => body.answers.extend(line.texts().first().copied()),
+            "rcode" => body.rcode = line.texts().first().map(|code| code.to_ascii_uppercase()),
+            "fallthrough" => body.passes_on = true,
+            "authority" | "ederror" => draft.remark(line, NoCounterpart, "a SOA is made up"),
+            "match" if matches!(line.texts().as_slice(), ["." | ".*" | "^.*$"]) => {}
+            "match" if !line.arguments.is_empty() => {
+                for word in &line.arguments {
+                    let Some(pattern) = Pattern::read(&word.text) else {
+                        let what = format!("template {}", line.shown());
+                        changes_answers(draft, line, what, REMEDY);
+                        return None;
+                    };
+                    body.patterns.push(pattern);
+                }
+            }
+            _ => {
+                let what = format!("template {}", line.shown());
+                changes_answers(draft, line, what, REMEDY);
+                return None;
+            }
+        }
+    }
+    for line in &directive.block {
+        match line.name.text.as_str() {
+            "fallthrough" if body.patterns.is_empty() => {
+                draft.remark(line, NoCounterpart, "the zone alone decides");
+            }
+            "fallthrough" => draft.remark(line, Taken, "other names are forwarded"),
+            "match" => draft.remark(line, Taken, "the zone whose names it takes"),
+            _ => {}
+        }
+    }
+    Some(body)
+}
+
+/// The zones whose names a template answers, and which of their names.
+fn scopes(zones: &[String], patterns: &[Pattern]) -> Vec<(String, Names)> {
+    if patterns.is_empty() {
+        let whole = zones.iter().map(|zone| (zone.clone(), Names::AtAndBelow));
+        return whole.collect();
+    }
+    let mut scopes = Vec::new();
+    for pattern in patterns {
+        if zones.iter().any(|zone| is_within(&pattern.zone, zone)) {
+            scopes.push((pattern.zone.clone(), pattern.names));
+        } else {
+            let below = zones.iter().filter(|zone| is_within(zone, &pattern.zone));
+            scopes.extend(below.map(|zone| (zone.clone(), Names::AtAndBelow)));
+        }
+    }
+    scopes
+}
+
+fn says(body: &Body<'_>, rtype: &str, scopes: &[(String, Names)]) -> Option<Says> {
+    let code = body.rcode.as_deref().unwrap_or("NOERROR");
+    if body.answers.is_empty() {
+        return match (code, rtype) {
+            ("NXDOMAIN", _) => Some(Says::Code("NXDOMAIN")),
+            ("REFUSED", "ANY") => Some(Says::Code("REFUSED")),
+            ("NOERROR", _) => Some(Says::Code("NODATA")),
+            _ => None,
+        };
+    }
+    let records: Vec<(&str, String)> = body
+        .answers
+        .iter()
+        .map(|answer| record(answer, rtype, scopes))
+        .collect::<Option<_>>()?;
+    match (code, records.as_slice()) {
+        ("NOERROR", [("CNAME", target)]) => Some(Says::Alias(zone(target))),
+        ("NOERROR", _) => {
+            let address = |(rtype, text): &(&str, String)| {
+                let address: IpAddr = text.parse().ok()?;
+                (address.is_ipv4() == (*rtype == "A")).then_some(address)
+            };
+            let addresses: Option<Vec<IpAddr>> = records.iter().map(address).collect();
+            addresses.map(Says::Addresses)
+        }
+        _ => None,
+    }
+}
+
+/// Type and data of `{{ .Name }} 60 IN A 10.1.40.9`.
+fn record<'t>(
+    answer: &str,
+    rtype: &'t str,
+    scopes: &[(String, Names)],
+) -> Option<(&'t str, String)> {
+    // One word each.
+    let mut text = answer.to_owned();
+    for part in [".Name", ".Class", ".Type"] {
+        text = text.replace(&format!("{{{{ {part} }}}}"), &format!("{{{{{part}}}}}"));
+    }
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [owner, .., kind, data] = words.as_slice() else {
+        return None;
+    };
+    let is_zone = |(scope, _): &(String, Names)| zone(owner) == *scope;
+    if *owner != "{{.Name}}" && !scopes.iter().any(is_zone) {
+        return None;
+    }
+    let kind = match *kind {
+        "A" => "A",
+        "AAAA" => "AAAA",
+        "CNAME" => "CNAME",
+        "{{.Type}}" => rtype,
+        _ => return None,
+    };
+    (!data.contains(['{', '}'])).then(|| (kind, (*data).to_owned()))
+}
+
+/// Puts what a template says into the block's routes and records, and says what that is.
+fn take<'a>(
+    server: &mut Server<'a>,
+    directive: &'a Directive,
+    rtype: &str,
+    says: Says,
+    scopes: &[(String, Names)],
+) -> (Verdict, String) {
+    const RECORDS: &str = "records, with TTL 60 s, for names at any depth; other types of them are \"no such record\"";
+    let place = &directive.name.place;
+    let whole = rtype == "ANY";
+    let literal = literal_owner(directive);
+    let mut verdict = if whole { Taken } else { Differs };
+    match says {
+        Says::Addresses(addresses) => {
+            for (zone, names) in scopes {
+                if *names == Names::AtAndBelow && !literal {
+                    let shown = addresses
+                        .iter()
+                        .map(|address| Value::from(address.to_string()));
+                    let answer = Value::from(shown.collect::<Vec<Value>>());
+                    server.answers.push((zone.clone(), answer, place.clone()));
+                    continue;
+                }
+                verdict = Differs;
+                let name = match names {
+                    Names::Below => format!("*.{zone}"),
+                    _ => zone.clone(),
+                };
+                let owned = addresses
+                    .iter()
+                    .map(|address| (name.clone(), *address, directive));
+                server.names.extend(owned);
+            }
+            let as_answers =
+                scopes.iter().all(|(_, names)| *names == Names::AtAndBelow) && !literal;
+            let note = if as_answers {
+                "answer on the route, with TTL 60 s; other types of its names are \"no such record\""
+            } else {
+                RECORDS
+            };
+            (verdict, note.to_owned())
+        }
+        Says::Alias(target) => {
+            for (zone, names) in scopes {
+                let mut alias = |name| server.aliases.push((name, target.clone(), place.clone()));
+                if *names != Names::Below {
+                    alias(zone.clone());
+                }
+                if matches!(names, Names::Below | Names::AtAndBelow) && !literal {
+                    alias(format!("*.{zone}"));
+                }
+            }
+            (
+                Differs,
+                "records: an alias, whose target is looked up by its own route".to_owned(),
+            )
+        }
+        Says::Code(code) if whole => {
+            for (zone, _) in scopes {
+                server
+                    .answers
+                    .push((zone.clone(), code.into(), place.clone()));
+            }
+            let mut note = "answer on the route, with TTL 60 s; other types of its names are \"no such record\"".to_owned();
+            if code == "NXDOMAIN" || code == "REFUSED" {
+                note = format!("answer: {code} on the route");
+            }
+            if let Some((zone, _)) = scopes.iter().find(|(_, names)| *names != Names::AtAndBelow) {
+                verdict = Differs;
+                note = format!("{note}; for all names at and below {zone}");
+            }
+            (verdict, note)
+        }
+        Says::Code(code) => {
+            for (zone, _) in scopes {
+                server
+                    .filters
+                    .push((zone.clone(), rtype.to_owned(), place.clone()));
+            }
+            let note = "filter on the route: no such record";
+            if code == "NXDOMAIN" {
+                (
+                    Differs,
+                    format!(
+                        "{note}; there NXDOMAIN, which denies the other types of the name, too"
+                    ),
+                )
+            } else {
+                (Taken, note.to_owned())
+            }
+        }
+    }
+}
+
+/// Whether an answer is for its zone alone, because it writes the name out.
+fn literal_owner(directive: &Directive) -> bool {
+    let mut answers = directive
+        .block
+        .iter()
+        .filter(|line| line.name.text == "answer");
+    answers.any(|line| {
+        let text = line.texts().first().copied().unwrap_or_default();
+        !text.trim_start().starts_with("{{")
+    })
+}

@@ -1,0 +1,243 @@
+//! What `nodens import` takes beside a file called Corefile: any name, standard input, and the ConfigMap as `kubectl get -o
+//! yaml` or `-o json` prints it; and what the other commands say of such a file.
+
+mod common;
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use common::{TempDir, nodens};
+
+const COREFILE: &str = ".:53 {\n    errors\n    forward . 10.0.0.2\n    cache 30\n}\n";
+
+/// As `kubectl get configmap -o yaml` prints it.
+const CONFIG_MAP: &str = "apiVersion: v1\ndata:\n  Corefile: |\n    .:53 {\n        errors\n        forward . 10.0.0.2\n        \
+     cache 30\n    }\nkind: ConfigMap\nmetadata:\n  name: coredns\n  namespace: kube-system\n";
+
+/// The same where a line of the Corefile ends with a space, which no block of YAML holds.
+const QUOTED: &str = "apiVersion: v1\ndata:\n  Corefile: \".:53 {\\n    errors \\n    forward . 10.0.0.2\\n    cache\n    \\ \
+     30\\n}\"\nkind: ConfigMap\nmetadata:\n  name: coredns\n";
+
+/// Two objects, as `kubectl get configmap coredns coredns-custom -o yaml` prints them.
+const LIST: &str = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  data:\n    Corefile: |\n      .:53 {\n\
+     \x20       forward . 10.0.0.2\n        import custom/*.override\n      }\n      import /etc/coredns/custom/*.server\n\
+     - apiVersion: v1\n  kind: ConfigMap\n  data:\n    log.override: |\n      cache 30\n    corp.server: |\n      corp.example:53 {\n\
+     \x20         forward . 10.0.0.9\n      }\n";
+
+fn run(directory: &TempDir, arguments: &[&str], input: Option<&str>) -> Output {
+    let mut command = nodens();
+    command.current_dir(directory.path("")).args(arguments);
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("nodens runs");
+    let mut stdin = child.stdin.take().expect("standard input");
+    // Whoever refuses its arguments reads nothing.
+    let _ = stdin.write_all(input.unwrap_or_default().as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("it ends")
+}
+
+/// Standard output and standard error of what succeeds.
+fn imported(directory: &TempDir, arguments: &[&str], input: Option<&str>) -> (String, String) {
+    let output = run(directory, arguments, input);
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    (String::from_utf8(output.stdout).expect("UTF-8"), said)
+}
+
+/// Without the places, which differ.
+fn values(yaml: &str) -> Vec<&str> {
+    yaml.lines()
+        .map(|line| line.split("  # ").next().unwrap_or(line))
+        .collect()
+}
+
+#[test]
+fn a_corefile_may_have_any_name_and_come_by_standard_input() {
+    let directory = TempDir::new();
+    directory.write("Corefile", COREFILE);
+    directory.write("coredns.conf", COREFILE);
+    let (expected, _) = imported(&directory, &["import", "Corefile"], None);
+    let (named, _) = imported(&directory, &["import", "coredns.conf"], None);
+    assert_eq!(values(&named), values(&expected));
+    let (piped, said) = imported(&directory, &["import", "-"], Some(COREFILE));
+    assert_eq!(values(&piped), values(&expected));
+    assert!(said.contains("stdin:4: cache 30: differs"), "{said}");
+    let none = run(&directory, &["import", "-"], Some(""));
+    let said = String::from_utf8_lossy(&none.stderr);
+    assert!(said.starts_with("stdin: is empty"), "{said}");
+}
+
+#[test]
+fn a_config_map_is_read_as_the_corefile_that_it_holds() {
+    let directory = TempDir::new();
+    directory.write("Corefile", COREFILE);
+    let (expected, _) = imported(&directory, &["import", "Corefile"], None);
+    for (name, text, place) in [
+        ("coredns.yaml", CONFIG_MAP, "coredns.yaml:7: cache 30"),
+        ("Corefile.yaml", CONFIG_MAP, "Corefile.yaml:7: cache 30"),
+        ("quoted.yaml", QUOTED, "quoted.yaml(Corefile):4: cache 30"),
+    ] {
+        directory.write(name, text);
+        let (yaml, said) = imported(&directory, &["import", name], None);
+        assert_eq!(values(&yaml), values(&expected), "{name}");
+        assert!(said.contains(place), "{name}: {place}\n{said}");
+    }
+    let json = serde_json::json!({"kind": "ConfigMap", "data": {"Corefile": COREFILE}});
+    let (yaml, _) = imported(&directory, &["import", "-"], Some(&json.to_string()));
+    assert_eq!(values(&yaml), values(&expected));
+    // A file called Corefile is served and checked as well.
+    let checked = run(&directory, &["check", "--config", "Corefile.yaml"], None);
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+#[test]
+fn a_mistake_in_a_config_map_has_its_place_there() {
+    let directory = TempDir::new();
+    directory.write("cm.yaml", &CONFIG_MAP.replace("cache", "cash"));
+    let output = run(&directory, &["import", "cm.yaml"], None);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        said.starts_with("cm.yaml:7:9: cash: there is no such plugin; did you mean cache?"),
+        "{said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn what_another_config_map_holds_is_imported() {
+    let directory = TempDir::new();
+    let (yaml, said) = imported(&directory, &["import", "-"], Some(LIST));
+    assert!(
+        yaml.contains("corp.example: {cache: off, group: corp.example}"),
+        "{yaml}"
+    );
+    assert!(
+        yaml.contains("\".\": {cache: {max_negative_ttl: 30s"),
+        "{yaml}"
+    );
+    assert!(
+        said.contains("stdin(log.override):1: cache 30: differs"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_config_map_without_a_corefile_says_what_it_holds() {
+    let directory = TempDir::new();
+    let other = "kind: ConfigMap\ndata:\n  nodens.yaml: |\n    listen: 127.0.0.1:53\n";
+    directory.write("cm.yaml", other);
+    for command in [
+        &["import", "cm.yaml"][..],
+        &["check", "--config", "cm.yaml"],
+    ] {
+        let output = run(&directory, command, None);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("nodens.yaml"), "{said}");
+    }
+}
+
+#[test]
+fn check_says_what_a_file_is_that_is_no_configuration() {
+    let cases = [
+        (
+            "cm.yaml",
+            CONFIG_MAP,
+            "is a Kubernetes ConfigMap that holds a Corefile; `nodens import cm.yaml` reads it",
+        ),
+        (
+            "coredns.conf",
+            COREFILE,
+            "looks like a Corefile; its name must hold the word Corefile, or `nodens import coredns.conf` reads it",
+        ),
+        (
+            "resolv.conf",
+            "# by hand\nnameserver 10.0.0.2\n",
+            "looks like a resolv.conf; name it in `upstreams: {NAME: {servers: [/etc/resolv.conf]}}`",
+        ),
+        (
+            "hosts",
+            "127.0.0.1 localhost\n::1 ip6-localhost\n",
+            "looks like a hosts file; name it in `hosts:`",
+        ),
+        (
+            "dnsmasq.conf",
+            "no-resolv\nserver=10.0.0.2\nserver=/corp/10.0.0.3\n",
+            "looks like a configuration of dnsmasq",
+        ),
+        (
+            "unbound.conf",
+            "server:\n  interface: 0.0.0.0\nforward-zone:\n  name: \".\"\n  forward-addr: 10.0.0.2\n",
+            "looks like a configuration of Unbound",
+        ),
+        (
+            "named.conf",
+            "options {\n  forwarders { 10.0.0.2; };\n};\n",
+            "looks like a configuration of BIND",
+        ),
+    ];
+    let directory = TempDir::new();
+    for (name, text, expected) in cases {
+        directory.write(name, text);
+        let output = run(&directory, &["check", "--config", name], None);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(
+            said.starts_with(&format!("{name}: {expected}")),
+            "{name}: {expected}\n{said}"
+        );
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_an_error() {
+    let directory = TempDir::new();
+    directory.write("Corefile", COREFILE);
+    for arguments in [&["check"][..], &["import", "Corefile"], &["schema"]] {
+        let full = std::fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .expect("/dev/full");
+        let output = nodens()
+            .current_dir(directory.path(""))
+            .args(arguments)
+            .stdout(full)
+            .output()
+            .expect("nodens runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(
+            said.contains("No space left on device"),
+            "{arguments:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn values_of_the_chart_leave_out_what_the_chart_sets() {
+    let directory = TempDir::new();
+    let corefile = ".:53 {\n    health\n    prometheus :9153\n    kubernetes cluster.local\n    forward . 10.0.0.2\n    cache 30\n}\n";
+    let arguments = [
+        "import",
+        "-",
+        "--cluster-dns",
+        "10.96.0.10",
+        "--helm-values",
+    ];
+    let (values, _) = imported(&directory, &arguments, Some(corefile));
+    let expected = "\
+clusterDNS: 10.96.0.10
+config:
+  upstreams:
+    vpc: null
+    cluster: {probe: \"kubernetes.default.svc.cluster.local A\", servers: [10.96.0.10]}
+    default: {servers: [10.0.0.2]}
+  routes:
+    \".\": {cache: {max_ttl: 30s}, group: default, max_negative_ttl: 30s}
+    cluster.local: {cache: {max_ttl: 30s}, group: cluster, max_negative_ttl: 30s}
+  cache: {rotate: false}";
+    assert_eq!(self::values(&values).join("\n"), expected);
+}
