@@ -178,6 +178,14 @@ fn what_would_change_answers_is_refused() {
             "Corefile:5:2: the zone . is here twice, first on line 2",
         ),
         (
+            ". {\n fanout . 10.0.0.2\n}\n",
+            "Corefile:2:2: fanout: there is no such plugin in CoreDNS itself; if it is an external one, leave the CoreDNS",
+        ),
+        (
+            ".:53{\n forward . 10.0.0.2{\n policy random\n }\n}\n",
+            "Corefile:2:12: 10.0.0.2{: write a space in front of the brace",
+        ),
+        (
             ". {\n kubernetes cluster.local\n}\n",
             "Corefile:2:2: where is kube-dns? Say it by --cluster-dns ADDRESS",
         ),
@@ -225,7 +233,7 @@ fn imported(corefile: &str) -> (String, String) {
 }
 
 /// What it is about, a Corefile, what is written, what is said, and what is not written.
-const MEANINGS: [(&str, &str, &str, &str, &str); 31] = [
+const MEANINGS: [(&str, &str, &str, &str, &str); 36] = [
     (
         "a byte order mark is no part of the first zone",
         "\u{feff}.:53 {\n forward . 10.0.0.2\n}\n",
@@ -446,6 +454,42 @@ const MEANINGS: [(&str, &str, &str, &str, &str); 31] = [
         "  old.example: {answer: NXDOMAIN}",
         "Corefile:2: template ANY ANY .: taken: ",
         "\".\": {answer",
+    ),
+    (
+        "a template for each family",
+        ". {\n template IN A lvh.example {\n answer \"{{ .Name }} 60 IN A 127.0.0.1\"\n }\n template IN AAAA lvh.example {\n answer \
+             \"{{ .Name }} 60 IN AAAA ::1\"\n }\n forward . 10.0.0.2\n}\n",
+        "  lvh.example: {answer: [127.0.0.1, \"::1\"]}",
+        "Corefile:5: template IN AAAA lvh.example: differs: ",
+        "filter",
+    ),
+    (
+        "a TTL with a unit is a zone",
+        ". {\n cache 30s\n forward . 10.0.0.2\n}\n",
+        "\".\": {cache: off, group: default}",
+        "; 30s is taken as a zone, there too: a TTL has no unit",
+        "answer",
+    ),
+    (
+        "zones that nobody may ask for",
+        ". {\n acl ads.example {\n block\n }\n forward . 10.0.0.2\n}\n",
+        "  ads.example: {answer: REFUSED}",
+        "Corefile:2: acl ads.example: taken: ",
+        "allow: [",
+    ),
+    (
+        "zones that are empty for everybody",
+        ". {\n acl ads.example b.example {\n filter\n }\n forward . 10.0.0.2\n}\n",
+        "  b.example: {answer: NODATA}",
+        "Corefile:2: acl ads.example b.example: taken: ",
+        "allow: [",
+    ),
+    (
+        "a file of hosts for all zones of its block",
+        ". {\n hosts NodeHosts . {\n fallthrough .\n }\n forward . 10.0.0.2\n}\n",
+        "hosts: NodeHosts",
+        "Corefile:2: hosts NodeHosts .: taken: ",
+        "answer",
     ),
     (
         "no_rec is told apart",

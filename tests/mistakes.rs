@@ -158,3 +158,13 @@ fn help_of_a_command_is_what_its_flag_prints() {
         .expect("nodens runs");
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_variable_with_one_underscore_within_is_told_how_it_is_written() {
+    let mut command = nodens();
+    command.arg("check").env("NODENS__CACHE_MAX_SIZE", "16MiB");
+    let output = command.output().expect("nodens runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let expected = "$NODENS__CACHE_MAX_SIZE: cache_max_size: there is no such key; did you mean $NODENS__CACHE__MAX_SIZE?\n";
+    assert_eq!(said, expected);
+}

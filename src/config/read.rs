@@ -202,7 +202,7 @@ impl<'a> Report<'a> {
                 .filter(|_| origin == Origin::Flag);
             let near = whole
                 .map(|path| path.to_string())
-                .or_else(|| nested(&key, &known))
+                .or_else(|| nested(&key, &known, &origin))
                 .or_else(|| nearest(&key, &known))
                 .or_else(|| elsewhere(&key, &settings));
             let problem = Problem::UnknownKey { near, known };
@@ -220,8 +220,18 @@ impl<'a> Report<'a> {
     }
 }
 
-/// What is meant by `cache.max_size: 16MiB` in a file, and by YAML 1.1's merge key, which YAML 1.2 does not have.
-fn nested(key: &str, known: &[String]) -> Option<String> {
+/// What is meant by `cache.max_size: 16MiB` in a file, by `NODENS__CACHE_MAX_SIZE`, and by YAML 1.1's merge key, which YAML 1.2
+/// does not have.
+fn nested(key: &str, known: &[String], origin: &Origin) -> Option<String> {
+    if let Origin::Env { .. } = origin {
+        let first = known.iter().find(|known| {
+            let rest = key.strip_prefix(known.as_str());
+            rest.is_some_and(|rest| rest.starts_with('_'))
+        })?;
+        let rest = &key[first.len() + 1..];
+        let whole = format!("NODENS__{first}__{rest}").to_ascii_uppercase();
+        return Some(format!("${whole}"));
+    }
     if key == "<<" {
         return Some("the keys of the other table, written out".to_owned());
     }

@@ -63,11 +63,14 @@ impl std::fmt::Display for Remark {
     }
 }
 
+/// What to do about a plugin that CoreDNS does not have by itself.
+const EXTERNAL: &str = " in CoreDNS itself; if it is an external one, leave the CoreDNS that has it as it is, and route its zones to it";
+
 /// Why a line cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No plugin of CoreDNS that we know.
-    #[error("{name}: there is no such plugin{}", meant.as_ref().map_or(String::new(), |meant| format!("; did you mean {meant}?")))]
+    #[error("{name}: there is no such plugin{}", meant.as_ref().map_or_else(|| EXTERNAL.to_owned(), |meant| format!("; did you mean {meant}?")))]
     NoPlugin {
         /// As typed.
         name: String,
@@ -105,7 +108,8 @@ pub enum Refusal {
     NoClusterDns,
     /// Two server blocks for one zone.
     #[error(
-        "the zone {zone} is here twice, first on line {first}; there is one set of routes for all addresses here, so run an instance for each"
+        "the zone {zone} is here twice, first on line {first}; there is one set of routes for all addresses here, so run an instance for each. Servers with certificates of \
+         their own need no blocks: one forward takes tls://9.9.9.9%dns.quad9.net tls://1.1.1.1%one.one.one.one"
     )]
     ZoneTwice {
         /// The zone.

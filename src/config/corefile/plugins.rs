@@ -318,6 +318,15 @@ fn cache(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
     options.extend(read.least.map(|least| ("min_ttl", seconds(least))));
     let mut note =
         format!("cache.max_ttl: {positive}s and max_negative_ttl: {negative}s on the routes");
+    if let Some(word) = arguments
+        .iter()
+        .find(|word| duration_ms(&word.text).is_some())
+    {
+        note = format!(
+            "{note}; {} is taken as a zone, there too: a TTL has no unit",
+            word.text
+        );
+    }
     if read.least.is_none() {
         note += "; TTLs under 5 s are kept as they are, there for 5 s";
     }
@@ -552,7 +561,9 @@ fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directiv
         Some(zones) if !zones.is_empty() => zones_within(server, zones),
         _ => Vec::new(),
     };
-    if passes_on && file.is_some() && !zones.is_empty() {
+    let holds_all = |(zone, _): &(String, _)| zones.iter().any(|above| is_within(zone, above));
+    let of_some = !zones.is_empty() && !server.zones.iter().all(holds_all);
+    if passes_on && file.is_some() && of_some {
         draft.remark(
             directive,
             Differs,
@@ -679,6 +690,22 @@ fn addresses_of(text: &str, around: &Surroundings<'_>) -> Option<Vec<SocketAddr>
 
 fn acl<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
     const REMEDY: &str = "allow holds the networks whose clients are answered; others get REFUSED";
+    // Of whole zones, whoever asks.
+    if let ([_, ..], [line]) = (&*directive.arguments, &*directive.block)
+        && line.arguments.is_empty()
+        && let Some(answer) = match line.name.text.as_str() {
+            "block" => Some("REFUSED"),
+            "filter" => Some("NODATA"),
+            _ => None,
+        }
+    {
+        let place = &directive.name.place;
+        for zone in zones_within(server, &directive.arguments) {
+            server.answers.push((zone, answer.into(), place.clone()));
+        }
+        let note = format!("answer: {answer} on routes of these zones");
+        return draft.remark(directive, Taken, note);
+    }
     let mut networks: Vec<Value> = Vec::new();
     for line in &directive.block {
         let texts = line.texts();

@@ -90,6 +90,25 @@ impl Server<'_> {
             .extend(key.zones.into_iter().map(|zone| (zone, word.place.clone())));
     }
 
+    /// Has names of a zone answered by addresses, and by those of the other family that another line says.
+    pub(super) fn answer_addresses(&mut self, zone: &str, addresses: Vec<Value>, place: &Place) {
+        let known = self.answers.iter_mut().find(|(known, ..)| known == zone);
+        match known {
+            Some((_, Value::Array(_, known), _)) => {
+                let more = addresses
+                    .into_iter()
+                    .filter(|address| !known.contains(address));
+                let more: Vec<Value> = more.collect();
+                known.extend(more);
+            }
+            // What comes first answers.
+            Some(_) => {}
+            None => self
+                .answers
+                .push((zone.to_owned(), addresses.into(), place.clone())),
+        }
+    }
+
     /// Where it listens.
     pub(super) fn addresses(&self, around: &Surroundings<'_>) -> Vec<SocketAddr> {
         let mut bind = self.bind.clone();

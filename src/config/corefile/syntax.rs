@@ -119,6 +119,9 @@ pub enum SyntaxProblem {
     /// `{$NAME}` is not set.
     #[error("{{${0}}}: there is no such environment variable; set it, or write its value")]
     NoVariable(String),
+    /// `.:53{`.
+    #[error("{0}: write a space in front of the brace")]
+    NoSpace(String),
     /// `import` without a file or a snippet.
     #[error("expected a file or a snippet after import")]
     ImportOfNothing,
@@ -230,12 +233,21 @@ impl Parser<'_> {
             };
             let text = self.replaced(&typed, ("{$", "}"), &place);
             let text = self.replaced(&text, ("{%", "%}"), &place);
-            words.push(Word {
-                text,
-                place,
+            let last_line = cursor.line;
+            let word = |text: &str| Word {
+                text: text.to_owned(),
+                place: place.clone(),
                 quoted,
-                last_line: cursor.line,
-            });
+                last_line,
+            };
+            match text.strip_suffix('{') {
+                // It is told once, and what follows is read as it is meant.
+                Some(before) if !quoted && !before.is_empty() && !before.ends_with('{') => {
+                    words.extend([word(before), word("{")]);
+                    self.error(&place, SyntaxProblem::NoSpace(text.clone()));
+                }
+                _ => words.push(word(&text)),
+            }
         }
         words
     }

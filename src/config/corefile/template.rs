@@ -205,8 +205,8 @@ fn take<'a>(
                     let shown = addresses
                         .iter()
                         .map(|address| Value::from(address.to_string()));
-                    let answer = Value::from(shown.collect::<Vec<Value>>());
-                    server.answers.push((zone.clone(), answer, place.clone()));
+                    let shown: Vec<Value> = shown.collect();
+                    server.answer_addresses(zone, shown, place);
                     continue;
                 }
                 verdict = Differs;
