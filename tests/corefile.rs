@@ -178,6 +178,10 @@ fn what_would_change_answers_is_refused() {
             "Corefile:5:2: the zone . is here twice, first on line 2",
         ),
         (
+            "hosts {\n 10.0.0.1 a.example\n fallthrough\n}\n",
+            "Corefile:1:1: hosts is a plugin, not a zone; put it into a server block such as .:53 { … }",
+        ),
+        (
             ". {\n fanout . 10.0.0.2\n}\n",
             "Corefile:2:2: fanout: there is no such plugin in CoreDNS itself; if it is an external one, leave the CoreDNS",
         ),
@@ -233,7 +237,7 @@ fn imported(corefile: &str) -> (String, String) {
 }
 
 /// What it is about, a Corefile, what is written, what is said, and what is not written.
-const MEANINGS: [(&str, &str, &str, &str, &str); 36] = [
+const MEANINGS: [(&str, &str, &str, &str, &str); 39] = [
     (
         "a byte order mark is no part of the first zone",
         "\u{feff}.:53 {\n forward . 10.0.0.2\n}\n",
@@ -490,6 +494,28 @@ const MEANINGS: [(&str, &str, &str, &str, &str); 36] = [
         "hosts: NodeHosts",
         "Corefile:2: hosts NodeHosts .: taken: ",
         "answer",
+    ),
+    (
+        "blocks at loopback for certificates of several names",
+        ". {\n forward . 127.0.0.1:5301 127.0.0.1:5302 10.0.0.2\n}\n.:5301 {\n forward . tls://8.8.8.8 {\n tls_servername dns.google\n \
+             }\n}\n.:5302 {\n forward . tls://1.1.1.1 {\n tls_servername one.one.one.one\n }\n}\n",
+        "servers: [\"tls://8.8.8.8#dns.google\", \"tls://1.1.1.1#one.one.one.one\", 10.0.0.2]",
+        "Corefile:5: forward . tls://8.8.8.8: differs: its servers are asked by the block that forwards to it",
+        "5301",
+    ),
+    (
+        "hosts alone",
+        ". {\n hosts NodeHosts\n}\n",
+        "  \".\": {answer: NXDOMAIN}",
+        "Corefile:2: hosts NodeHosts: taken: ",
+        "REFUSED",
+    ),
+    (
+        "loopback by its interface",
+        ". {\n bind lo\n forward . 10.0.0.2\n}\n",
+        "listen: [127.0.0.1:53",
+        "Corefile:2: bind lo: differs: ",
+        "0.0.0.0",
     ),
     (
         "no_rec is told apart",

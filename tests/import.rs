@@ -240,4 +240,18 @@ config:
     cluster.local: {cache: {max_ttl: 30s}, group: cluster, max_negative_ttl: 30s}
   cache: {rotate: false}";
     assert_eq!(self::values(&values).join("\n"), expected);
+    // The rest of the names is the chart's, and it has a route of its own for the cluster's.
+    let part = "cluster.local corp.example {\n    template ANY ANY cluster.local {\n        rcode NXDOMAIN\n    }\n    forward . 10.0.0.2\n}\n";
+    let (values, _) = imported(&directory, &arguments, Some(part));
+    assert!(!values.contains("vpc"), "{values}");
+    let expected = "cluster.local: {answer: NXDOMAIN, group: null, max_negative_ttl: null}";
+    assert!(values.contains(expected), "{values}");
+    // Who may ask is the chart's, unless the Corefile says so.
+    let acl = corefile.replace(
+        "    cache 30\n",
+        "    acl {\n allow net 10.0.0.0/8\n block\n }\n",
+    );
+    let (values, _) = imported(&directory, &arguments, Some(&acl));
+    let expected = "clusterDNS: 10.96.0.10\nallow: [10.0.0.0/8]\nconfig:\n";
+    assert!(values.starts_with(expected), "{values}");
 }

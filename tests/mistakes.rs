@@ -168,3 +168,14 @@ fn a_variable_with_one_underscore_within_is_told_how_it_is_written() {
     let expected = "$NODENS__CACHE_MAX_SIZE: cache_max_size: there is no such key; did you mean $NODENS__CACHE__MAX_SIZE?\n";
     assert_eq!(said, expected);
 }
+
+#[test]
+fn a_group_that_resolves_names_of_servers_is_used() {
+    let directory = TempDir::new();
+    let output = check(
+        &directory,
+        "upstreams:\n  vpc: {servers: [10.0.0.2]}\n  corp: {servers: [dns.corp.example@vpc]}\nroutes: {\".\": corp}\n",
+    );
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

@@ -95,8 +95,12 @@ fn warn_unused(report: &Report<'_>, groups: &[GroupConfig], routes: &[RouteConfi
         .flat_map(|route| &route.tiers)
         .copied()
         .collect();
+    let resolves = |group: &GroupConfig| {
+        let mut named = groups.iter().flat_map(GroupConfig::named);
+        named.any(|named| *named.host.via == *group.name)
+    };
     for (index, group) in groups.iter().enumerate() {
-        if !used.contains(&index) {
+        if !used.contains(&index) && !resolves(group) {
             let path = KeyPath::default().key("upstreams").key(&group.name);
             report.warn(format!("{path}: no route uses this group"));
         }

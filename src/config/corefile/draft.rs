@@ -101,6 +101,12 @@ pub enum Refusal {
         /// What to do.
         remedy: &'static str,
     },
+    /// Plugins without a server block, as in a part that is to be imported into one.
+    #[error("{name} is a plugin, not a zone; put it into a server block such as .:53 {{ … }}")]
+    PluginAsZone {
+        /// As typed.
+        name: String,
+    },
     /// Nobody said where kube-dns is.
     #[error(
         "where is kube-dns? Say it by --cluster-dns ADDRESS (`kubectl -n kube-system get service kube-dns` shows it)"
@@ -108,8 +114,7 @@ pub enum Refusal {
     NoClusterDns,
     /// Two server blocks for one zone.
     #[error(
-        "the zone {zone} is here twice, first on line {first}; there is one set of routes for all addresses here, so run an instance for each. Servers with certificates of \
-         their own need no blocks: one forward takes tls://9.9.9.9%dns.quad9.net tls://1.1.1.1%one.one.one.one"
+        "the zone {zone} is here twice, first on line {first}; there is one set of routes for all addresses here, so run an instance for each"
     )]
     ZoneTwice {
         /// The zone.

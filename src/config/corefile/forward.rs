@@ -1,5 +1,6 @@
 //! The plugin `forward`: a group of servers.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use figment::value::Value;
@@ -37,8 +38,13 @@ struct Transport {
 /// The group that resolves the host names of servers.
 const RESOLVER: &str = "resolver";
 
-/// Reads a `forward`; what is wrong with it, and what becomes of it, goes to the draft.
-pub(super) fn read<'a>(draft: &mut Draft, directive: &'a Directive) -> Option<Forward<'a>> {
+/// Reads a `forward`; what is wrong with it, and what becomes of it, goes to the draft. `behind` are the servers that stand behind
+/// others.
+pub(super) fn read<'a>(
+    draft: &mut Draft,
+    directive: &'a Directive,
+    behind: &BTreeMap<String, Vec<String>>,
+) -> Option<Forward<'a>> {
     let from = draft.argument(directive, 0, "the zone to forward, such as .")?;
     let from = zones(&from.text).into_iter().next()?;
     draft.argument(
@@ -59,7 +65,9 @@ pub(super) fn read<'a>(draft: &mut Draft, directive: &'a Directive) -> Option<Fo
         read_option(draft, &mut forward, &mut transport, option);
     }
     for word in &directive.arguments[1..] {
-        if let Some(server) = named(&transport, &word.text) {
+        if let Some(servers) = behind.get(&word.text) {
+            forward.servers.extend(servers.iter().cloned());
+        } else if let Some(server) = named(&transport, &word.text) {
             forward
                 .servers
                 .push(resolved(draft, &transport, directive, &server));

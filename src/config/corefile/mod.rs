@@ -8,6 +8,7 @@ pub(super) mod draft;
 mod forward;
 mod pattern;
 mod plugins;
+mod relay;
 mod rewrite;
 mod server;
 pub(super) mod syntax;
@@ -31,7 +32,7 @@ use super::foreign::{self, HeldCorefile};
 use super::yaml::Document;
 use draft::Draft;
 use server::{Acl, Server};
-use syntax::{Place, ServerBlock, Sources};
+use syntax::{Directive, Place, ServerBlock, Sources};
 use zones::Key;
 
 /// Where NodeLocal DNSCache has its address, unless it is told otherwise.
@@ -123,10 +124,21 @@ pub(super) fn import(
         .filter_map(|word| Key::read(&word.text))
         .flat_map(|key| key.zones)
         .collect();
-    for block in &corefile.servers {
+    let (relays, servers) = relay::apart(corefile.servers);
+    let behind = relay::servers(&mut draft, &relays);
+    for block in &servers {
+        if let Some(key) = block
+            .keys
+            .first()
+            .filter(|key| plugins::is_translated(&key.text))
+        {
+            let name = key.text.clone();
+            draft.refuse(&key.place, Refusal::PluginAsZone { name });
+            continue;
+        }
         let place = block.keys.first().map(|key| key.place.clone());
         first = first.or(place);
-        let server = translate(&mut draft, around, block, &zones);
+        let server = translate(&mut draft, around, (block, &behind), &zones);
         rotate |= server.balances;
         let addresses = server.addresses(around);
         for address in &addresses {
@@ -138,16 +150,7 @@ pub(super) fn import(
         acls.push(server.acl);
     }
     tell_of_addresses(&mut draft, &blocks, &listen);
-    // What listens at all addresses of a port needs no other.
-    let all = listen.clone();
-    listen.retain(|address| {
-        let covers = |other: &SocketAddr| {
-            other.ip().is_unspecified()
-                && other.port() == address.port()
-                && other.is_ipv4() == address.is_ipv4()
-        };
-        address.ip().is_unspecified() || !all.iter().any(covers)
-    });
+    without_covered(&mut listen);
     if let Some(place) = first {
         let listen: Vec<Value> = listen
             .iter()
@@ -178,7 +181,7 @@ pub(super) fn import(
     if !errors.is_empty() {
         return Err(errors);
     }
-    if corefile.servers.is_empty() {
+    if servers.is_empty() {
         return Err(vec![ConfigError::EmptyFile {
             file: file.to_owned(),
         }]);
@@ -199,22 +202,44 @@ pub(super) fn import(
 fn translate<'a>(
     draft: &mut Draft,
     around: &Surroundings<'_>,
-    block: &'a ServerBlock,
+    (block, behind): (&'a ServerBlock, &BTreeMap<String, Vec<String>>),
     zones: &BTreeSet<String>,
 ) -> Server<'a> {
+    let asks = |directive: &Directive| {
+        let name = directive.name.text.as_str();
+        matches!(name, "forward" | "proxy" | "kubernetes")
+    };
     let mut server = Server::default();
+    server.asks_others = block.body.iter().any(asks);
     for key in &block.keys {
         server.key(draft, key);
     }
     for directive in &block.body {
         match directive.name.text.as_str() {
-            "forward" | "proxy" => server.forwards.extend(forward::read(draft, directive)),
+            "forward" | "proxy" => {
+                server
+                    .forwards
+                    .extend(forward::read(draft, directive, behind));
+            }
             _ => plugins::read(draft, around, &mut server, directive),
         }
     }
     server.records(draft, zones);
     server.routes(draft, around, zones);
     server
+}
+
+/// What listens at all addresses of a port needs no other.
+fn without_covered(listen: &mut Vec<SocketAddr>) {
+    let all = listen.clone();
+    listen.retain(|address| {
+        let covers = |other: &SocketAddr| {
+            other.ip().is_unspecified()
+                && other.port() == address.port()
+                && other.is_ipv4() == address.is_ipv4()
+        };
+        address.ip().is_unspecified() || !all.iter().any(covers)
+    });
 }
 
 /// Says which blocks are asked at more addresses here than there.

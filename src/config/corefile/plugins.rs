@@ -135,6 +135,11 @@ const TRANSLATED: [&str; 15] = [
     "template",
 ];
 
+/// Whether a word is a plugin that is translated, and hardly a zone.
+pub(super) fn is_translated(word: &str) -> bool {
+    TRANSLATED.contains(&word)
+}
+
 /// Reads a plugin's lines.
 pub(super) fn read<'a>(
     draft: &mut Draft,
@@ -460,6 +465,16 @@ fn bind(
     for word in &directive.arguments {
         if word.text == super::KUBE_DNS_PLACEHOLDER {
             draft.remark(directive, Differs, "the address of kube-dns is not bound: kube-dns is asked there. The chart's mode nodeLocal does it");
+        } else if word.text == "lo" {
+            server.bind.push(Ipv4Addr::LOCALHOST.into());
+            if around.ipv6 {
+                server.bind.push(Ipv6Addr::LOCALHOST.into());
+            }
+            draft.remark(
+                directive,
+                Differs,
+                "listen: the loopback addresses; others that lo has must be written out",
+            );
         } else if let Ok(address) = word.text.parse::<IpAddr>() {
             if Some(address) == around.cluster_dns {
                 let what = format!("listening at {address}, where kube-dns is asked,");
@@ -572,7 +587,8 @@ fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directiv
         return;
     }
     // Without zones of its own it holds those of the block.
-    let zones = if zones.is_empty() && server.zones.iter().all(|(zone, _)| zone != ".") {
+    let partial = server.zones.iter().all(|(zone, _)| zone != ".");
+    let zones = if zones.is_empty() && (partial || !server.asks_others) {
         zones_or_all(server, &[])
     } else {
         zones

@@ -17,6 +17,8 @@ use crate::config::servers::is_group_name;
 pub(super) struct Server<'a> {
     pub(super) zones: Vec<(String, Place)>,
     ports: BTreeSet<u16>,
+    /// Whether it has a plugin that asks others.
+    pub(super) asks_others: bool,
     pub(super) bind: Vec<IpAddr>,
     pub(super) forwards: Vec<Forward<'a>>,
     /// Zones that `kubernetes` answers, and those it passes on when it does not know a name.

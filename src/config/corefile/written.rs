@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use figment::value::{Dict, Value};
+use figment::value::{Dict, Empty, Tag, Value};
 
 use crate::config::path::KeyPath;
 use crate::config::yaml::Document;
@@ -33,6 +33,12 @@ const OF_THE_CHART: [&str; 4] = ["listen", "allow", "admin", "metrics"];
 /// The same as values of the chart, which has its own mind of where to listen and who may ask.
 pub(super) fn values(document: &Document, cluster_dns: Option<IpAddr>) -> String {
     let mut document = document.clone();
+    // Networks of an `acl`, as distinct from all clients, are the user's own mind.
+    let allow = document
+        .dict
+        .get("allow")
+        .filter(|allow| allow.as_array().is_some());
+    let allow = allow.map(written);
     document
         .dict
         .retain(|key, _| !OF_THE_CHART.contains(&key.as_str()));
@@ -44,15 +50,31 @@ pub(super) fn values(document: &Document, cluster_dns: Option<IpAddr>) -> String
                 route.insert("max_negative_ttl".to_owned(), ttl);
             }
         }
+        for (zone, route) in routes.iter_mut() {
+            // The chart may have a route to kube-dns there, which an answer excludes.
+            let charts = ["local", "arpa"].iter().any(|end| zone.ends_with(end));
+            if let Some(route) =
+                as_table(route).filter(|route| charts && route.contains_key("answer"))
+            {
+                for key in ["group", "max_negative_ttl"] {
+                    route.insert(key.to_owned(), Value::Empty(Tag::Default, Empty::None));
+                }
+            }
+        }
     }
+    let all_names = document.dict.get("routes").and_then(Value::as_dict);
+    let all_names = all_names.is_some_and(|routes| routes.contains_key("."));
     let mut out = String::new();
     if let Some(address) = cluster_dns {
         let _ = writeln!(out, "clusterDNS: {}", scalar(&address.to_string()));
     }
+    if let Some(allow) = allow {
+        let _ = writeln!(out, "allow: {allow}");
+    }
     out.push_str("config:\n");
     for line in yaml(&document).lines() {
         let _ = writeln!(out, "  {line}");
-        if line == "upstreams:" && !has_group(&document, "vpc") {
+        if line == "upstreams:" && all_names && !has_group(&document, "vpc") {
             // No route leads to it.
             out.push_str("    vpc: null  # the chart's own\n");
         }
