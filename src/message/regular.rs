@@ -1,36 +1,105 @@
 //! Answers that clients stumble over, in a form that all of them understand.
 //!
-//! Owns the bytes of what is written anew; the records and what they say stay the same.
+//! Owns the bytes of what is written anew, and the choice of records that a client gets; what these say stays the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::alias::{Owner, answers, append, chain, name_at};
 use super::ede::PassedOn;
-use super::response::{Response, View};
-use super::wire::{Counts, HEADER_LEN, Record, Records};
+use super::query::Question;
+use super::response::{Response, View, comes_along, is_dnssec};
+use super::wire::{self, Counts, HEADER_LEN, Record, Records, Section, rr};
 
-/// The answer written anew: each alias before what it leads to, and all names in RDATA written out. None if it cannot be.
+/// The answer written anew: each alias before what it leads to, all names in RDATA written out, and nothing in it that was not
+/// asked for. None if it cannot be.
 ///
 /// glibc reads an answer once, from front to back, and passes over the records of names that no alias has led to so far. Go
-/// and c-ares refuse a whole answer in which the target of an SRV record is compressed (RFC 3597 §4).
+/// and c-ares refuse a whole answer in which the target of an SRV record is compressed (RFC 3597 §4). musl takes an address of
+/// either family, and of any name, for the one it asked for.
 #[must_use]
-pub fn regular(answer: View<'_>) -> Option<Response> {
+pub fn regular(answer: View<'_>, question: &Question<'_>) -> Option<Response> {
     let message = answer.message();
-    let mut records = in_order(answer)?;
-    let counts = Counts::read(message).ok()?;
+    let mut counts = Counts::read(message).ok()?;
+    let ordered = in_order(answer)?;
     let others = Records::new(message, answer.question_end(), counts).flatten();
-    records.extend(others.skip(records.len()));
-    let question = answer.question();
+    let others: Vec<Record> = others.skip(ordered.len()).collect();
+    let asked_for = AskedFor::new(answer, question)?;
+    let answers: Vec<Record> = asked_for.of(message, ordered);
+    // What stood beside answers that are gone is about them: name servers alone would read as a referral.
+    let emptied = counts.answers > 0 && answers.is_empty();
+    let is_left = |record: &&Record| {
+        let about_the_answers = record.section != Section::Authority || record.rtype == rr::NS;
+        asked_for.may_have(record.rtype) && !(emptied && about_the_answers)
+    };
+    let others: Vec<&Record> = others.iter().filter(is_left).collect();
+    let of = |section| {
+        let count = others.iter().filter(|record| record.section == section);
+        u16::try_from(count.count()).ok()
+    };
+    counts.answers = u16::try_from(answers.len()).ok()?;
+    counts.authorities = of(Section::Authority)?;
+    counts.additionals = of(Section::Additional)?;
+
+    let name = answer.question();
     let owner = Owner {
-        name: &question[..question.len() - 4],
+        name: &name[..name.len() - 4],
         pointer: u16::try_from(HEADER_LEN).ok(),
     };
     let mut written = message[..answer.question_end()].to_vec();
-    for record in &records {
+    counts.write(&mut written);
+    for record in answers.iter().chain(others) {
         append(&mut written, message, record, owner).ok()?;
     }
     let response = Response::read(&written).ok()?;
     Some(response.with_errors(&PassedOn::of(answer.errors())))
+}
+
+/// What an answer to a question may hold.
+struct AskedFor<'a> {
+    question: &'a Question<'a>,
+    /// The names that its aliases lead to, its own included.
+    names: HashSet<Vec<u8>>,
+}
+
+impl<'a> AskedFor<'a> {
+    fn new(answer: View<'_>, question: &'a Question<'a>) -> Option<Self> {
+        let names = chain(answer)?.into_iter().collect();
+        Some(Self { question, names })
+    }
+
+    /// Those of the answer section's records that belong there.
+    fn of(&self, message: &[u8], mut records: Vec<Record>) -> Vec<Record> {
+        if self.question.qtype == rr::ANY {
+            return records;
+        }
+        records.retain(|record| self.is_of_its_type(message, record));
+        let has_a_name = |record: &Record| {
+            record.rtype != self.question.qtype
+                || name_at(message, record.start)
+                    .is_some_and(|(owner, _)| self.names.contains(&owner.to_ascii_lowercase()))
+        };
+        // CoreDNS's rewrite gives the records of another name alone. Most clients do not look at it, and live on them.
+        let of_the_type = |record: &&Record| record.rtype == self.question.qtype;
+        if records.iter().filter(of_the_type).any(has_a_name) {
+            records.retain(has_a_name);
+        }
+        records
+    }
+
+    fn is_of_its_type(&self, message: &[u8], record: &Record) -> bool {
+        let qtype = self.question.qtype;
+        let wanted = |rtype| rtype == qtype || (comes_along(rtype) && self.may_have(rtype));
+        // RFC 4034 §3.1: a signature begins with the type that it covers.
+        let covers = || wire::u16_at(message, record.rdata_at()).is_some_and(wanted);
+        record.class == self.question.qclass
+            && wanted(record.rtype)
+            && (record.rtype != rr::RRSIG || qtype == rr::RRSIG || covers())
+    }
+
+    fn may_have(&self, rtype: u16) -> bool {
+        let qtype = self.question.qtype;
+        self.question.dnssec_ok || !is_dnssec(rtype) || matches!(qtype, rr::ANY) || rtype == qtype
+    }
 }
 
 /// The records of the answer section, each alias before what it leads to.

@@ -28,8 +28,7 @@ pub struct Response {
     aliases: Aliases,
     /// Whether it has a record of the type that was asked for.
     asked_for: bool,
-    /// Whether a name in RDATA is compressed that has to be written out.
-    wrongly_compressed: bool,
+    oddities: Oddities,
     /// The message, then the offsets of its TTLs as native 16-bit numbers, then the extended errors of its OPT record, as
     /// options.
     bytes: Vec<u8>,
@@ -75,6 +74,17 @@ enum Aliases {
     /// Each goes on where the one before it leads, and what was asked for comes after them.
     InOrder,
     OutOfOrder,
+}
+
+/// What clients stumble over, beside aliases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Oddities {
+    /// A name in RDATA is compressed that has to be written out.
+    wrongly_compressed: bool,
+    /// The answer section has records of another type, class or name than the question and its aliases.
+    unasked: bool,
+    /// There are records that only those get who set DO.
+    dnssec: bool,
 }
 
 /// A run of A or AAAA records of one owner.
@@ -212,7 +222,15 @@ impl Response {
     /// Whether clients stumble over it: see [`super::regular`].
     #[must_use]
     pub fn is_irregular(&self) -> bool {
-        self.aliases == Aliases::OutOfOrder || self.wrongly_compressed
+        self.aliases == Aliases::OutOfOrder
+            || self.oddities.wrongly_compressed
+            || self.oddities.unasked
+    }
+
+    /// Whether it has records that only those get who set DO.
+    #[must_use]
+    pub fn has_dnssec(&self) -> bool {
+        self.oddities.dnssec
     }
 
     /// It, taken for this kind: whoever puts a response together knows better than its bytes tell.
@@ -327,7 +345,7 @@ struct Survey<'a> {
     opt: Option<Record>,
     tsig: Option<Record>,
     asked_for: bool,
-    wrongly_compressed: bool,
+    oddities: Oddities,
     aliases: Aliases,
     /// Where the name stands that the aliases so far lead to.
     target: usize,
@@ -346,7 +364,7 @@ impl<'a> Survey<'a> {
             opt: None,
             tsig: None,
             asked_for: false,
-            wrongly_compressed: false,
+            oddities: Oddities::default(),
             aliases: Aliases::None,
             target: HEADER_LEN,
             min_ttl: u32::MAX,
@@ -374,6 +392,7 @@ impl<'a> Survey<'a> {
                 return Ok(());
             }
             (Section::Answer, rtype) => {
+                self.oddities.unasked |= self.is_unasked(&record);
                 if rtype == rr::CNAME {
                     self.add_alias(&record);
                 }
@@ -390,12 +409,24 @@ impl<'a> Survey<'a> {
             (Section::Authority, rr::NS) => self.name_servers = true,
             _ => {}
         }
-        self.wrongly_compressed |= rdata::wrongly_compressed(self.message, &record);
+        self.oddities.dnssec |=
+            is_dnssec(record.rtype) && record.rtype != self.qtype && self.qtype != rr::ANY;
+        self.oddities.wrongly_compressed |= rdata::wrongly_compressed(self.message, &record);
         let ttl = sane_ttl(wire::u32_at(self.message, record.ttl_at).ok_or(Malformed)?);
         self.min_ttl = self.min_ttl.min(ttl);
         self.max_ttl = self.max_ttl.max(ttl);
         self.kept.push(record);
         Ok(())
+    }
+
+    /// Whether a record of the answer section has nothing to do with the question.
+    fn is_unasked(&self, record: &Record) -> bool {
+        let belongs = if record.rtype == self.qtype {
+            wire::same_name(self.message, record.start, self.target)
+        } else {
+            comes_along(record.rtype)
+        };
+        self.qtype != rr::ANY && (!belongs || record.class != rr::IN)
     }
 
     fn add_alias(&mut self, record: &Record) {
@@ -469,7 +500,7 @@ impl<'a> Survey<'a> {
             verdict: verdict(kind, &errors),
             aliases: self.aliases,
             asked_for: self.asked_for,
-            wrongly_compressed: self.wrongly_compressed,
+            oddities: self.oddities,
             bytes,
         })
     }
@@ -603,6 +634,16 @@ impl<'a> Survey<'a> {
 fn verdict(kind: Kind, errors: &PassedOn) -> Option<Box<ExtendedError>> {
     let mut errors = extended_errors(errors.as_bytes()).filter(|_| kind == Kind::Failure);
     errors.find(ExtendedError::is_verdict).map(Box::new)
+}
+
+/// Types that may stand in any answer: aliases, and what shows that they and the answer are authentic.
+pub(super) fn comes_along(rtype: u16) -> bool {
+    matches!(rtype, rr::CNAME | rr::DNAME | rr::RRSIG)
+}
+
+/// RFC 4035 §3.2.1: types that go to those who set DO, or ask for them by name.
+pub(super) fn is_dnssec(rtype: u16) -> bool {
+    matches!(rtype, rr::RRSIG | rr::NSEC | rr::NSEC3)
 }
 
 /// RFC 2181 §8: a TTL with the top bit set counts as zero.

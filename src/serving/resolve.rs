@@ -78,8 +78,10 @@ async fn ask_servers(
     if let Some(rewrite) = &route.rewrite {
         answer = rewrite.back(answer, key)?;
     }
-    if answer.response.is_irregular()
-        && let Some(regular) = regular(answer.response.view())
+    let question = Question::of(key);
+    let response = &answer.response;
+    if (response.is_irregular() || (response.has_dnssec() && !question.dnssec_ok))
+        && let Some(regular) = regular(answer.response.view(), &question)
     {
         answer.response = regular;
     }

@@ -472,7 +472,7 @@ fn records_of_one_set_have_the_lowest_of_their_ttls() {
             .answer("@ 300 CNAME web.example.")
             .answer("web.example. 200 A 192.0.2.1")
             .answer("WEB.example. 60 A 192.0.2.2")
-            .answer("other.example. 250 A 192.0.2.9")
+            .answer("@ 250 A 192.0.2.9")
             .answer("web.example. 90 A 192.0.2.3")
     });
     let nodens = in_front_of(&server);

@@ -19,6 +19,7 @@
 //! | `clients` | idle timeouts, shutting down, file descriptors, who may ask, listeners |
 //! | `budgets` | datagrams sent for each question |
 //! | `slow` | servers that need longer than a try may take |
+//! | `unasked` | records that nobody asked for: another type, another name, DNSSEC |
 //! | `metrics` | what Prometheus reads |
 //!
 //! What takes more than 10 s, or needs a tool, is ignored, with the reason; `.ci/run` runs all:
@@ -49,4 +50,5 @@ mod server;
 mod slow;
 mod streams;
 mod truncation;
+mod unasked;
 mod wire;
