@@ -30,6 +30,10 @@ use crate::message::wire::{rcode, rr};
 use crate::runtime;
 use crate::upstream::ask::{Answer, Failed};
 
+/// Seconds for which an alias is kept whose target its servers have left out, and fail to resolve when they are asked for it. What
+/// they refuse, as authoritative servers do, they will go on to refuse.
+const LEFT_OUT: u32 = 5;
+
 /// What is wrong with aliases that no answer can come of.
 const CIRCLE: &str = "the aliases lead in a circle";
 
@@ -145,13 +149,23 @@ impl Chain<'_> {
                 return Err(failed(&target, ede::OTHER, &text));
             }
             let key = key_about(self.key, &target);
+            let is_asked_again = self.has_left_out(&target, by);
             let is_local = self.worker.setup.answers(&Question::of(&key));
             let content = if is_local {
                 self.locally(&key).await
             } else {
                 self.by_its_route(&key, steps).await
             };
-            found.append(&target, content)?;
+            let so_far = is_asked_again.then(|| found.answer.response.clone());
+            let refused = matches!(content, Content::Failure(rcode::REFUSED, _));
+            if let Err(failed) = found.append(&target, content) {
+                // They were asked for the name, and did answer that.
+                found.answer.response = so_far.ok_or(failed)?;
+                if !refused {
+                    found.keep_for(LEFT_OUT);
+                }
+                break;
+            }
             if !is_local {
                 // Its own flight has followed it further.
                 break;
@@ -192,14 +206,21 @@ impl Chain<'_> {
         if route.own_answer(question.qtype).is_some() {
             return Some(target);
         }
-        // Servers of the group that would be asked first, and for this very name, have spoken: they say that there is
-        // nothing, or nobody else would be asked.
+        // Servers of the group that would be asked first, and for this very name, say that there is nothing.
         let settled = by.is_some_and(|by| {
             route.tiers.first() == Some(&by.group)
                 && (by.route == index || !route.rewrites(&target))
-                && (response.kind() == Kind::Negative || route.tiers.len() == 1)
+                && response.kind() == Kind::Negative
         });
         (!settled).then_some(target)
+    }
+
+    /// Whether the servers that gave an alias without its target are all that can be asked for that.
+    fn has_left_out(&self, target: &[u8], by: Option<Informant>) -> bool {
+        let (setup, question) = (&self.worker.setup, Question::of(self.key));
+        let route = setup.routes.find(target, question.qtype);
+        let tiers = route.map(|index| &setup.routes.get(index).tiers);
+        by.is_some_and(|by| tiers.is_some_and(|tiers| tiers[..] == [by.group]))
     }
 
     async fn locally(&self, key: &[u8]) -> Content {

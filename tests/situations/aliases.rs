@@ -298,21 +298,55 @@ fn a_silent_target_ends_with_the_questions_own_deadline() {
     );
 }
 
+/// A server may have an alias of its own, and resolve others' names if it is asked for them alone.
 #[test]
-fn what_the_same_servers_did_not_complete_is_left_as_it_is() {
+fn what_the_same_servers_did_not_complete_is_asked_of_them() {
+    let server = Server::start(|q: &Query| match (&q.name[..], q.qtype) {
+        ("app.corp.", _) => q.says("NOERROR").answer("@ 30 CNAME app.example."),
+        ("two.corp.", _) => q.says("NOERROR").answer("@ 30 CNAME app.corp."),
+        ("app.example.", rr::A) => q.says("NOERROR").answer("@ 20 A 192.0.2.9"),
+        _ => q.says("NOERROR").authority("example. 30 SOA 30"),
+    });
+    let nodens = in_front_of(&server);
+    for over in BOTH {
+        let reply = ask(&nodens, "app.corp. A", over);
+        assert_eq!(reply.gist(), "NOERROR 192.0.2.9 CNAME");
+        let none = ask(&nodens, "app.corp. AAAA", over);
+        assert_eq!(none.gist(), "NOERROR CNAME");
+    }
+    assert_eq!(server.asked_for("app.corp. A"), 1, "then from the cache");
+    assert_eq!(
+        says(&nodens, "two.corp. A"),
+        "NOERROR 192.0.2.9 CNAME CNAME"
+    );
+}
+
+#[test]
+fn what_the_same_servers_do_not_resolve_is_left_as_it_is() {
+    for (code, ttl) in [("SERVFAIL", 5), ("REFUSED", 30)] {
+        let server = Server::start(move |q: &Query| match &q.name[..] {
+            "app.corp." => q.says("NOERROR").answer("@ 30 CNAME app.example."),
+            _ => q.says(code),
+        });
+        let nodens = in_front_of(&server);
+        let reply = ask(&nodens, "app.corp. A", Over::Udp);
+        assert_eq!(reply.gist(), "NOERROR CNAME", "{code}");
+        assert_eq!(reply.ttls(Section::Answer), [format!("{ttl} CNAME")]);
+    }
     let views = Views::start();
     views
         .vpc
         .now_says(|q| q.says("NOERROR").answer("@ 30 CNAME nothing.corp."));
     let nodens = views.nodens("");
     assert_eq!(says(&nodens, "a.corp. A"), "NOERROR CNAME");
+    assert_eq!(views.vpc.count(), 2, "alias and target");
     views.public.now_says(|q| {
         q.says("NXDOMAIN")
             .answer("@ 30 CNAME nothing.example.")
             .authority("example. 30 SOA 30")
     });
     assert_eq!(says(&nodens, "a.example. A"), "NXDOMAIN CNAME");
-    assert_eq!(views.vpc.count() + views.public.count(), 2);
+    assert_eq!(views.public.count(), 1);
 }
 
 #[test]
