@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use nodens::cache::{Bounds, Cache, Entry, Flushes, Origin};
+use nodens::cache::{Blames, Bounds, Cache, Entry, Failing, Flushes, Origin};
 use nodens::config::CacheConfig;
 use nodens::message::ede::ExtendedError;
 use nodens::message::response::Response;
@@ -144,8 +144,13 @@ impl Run {
             }
             _ => {
                 let error = ExtendedError::new(22, "nobody answers");
+                let failing = Failing {
+                    code: 2,
+                    error: &error,
+                    blames: Blames::Question,
+                };
                 self.cache
-                    .remember_failure(&key, 2, &error, PAUSES, self.now);
+                    .remember_failure(&key, failing, PAUSES, self.now);
                 assert!(self.cache.failure(&key, self.now).is_some());
                 assert!(self.cache.failure(&key, self.now + PAUSES.1).is_none());
             }

@@ -15,8 +15,30 @@ pub struct Failure {
     pub code: u16,
     /// Why.
     pub error: Arc<ExtendedError>,
+    /// What failed.
+    pub blames: Blames,
     until: Instant,
     pause: Duration,
+}
+
+/// What failed, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blames {
+    /// The question, or some of the servers that it was put to.
+    Question,
+    /// All servers were silent or down: once one of them is back, the question may be tried again.
+    Servers,
+}
+
+/// A failure as it is to be remembered.
+#[derive(Debug, Clone, Copy)]
+pub struct Failing<'a> {
+    /// The response code it got.
+    pub code: u16,
+    /// Why.
+    pub error: &'a ExtendedError,
+    /// What failed.
+    pub blames: Blames,
 }
 
 impl Failure {
@@ -48,8 +70,7 @@ impl Failures {
     pub(super) fn remember(
         &self,
         key: &[u8],
-        code: u16,
-        error: &ExtendedError,
+        failing: Failing<'_>,
         (min, max): (Duration, Duration),
         now: Instant,
     ) {
@@ -58,8 +79,9 @@ impl Failures {
             _ => min,
         };
         let failure = Failure {
-            code,
-            error: Arc::new(error.clone()),
+            code: failing.code,
+            error: Arc::new(failing.error.clone()),
+            blames: failing.blames,
             until: now + pause,
             pause,
         };

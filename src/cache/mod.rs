@@ -17,10 +17,9 @@ use quick_cache::sync::Cache as Shards;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
 pub use entry::{Bounds, Entry, Origin};
-pub use failures::Failure;
+pub use failures::{Blames, Failing, Failure};
 
 use crate::config::CacheConfig;
-use crate::message::ede::ExtendedError;
 use failures::Failures;
 use last_asked::{Asked, LastAsked};
 
@@ -257,12 +256,11 @@ impl Cache {
     pub fn remember_failure(
         &self,
         key: &[u8],
-        code: u16,
-        error: &ExtendedError,
+        failing: Failing<'_>,
         pauses: (Duration, Duration),
         now: Instant,
     ) {
-        self.failures.remember(key, code, error, pauses, now);
+        self.failures.remember(key, failing, pauses, now);
     }
 
     /// Forgets every entry for which `keep` is false. Hits of other shards go on meanwhile.
@@ -315,6 +313,7 @@ pub fn seconds(duration: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::ede::ExtendedError;
     use crate::message::query::key_about;
     use crate::message::response::Response;
     use crate::message::response::testing::response;
@@ -326,6 +325,14 @@ mod tests {
         min_ttl: 0,
         max_lifetime: u32::MAX,
     };
+
+    fn failing(error: &ExtendedError) -> Failing<'_> {
+        Failing {
+            code: 2,
+            error,
+            blames: Blames::Question,
+        }
+    }
 
     const ORIGIN: Origin = Origin {
         route: 0,
@@ -485,7 +492,7 @@ mod tests {
         let gone = store(&cache, &response("a.corp.", 60, &[1]), now);
         let kept = store(&cache, &response("b.corp.", 60, &[1]), now);
         let failed = key_about(&gone, b"\x01c\x04corp\0");
-        cache.remember_failure(&failed, 2, &error, PAUSES, now);
+        cache.remember_failure(&failed, failing(&error), PAUSES, now);
         let asked = cache.flushes();
         let flushed = cache.flush(|name| name != &kept[..kept.len() - 5]);
         assert_eq!((flushed.answers, flushed.failures), (1, 1));
@@ -503,7 +510,7 @@ mod tests {
         let cache = Cache::new(&CacheConfig::default());
         let now = Instant::now();
         let error = ExtendedError::new(22, "vpc: 10.0.0.2 timed out");
-        cache.remember_failure(b"key", 2, &error, PAUSES, now);
+        cache.remember_failure(b"key", failing(&error), PAUSES, now);
         assert!(cache.failure(b"key", now).is_some());
         cache.forget_failures();
         assert!(cache.failure(b"key", now).is_none());
@@ -586,7 +593,7 @@ mod tests {
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..4 {
-            cache.remember_failure(&key, 2, &error, PAUSES, at(now));
+            cache.remember_failure(&key, failing(&error), PAUSES, at(now));
             let begin = now;
             while cache.failure(&key, at(now)).is_some() {
                 now += 500;
@@ -594,7 +601,7 @@ mod tests {
             pauses.push(now - begin);
         }
         assert_eq!(pauses, [1000, 2000, 4000, 5000]);
-        cache.remember_failure(&key, 2, &error, PAUSES, at(now));
+        cache.remember_failure(&key, failing(&error), PAUSES, at(now));
         store(&cache, &answer, at(now));
         assert!(cache.failure(&key, at(now)).is_none());
     }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::client::{Client, Served};
 use super::metrics::{Cap, Dropped, StaleReason};
 use super::worker::Worker;
-use crate::cache::Entry;
+use crate::cache::{Blames, Entry};
 use crate::config::Denial;
 use crate::message::ede::{self, ExtendedError};
-use crate::message::query::{Question, Reject};
+use crate::message::query::{Question, Reject, key_for_type};
 use crate::message::reply::Asked;
-use crate::message::wire::{self, rcode, rr};
+use crate::message::wire::{rcode, rr};
 use crate::upstream::group::Group;
 
 /// Why the upstreams are not asked.
@@ -30,6 +30,15 @@ pub(super) fn may_stand_in(entry: &Entry, reason: StaleReason) -> bool {
     match reason {
         StaleReason::UpstreamsDown | StaleReason::Failed | StaleReason::Denied => true,
         StaleReason::Slow | StaleReason::Overload => !entry.is_negative(),
+    }
+}
+
+/// The type of addresses of the other family; none for what is no address.
+fn other_family(qtype: u16) -> Option<u16> {
+    match qtype {
+        rr::A => Some(rr::AAAA),
+        rr::AAAA => Some(rr::A),
+        _ => None,
     }
 }
 
@@ -86,18 +95,14 @@ impl Worker {
         max_age: Duration,
         now: Instant,
     ) -> bool {
-        let other = match entry.qtype() {
-            rr::A => rr::AAAA,
-            rr::AAAA => rr::A,
-            _ => return false,
+        let Some(other) = other_family(entry.qtype()) else {
+            return false;
         };
         if entry.response().rcode() != rcode::NOERROR {
             return false;
         }
-        let mut key = key.to_vec();
-        let at = entry.name().len();
-        wire::put_u16(&mut key, at, other);
-        self.shared.cache.get(&key).is_some_and(|addresses| {
+        let addresses = self.shared.cache.get(&key_for_type(key, other));
+        addresses.is_some_and(|addresses| {
             !addresses.is_negative()
                 && entry.tier() <= addresses.tier()
                 && addresses.expired_for(now) < max_age
@@ -161,13 +166,19 @@ impl Worker {
     /// Whether no server of a route is left to say something better than an expired answer: each is down, or at least silent
     /// if that answer holds records.
     pub(super) fn is_gone(&self, route: u16, entry: &Entry) -> bool {
+        if !entry.is_negative() {
+            return self.nobody_is_left(route);
+        }
         let groups = &self.setup.upstreams.groups;
         let mut tiers = self.setup.routes.get(route).tiers.iter();
-        if entry.is_negative() {
-            tiers.all(|&tier| groups[tier].down())
-        } else {
-            tiers.all(|&tier| groups[tier].suspected())
-        }
+        tiers.all(|&tier| groups[tier].down())
+    }
+
+    /// Whether all servers of a route are silent or down.
+    pub(super) fn nobody_is_left(&self, route: u16) -> bool {
+        let groups = &self.setup.upstreams.groups;
+        let mut tiers = self.setup.routes.get(route).tiers.iter();
+        tiers.all(|&tier| groups[tier].suspected())
     }
 
     /// The group a route asks first, whose cap its questions count against. Routes that answer by themselves have none, and
@@ -203,6 +214,7 @@ impl Worker {
     ) -> Option<Obstacle> {
         if Question::of(key).cacheable()
             && let Some(failure) = self.shared.cache.failure(key, now)
+            && (failure.blames == Blames::Question || self.nobody_is_left(route))
             && (stale.is_some() || !failure.is_denial())
         {
             let code = if failure.error.is_verdict() {

@@ -17,7 +17,7 @@ use super::metrics::StaleReason;
 use super::resolve::resolve;
 use super::waiting::{Content, ReplyTo, Waiter, Waiting};
 use super::worker::{Leader, Worker};
-use crate::cache::{Bounds, Entry, Origin};
+use crate::cache::{Blames, Bounds, Entry, Failing, Origin};
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Query, Question};
 use crate::message::reply::Asked;
@@ -382,7 +382,17 @@ impl Leader {
         let config = &self.worker.setup.config.cache;
         let pauses = (config.failure_min, config.failure_max);
         let cache = &self.worker.shared.cache;
-        cache.remember_failure(&self.key, code, error, pauses, now);
+        let blames = if self.worker.nobody_is_left(self.route) {
+            Blames::Servers
+        } else {
+            Blames::Question
+        };
+        let failing = Failing {
+            code,
+            error,
+            blames,
+        };
+        cache.remember_failure(&self.key, failing, pauses, now);
     }
 
     /// Ends the flight: each that waits gets what `content` makes of its place among them, which is 0 for the first.

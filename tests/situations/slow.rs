@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::budgets::ask_steadily;
-use crate::client::{ask, group_of, in_front_of, new_names, question};
-use crate::common::Nodens;
+use crate::client::{ask, group_of, in_front_of, new_names, question, says, settled};
 use crate::common::dns::{Over, rr, udp_to};
+use crate::common::{Nodens, wait_for};
 use crate::server::{Does, Query, Server};
 
 /// Longer than the default of `try_timeout`, which is 1 s.
@@ -69,4 +69,45 @@ fn a_server_that_is_silent_to_one_type_answers_others_and_is_no_news() {
     let log = nodens.log();
     let changes = log.matches("upstream server is").count();
     assert!(changes <= 3, "{changes} changes\n{log}");
+}
+
+/// A question that failed is not asked again for a while. If it failed because all servers were gone, and one is back, it is.
+#[test]
+fn a_question_that_failed_for_want_of_servers_is_asked_as_soon_as_one_is_back() {
+    let server = Server::start_for_all(|q: &Query| q.honest());
+    let name = server.over("");
+    let state = |state| [("server", &name[..]), ("state", state)];
+    let options = "deadline: 1s, try_timeout: 500ms, failover: {probe_max: 500ms}";
+    let yaml = group_of(std::slice::from_ref(&name), options);
+    let pauses = "cache: {failure_min: 1m, failure_max: 1m}\n";
+    let nodens = settled(&format!("{yaml}{pauses}"), std::slice::from_ref(&name));
+    server.now_says_to_all(|_| Does::Silence);
+    // Other names than the one that is asked for, because two make a server silent.
+    wait_for("the server to be down", || {
+        ask(&nodens, "y.corp. A", Over::Udp);
+        ask(&nodens, "z.corp. A", Over::Udp);
+        let down = nodens.metric("nodens_upstream_state", &state("down"));
+        (down > 0.0).then_some(())
+    });
+    for _ in 0..2 {
+        assert_eq!(says(&nodens, "x.corp. A"), "SERVFAIL");
+    }
+    assert_eq!(
+        server.asked_for("x.corp. A"),
+        1,
+        "the second time it was known"
+    );
+    server.now_says_to_all(Query::honest);
+    nodens.wait_for_metric("nodens_upstream_state", &state("good"), 1.0);
+    assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 192.0.2.1");
+    // A question that failed for reasons of its own is left alone.
+    server.now_says(|q| q.says("SERVFAIL"));
+    for _ in 0..2 {
+        assert_eq!(says(&nodens, "w.corp. A"), "SERVFAIL");
+    }
+    assert_eq!(
+        server.asked_for("w.corp. A"),
+        1,
+        "the second time it was known"
+    );
 }
