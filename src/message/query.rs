@@ -316,6 +316,11 @@ impl<'a> Question<'a> {
     /// Appends the query as it goes upstream: our own header and OPT (EDNS is hop by hop, RFC 6891 §6.1.1; AD asks for
     /// the AD bit, RFC 6840 §5.7).
     pub fn write(&self, id: u16, form: QueryForm, out: &mut Vec<u8>) {
+        self.write_taking(MAX_PAYLOAD, id, form, out);
+    }
+
+    /// The same, where answers over UDP may have so many octets.
+    pub fn write_taking(&self, payload: u16, id: u16, form: QueryForm, out: &mut Vec<u8>) {
         let mut flags = if form.has_ad() { flag::AD } else { 0 };
         if self.recursion_desired {
             flags |= flag::RD;
@@ -329,7 +334,7 @@ impl<'a> Question<'a> {
         out.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, additionals]);
         out.extend_from_slice(self.section);
         if form.has_opt() {
-            let [high, low] = MAX_PAYLOAD.to_be_bytes();
+            let [high, low] = payload.to_be_bytes();
             let dnssec_ok = if self.dnssec_ok { 0x80 } else { 0 };
             out.extend_from_slice(&[
                 0,

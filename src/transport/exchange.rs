@@ -13,7 +13,7 @@ use super::peer::{AnswerQuality, Carrier, Peer};
 use crate::message::form::{self, QueryForm};
 use crate::message::query::Question;
 use crate::message::response::{Kind, Response};
-use crate::message::wire::{self, HEADER_LEN, flag, rcode};
+use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD, MIN_PAYLOAD, flag, rcode};
 use crate::runtime;
 
 /// A question on its way, shared by all its tries, and where they deliver.
@@ -156,6 +156,8 @@ pub struct Exchange {
     number: usize,
     form: QueryForm,
     sent: Instant,
+    /// Octets that an answer over UDP may have.
+    payload: u16,
     moves: u8,
     /// Its server was told that it is late.
     late: Cell<bool>,
@@ -175,14 +177,23 @@ impl Exchange {
             number,
             form,
             sent,
+            payload: MAX_PAYLOAD,
             moves: 0,
             late: Cell::new(false),
         }
     }
 
+    /// It, asking for an answer that gets through wherever anything does: what is longer is cut, and fetched over TCP.
+    #[must_use]
+    pub fn with_least_payload(mut self) -> Self {
+        self.payload = MIN_PAYLOAD;
+        self
+    }
+
     /// Appends the query's bytes under this ID.
     pub(super) fn write(&self, id: u16, out: &mut Vec<u8>) {
-        self.question.question().write(id, self.form, out);
+        let question = self.question.question();
+        question.write_taking(self.payload, id, self.form, out);
     }
 
     /// When it left.
@@ -329,15 +340,16 @@ impl Exchange {
     }
 }
 
-/// Whether a message answers the question of a query, given as the section it has there (RFC 5452 §9.1). Servers that fail
-/// may leave the question out.
+/// Whether a message answers the question of a query, given as the section it has there (RFC 5452 §9.1). Servers that fail,
+/// or cut their answer, may leave the question out.
 pub(crate) fn answers(asked: &[u8], message: &[u8]) -> Result<(), Mismatch> {
     let flags = wire::flags(message);
     if message.len() < HEADER_LEN || flags & (flag::QR | flag::OPCODE) != flag::QR {
         return Err(Mismatch::NotAResponse);
     }
     if leaves_question_out(message) {
-        return if form::failed(message) {
+        // What TC leads to is the same question over TCP, which is answered with it.
+        return if form::failed(message) || flags & flag::TC != 0 {
             Ok(())
         } else {
             Err(Mismatch::Question)

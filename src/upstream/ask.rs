@@ -29,6 +29,10 @@ use crate::transport::{Carrier, Delivery, Exchange, SharedQuestion, TryError};
 /// How long a question that UDP answered with TC may stay without an answer over TCP, if `try_timeout` is longer: a server
 /// that has UDP only is found out before the client asks again.
 const STREAM_PATIENCE: Duration = Duration::from_secs(2);
+/// Tries at a server without an answer, after which it may be that long answers do not get through: firewalls and links are
+/// known to drop datagrams of more than 512 octets, or fragments of them. Asked for short ones (RFC 6891 §6.2.5), the server
+/// says TC.
+const LONG_ANSWERS_LOST: usize = 2;
 /// How long other servers have for the whole answer when one has given a cut answer and cannot be asked over TCP.
 const CUT_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -340,11 +344,22 @@ impl Lookup<'_> {
     }
 
     fn send(&mut self, number: usize, carrier: Carrier, form: QueryForm, now: Instant) {
-        let exchange = Exchange::new(self.question, number, form, now);
+        let mut exchange = Exchange::new(self.question, number, form, now);
+        if carrier == Carrier::Datagram && self.earlier_tries(number) >= LONG_ANSWERS_LOST {
+            exchange = exchange.with_least_payload();
+        }
         self.attempts[number].carrier = carrier;
         self.attempts[number].port =
             self.links
                 .send(self.plan.server(number), carrier, exchange, now);
+    }
+
+    /// How often the server of this try was asked before it.
+    fn earlier_tries(&self, number: usize) -> usize {
+        let server = self.plan.server(number);
+        (0..number)
+            .filter(|&earlier| self.plan.server(earlier) == server)
+            .count()
     }
 
     fn overdue(&mut self, number: usize, now: Instant) {

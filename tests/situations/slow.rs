@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::budgets::ask_steadily;
 use crate::client::{ask, group_of, in_front_of, new_names, question, says, settled};
-use crate::common::dns::{Over, rr, udp_to};
+use crate::common::dns::{Over, Section, rr, u16_at, udp_to};
 use crate::common::{Nodens, wait_for};
 use crate::server::{Does, Query, Server};
 
@@ -110,4 +110,23 @@ fn a_question_that_failed_for_want_of_servers_is_asked_as_soon_as_one_is_back() 
         1,
         "the second time it was known"
     );
+}
+
+/// As behind firewalls that know RFC 1035 alone.
+#[test]
+fn an_answer_of_more_than_512_octets_that_is_lost_is_fetched_over_tcp() {
+    let server = Server::start(|q: &Query| {
+        let addresses = (1..=40).map(|last| format!("@ 60 A 10.0.0.{last}"));
+        let whole = addresses.fold(q.says("NOERROR"), |says, record| says.answer(&record));
+        let most = u16_at(&q.bytes, q.bytes.len() - 8).filter(|_| q.edns);
+        match (q.over, most) {
+            (Over::Udp, Some(most)) if most > 512 => Does::Silence,
+            (Over::Udp, _) => q.says("NOERROR tc").into(),
+            (Over::Tcp, _) => whole.into(),
+        }
+    });
+    let nodens = in_front_of(&server);
+    let reply = ask(&nodens, "long.corp. A", Over::Tcp);
+    assert_eq!(reply.message.section(Section::Answer).count(), 40);
+    assert!(reply.took < Duration::from_secs(1), "{:?}", reply.took);
 }

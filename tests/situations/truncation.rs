@@ -86,6 +86,11 @@ fn a_datagram_cut_inside_its_opt_is_asked_again_over_tcp() {
 }
 
 #[test]
+fn a_datagram_cut_after_its_header_is_asked_again_over_tcp() {
+    the_whole_is_fetched(|_, _| 12);
+}
+
+#[test]
 fn a_datagram_that_says_tc_and_is_whole_is_asked_again_over_tcp() {
     the_whole_is_fetched(|_, whole| whole);
 }
