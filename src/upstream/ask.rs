@@ -208,6 +208,8 @@ struct Lookup<'a> {
     plan: Plan,
     attempts: SmallVec<[Attempt; 2]>,
     fallback: Option<Answer>,
+    /// Whether a sole server that failed was asked again.
+    asked_once_more: bool,
     /// Extended errors of servers that did not answer.
     errors: PassedOn,
     /// Until when others may give more than a cut answer that is there, from a server that cannot be asked over TCP.
@@ -238,6 +240,7 @@ pub async fn ask(
         plan,
         attempts,
         fallback,
+        asked_once_more: false,
         errors: PassedOn::default(),
         cut_until: None,
     };
@@ -442,6 +445,12 @@ impl Lookup<'_> {
                 self.attempts[number].no_answer = NoAnswer::Code(code);
             }
             (Kind::Referral, _) => self.attempts[number].no_answer = NoAnswer::Referral,
+            (Kind::Failure, rcode::SERVFAIL) if self.may_ask_once_more(number, &response, now) => {
+                self.asked_once_more = true;
+                self.plan.goes_on(number, now);
+                self.send(number, carrier, form, now);
+                return None;
+            }
             (Kind::Failure, code) => self.attempts[number].no_answer = NoAnswer::Code(code),
         }
         self.plan.failed(number, TryFailure::Declined);
@@ -470,6 +479,26 @@ impl Lookup<'_> {
         let error = ExtendedError::new(verdict.code, &text).with_servers(others);
         let code = rcode::SERVFAIL;
         Some(Failed { code, error })
+    }
+
+    /// Whether a server that has failed at once is asked again, because its route has no other. A stub resolver would do so, and
+    /// we remember failures, which keeps it from it. Another source port may be another endpoint behind kube-proxy.
+    fn may_ask_once_more(&self, number: usize, response: &Response, now: Instant) -> bool {
+        let (server, attempt) = (self.server(number), &self.attempts[number]);
+        let group = self.groups[0];
+        let took = now.saturating_duration_since(self.plan.sent(number));
+        let may = !self.asked_once_more
+            && took < server.try_timeout / 2
+            && self.groups.len() == 1
+            && group.servers.len() == 1
+            && response.verdict().is_none()
+            && attempt.carrier == server.carrier()
+            && server.rate.wait(now).is_zero()
+            && group.extra.take(Extra::Replacement, now);
+        if may && let Some(port) = attempt.port.as_ref().and_then(Weak::upgrade) {
+            port.lost_query();
+        }
+        may
     }
 
     /// The form in which a server that refused one is asked next. What is learnt of it waits for the answer, because it

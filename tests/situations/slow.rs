@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::budgets::ask_steadily;
-use crate::client::{ask, group_of, in_front_of, new_names, question, says, settled};
+use crate::client::{BOTH, ask, group_of, in_front_of, new_names, question, says, settled};
 use crate::common::dns::{Over, Section, rr, u16_at, udp_to};
 use crate::common::{Nodens, wait_for};
 use crate::server::{Does, Query, Server};
@@ -107,7 +107,7 @@ fn a_question_that_failed_for_want_of_servers_is_asked_as_soon_as_one_is_back() 
     }
     assert_eq!(
         server.asked_for("w.corp. A"),
-        1,
+        2,
         "the second time it was known"
     );
 }
@@ -129,4 +129,24 @@ fn an_answer_of_more_than_512_octets_that_is_lost_is_fetched_over_tcp() {
     let reply = ask(&nodens, "long.corp. A", Over::Tcp);
     assert_eq!(reply.message.section(Section::Answer).count(), 40);
     assert!(reply.took < Duration::from_secs(1), "{:?}", reply.took);
+}
+
+/// glibc asks a server again that has failed, and would only hear what is remembered.
+#[test]
+fn a_sole_server_that_fails_once_is_asked_again() {
+    let server = Server::start(|q: &Query| match (&q.name[..], q.turn) {
+        ("always.corp.", _) | (_, 1) => q.says("SERVFAIL"),
+        _ => q.honest(),
+    });
+    let nodens = in_front_of(&server);
+    for over in BOTH {
+        let name = format!("once{over:?}.corp. A");
+        let reply = ask(&nodens, &name, over);
+        assert_eq!(reply.gist(), "NOERROR 192.0.2.1", "{name}");
+        assert!(reply.took < Duration::from_secs(1), "{name}: {reply:?}");
+    }
+    for _ in 0..3 {
+        assert_eq!(says(&nodens, "always.corp. A"), "SERVFAIL");
+    }
+    assert_eq!(server.asked_for("always.corp. A"), 2);
 }
