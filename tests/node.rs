@@ -462,6 +462,16 @@ fn a_failed_start_takes_away_what_it_made_if_on_exit_says_remove() {
         );
         assert_eq!(network.addresses(), left, "{on_exit}: {said}");
     }
+    // The first of two addresses can be had.
+    let sysctl = "net.ipv6.conf.lo.disable_ipv6";
+    network.node.run("sysctl", &["-qw", &format!("{sysctl}=1")]);
+    let failed = network.serve(&format!("{LOOPBACK}  on_exit: remove\n"));
+    assert!(both(&failed).contains(sysctl), "{}", both(&failed));
+    assert_eq!(
+        (failed.status.code(), network.addresses()),
+        (Some(2), (0, 0))
+    );
+    network.node.run("sysctl", &["-qw", &format!("{sysctl}=0")]);
     // What was there before belongs to somebody else.
     network.node.ip(&format!("address add {V4}/32 dev lo"));
     let failed = network.serve(&format!("{LOOPBACK}  on_exit: remove\n{elsewhere}"));

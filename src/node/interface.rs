@@ -77,14 +77,13 @@ enum Obstacle {
 ///
 /// # Errors
 /// [`NodeError`], and then some of it may have been done.
-pub(super) fn ensure(config: &NodeConfig) -> Result<Vec<Object>, NodeError> {
+pub(super) fn ensure(config: &NodeConfig, done: &mut Vec<Object>) -> Result<(), NodeError> {
     let name = &config.interface.name;
     let failed = |source| NodeError::link("look at", name, source);
     let mut link = find(name).map_err(failed)?;
     let held = addresses().map_err(failed)?;
     let steps = plan(config, link.as_ref(), &held)
         .map_err(|obstacle| explain(&config.interface, link.as_ref(), obstacle))?;
-    let mut done = Vec::new();
     for step in steps {
         match step {
             Step::Create => {
@@ -107,7 +106,7 @@ pub(super) fn ensure(config: &NodeConfig) -> Result<Vec<Object>, NodeError> {
             Step::Add(address) => Object::Address(address, name.clone()),
         });
     }
-    Ok(done)
+    Ok(())
 }
 
 /// Deletes the dummy interface, or our addresses on the loopback interface; returns what was there.

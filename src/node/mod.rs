@@ -253,20 +253,21 @@ impl Node {
             // Asks for the capability, so that its lack is known before anything is changed.
             notrack::exists().map_err(NodeError::table)?;
         }
-        let made = interface::ensure(config)?;
+        let node = Self {
+            config: config.clone(),
+            state: Mutex::default(),
+        };
+        let ensured = interface::ensure(config, &mut node.state().made);
+        if let Err(error) = ensured {
+            node.give_up();
+            return Err(error);
+        }
         tracing::info!(
             interface = config.interface.name,
-            made = list(&made),
+            made = list(&node.state().made),
             "the node's addresses are in place"
         );
-        let state = Mutex::new(State {
-            made,
-            ..State::default()
-        });
-        Ok(Self {
-            config: config.clone(),
-            state,
-        })
+        Ok(node)
     }
 
     /// Makes sure that the rules for what is listened on are in place, and no others of ours. To be called once
@@ -309,7 +310,8 @@ impl Node {
         if state.left {
             return Ok(Vec::new());
         }
-        let mut repaired = interface::ensure(&self.config)?;
+        let mut repaired = Vec::new();
+        interface::ensure(&self.config, &mut repaired)?;
         if let Some(endpoints) = &state.endpoints
             && !notrack::is_in_place(endpoints).map_err(NodeError::table)?
         {
