@@ -12,7 +12,7 @@ use allocation_counter::{AllocationInfo, measure};
 use nodens::listener::slots::{ConnectionMetrics, ConnectionSlots};
 use nodens::metrics::Registry;
 use nodens::net::open::{UdpOptions, listen_udp};
-use nodens::process::threads::{Command, Datagrams, Heartbeat, Parts, run};
+use nodens::process::threads::{Command, Datagrams, Heartbeat, Parts, run, runtime};
 use support::{Edns, answer, client, hit, query, shared, store, worker, worker_of};
 use tokio_util::sync::CancellationToken;
 
@@ -102,7 +102,8 @@ fn of_a_worker(
         realtime: None,
     };
     let counted = measure(|| {
-        run(parts, receiver).expect("it runs");
+        let runtime = runtime().expect("its runtime can be had");
+        run(&runtime, parts, receiver).expect("it runs");
     });
     client.join().expect("every query was answered");
     counted

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::dns::{
@@ -12,7 +13,10 @@ use common::dns::{
     wire_name,
 };
 use common::stand_in::StandIn;
-use common::{Nodens, TempDir, free_address, free_sockets, nodens, run_to_its_end, serve_and_fail};
+use common::{
+    Nodens, TempDir, free_address, free_sockets, nodens, nodens_with_files, run_to_its_end,
+    serve_and_fail,
+};
 
 const BOTH: [Over; 2] = [Over::Udp, Over::Tcp];
 
@@ -787,6 +791,47 @@ fn a_listen_address_in_use_ends_it_with_2() {
             fs::symlink_metadata(&socket).is_err(),
             "{name}: something was started"
         );
+    }
+}
+
+/// Ends with 2 for want of files; returns how many it says are needed.
+fn files_needed(limit: u32, config: &Path) -> Option<u32> {
+    let mut command = nodens_with_files(limit);
+    command.args(["serve", "--config"]).arg(config);
+    let output = run_to_its_end(command);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{limit} files: {errors}");
+    assert!(errors.contains("ulimit -n"), "{limit} files: {errors}");
+    let (before, _) = errors.split_once(" are needed at least")?;
+    before.rsplit(' ').next()?.parse().ok()
+}
+
+#[test]
+fn with_too_few_files_it_ends_with_2_and_with_what_it_says_it_needs_it_serves() {
+    let upstream = willing();
+    let workers = format!(
+        "workers: 2\n{}",
+        one_after_the_other(&[upstream.address.to_string()])
+    );
+    let dir = TempDir::new();
+    let socket = dir.path("nodens.sock").display().to_string();
+    let addresses = "listen: [\"127.0.0.1:0\"]\nadmin: \"127.0.0.1:0\"";
+    let config = dir.write(
+        "nodens.yaml",
+        &format!("{addresses}\nsocket: {socket}\n{workers}"),
+    );
+    let needed: Vec<_> = (11..22)
+        .filter_map(|limit| files_needed(limit, &config))
+        .collect();
+    let most = *needed
+        .last()
+        .expect("21 files are enough for its sockets, and for no more");
+    files_needed(most - 1, &config).expect("it says so of one less, too");
+
+    let nodens = Nodens::start_with_files(most, &workers);
+    for over in BOTH {
+        let answer = Ask::new("few.example.", rr::A).send(nodens.address(), over);
+        assert_eq!(answer.rcode(), rcode::NOERROR, "{over:?}");
     }
 }
 

@@ -16,6 +16,9 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 /// What to do about an address that cannot be had, for the end of an error message.
 #[must_use]
 pub fn remedy(error: &io::Error) -> &'static str {
+    if let Some(shortage) = shortage(error) {
+        return shortage;
+    }
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "another program or another nodens listens there (see `ss -lunp` and `ss -ltnp`): stop it or choose another \

@@ -17,7 +17,7 @@ use super::addresses::{BoundAddress, ListenAddress};
 use super::admin::{Admin, AdminError, BoundAdmin, Instance};
 use super::change;
 use super::coredns::HealthAnswers;
-use super::files::FileShares;
+use super::files::{FileShares, TooFewFiles};
 use super::handover::{self, Offers};
 use super::metrics::Metrics;
 use super::readiness::Readiness;
@@ -61,8 +61,13 @@ pub enum StartError {
     /// The configuration cannot be put in force.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// A worker's thread cannot be started.
-    #[error("worker thread: {0}")]
+    /// There may be too few files open.
+    #[error(transparent)]
+    Files(#[from] TooFewFiles),
+    /// A worker's thread, or its runtime, cannot be had.
+    #[error(
+        "worker thread: {0}; raise the limits of processes and of open files, or lower workers"
+    )]
     Thread(#[source] io::Error),
 }
 
@@ -133,7 +138,8 @@ impl App {
         };
         let (setup, bound) = prepared.bind(None)?;
         // All sockets that are bound are open by now.
-        let files = share_out_files(&setup.config);
+        let files = share_out_files(&setup.config)
+            .map_err(|error| StartErrors(vec![StartError::Files(error)]))?;
         let shared = Arc::new(Shared {
             current: ArcSwap::new(Arc::clone(&setup)),
             cache,
@@ -360,14 +366,14 @@ fn successor(listen: &[SocketAddr]) -> Successor {
 }
 
 /// Shares out the file descriptors that are left, and says so if clients cannot have as many as they may.
-fn share_out_files(config: &Config) -> FileShares {
-    let known = file_limit().and_then(|limit| Ok((limit, open_files()?)));
-    let (limit, open) = known.unwrap_or_else(|error| {
+fn share_out_files(config: &Config) -> Result<FileShares, TooFewFiles> {
+    let limit = file_limit().unwrap_or_else(|error| {
         tracing::warn!(%error, "the limit of open files is not known; the usual one is assumed");
-        (USUAL_FILE_LIMIT, 0)
+        USUAL_FILE_LIMIT
     });
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let files = FileShares::new(most, open, config.workers);
+    // It is refused another only when it has as many as it may.
+    let files = FileShares::new(most, open_files().unwrap_or(most), config.workers)?;
     if files.clients < config.tcp.max_connections {
         tracing::info!(
             limit,
@@ -375,7 +381,7 @@ fn share_out_files(config: &Config) -> FileShares {
             "the limit of open files allows fewer client connections than tcp.max_connections"
         );
     }
-    files
+    Ok(files)
 }
 
 fn served(addresses: &[ListenAddress]) -> Vec<SocketAddr> {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::LocalOptions;
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, yield_now};
 use tokio_util::sync::CancellationToken;
@@ -93,10 +93,10 @@ pub struct WorkerThread {
     pub handle: JoinHandle<io::Result<()>>,
 }
 
-/// Starts one thread for each heartbeat; with `realtime` under real-time scheduling.
+/// Starts one thread for each heartbeat, with `realtime` under real-time scheduling, and waits until each has its runtime.
 ///
 /// # Errors
-/// If a thread cannot be started.
+/// If a thread or its runtime cannot be had. The threads that were started end by themselves.
 pub fn start(
     shared: &Arc<Shared>,
     slots: &Arc<ConnectionSlots>,
@@ -105,6 +105,7 @@ pub fn start(
     realtime: Option<&SchedulingMetrics>,
 ) -> io::Result<Vec<WorkerThread>> {
     let mut threads = Vec::new();
+    let (started, all_started) = std::sync::mpsc::channel();
     for (index, heartbeat) in heartbeats.iter().enumerate() {
         let (commands, receiver) = mpsc::unbounded_channel();
         let parts = Parts {
@@ -114,11 +115,25 @@ pub fn start(
             stop: stop.clone(),
             realtime: realtime.cloned(),
         };
+        let started = started.clone();
+        let in_thread = move || {
+            let (runtime, result) = match runtime() {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            // Nobody waits any more once another has failed.
+            let _ = started.send(result);
+            // Whoever waits does so until nobody can send any more.
+            drop(started);
+            runtime.map_or(Ok(()), |runtime| run(&runtime, parts, receiver))
+        };
         let handle = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || run(parts, receiver))?;
+            .spawn(in_thread)?;
         threads.push(WorkerThread { commands, handle });
     }
+    drop(started);
+    all_started.iter().collect::<io::Result<()>>()?;
     Ok(threads)
 }
 
@@ -136,20 +151,31 @@ pub struct Parts {
     pub realtime: Option<SchedulingMetrics>,
 }
 
+/// A worker's runtime; it stays in the thread that makes it.
+///
+/// # Errors
+/// `EMFILE` and its like.
+pub fn runtime() -> io::Result<LocalRuntime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        // A LocalSet would be one task that runs ours, and wakes the runtime by a system call for each of them.
+        .build_local(LocalOptions::default())
+}
+
 /// Runs a worker until it is stopped and nobody can give it commands any more, and then until its queries in flight are
 /// answered.
 ///
 /// # Errors
-/// If its runtime cannot be set up.
+/// If a listener panicked.
 //
 // Never inlined, so that `tests/instructions.rs` finds it in the binary.
 #[inline(never)]
-pub fn run(parts: Parts, commands: mpsc::UnboundedReceiver<Command>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        // A LocalSet would be one task that runs ours, and wakes the runtime by a system call for each of them.
-        .build_local(LocalOptions::default())?;
+pub fn run(
+    runtime: &LocalRuntime,
+    parts: Parts,
+    commands: mpsc::UnboundedReceiver<Command>,
+) -> io::Result<()> {
     runtime.block_on(async move {
         // As a task, polled when it is woken: what stands here itself is polled in every turn of the runtime.
         let work = tokio::task::spawn_local(work(parts, commands));

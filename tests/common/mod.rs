@@ -255,7 +255,7 @@ pub(crate) fn nodens() -> Command {
 }
 
 /// The same with so many file descriptors at most, which it cannot raise.
-fn nodens_with_files(most: u32) -> Command {
+pub(crate) fn nodens_with_files(most: u32) -> Command {
     let mut command = Command::new("sh");
     let limited = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
     command.args(["-c", &limited, binary()]);
