@@ -170,5 +170,9 @@ pub const QUERY_LOG_RECORD_BYTES: usize = 300;
 /// Octets of all extended errors in a line of the query log: what half a dozen servers did.
 pub const QUERY_LOG_ERROR_BYTES: usize = 1_000;
 
+/// Threads for work that would hold up the main thread: what a reload forgets, lists of the cache, its transfer. They stay once
+/// they are started, because a node that has no process left gives us no other. Such work takes turns.
+pub const BLOCKING_THREADS: usize = 8;
+
 /// Lines of the log that wait to be written.
 pub const LOG_LINES_WAITING: usize = 4_096;

@@ -6,6 +6,8 @@ mod common;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use common::dns::{
@@ -15,7 +17,7 @@ use common::dns::{
 use common::stand_in::StandIn;
 use common::{
     Nodens, TempDir, free_address, free_sockets, nodens, nodens_with_files, run_to_its_end,
-    serve_and_fail,
+    serve_and_fail, wait_for,
 };
 
 const BOTH: [Over; 2] = [Over::Udp, Over::Tcp];
@@ -792,6 +794,37 @@ fn a_listen_address_in_use_ends_it_with_2() {
             "{name}: something was started"
         );
     }
+}
+
+#[test]
+fn signals_that_come_together_are_one() {
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let upstream = StandIn::new(move |query, _| {
+        // An error once the test is over.
+        let _ = released.lock().expect("nobody panics with it").recv();
+        vec![response(query, &[address(1)])]
+    });
+    let servers = [upstream.address.to_string()];
+    let nodens = Nodens::start(&one_after_the_other(&servers));
+    let socket = dns::udp_to(nodens.address()).expect("a socket");
+    let waits = Ask::new("waits.example.", rr::A).message();
+    socket.send(&waits).expect("sent");
+    nodens.wait_for_metric("nodens_in_flight", &[], 1.0);
+    let both = format!("kill -TERM {0}; kill -TERM {0}", nodens.id());
+    let sent = Command::new("sh").args(["-c", &both]).status();
+    assert!(sent.expect("sh runs").success());
+    nodens.wait_for_log("stopping");
+    release.send(()).expect("the server waits for it");
+    let reply = Message::read(&dns::receive(&socket).expect("a reply")).expect("well-formed");
+    assert_eq!(reply.rcode(), rcode::NOERROR, "{reply:?}");
+    wait_for("its end", || {
+        dns::exchange(nodens.address(), Over::Tcp, &waits)
+            .is_err()
+            .then_some(())
+    });
+    nodens.wait_for_log("stopped");
+    assert!(!nodens.log().contains("at once"), "{}", nodens.log());
 }
 
 /// Ends with 2 for want of files; returns how many it says are needed.

@@ -8,18 +8,26 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use sd_notify::NotifyState;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::log;
+use crate::budgets::BLOCKING_THREADS;
 use crate::config::{Flags, Loaded, load, same_values};
 use crate::net::process::{raise_file_limit, refuse_huge_pages};
 use crate::process::app::App;
 use crate::process::last_good::LastGood;
 use crate::process::reload;
+
+/// Signals that come so soon after the first are the same one: `timeout`, and supervisors that signal a process and its group.
+/// Nobody loses patience in that time.
+const ONE_SIGNAL: Duration = Duration::from_millis(200);
 
 pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<ExitCode> {
     let last_good = state_dir
@@ -37,6 +45,7 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
             }
         }
     };
+    let runtime = runtime()?;
     let log = log::start(&loaded.config.log)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
@@ -48,7 +57,7 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
-    super::runtime()?.block_on(async move {
+    runtime.block_on(async move {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
@@ -109,7 +118,7 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
         notify_manager(&NotifyState::Stopping);
         tokio::select! {
             () = app.stop() => tracing::info!("stopped"),
-            name = signal() => {
+            name = later(ONE_SIGNAL, signal) => {
                 tracing::warn!(signal = name, "stopped at once by a second signal");
                 drop(log);
                 std::process::exit(1);
@@ -117,6 +126,33 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The next signal, if it does not come before this time is over.
+async fn later(time: Duration, mut signal: impl AsyncFnMut() -> &'static str) -> &'static str {
+    let start = Instant::now();
+    loop {
+        let name = signal().await;
+        if start.elapsed() >= time {
+            return name;
+        }
+    }
+}
+
+/// The main thread's runtime. One of its threads for work that blocks is started now and stays, and takes such work when the
+/// node has no process left for another. Without any, tokio panics.
+fn runtime() -> anyhow::Result<Runtime> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::MAX)
+        .build()
+        .context("the runtime cannot be started")?;
+    let first = thread::Builder::new().spawn(|| ());
+    let ended = first.context("a thread cannot be started: raise the limit of processes")?;
+    ended.join().expect("it does nothing");
+    drop(runtime.spawn_blocking(|| ()));
+    Ok(runtime)
 }
 
 /// The last good configuration, if one is kept that can be used.

@@ -18,5 +18,6 @@ mod messages;
 mod names;
 mod network;
 mod ports;
+mod processes;
 mod scene;
 mod sources;
