@@ -127,6 +127,52 @@ fn a_certificate_for_another_name_is_not_trusted() {
 }
 
 #[test]
+fn the_log_says_once_why_a_handshake_fails() {
+    let server = TlsServer::start("other.example", After::Stays);
+    let nodens = Nodens::start(&format!("workers: 2\n{}", server.upstream("dot.example")));
+    nodens.wait_for_log("no TLS with an upstream server");
+    for number in 0..10 {
+        let name = format!("n{number}.example.");
+        Ask::new(&name, rr::A).send(nodens.address(), Over::Udp);
+    }
+    let log = nodens.log();
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("no TLS with"))
+        .collect();
+    let [line] = &lines[..] else {
+        panic!("{log}");
+    };
+    for part in ["WARN", &server.address.to_string(), "other.example"] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+}
+
+#[test]
+fn a_server_that_ends_each_connection_is_named_for_that() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // A client that has gone is no news.
+            let _ = read_frame(&mut stream);
+        }
+    });
+    let nodens = Nodens::start(&format!(
+        "upstreams: {{g: {{servers: [\"tcp://{address}\"]}}}}\nroutes: {{\".\": g}}\n"
+    ));
+    nodens.wait_for_metric("nodens_upstream_state", &[("state", "down")], 1.0);
+    let reply = Ask::new("n.example.", rr::A)
+        .payload(1232)
+        .send(nodens.address(), Over::Udp);
+    assert_eq!(reply.rcode(), rcode::SERVFAIL, "{reply:?}");
+    let options = reply.opt.map(|opt| opt.options).unwrap_or_default();
+    let errors = String::from_utf8_lossy(&options);
+    let text = format!("tcp://{address} closed the connection");
+    assert!(errors.contains(&text), "{text} is not in {errors}");
+}
+
+#[test]
 fn a_root_that_is_none_ends_it_with_2() {
     let dir = TempDir::new();
     let ca = dir.write("ca.pem", "no certificate");

@@ -140,10 +140,7 @@ impl Unheard {
 
     /// What an error of a connection that stood means.
     fn of_stream(error: &io::Error) -> Self {
-        Self::new(
-            Trouble::Closed,
-            format!("the connection ended before the answer: {error}"),
-        )
+        Self::new(Trouble::Closed, ended(error))
     }
 }
 
@@ -322,14 +319,23 @@ fn same(one: SocketAddr, other: SocketAddr) -> bool {
     one.ip() == other.ip() && one.port() == other.port()
 }
 
+/// How a connection ended. Of the usual end, the text of rustls is a link to its manual.
+fn ended(error: &io::Error) -> String {
+    let text = "the connection ended before the answer";
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => text.to_owned(),
+        _ => format!("{text}: {error}"),
+    }
+}
+
 fn out_of_time() -> Unheard {
     Unheard::new(Trouble::OutOfTime, "the deadline was over first")
 }
 
 /// What a handshake that failed means.
 pub(super) fn of_handshake(error: &io::Error, certificate: Option<&CertificateReport>) -> Unheard {
-    if certificate.is_some_and(|certificate| certificate.trouble.is_some()) {
-        return Unheard::new(Trouble::Certificate, error.to_string());
+    if let Some(trouble) = certificate.and_then(|seen| seen.trouble_text.clone()) {
+        return Unheard::new(Trouble::Certificate, trouble);
     }
     let text = match error.kind() {
         io::ErrorKind::UnexpectedEof => "the connection ended within the handshake".to_owned(),
@@ -390,7 +396,10 @@ async fn over_https(
             }),
             Ok(_) | Err(Failure::Malformed) => Err(http("the body is no answer".to_owned())),
             Err(Failure::Status(status)) => Err(http(format!("status {status}"))),
-            Err(Failure::Ended(error)) => Err(http(error.to_string())),
+            Err(Failure::Ended(error)) => Err(http(match error.get_io() {
+                Some(source) => ended(source),
+                None => error.to_string(),
+            })),
         }
     });
     tokio::select! {

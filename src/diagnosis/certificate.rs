@@ -22,6 +22,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::report::{CertificateReport, CertificateTrouble};
+use crate::transport::tls;
 
 /// RFC 5280 §4.1.2.5: 9999-12-31 23:59:59, which a certificate without an end names. No certificate can name a later time.
 const END_OF_TIME: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(253_402_300_799));
@@ -160,7 +161,7 @@ impl Handshake {
         Some(CertificateReport {
             name: self.name.clone(),
             trouble: seen.refused.as_ref().map(kind),
-            trouble_text: seen.refused.as_ref().map(ToString::to_string),
+            trouble_text: seen.refused.as_ref().map(tls::certificate_trouble),
             expires_at,
             days_left: expires_at.map(days_left),
         })
@@ -184,6 +185,9 @@ fn kind(error: &CertificateError) -> CertificateTrouble {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             CertificateTrouble::NotYetValid
         }
-        _ => CertificateTrouble::Untrusted,
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            CertificateTrouble::Untrusted
+        }
+        _ => CertificateTrouble::Unusable,
     }
 }

@@ -380,7 +380,13 @@ impl Transport<'_> {
                     "allow UDP port 53 in both directions, or write the server as tcp://ADDRESS.";
                 self.over(Medium::Udp, Fault::TcpOnly, problem, advice)
             }
-            Trouble::Silence | Trouble::Closed => {
+            Trouble::Closed => {
+                let problem = format!("no answer over {}: {text}", medium_text(medium));
+                let advice = "something accepts connections there and ends them: see that it is a DNS server, and that it \
+                              lets this host ask (its access list, its limit of connections).";
+                self.is(Fault::NoAnswer, problem, advice)
+            }
+            Trouble::Silence => {
                 let what = match (medium, tcp) {
                     (Medium::Udp, Some(other)) if other.failure == Some(Trouble::Silence) => {
                         "no answer over UDP or TCP from here".to_owned()
@@ -421,9 +427,14 @@ impl Transport<'_> {
                 Fault::CertificateExpired,
                 "compare this host's clock with the server's.",
             ),
+            Some(CertificateTrouble::Unusable) => (
+                Fault::CertificateUntrusted,
+                "give the server another certificate: no root in tls_ca makes this one good.",
+            ),
             _ => (
                 Fault::CertificateUntrusted,
-                "name the root that it leads to in the group's tls_ca.",
+                "name the root that it leads to in the group's tls_ca; where that is done, have the server send the \
+                 certificates in between as well.",
             ),
         };
         self.is(kind, text, advice)

@@ -211,8 +211,10 @@ pub enum CertificateTrouble {
     Expired,
     /// Its time has not begun.
     NotYetValid,
-    /// It leads to no root that is trusted, or is wrong in itself.
+    /// It leads to no root that is trusted.
     Untrusted,
+    /// It is wrong in itself, whatever roots are trusted.
+    Unusable,
 }
 
 /// What a response says in its header.
@@ -506,7 +508,7 @@ pub enum Fault {
     CertificateExpired,
     /// The certificate expires within [`EXPIRES_SOON_DAYS`].
     CertificateExpiresSoon,
-    /// The certificate leads to no root that is trusted.
+    /// The certificate leads to no root that is trusted, or is wrong in itself.
     CertificateUntrusted,
     /// TLS fails for another reason.
     TlsFailed,

@@ -66,8 +66,11 @@ pub enum TryError {
     /// ICMP or the TCP stack said that the server cannot be reached.
     #[error("unreachable")]
     Unreachable,
-    /// It could not be sent, or its connection ended before the answer.
-    #[error("not sent, or cut off")]
+    /// The server ended the connection before the answer.
+    #[error("connection ended")]
+    Closed,
+    /// It could not be sent.
+    #[error("not sent")]
     Broken,
     /// The response's counts, lengths or names lie.
     #[error("malformed response")]
@@ -302,8 +305,14 @@ impl Exchange {
         self.deliver(carrier, Err(TryError::Unreachable), now);
     }
 
-    /// It could not be sent, or the connection it was on ended. That says nothing of the server: this host may be out
-    /// of sockets, or the server may have had enough of this connection.
+    /// Its server ended the connection it was on, as often as it was asked. A server may have had enough of a connection,
+    /// so its health is not told.
+    pub(super) fn closed(self, peer: &Peer, carrier: Carrier) {
+        peer.metrics.ended(Outcome::Unreachable);
+        self.deliver(carrier, Err(TryError::Closed), runtime::now());
+    }
+
+    /// It could not be sent. That says nothing of the server: this host may be out of sockets.
     pub(super) fn broken(self, peer: &Peer, carrier: Carrier) {
         peer.metrics.ended(Outcome::Unreachable);
         self.deliver(carrier, Err(TryError::Broken), runtime::now());
@@ -377,7 +386,7 @@ fn outcome(result: &Result<Response, TryError>) -> Outcome {
     match result {
         Err(TryError::Malformed) => Outcome::Malformed,
         Err(TryError::HttpStatus(_)) => Outcome::HttpError,
-        Err(TryError::Unreachable | TryError::Broken) => Outcome::Unreachable,
+        Err(TryError::Unreachable | TryError::Closed | TryError::Broken) => Outcome::Unreachable,
         Ok(response) if response.truncated() => Outcome::Truncated,
         Ok(response) => match (response.kind(), response.rcode()) {
             (Kind::Positive | Kind::Negative, _) => Outcome::Answered,

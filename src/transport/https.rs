@@ -17,7 +17,7 @@ use hyper::http::{Method, Request, StatusCode, Uri};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::client::TlsStream;
 
-use super::tls::HTTP2;
+use super::tls::agreed_on_http2;
 use crate::budgets::UPSTREAM_HTTP_HEADER_BYTES;
 use crate::message::response::grow_older;
 use crate::message::wire::{self, HEADER_LEN, MAX_MESSAGE_LEN};
@@ -74,11 +74,7 @@ pub enum Failure {
 pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     stream: TlsStream<S>,
 ) -> io::Result<(SendRequest<Bytes>, Connection<TlsStream<S>, Bytes>)> {
-    // RFC 9113 §3.2.
-    if stream.get_ref().1.alpn_protocol() != Some(HTTP2) {
-        let error = "the server does not offer HTTP/2";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-    }
+    agreed_on_http2(&stream)?;
     Builder::new()
         .enable_push(false)
         .max_header_list_size(UPSTREAM_HTTP_HEADER_BYTES)

@@ -260,16 +260,19 @@ impl Pool {
                 until: now + SHORT_LIVED_FOR,
             }));
         }
-        self.ask_again(in_flight, connection.moves(), now);
+        self.ask_again(in_flight, ended_by, connection.moves(), now);
     }
 
     /// These were in flight on a connection that will not bring their answers. One that has moved so often is given up.
-    fn ask_again(self: &Rc<Self>, lost: Vec<Exchange>, moves: u8, now: Instant) {
+    fn ask_again(self: &Rc<Self>, lost: Vec<Exchange>, ended_by: EndedBy, moves: u8, now: Instant) {
         for exchange in lost.into_iter().rev() {
             if exchange.is_awaited() && exchange.moves() < moves {
                 self.waiting.borrow_mut().push_front(exchange.move_on(now));
             } else {
-                exchange.broken(&self.peer, Carrier::Stream);
+                match ended_by {
+                    EndedBy::Us => exchange.broken(&self.peer, Carrier::Stream),
+                    EndedBy::Peer => exchange.closed(&self.peer, Carrier::Stream),
+                }
             }
         }
         self.send_waiting(now);
@@ -373,7 +376,7 @@ impl Connection {
         match peer.tls.clone() {
             None => self.exchange(peer, pool, stream).await,
             Some(tls) => {
-                let handshake = tls.connector.connect(tls.name, stream);
+                let handshake = tls.connect(&peer.label, stream);
                 let stream = timeout(CONNECT, handshake).await??;
                 match &peer.https {
                     None => self.exchange(peer, pool, stream).await,
@@ -551,7 +554,7 @@ impl Connection {
                             } else {
                                 self.moves()
                             };
-                            pool.ask_again(vec![exchange], moves, now);
+                            pool.ask_again(vec![exchange], EndedBy::Peer, moves, now);
                         }
                         None => exchange.broken(peer, Carrier::Stream),
                     }

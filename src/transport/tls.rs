@@ -2,16 +2,23 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::{CertificateError, ClientConfig, RootCertStore, crypto};
 use tokio_rustls::{TlsConnector, rustls};
 
 /// RFC 7858 registers this protocol name; servers on a shared port choose by it.
 pub const DNS: &[u8] = b"dot";
 /// RFC 9113 §3.1.
 pub const HTTP2: &[u8] = b"h2";
+
+/// Names of a certificate that are told. A web server's may have hundreds.
+const NAMES_SHOWN: usize = 3;
 
 /// What a worker needs to open TLS connections to one server.
 #[derive(Clone)]
@@ -20,6 +27,8 @@ pub struct Tls {
     pub connector: TlsConnector,
     /// The name the certificate must be valid for.
     pub name: ServerName<'static>,
+    /// A handshake that failed was logged, and none has succeeded since. All workers share it.
+    warned: Arc<AtomicBool>,
 }
 
 /// The certificates of a PEM file.
@@ -93,6 +102,166 @@ impl Tls {
         Ok(Self {
             connector: TlsConnector::from(Arc::new(config)),
             name,
+            warned: Arc::default(),
         })
+    }
+
+    /// Shakes hands with a server of this label. The log tells why that fails, once until it succeeds.
+    ///
+    /// # Errors
+    /// Those of the stream, of the server's certificate, and if it does not speak the protocol.
+    pub async fn connect<S>(&self, label: &str, stream: S) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let shaken = self.connector.connect(self.name.clone(), stream).await;
+        // Servers of DNS over TLS need not know its protocol's name.
+        let is_http = self.connector.config().alpn_protocols == [HTTP2];
+        let shaken = match shaken {
+            Ok(stream) if is_http => agreed_on_http2(&stream).map(|()| stream),
+            other => other,
+        };
+        match &shaken {
+            Ok(_) => self.warned.store(false, Ordering::Relaxed),
+            // A connection that merely broke is the network's matter.
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => {}
+            Err(error) => {
+                if !self.warned.swap(true, Ordering::Relaxed) {
+                    let why = reason(error);
+                    tracing::warn!(server = label, why, "no TLS with an upstream server");
+                }
+            }
+        }
+        shaken
+    }
+}
+
+/// Whether HTTP/2 may begin on it (RFC 9113 §3.2).
+///
+/// # Errors
+/// If the server did not agree.
+pub fn agreed_on_http2<S>(stream: &TlsStream<S>) -> io::Result<()> {
+    if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
+        return Ok(());
+    }
+    let error = "the server does not offer HTTP/2";
+    Err(io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Why a handshake failed.
+fn reason(error: &io::Error) -> String {
+    let source = error.get_ref().and_then(|source| source.downcast_ref());
+    match source {
+        Some(rustls::Error::InvalidCertificate(error)) => certificate_trouble(error),
+        _ => error.to_string(),
+    }
+}
+
+/// What is wrong with a server's certificate.
+#[must_use]
+pub fn certificate_trouble(error: &CertificateError) -> String {
+    let between = |from: &UnixTime, to: &UnixTime| {
+        in_words(Duration::from_secs(
+            to.as_secs().saturating_sub(from.as_secs()),
+        ))
+    };
+    match error {
+        CertificateError::ExpiredContext { time, not_after } => {
+            format!("its certificate expired {} ago", between(not_after, time))
+        }
+        CertificateError::NotValidYetContext { time, not_before } => {
+            format!(
+                "its certificate is not valid before {} from now",
+                between(time, not_before)
+            )
+        }
+        CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        } => {
+            let expected = expected.to_str();
+            format!(
+                "its certificate is for {}, not for {expected}",
+                names(presented)
+            )
+        }
+        CertificateError::UnknownIssuer => {
+            "its certificate leads to no root that is trusted".to_owned()
+        }
+        // rustls keeps these as text only.
+        other => match other.to_string() {
+            text if text.contains("CaUsedAsEndEntity") => {
+                "its certificate is that of a certificate authority, not of a server".to_owned()
+            }
+            text if text.contains("UnsupportedCertVersion") => {
+                "its certificate is not of X.509 version 3".to_owned()
+            }
+            text => format!("its certificate cannot be used: {text}"),
+        },
+    }
+}
+
+/// Names of a certificate as rustls writes them, such as `DnsName("dns.example")`: as people do, and no more than a line holds.
+fn names(presented: &[String]) -> String {
+    let plain = |name: &String| match name.split_once('(') {
+        Some((_, inner)) => inner.trim_matches(['(', ')', '"']).to_owned(),
+        None => name.clone(),
+    };
+    let shown: Vec<_> = presented.iter().take(NAMES_SHOWN).map(plain).collect();
+    match presented.len() {
+        0 => "no name".to_owned(),
+        all if all > shown.len() => format!("{} and others", shown.join(", ")),
+        _ => shown.join(", "),
+    }
+}
+
+/// Days if there are two at least, else hours or minutes.
+fn in_words(duration: Duration) -> String {
+    let minutes = duration.as_secs() / 60;
+    match (minutes / (24 * 60), minutes / 60) {
+        (0..=1, 0..=1) => format!("{minutes} minutes"),
+        (0..=1, hours) => format!("{hours} hours"),
+        (days, _) => format!("{days} days"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_said_in_words() {
+        let at = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(days * 86_400 + 7));
+        for (error, want) in [
+            (
+                CertificateError::ExpiredContext {
+                    time: at(12),
+                    not_after: at(9),
+                },
+                "its certificate expired 3 days ago",
+            ),
+            (
+                CertificateError::NotValidYetContext {
+                    time: at(1),
+                    not_before: at(2),
+                },
+                "its certificate is not valid before 24 hours from now",
+            ),
+            (
+                CertificateError::NotValidForNameContext {
+                    expected: ServerName::try_from("dns.example").expect("a name"),
+                    presented: ["a", "b", "c", "d"]
+                        .map(|name| format!("DnsName(\"{name}.example\")"))
+                        .into(),
+                },
+                "its certificate is for a.example, b.example, c.example and others, not for dns.example",
+            ),
+            (
+                CertificateError::Revoked,
+                "its certificate cannot be used: Revoked",
+            ),
+        ] {
+            assert_eq!(certificate_trouble(&error), want);
+        }
     }
 }

@@ -135,6 +135,7 @@ enum NoAnswer {
     Malformed,
     HttpStatus(u16),
     Unreachable,
+    Closed,
     Broken,
     NoStream,
 }
@@ -154,6 +155,7 @@ impl NoAnswer {
             Self::Referral => "does not resolve (referral)",
             Self::Malformed => "answered garbage",
             Self::Unreachable => "unreachable",
+            Self::Closed => "closed the connection",
             Self::Broken => "could not be asked",
             Self::NoStream => "truncated, and cannot be asked over TCP",
         };
@@ -632,6 +634,7 @@ impl Lookup<'_> {
         let (no_answer, how) = match error {
             TryError::Malformed => (NoAnswer::Malformed, TryFailure::Declined),
             TryError::HttpStatus(status) => (NoAnswer::HttpStatus(status), TryFailure::Declined),
+            TryError::Closed => (NoAnswer::Closed, TryFailure::Declined),
             TryError::Broken => (NoAnswer::Broken, TryFailure::Declined),
             // A server that takes no TCP for a truncated answer is still there for UDP.
             TryError::Unreachable if carrier != self.server(number).carrier() => {
@@ -662,7 +665,12 @@ impl Lookup<'_> {
             let server = self.server(other);
             let same_view = server.group == self.server(number).group;
             // What did not leave this host, or was cut off, says nothing of the server.
-            if same_view && !matches!(attempt.no_answer, NoAnswer::Nothing | NoAnswer::Broken) {
+            if same_view
+                && !matches!(
+                    attempt.no_answer,
+                    NoAnswer::Nothing | NoAnswer::Closed | NoAnswer::Broken
+                )
+            {
                 server.refused_alone(attempt.carrier, now);
             }
         }

@@ -75,7 +75,7 @@ pub(super) async fn exchange(
     };
     // In a box: that of TLS with HTTP/2 is large, and whoever waits with a timeout holds it twice.
     Box::pin(async {
-        let stream = tls.connector.connect(tls.name, stream).await?;
+        let stream = tls.connect(&server.label, stream).await?;
         match &server.https {
             None => over_stream(stream, &query).await,
             Some(endpoint) => over_https(stream, endpoint, &query).await,

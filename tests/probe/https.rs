@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, date_time_ymd};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::common::dns::{Over, flag, read_frame, record, rr, send_frame};
@@ -21,6 +21,12 @@ pub(crate) struct Certificate(CertificateParams);
 impl Certificate {
     pub(crate) fn of(name: &str) -> Self {
         Self(CertificateParams::new([name.to_owned()]).expect("a DNS name"))
+    }
+
+    /// One that may sign others.
+    pub(crate) fn of_an_authority(mut self) -> Self {
+        self.0.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        self
     }
 
     /// Its last second is at least so many whole days from now, and less than one more.

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
 
+use serde_json::Value;
+
 use super::common::dns::{Over, failure, flag, opt, rcode, record, response, rr, u16_at};
 use super::common::stand_in::StandIn;
 use super::common::{free_address, free_sockets};
@@ -259,7 +261,42 @@ fn certificates_are_told_apart() {
 
     let mut unknown = TlsServer::start(&Certificate::of("dot.example"));
     unknown.root = good.root;
-    over_tls(&unknown, "dot.example").expect(&["certificate_untrusted", "group_down"], 2);
+    let said = over_tls(&unknown, "dot.example");
+    said.expect(&["certificate_untrusted", "group_down"], 2);
+    assert_eq!(said.server(0)["certificate"]["trouble"], "untrusted");
+
+    // As `openssl req -x509` makes them.
+    let authority = TlsServer::start(&Certificate::of("dot.example").of_an_authority());
+    let said = over_tls(&authority, "dot.example");
+    said.expect(&["certificate_untrusted", "group_down"], 2);
+    assert_eq!(said.server(0)["certificate"]["trouble"], "unusable");
+    let problem = "its certificate is that of a certificate authority, not of a server";
+    let said_so = |finding: &Value| finding["problem"] == problem;
+    assert!(said.findings().iter().any(said_so), "{}", said.json);
+}
+
+#[test]
+fn a_server_that_ends_each_connection_is_not_called_out_of_reach() {
+    let (_socket, listener) = free_sockets();
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // A client that has gone is no news.
+            let _ = stream.read(&mut [0; 512]);
+        }
+    });
+    let yaml = format!("upstreams: {{g: {{servers: [\"tcp://{address}\"]}}}}\n");
+    let said = Scene::written(&yaml).probe(&[]);
+    said.expect(&["no_answer", "group_down"], 2);
+    let finding = said
+        .findings()
+        .iter()
+        .find(|finding| finding["kind"] == "no_answer");
+    let advice = finding.expect("expected above")["advice"].as_str();
+    assert!(
+        advice.expect("text").contains("accepts connections"),
+        "{advice:?}"
+    );
 }
 
 #[test]
