@@ -46,6 +46,23 @@ fn serve(mut stream: TcpStream, connections: &AtomicUsize, forgotten: usize) {
 }
 
 #[test]
+fn a_query_that_is_sent_again_goes_over_another_connection() {
+    let server = forgetful(1);
+    let nodens = Nodens::start(&format!(
+        "workers: 1\nupstreams: {{tcp: {{servers: [\"tcp://{server}\"]}}}}\nroutes: {{\".\": tcp}}\n"
+    ));
+    let ask = |name: &str| {
+        let started = Instant::now();
+        let reply = Ask::new(name, rr::A).send(nodens.address(), Over::Udp);
+        assert_eq!(reply.count(Section::Answer), 1, "{name}: {reply:?}");
+        started.elapsed()
+    };
+    ask("name.one.example.");
+    let took = ask("name.two.example.");
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+}
+
+#[test]
 fn a_connection_that_went_silent_is_replaced_and_its_queries_are_answered() {
     let server = forgetful(1);
     let nodens = Nodens::start(&format!(

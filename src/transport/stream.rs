@@ -3,7 +3,8 @@
 //!
 //! A server may close a connection whenever it likes: what was in flight is asked again on another, and a server that
 //! closes after a few answers gets no more than those on each connection. A connection on which a query stayed without
-//! an answer while nothing else came is given up: its peer, or a NAT on the way, may have forgotten it.
+//! an answer while nothing else came is given up: its peer, or a NAT on the way, may have forgotten it. Before it is, other
+//! queries go elsewhere.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -85,6 +86,8 @@ struct Connection {
     old_at: Instant,
     last_used: Cell<Instant>,
     last_heard: Cell<Instant>,
+    /// Since when it has been waiting for any answer, while something is in flight.
+    waiting_since: Cell<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,7 +179,7 @@ impl Pool {
         known.map(|known| known.answers)
     }
 
-    /// The least busy connection, or a new one; none if all that may be open have no room.
+    /// The least busy connection that answers, or a new one; none if all that may be open have no room.
     fn pick(self: &Rc<Self>, now: Instant) -> Option<Rc<Connection>> {
         for connection in &*self.connections.borrow() {
             connection.retire_if_old(now);
@@ -196,10 +199,13 @@ impl Pool {
             };
             let least = open()
                 .filter(|connection| connection.has_room(per_connection))
-                .min_by_key(|connection| connection.in_flight.len());
+                .map(|connection| (connection.is_doubtful(&self.peer, now), connection))
+                .min_by_key(|(is_doubtful, connection)| (*is_doubtful, connection.in_flight.len()));
             let may_open = open().count() < most;
             match least {
-                Some(least) if least.in_flight.len() < CROWDED || !may_open => {
+                Some((is_doubtful, least))
+                    if !may_open || !is_doubtful && least.in_flight.len() < CROWDED =>
+                {
                     Some(Rc::clone(least))
                 }
                 _ if may_open => None,
@@ -294,6 +300,7 @@ impl Connection {
             old_at,
             last_used: Cell::new(now),
             last_heard: Cell::new(now),
+            waiting_since: Cell::new(now),
         }
     }
 
@@ -312,6 +319,12 @@ impl Connection {
             && per_connection.is_none_or(|most| self.queries.get() < most)
     }
 
+    /// Whether nothing at all has come for so long that it may be dead.
+    fn is_doubtful(&self, peer: &Peer, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.waiting_since.get());
+        !self.in_flight.is_empty() && waited >= peer.try_timeout / 2
+    }
+
     /// How often what was in flight on it may have moved to be asked again.
     fn moves(&self) -> u8 {
         // A connection that was never answered on may be the server's way to say no: that is tried once more.
@@ -323,6 +336,9 @@ impl Connection {
     }
 
     fn queue(&self, exchange: Exchange, shared: &Shared, now: Instant) {
+        if self.in_flight.is_empty() {
+            self.waiting_since.set(now);
+        }
         let id = self.in_flight.free_id(&shared.random);
         put_frame(&mut self.outbox.borrow_mut(), |out| exchange.write(id, out));
         self.in_flight.insert(id, exchange);
@@ -390,7 +406,12 @@ impl Connection {
         if self.state.get() == ConnectionState::Connecting {
             self.state.set(ConnectionState::Established);
         }
-        self.last_heard.set(runtime::now());
+        self.heard(runtime::now());
+    }
+
+    fn heard(&self, now: Instant) {
+        self.last_heard.set(now);
+        self.waiting_since.set(now);
     }
 
     /// Reads and writes side by side: a server that stops reading until it has written must not stop us.
@@ -566,7 +587,7 @@ impl Connection {
 
     /// The server answered a request, though not with a message that answers its question.
     fn answered_otherwise(&self, peer: &Peer, id: u16, error: TryError, now: Instant) {
-        self.last_heard.set(now);
+        self.heard(now);
         if let Some(exchange) = self.in_flight.take(id) {
             self.answers.set(self.answers.get() + 1);
             self.last_used.set(now);
@@ -580,7 +601,7 @@ impl Connection {
         if accepted.is_ok() {
             self.answers.set(self.answers.get() + 1);
             self.last_used.set(now);
-            self.last_heard.set(now);
+            self.heard(now);
         }
         accepted.is_ok()
     }
