@@ -1,14 +1,27 @@
-//! Any bytes as a predecessor's cache: reading must not panic, and what is accepted must be what a server could have said.
+//! Any bytes as a predecessor's cache, as its whole stream, and as a successor's request: reading must not panic, what is
+//! accepted must be what a server could have said, and a successor's cache holds what its predecessor's had.
 
 #![no_main]
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
-use nodens::budgets::HANDOVER_ENTRY_BYTES;
-use nodens::cache::transfer::{Received, read_frame};
-use nodens::cache::{Bounds, Origin};
+use nodens::budgets::{HANDOVER_ENTRY_BYTES, HANDOVER_TIME};
+use nodens::cache::transfer::{MAGIC, Received, read_frame, write_frame};
+use nodens::cache::{Bounds, Cache, Origin};
+use nodens::config::Config;
 use nodens::message::response::{Kind, Response};
+use nodens::net::network::kernel;
+use nodens::process::handover::{Counts, hand_over, take_from};
+use nodens::process::metrics::Metrics;
+use nodens::serving::setup::Setup;
+use nodens::serving::top::TopBoard;
+use nodens::serving::worker::Shared;
+use nodens::upstream::loops::LoopNames;
 
 const BOUNDS: Bounds = Bounds {
     max_ttl: 86_400,
@@ -24,7 +37,121 @@ fuzz_target!(|bytes: &[u8]| {
     while let Ok(true) = read_frame(&mut stream, &mut frame, HANDOVER_ENTRY_BYTES) {
         check(&frame);
     }
+    if bytes.len() > MOST_OCTETS {
+        return;
+    }
+    // Everything but its entries is ours, or nothing is.
+    let cache = received(&[&*PREAMBLE, bytes].concat());
+    received(bytes);
+    let shared = shared(cache);
+    asked(&shared, bytes);
+    asked(&shared, &[&MAGIC[..], bytes].concat());
+    handed_on(&shared);
 });
+
+/// As much as a stream takes before somebody reads it.
+const MOST_OCTETS: usize = 16 << 10;
+
+const CONFIGURATION: &str = "\
+upstreams: {a: {servers: [10.0.0.2]}, b: {servers: [10.0.0.3]}}
+routes: {cluster.local: a, \".\": [b, a]}
+records: {host.test: {A: [192.0.2.77]}}
+cache: {max_size: 64KiB}
+";
+
+static SETUP: LazyLock<Arc<Setup>> = LazyLock::new(|| {
+    let config = Config::from_yaml(CONFIGURATION).expect("it is valid");
+    let metrics = Metrics::new();
+    let setup = Setup::new(config, None, &metrics.upstream, &kernel(), Instant::now());
+    Arc::new(setup.unwrap_or_else(|errors| panic!("{errors:?}")))
+});
+
+/// What a stream of an instance with the same setup begins with.
+static PREAMBLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut preamble = MAGIC.to_vec();
+    let words = serde_json::to_vec(&SETUP.words()).expect("words can be written");
+    write_frame(&mut preamble, &words).expect("a Vec grows");
+    preamble
+});
+
+/// A stream whose other end has said this, and says nothing more.
+fn stream_with(octets: &[u8]) -> (UnixStream, UnixStream) {
+    let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
+    far.write_all(octets).expect("there is room");
+    far.shutdown(Shutdown::Write).expect("it is open");
+    (near, far)
+}
+
+/// What a successor makes of a stream.
+fn received(octets: &[u8]) -> Cache {
+    let cache = Cache::new(&SETUP.config.cache);
+    let (near, _far) = stream_with(octets);
+    let mut counts = Counts::default();
+    let deadline = Instant::now() + HANDOVER_TIME;
+    let result = take_from(near, &cache, &SETUP, &mut counts, deadline);
+    if let Err(error) = result {
+        assert!(!error.to_string().is_empty());
+    }
+    assert!(cache.entries() <= counts.taken, "more than was taken");
+    assert!(cache.bytes() <= SETUP.config.cache.max_size);
+    for entry in cache.iter() {
+        let route = entry.route().and_then(|route| SETUP.routes.existing(route));
+        let route = route.expect("an entry has a route here");
+        assert!(usize::from(entry.tier()) < route.tiers.len());
+        assert!(entry.seconds_left(Instant::now()) <= route.bounds.max_ttl);
+    }
+    cache
+}
+
+fn shared(cache: Cache) -> Shared {
+    Shared {
+        current: arc_swap::ArcSwap::new(Arc::clone(&SETUP)),
+        cache,
+        metrics: Metrics::new().serving,
+        failures: Arc::default(),
+        top: TopBoard::default(),
+        hasher: ahash::RandomState::with_seeds(5, 6, 7, 8),
+        loops: Arc::new(LoopNames::default()),
+        upstream_sockets: 1_024,
+    }
+}
+
+/// A predecessor is asked for its cache by these octets.
+fn asked(shared: &Shared, octets: &[u8]) {
+    let (near, mut far) = stream_with(octets);
+    let handed = hand_over(shared, near);
+    let mut stream = Vec::new();
+    // A request that is longer than ours is not read whole, which resets the stream.
+    let whole = far.read_to_end(&mut stream).is_ok();
+    if let Ok(answers) = handed {
+        assert!(answers <= shared.cache.entries());
+        assert!(!whole || stream.starts_with(&PREAMBLE));
+    }
+}
+
+/// A successor with the same setup has the same cache.
+fn handed_on(shared: &Shared) {
+    let everything = [&MAGIC[..], &u64::MAX.to_be_bytes(), &u64::MAX.to_be_bytes()].concat();
+    let (near, mut far) = stream_with(&everything);
+    let answers = hand_over(shared, near).expect("nobody is in a hurry");
+    let mut stream = Vec::new();
+    far.read_to_end(&mut stream).expect("it ends");
+    let cache = received(&stream);
+    // An entry may be too large for the other's shard, or expire on the way.
+    assert!(cache.entries() <= answers);
+    for entry in cache.iter() {
+        let key = [entry.response().question(), &[entry.question().bits()]].concat();
+        let before = shared.cache.get(&key).expect("it had it");
+        assert_eq!(entry.response().message(), before.response().message());
+        assert_eq!(
+            (entry.route(), entry.tier()),
+            (before.route(), before.tier())
+        );
+        let now = Instant::now();
+        // It is sent in whole milliseconds.
+        assert!(entry.seconds_left(now) <= before.seconds_left(now) + 1);
+    }
+}
 
 fn check(frame: &[u8]) {
     let Some(received) = Received::read(frame) else {

@@ -39,11 +39,14 @@ const BUFFER: usize = 64 << 10;
 
 /// Why nothing was taken over.
 #[derive(Debug, thiserror::Error)]
-enum HandoverError {
+pub enum HandoverError {
+    /// The stream is not what it should be.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// What is said of the setup is no description of one.
     #[error("its setup cannot be read: {0}")]
     Setup(#[from] serde_json::Error),
+    /// Its routes lead nowhere.
     #[error(transparent)]
     Zones(#[from] UnknownZones),
 }
@@ -56,9 +59,11 @@ impl From<io::Error> for HandoverError {
 
 /// What became of the answers that were offered.
 #[derive(Debug, Default, Clone, Copy)]
-struct Counts {
-    taken: usize,
-    refused: usize,
+pub struct Counts {
+    /// Those that are in the cache now, or were.
+    pub taken: usize,
+    /// Those that take another way here, or cannot be read.
+    pub refused: usize,
 }
 
 /// Takes over what an earlier instance on one of the setup's addresses has cached, if there is one. Returns the cache, empty if
@@ -126,9 +131,23 @@ fn take_over(
     start: Instant,
 ) -> Result<bool, HandoverError> {
     let deadline = start + HANDOVER_TIME;
-    let Some(mut stream) = predecessor(&setup.config.listen, deadline)? else {
+    let Some(stream) = predecessor(&setup.config.listen, deadline)? else {
         return Ok(false);
     };
+    take_from(stream, cache, setup, counts, deadline).map(|()| true)
+}
+
+/// Takes over what the instance at the other end of a stream hands over until `deadline`.
+///
+/// # Errors
+/// What is wrong with the stream; entries that were taken before stay in the cache.
+pub fn take_from(
+    mut stream: UnixStream,
+    cache: &Cache,
+    setup: &Setup,
+    counts: &mut Counts,
+    deadline: Instant,
+) -> Result<(), HandoverError> {
     let left = deadline.saturating_duration_since(Instant::now());
     let request = Request {
         bytes: setup.config.cache.max_size,
@@ -150,7 +169,7 @@ fn take_over(
             None => counts.refused += 1,
         }
     }
-    Ok(true)
+    Ok(())
 }
 
 /// A stream to the instance that serves one of these addresses; none if nobody does.
@@ -321,9 +340,12 @@ async fn offer(address: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
-/// Writes a stream of the entries there are. It ends without its end if they change their meaning meanwhile: the successor
-/// believes none of them then.
-fn hand_over(shared: &Shared, stream: UnixStream) -> Result<usize, TransferError> {
+/// Writes a stream of the entries there are to the successor at its other end; returns how many. It ends without its end if
+/// they change their meaning meanwhile: the successor believes none of them then.
+///
+/// # Errors
+/// That nobody there wants them, or not in time.
+pub fn hand_over(shared: &Shared, stream: UnixStream) -> Result<usize, TransferError> {
     let start = Instant::now();
     let mut stream = Timed {
         stream,

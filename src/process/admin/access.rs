@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Peer {
+pub enum Peer {
     /// Our Unix socket, which our own user alone can open, and no browser.
     Socket,
     /// This machine, or a pod in its network.

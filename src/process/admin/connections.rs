@@ -13,6 +13,7 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::sleep_until;
 
@@ -20,6 +21,7 @@ use super::access::Peer;
 use crate::budgets::{
     ADMIN_CONNECTIONS, ADMIN_HEADER_TIME, ADMIN_REQUEST_INTERVAL, ADMIN_REQUESTS_AT_ONCE,
 };
+use crate::runtime;
 
 /// Connections that are accepted before those that were accepted get their turn: far fewer than there may be.
 const ACCEPTED_AT_ONCE: usize = ADMIN_CONNECTIONS / 4;
@@ -45,20 +47,8 @@ pub(super) async fn serve_connections<L: Listener>(
                 {
                     oldest.abort();
                 }
-                let pace = Arc::new(Pace(Mutex::new(Instant::now())));
-                let router = router
-                    .clone()
-                    .layer(Extension(peer(&from)))
-                    .layer(from_fn_with_state(pace, at_a_pace));
-                let service = TowerToHyperService::new(router);
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(ADMIN_HEADER_TIME)
-                    .serve_connection(TokioIo::new(stream), service);
-                by_age.push_back(connections.spawn(async move {
-                    // A client that goes away is no matter of ours.
-                    let _ = connection.await;
-                }));
+                let connection = serve_connection(stream, router.clone(), peer(&from));
+                by_age.push_back(connections.spawn(connection));
                 accepted += 1;
                 if accepted % ACCEPTED_AT_ONCE == 0 {
                     yield_now().await;
@@ -67,6 +57,23 @@ pub(super) async fn serve_connections<L: Listener>(
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
         }
     }
+}
+
+/// Serves one connection until it ends.
+pub(super) async fn serve_connection<S>(stream: S, router: Router, peer: Peer)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let pace = Arc::new(Pace(Mutex::new(runtime::now())));
+    let router = router
+        .layer(Extension(peer))
+        .layer(from_fn_with_state(pace, at_a_pace));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(ADMIN_HEADER_TIME)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // A client that goes away is no matter of ours.
+    let _ = connection.await;
 }
 
 /// When a connection's next request would be answered if none had been saved up.
@@ -86,6 +93,6 @@ impl Pace {
 /// Answers a request after whatever else is ready, and not before its time: a connection may bring hundreds at once.
 async fn at_a_pace(State(pace): State<Arc<Pace>>, request: Request, next: Next) -> Response {
     yield_now().await;
-    sleep_until(pace.next(Instant::now()).into()).await;
+    sleep_until(pace.next(runtime::now()).into()).await;
     next.run(request).await
 }

@@ -14,11 +14,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
-use access::Peer;
-use connections::serve_connections;
+pub use access::Peer;
+use connections::{serve_connection, serve_connections};
 pub use endpoint::AdminError;
 use endpoint::{Listener, Location};
 pub use page::duration;
@@ -34,14 +35,22 @@ struct Endpoint {
     listener: Option<Listener>,
 }
 
-#[derive(Clone, Copy)]
-enum Shows {
+/// What an endpoint shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shows {
     /// What can be looked at, and the cache, which can be flushed.
     Everything,
     /// What can be looked at.
     Status,
     /// What neighbours may look at.
     Public,
+}
+
+/// What the endpoints of one instance show.
+pub struct Pages {
+    everything: Router,
+    status: Router,
+    public: Router,
 }
 
 /// A served admin interface. Dropping it stops it and removes the Unix socket.
@@ -98,18 +107,45 @@ impl BoundAdmin {
     /// Serves on the current runtime.
     #[must_use]
     pub fn serve(self, instance: Instance) -> Admin {
-        let instance = Arc::new(instance);
-        let whole = http::public(&instance).merge(page::router(&instance));
+        let pages = Pages::new(instance);
         let mut servers = JoinSet::new();
         for endpoint in self.0 {
-            let router = match endpoint.shows {
-                Shows::Everything => whole.clone().merge(cache::router(&instance)),
-                Shows::Status => whole.clone(),
-                Shows::Public => http::public(&instance),
-            };
+            let router = pages.router(endpoint.shows);
             servers.spawn(endpoint.serve(router));
         }
         Admin { _servers: servers }
+    }
+}
+
+impl Pages {
+    /// Those of `instance`.
+    #[must_use]
+    pub fn new(instance: Instance) -> Self {
+        let instance = Arc::new(instance);
+        let public = http::public(&instance);
+        let status = public.clone().merge(page::router(&instance));
+        Self {
+            everything: status.clone().merge(cache::router(&instance)),
+            status,
+            public,
+        }
+    }
+
+    fn router(&self, shows: Shows) -> Router {
+        let router = match shows {
+            Shows::Everything => &self.everything,
+            Shows::Status => &self.status,
+            Shows::Public => &self.public,
+        };
+        router.clone()
+    }
+
+    /// Serves one connection until it ends, as an endpoint that shows this serves each of its own.
+    pub async fn serve_connection<S>(&self, stream: S, shows: Shows, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        serve_connection(stream, self.router(shows), peer).await;
     }
 }
 
