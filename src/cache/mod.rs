@@ -440,6 +440,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "20,000 entries take it hours")]
     fn it_stays_within_its_size_and_counts_evictions() {
         let max_size = 1 << 20;
         let cache = Cache::new(&CacheConfig {
@@ -517,6 +518,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "80,000 entries take it hours")]
     fn a_new_size_holds_from_then_on() {
         let mib = 1 << 20;
         let cache = Cache::new(&CacheConfig {

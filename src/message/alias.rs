@@ -364,6 +364,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "8,000 records take it many minutes")]
     fn what_fits_no_message_is_an_error() {
         let many = (0..4_000)
             .map(|number| cname(&format!("n{number}.example."), "m.example."))

@@ -527,6 +527,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "4,000 records take it many minutes")]
     fn what_fits_no_message_is_an_error() {
         let records: Vec<_> = (0..4_000_u32)
             .map(|number| {
