@@ -133,6 +133,10 @@ pub const ADMIN_ANSWER_BYTES: usize = 16 << 20;
 /// How long an instance that starts takes over answers from its predecessor: so much later it is ready.
 pub const HANDOVER_TIME: Duration = Duration::from_secs(2);
 
+/// How long an instance that starts leaves the node's addresses to others that serve them, while its own servers do not answer. A
+/// kube-proxy knows a new Service within a second or two.
+pub const TAKE_OVER_TIME: Duration = Duration::from_secs(5);
+
 /// Octets of the description of a predecessor's setup: a hundred for each route.
 pub const HANDOVER_SETUP_BYTES: usize = 4 << 20;
 

@@ -10,6 +10,8 @@ use common::{TempDir, binary, wait_for};
 
 const V4: &str = "169.254.20.53";
 const V6: &str = "fd00::53";
+/// The Service by which an instance at kube-dns's own address reaches kube-dns.
+const UPSTREAM_SERVICE: &str = "10.96.0.11";
 /// Two addresses, one port, UDP and TCP: to us as it arrives, to us from the host, and from us.
 const RULES: usize = 2 * 2 * 3;
 
@@ -28,7 +30,7 @@ struct Network {
     dir: TempDir,
     /// Last, so that its namespace goes after the servers in it.
     _servers: [Instance; 2],
-    _vpc: Namespace,
+    vpc: Namespace,
 }
 
 impl Network {
@@ -45,15 +47,15 @@ impl Network {
         }";
         node.run("nft", &[tracking]);
         let dir = TempDir::new();
-        let server = |name, address: &str, (known, data): (&str, &str)| {
+        let server = |name, addresses: &str, (known, data): (&str, &str)| {
             let nobody = "upstreams: {nobody: {servers: [127.0.0.9]}}\nroutes: {invalid: nobody}";
             let records = format!("records: {{{known}: {{A: {data}}}}}");
-            let yaml = format!("listen: [\"{address}:53\"]\nworkers: 1\n{records}\n{nobody}");
+            let yaml = format!("listen: [{addresses}]\nworkers: 1\n{records}\n{nobody}");
             Instance::start(&vpc, &dir, name, &yaml)
         };
         let servers = [
-            server("kube-dns", "10.96.0.10", NAMES[0]),
-            server("vpc-dns", "10.1.0.251", NAMES[1]),
+            server("kube-dns", "\"10.96.0.10:53\"", NAMES[0]),
+            server("vpc-dns", "\"10.1.0.251:53\", \"10.1.0.253:53\"", NAMES[1]),
         ];
         Self {
             node,
@@ -61,7 +63,7 @@ impl Network {
             container,
             dir,
             _servers: servers,
-            _vpc: vpc,
+            vpc,
         }
     }
 
@@ -192,6 +194,7 @@ fn connect_vpc(node: &Namespace) -> Namespace {
     node.ip("route add 10.96.0.0/16 via 10.1.0.251");
     vpc.ip("address add 10.1.0.251/24 dev eth0");
     vpc.ip("address add 10.1.0.252/24 dev eth0");
+    vpc.ip("address add 10.1.0.253/24 dev eth0");
     vpc.ip("address add 10.96.0.10/32 dev lo");
     let black_hole = "table ip black_hole {
         chain input { type filter hook input priority 0; ip daddr 10.1.0.252 drop; }
@@ -353,7 +356,7 @@ fn the_last_instance_leaves_new_queries_to_kube_proxy_while_it_answers_those_tha
         "listen: [\"{V4}:53\"]
 upstreams:
   cluster: {{servers: [10.96.0.10]}}
-  silent: {{servers: [10.1.0.252]}}
+  silent: {{servers: [10.1.0.253]}}
 routes: {{cluster.local: cluster, \".\": silent}}
 handover: true
 node:
@@ -362,6 +365,7 @@ node:
 "
     );
     let mut nodens = Instance::start(&network.node, &network.dir, "nodens", &yaml);
+    network.silence();
     let pod = &network.pods[0];
     let waiting = ["+notcp", "+tcp"].map(|over| {
         let name = format!("waits{}.example.com", over.len());
@@ -391,6 +395,150 @@ node:
     assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
 }
 
+/// A node's address that others serve: our way to what they serve is a Service that kube-proxy does not know yet.
+fn config_beside_kube_proxy(more: &str) -> String {
+    format!(
+        "listen: [\"{V4}:53\"]
+upstreams:
+  cluster: {{servers: [{UPSTREAM_SERVICE}]}}
+  vpc: {{servers: [10.1.0.251]}}
+routes: {{cluster.local: cluster, \".\": vpc}}
+node:
+  addresses: [{V4}]
+{LOOPBACK}  on_exit: remove
+{more}"
+    )
+}
+
+/// Rules for what arrives, for one address: UDP and TCP, from pods and from the host.
+fn rules_for_arrivals(network: &Network) -> usize {
+    let listed = network.node.run("nft", &["list", "ruleset"]);
+    let of_ours = |line: &&str| line.contains("daddr") && line.contains("notrack");
+    listed.lines().filter(of_ours).count()
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables, conntrack and dig; .ci/run runs it"]
+fn an_address_that_others_serve_is_taken_once_our_own_servers_answer() {
+    let network = Network::new();
+    network.connect_kube_proxy();
+    network.reject_upstream_service();
+    let yaml = config_beside_kube_proxy("");
+    let mut nodens = Instance::spawn(&network.node, &network.dir, "nodens", &yaml);
+    wait_for("it to wait", || {
+        let (status, text) = nodens.page("/ready")?;
+        assert_eq!(status, 503, "{text}");
+        text.contains("left to others").then_some(())
+    });
+    let ask = |when: &str| {
+        for over in ["+notcp", "+tcp"] {
+            let said = both(&dig(&network.pods[0], V4, NAMES[0].0, over));
+            let log = nodens.process.log();
+            assert_eq!(said.trim(), NAMES[0].1, "{when}, {over}: {log}");
+        }
+    };
+    ask("while others serve");
+    assert_eq!(rules_for_arrivals(&network), 0);
+
+    network.learn_upstream_service();
+    wait_for("it to be ready", || {
+        ask("while it takes over");
+        (nodens.page("/ready")?.0 == 200).then_some(())
+    });
+    assert_eq!(rules_for_arrivals(&network), 4);
+    ask("afterwards");
+    assert!(
+        nodens.metric("nodens_cache_hits_total ") > 0,
+        "others still serve"
+    );
+    assert!(
+        !nodens.process.log().contains("WARN"),
+        "{}",
+        nodens.process.log()
+    );
+    assert!(nodens.process.terminate().success());
+    assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables, conntrack and dig; .ci/run runs it"]
+fn an_address_that_nobody_else_serves_is_answered_at_and_taken_whatever_servers_do() {
+    let network = Network::new();
+    network.reject_upstream_service();
+    let yaml = config_beside_kube_proxy("");
+    let mut nodens = Instance::spawn(&network.node, &network.dir, "nodens", &yaml);
+    wait_for("it to wait", || {
+        let (_, text) = nodens.page("/ready")?;
+        text.contains("left to others").then_some(())
+    });
+    // What arrives comes here, although through connection tracking.
+    for over in ["+notcp", "+tcp"] {
+        let said = both(&dig(&network.pods[0], V4, NAMES[1].0, over));
+        assert_eq!(said.trim(), NAMES[1].1, "{over}: {}", nodens.process.log());
+    }
+    assert_eq!(rules_for_arrivals(&network), 0);
+    nodens.wait_until_ready();
+    let log = nodens.process.log();
+    assert!(
+        log.contains("WARN") && log.contains("groups=\"cluster\""),
+        "{log}"
+    );
+    assert_eq!(rules_for_arrivals(&network), 4);
+
+    // After a kill nobody but us serves the address: there is nothing to wait for.
+    drop(nodens);
+    let mut second = Instance::start(&network.node, &network.dir, "second", &yaml);
+    let log = second.process.log();
+    assert!(!log.contains("taken from others"), "{log}");
+    assert!(second.process.terminate().success());
+    assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn an_instance_that_ends_while_it_waits_for_its_servers_takes_nothing() {
+    let network = Network::new();
+    network.connect_kube_proxy();
+    network.reject_upstream_service();
+    let yaml = config_beside_kube_proxy("");
+    let mut nodens = Instance::spawn(&network.node, &network.dir, "nodens", &yaml);
+    wait_for("it to wait", || {
+        let (_, text) = nodens.page("/ready")?;
+        text.contains("left to others").then_some(())
+    });
+    // A reload takes nothing either.
+    nodens.process.signal("HUP");
+    nodens
+        .process
+        .wait_for_log("the changed configuration is in force");
+    assert_eq!(rules_for_arrivals(&network), 0);
+    assert!(nodens.process.terminate().success());
+    let log = nodens.process.log();
+    assert!(!log.contains("the node's addresses are taken"), "{log}");
+    assert!(!log.contains("new queries are left to others"), "{log}");
+    assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
+}
+
+#[test]
+#[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
+fn on_exit_removes_nothing_of_an_instance_with_other_addresses() {
+    let network = Network::new();
+    let first = config_beside_kube_proxy("").replace(UPSTREAM_SERVICE, "10.96.0.10");
+    let mut first = Instance::start(&network.node, &network.dir, "first", &first);
+    // A change of the address that pods ask, as by another mode of the chart.
+    let other = "169.254.20.54";
+    let second = config(&format!("{LOOPBACK}  on_exit: keep\n")).replace(V4, other);
+    let _second = Instance::start(&network.node, &network.dir, "second", &second);
+    assert!(first.process.terminate().success());
+    let log = first.process.log();
+    assert_eq!(network.addresses(), (0, 1), "{log}");
+    assert_eq!(network.rules(), RULES, "{log}");
+    for client in &network.pods {
+        let said = both(&dig(client, other, NAMES[0].0, "+notcp"));
+        assert_eq!(said.trim(), NAMES[0].1);
+    }
+}
+
 #[test]
 #[ignore = "needs root, iproute2, nftables and dig; .ci/run runs it"]
 fn a_successor_that_comes_while_the_last_instance_ends_has_its_rules() {
@@ -398,12 +546,13 @@ fn a_successor_that_comes_while_the_last_instance_ends_has_its_rules() {
     let more = format!("{LOOPBACK}  on_exit: remove\nhandover: true\n");
     let silent = more.replace(
         "handover",
-        "routes: {\".\": silent}\nupstreams: {silent: {servers: [10.1.0.252]}}\nhandover",
+        "routes: {\".\": silent}\nupstreams: {silent: {servers: [10.1.0.253]}}\nhandover",
     );
     let yaml = format!(
         "listen: [\"{V4}:53\", \"[{V6}]:53\"]\nnode:\n  addresses: [{V4}, \"{V6}\"]\n{silent}"
     );
     let mut first = Instance::start(&network.node, &network.dir, "first", &yaml);
+    network.silence();
     let waiting = dig_that_waits(&network.pods[0], "waits.example.com", "+notcp");
     wait_for("a question to wait", || {
         (first.metric("nodens_in_flight ") == 1).then_some(())
@@ -496,6 +645,32 @@ impl Network {
             }}"
         );
         self.node.run("nft", &[&proxy]);
+    }
+
+    /// 10.1.0.253 answers no longer.
+    fn silence(&self) {
+        let table = "table ip silence {
+            chain input { type filter hook input priority 0; ip daddr 10.1.0.253 drop; }
+        }";
+        self.vpc.run("nft", &[table]);
+    }
+
+    /// What kube-proxy does with the address of a Service that it does not know.
+    fn reject_upstream_service(&self) {
+        let table = format!(
+            "table ip services {{
+                chain nat {{ type nat hook output priority -100; }}
+                chain check {{ type filter hook output priority 0; ip daddr {UPSTREAM_SERVICE} reject; }}
+            }}"
+        );
+        self.node.run("nft", &[&table]);
+    }
+
+    /// kube-proxy knows the Service now.
+    fn learn_upstream_service(&self) {
+        let rule =
+            format!("add rule ip services nat ip daddr {UPSTREAM_SERVICE} dnat to 10.96.0.10");
+        self.node.run("nft", &[&rule]);
     }
 
     fn remove_addresses(&self) {

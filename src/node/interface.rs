@@ -129,6 +129,29 @@ pub(super) fn remove(config: &NodeConfig) -> Result<Vec<Object>, NodeError> {
     remove_addresses(name, &config.addresses)
 }
 
+/// As [`remove`], but of a dummy interface that has other addresses of an instance's, only ours go.
+///
+/// # Errors
+/// [`NodeError`], and then some of it may be left.
+pub(super) fn remove_ours(config: &NodeConfig) -> Result<Vec<Object>, NodeError> {
+    let name = &config.interface.name;
+    let failed = |source| NodeError::link("look at", name, source);
+    let link = find(name).map_err(failed)?;
+    let held = addresses().map_err(failed)?;
+    match link {
+        Some(link) if is_shared(&link, &held, &config.addresses) => {
+            remove_addresses(name, &config.addresses)
+        }
+        _ => remove(config),
+    }
+}
+
+/// Whether the interface carries addresses such as we add, and they are not ours.
+fn is_shared(link: &Link, held: &[Held], ours: &[IpAddr]) -> bool {
+    held.iter()
+        .any(|held| held.index == link.index && is_single(held) && !ours.contains(&held.address))
+}
+
 /// Deletes addresses from an interface; returns those that were there.
 ///
 /// # Errors
@@ -518,6 +541,19 @@ mod tests {
         }
         let before = plan(&config(InterfaceKind::Dummy), None, &[held(3, V4, 32)]);
         assert_eq!(before, Err(Obstacle::Elsewhere(held(3, V4, 32))));
+    }
+
+    #[test]
+    fn an_interface_with_another_instances_address_is_shared() {
+        let link = link("dummy");
+        let other: IpAddr = "10.96.0.10".parse().expect("an address");
+        // What the kernel gives an interface that is up.
+        let link_local: IpAddr = "fe80::1".parse().expect("an address");
+        let mut there = vec![held(7, V4, 32), held(7, link_local, 64), held(1, other, 32)];
+        assert!(!is_shared(&link, &there, &[V4]));
+        there.push(held(7, other, 32));
+        assert!(is_shared(&link, &there, &[V4]));
+        assert!(!is_shared(&link, &there, &[V4, other]));
     }
 
     #[test]

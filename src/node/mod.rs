@@ -235,12 +235,25 @@ pub struct Node {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the rules are for; `None` until there are any.
-    endpoints: Option<Vec<SocketAddr>>,
+    rules: Rules,
     /// Interface and addresses that were not there before this instance.
     made: Vec<Object>,
     /// It is no longer ours to look after.
     left: bool,
+}
+
+/// The rules that this instance wants.
+#[derive(Debug, Default)]
+enum Rules {
+    /// None yet, or none at all.
+    #[default]
+    None,
+    /// None for what arrives yet: it goes to whoever else serves our addresses, if somebody does, and else comes here.
+    LeftToOthers,
+    /// All, for these endpoints.
+    All(Vec<SocketAddr>),
+    /// Those for our replies: what arrives goes to others again.
+    Replies,
 }
 
 impl Node {
@@ -271,7 +284,7 @@ impl Node {
     }
 
     /// Makes sure that the rules for what is listened on are in place, and no others of ours. To be called once
-    /// listeners answer, and again when they change.
+    /// listeners answer, and again when they change. Does nothing while the addresses are left to others.
     ///
     /// # Errors
     /// The rules are then as they were.
@@ -282,12 +295,55 @@ impl Node {
         }
         // Held throughout, so that a check does not put back the rules of before.
         let mut state = self.state();
+        if matches!(state.rules, Rules::LeftToOthers) {
+            return Ok(());
+        }
         let endpoints = notrack::endpoints(&self.config.addresses, listen);
         if !notrack::is_in_place(&endpoints).map_err(NodeError::table)? {
             notrack::replace(&endpoints).map_err(NodeError::table)?;
         }
-        state.endpoints = Some(endpoints);
+        state.rules = Rules::All(endpoints);
         Ok(())
+    }
+
+    /// To be called in place of the first [`Self::ensure_notrack`] by an instance whose servers have not answered yet.
+    /// Whether it has left the addresses to others until [`Self::take_over`]: only `on_exit: remove` says that somebody
+    /// else may serve them, and with the rules in place nobody else does.
+    ///
+    /// Where nobody else serves them what arrives comes here all the same, through connection tracking.
+    ///
+    /// # Errors
+    /// What keeps the rules from being made, now or later; there are none then.
+    pub fn leave_to_others(&self, listen: &[SocketAddr]) -> Result<bool, NodeError> {
+        if !self.config.notrack || self.config.on_exit == OnExit::Keep {
+            return Ok(false);
+        }
+        let mut state = self.state();
+        let endpoints = notrack::endpoints(&self.config.addresses, listen);
+        if notrack::is_in_place(&endpoints).map_err(NodeError::table)? {
+            return Ok(false);
+        }
+        // A table there is belongs to an instance with other addresses, which still needs it.
+        if !notrack::exists().map_err(NodeError::table)? {
+            notrack::replace_for_replies(&endpoints).map_err(NodeError::table)?;
+        }
+        state.rules = Rules::LeftToOthers;
+        Ok(true)
+    }
+
+    /// Takes the addresses from the others to whom they were left, unless this instance is about to end.
+    ///
+    /// # Errors
+    /// Why the rules are not in place; checks go on trying.
+    pub fn take_over(&self, listen: &[SocketAddr]) -> Result<(), NodeError> {
+        let mut state = self.state();
+        if !matches!(state.rules, Rules::LeftToOthers) {
+            return Ok(());
+        }
+        let endpoints = notrack::endpoints(&self.config.addresses, listen);
+        let made = notrack::replace(&endpoints).map_err(NodeError::table);
+        state.rules = Rules::All(endpoints);
+        made
     }
 
     /// A predecessor may have left rules when they were still wanted. Not being allowed to look for them is no reason
@@ -312,7 +368,7 @@ impl Node {
         }
         let mut repaired = Vec::new();
         interface::ensure(&self.config, &mut repaired)?;
-        if let Some(endpoints) = &state.endpoints
+        if let Rules::All(endpoints) = &state.rules
             && !notrack::is_in_place(endpoints).map_err(NodeError::table)?
         {
             notrack::replace(endpoints).map_err(NodeError::table)?;
@@ -369,20 +425,29 @@ impl Node {
     /// them otherwise (kube-proxy) gets new queries from now on, while we answer those that came. Addresses and the rules
     /// for our replies stay until [`Self::leave`], because replies could not be sent without.
     ///
-    /// [`Self::ensure_notrack`] takes it back.
-    pub fn turn_away(&self) {
+    /// Whether it did so; [`Self::ensure_notrack`] takes it back.
+    pub fn turn_away(&self) -> bool {
         let mut state = self.state();
         if self.config.on_exit == OnExit::Keep {
-            return;
+            return false;
         }
-        // Taken: a check must not put the rules back.
-        let Some(endpoints) = state.endpoints.take() else {
-            return;
+        // Taken: neither a check nor an instance that waited for its servers may put the rules back.
+        let Rules::All(endpoints) = std::mem::take(&mut state.rules) else {
+            return false;
         };
+        state.rules = Rules::Replies;
+        // Then what arrives for ours goes to others already.
+        if notrack::is_for_others(&self.config.addresses).unwrap_or(false) {
+            tracing::info!(
+                "on_exit: remove: the rules are those of an instance with other addresses"
+            );
+            return false;
+        }
         match notrack::replace_for_replies(&endpoints) {
             Ok(()) => tracing::info!("on_exit: remove: new queries are left to others"),
             Err(error) => tracing::error!(%error, "on_exit: remove: new queries still come here"),
         }
+        true
     }
 
     /// Ends looking after the node: `on_exit: remove` takes everything away, unless a successor needs it.
@@ -393,11 +458,25 @@ impl Node {
             (OnExit::Remove, Successor::Serves) => {
                 tracing::info!("the node stays set up for the instance that took over");
             }
-            (OnExit::Remove, Successor::None) => match remove(&self.config) {
+            (OnExit::Remove, Successor::None) => match self.remove_ours() {
                 Ok(removed) => tracing::info!(removed = list(&removed), "on_exit: remove"),
                 Err(error) => tracing::error!(%error, "on_exit: remove: something is left"),
             },
         }
+    }
+
+    /// As [`remove`], but leaves what an instance with other addresses has put there: after a change of the addresses
+    /// that pods ask, both run for a while.
+    fn remove_ours(&self) -> Result<Vec<Object>, NodeError> {
+        let table = match notrack::is_for_others(&self.config.addresses) {
+            Ok(false) => notrack::remove(),
+            other => other.map(|_| false),
+        };
+        let mut removed = interface::remove_ours(&self.config)?;
+        if table.map_err(NodeError::table)? {
+            removed.push(Object::Table);
+        }
+        Ok(removed)
     }
 
     /// The start failed elsewhere: with `on_exit: remove`, takes away what this instance made and found in nobody
@@ -414,7 +493,7 @@ impl Node {
                 Object::Address(address, _) => {
                     interface::remove_addresses(name, &[*address]).map(drop)
                 }
-                Object::Interface(_) => interface::remove(&self.config).map(drop),
+                Object::Interface(_) => interface::remove_ours(&self.config).map(drop),
                 Object::InterfaceUp(_) | Object::Table => Ok(()),
             };
             if let Err(error) = undone {

@@ -182,17 +182,53 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
             [NfTablesMessage::NewChain(found)] if is_hooked(found, chain) => {}
             _ => return Ok(false),
         }
-        let attributes = vec![
-            RuleAttribute::Table(TABLE.to_owned()),
-            RuleAttribute::Chain(chain.name().to_owned()),
-        ];
-        let found = ask(
-            NfTablesMessage::GetRule(RuleMessage { attributes }),
-            NLM_F_DUMP,
-        )?;
-        bodies.extend(found.into_iter().filter_map(|rule| body(rule, chain)));
+        bodies.extend(bodies_of(chain)?);
     }
     Ok(rules_equal(&bodies, &rules(endpoints, &ALL)))
+}
+
+/// Whether the table's rules, and there are some, are all for other addresses.
+///
+/// # Errors
+/// The kernel's `errno`.
+pub(super) fn is_for_others(addresses: &[IpAddr]) -> io::Result<bool> {
+    let mut bodies = Vec::new();
+    for chain in Chain::ALL {
+        bodies.extend(bodies_of(chain)?);
+    }
+    let is_for = |address| bodies.iter().any(|(_, body)| names(body, address));
+    Ok(!bodies.is_empty() && !addresses.iter().any(is_for))
+}
+
+/// Whether a rule compares something with this address.
+fn names(body: &RuleBody, address: &IpAddr) -> bool {
+    let octets = match address {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let value = Cmp::Data(DataAttribute::Value(octets));
+    body.iter().any(|expression| match expression {
+        ListAttribute::Element(attributes) => attributes.iter().any(|attribute| {
+            matches!(attribute, ExpressionAttribute::Data(Expressions::Cmp(found)) if found.contains(&value))
+        }),
+        _ => false,
+    })
+}
+
+/// The rules of a chain; none if it is not there.
+fn bodies_of(chain: Chain) -> io::Result<Vec<(Chain, RuleBody)>> {
+    let attributes = vec![
+        RuleAttribute::Table(TABLE.to_owned()),
+        RuleAttribute::Chain(chain.name().to_owned()),
+    ];
+    let found = ask(
+        NfTablesMessage::GetRule(RuleMessage { attributes }),
+        NLM_F_DUMP,
+    )?;
+    Ok(found
+        .into_iter()
+        .filter_map(|rule| body(rule, chain))
+        .collect())
 }
 
 fn body(message: NfTablesMessage, chain: Chain) -> Option<(Chain, RuleBody)> {

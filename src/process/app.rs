@@ -20,9 +20,10 @@ use super::coredns::HealthAnswers;
 use super::files::{FileShares, TooFewFiles};
 use super::handover::{self, Offers};
 use super::metrics::Metrics;
-use super::readiness::Readiness;
+use super::readiness::{Part, Readiness};
 use super::reload_status::Reloads;
 use super::scheduling;
+use super::take_over::TakeOver;
 use super::threads::{self, Commands, Heartbeat, WorkerThread};
 use crate::cache::Cache;
 use crate::config::Config;
@@ -163,21 +164,23 @@ impl App {
         let addresses = serve(bound, &workers);
 
         let mut tasks = JoinSet::new();
-        if let Some(node) = &node {
-            ensure_notrack(node, served(&addresses))
-                .await
-                .map_err(|error| {
-                    stop.cancel();
-                    StartErrors(vec![error.into()])
-                })?;
-            tasks.spawn(Arc::clone(node).watch(metrics.node.clone()));
-        }
-
         let readiness = Arc::new(Readiness::new());
+        let shown_addresses = Arc::new(ArcSwap::from_pointee(served(&addresses)));
+        if let Some(node) = &node {
+            let left_to_others = begin_rules(node, served(&addresses)).await;
+            let left_to_others = left_to_others.map_err(|error| {
+                stop.cancel();
+                StartErrors(vec![error.into()])
+            })?;
+            tasks.spawn(Arc::clone(node).watch(metrics.node.clone()));
+            if left_to_others {
+                let others = TakeOver::new(node, &shared, &shown_addresses, &readiness);
+                tasks.spawn(others.run());
+            }
+        }
         let admin_address = admin.address();
         let reloads = Arc::new(Reloads::new(&metrics));
         reloads.taken(Vec::new());
-        let shown_addresses = Arc::new(ArcSwap::from_pointee(served(&addresses)));
         let admin = admin.serve(Instance {
             shared: Arc::clone(&shared),
             metrics: Arc::clone(&metrics),
@@ -194,7 +197,9 @@ impl App {
         let loops = Arc::clone(&shared.loops);
         let offers = setup.config.handover.then(|| Offers::new(&shared));
         tasks.spawn(history::run(receiver.clone()));
-        tasks.spawn(probe::run(receiver, loops, move || ready.set_ready()));
+        tasks.spawn(probe::run(receiver, loops, move || {
+            ready.done(Part::Probes);
+        }));
         let mut app = Self {
             admin: admin_address,
             shared,
@@ -302,12 +307,13 @@ impl App {
             return;
         }
         let turning = Arc::clone(node);
-        if let Err(error) = tokio::task::spawn_blocking(move || turning.turn_away()).await {
-            std::panic::resume_unwind(error.into_panic());
-        }
+        let turned_away = tokio::task::spawn_blocking(move || turning.turn_away()).await;
+        let turned_away =
+            turned_away.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
         // A successor that came meanwhile may have found the rules in place. One that comes later puts them there itself:
         // it says that it waits first.
-        if !is_last()
+        if turned_away
+            && !is_last()
             && let Err(error) = ensure_notrack(node, listen.to_vec()).await
         {
             tracing::error!(%error, "the node's rules were taken from the successor");
@@ -395,6 +401,18 @@ async fn ensure_notrack(node: &Arc<Node>, listen: Vec<SocketAddr>) -> Result<(),
     let ensured = tokio::task::spawn_blocking(move || node.ensure_notrack(&listen)).await;
     // A panic there is a panic here.
     ensured.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+}
+
+/// As [`ensure_notrack`] at the start, unless the addresses are left to others for now; whether they are.
+async fn begin_rules(node: &Arc<Node>, listen: Vec<SocketAddr>) -> Result<bool, NodeError> {
+    let asked = Arc::clone(node);
+    let addresses = listen.clone();
+    let left = tokio::task::spawn_blocking(move || asked.leave_to_others(&addresses)).await;
+    let left = left.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+    if !left {
+        ensure_notrack(node, listen).await?;
+    }
+    Ok(left)
 }
 
 /// What a configuration needs before it can be put in force.

@@ -14,4 +14,5 @@ pub mod readiness;
 pub mod reload;
 pub mod reload_status;
 pub mod scheduling;
+mod take_over;
 pub mod threads;

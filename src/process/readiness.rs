@@ -2,43 +2,55 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+/// What a start waits for until it is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The first probes leave.
+    Probes = 1,
+    /// The node's addresses are taken from others that serve them.
+    Addresses = 2,
+}
+
 /// What /ready tells. It is about us, not about the world: it never goes back because upstreams are down.
 #[derive(Debug)]
 pub struct Readiness(AtomicU8);
 
 impl Readiness {
-    const STARTING: u8 = 0;
-    const READY: u8 = 1;
-    const STOPPING: u8 = 2;
+    const STOPPING: u8 = 4;
 
-    /// Not ready yet.
+    /// Not ready before the first probes.
     #[must_use]
     pub fn new() -> Self {
-        Self(AtomicU8::new(Self::STARTING))
+        Self(AtomicU8::new(Part::Probes as u8))
     }
 
-    /// Listening, and the first probes sent.
-    pub fn set_ready(&self) {
-        let _ = self.0.compare_exchange(
-            Self::STARTING,
-            Self::READY,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
+    /// Nor before this.
+    pub fn awaits(&self, part: Part) {
+        self.0.fetch_or(part as u8, Ordering::Relaxed);
+    }
+
+    /// Listening, and this is done.
+    pub fn done(&self, part: Part) {
+        self.0.fetch_and(!(part as u8), Ordering::Relaxed);
     }
 
     /// No further traffic, please.
     pub fn shut_down(&self) {
-        self.0.store(Self::STOPPING, Ordering::Relaxed);
+        self.0.fetch_or(Self::STOPPING, Ordering::Relaxed);
     }
 
     /// What is missing until we are ready.
     #[must_use]
     pub fn pending(&self) -> Option<&'static str> {
-        match self.0.load(Ordering::Relaxed) {
-            Self::READY => None,
-            Self::STARTING => Some("the first probes have not left yet"),
-            _ => Some("shutting down"),
+        let missing = self.0.load(Ordering::Relaxed);
+        if missing & Self::STOPPING != 0 {
+            Some("shutting down")
+        } else if missing & Part::Probes as u8 != 0 {
+            Some("the first probes have not left yet")
+        } else if missing & Part::Addresses as u8 != 0 {
+            Some("the node's addresses are left to others until our servers have answered")
+        } else {
+            None
         }
     }
 }
@@ -46,5 +58,27 @@ impl Readiness {
 impl Default for Readiness {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_once_every_part_is_done_and_never_again_after_the_shutdown() {
+        let readiness = Readiness::new();
+        readiness.awaits(Part::Addresses);
+        readiness.done(Part::Addresses);
+        assert!(
+            readiness
+                .pending()
+                .is_some_and(|why| why.contains("probes"))
+        );
+        readiness.done(Part::Probes);
+        assert_eq!(readiness.pending(), None);
+        readiness.shut_down();
+        readiness.done(Part::Probes);
+        assert_eq!(readiness.pending(), Some("shutting down"));
     }
 }

@@ -80,19 +80,40 @@ impl Instance {
         name: &'static str,
         yaml: &str,
     ) -> Self {
+        let mut instance = Self::spawn(namespace, dir, name, yaml);
+        instance.wait_until_ready();
+        instance
+    }
+
+    /// As [`Self::start`], without the waiting.
+    pub(crate) fn spawn(
+        namespace: &Namespace,
+        dir: &TempDir,
+        name: &'static str,
+        yaml: &str,
+    ) -> Self {
         let socket = dir.path(&format!("{name}.sock"));
         let config = format!("socket: {}\nadmin: null\n{yaml}", socket.display());
         let file = dir.write(&format!("{name}.yaml"), &config);
         let mut command = namespace.command(binary());
         command.args(["serve", "--config"]).arg(&file);
         let log = dir.path(&format!("{name}.log"));
-        let mut process = Process::spawn(name, &mut command, log);
-        process.wait_until("200 from /ready", || {
-            get(&socket, "/ready")
+        let process = Process::spawn(name, &mut command, log);
+        Self { process, socket }
+    }
+
+    pub(crate) fn wait_until_ready(&mut self) {
+        let socket = &self.socket;
+        self.process.wait_until("200 from /ready", || {
+            get(socket, "/ready")
                 .ok()
                 .filter(|(status, _)| *status == 200)
         });
-        Self { process, socket }
+    }
+
+    /// Status and text of a page of the admin interface; none while nobody answers.
+    pub(crate) fn page(&self, path: &str) -> Option<(u16, String)> {
+        get(&self.socket, path).ok()
     }
 
     /// The value of a counter or gauge, given with its labels as /metrics shows it; 0 if it is not there yet.
