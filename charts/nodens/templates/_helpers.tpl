@@ -174,6 +174,22 @@ true
 {{- end -}}
 
 {{- /*
+Whether pods of the release that is installed still ask by the upstream Service, although no new ones will. Helm deletes what a
+release no longer has at once, and node after node gets its new pod; so it stays until the next upgrade. "true" or nothing.
+*/ -}}
+{{- define "nodens.upstreamServiceStillUsed" -}}
+{{- $service := lookup "v1" "Service" "kube-system" (include "nodens.upstreamServiceName" .) | default dict -}}
+{{- $pods := lookup "apps/v1" "DaemonSet" .Release.Namespace (include "nodens.fullname" .) | default dict -}}
+{{- $status := get $pods "status" | default dict -}}
+{{- $replaced := ge (get $status "updatedNumberScheduled" | default 0 | int) (get $status "desiredNumberScheduled" | default 0 | int) -}}
+{{- if and $service (eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $service) .Release.Name) $pods -}}
+{{- if or (eq (dig "metadata" "annotations" "nodens/upstream-service" "" $pods) "used") (not $replaced) -}}
+true
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
 The address of the upstream Service. The configuration needs it before the Service exists, and Helm cannot wait for what
 the cluster would pick; so we pick: the value, the one it has, or the neighbour of kube-dns's. Kubernetes keeps the low
 addresses of a Service network for fixed ones such as these, and refuses one that is taken.
