@@ -5,13 +5,11 @@ import subprocess
 from pathlib import Path
 
 from . import images
-from .node import HERE, NODE, NODE_IP, NODE_IPV6, VPC_DNS, Failed, until
+from .node import HERE, NODE_IP, VPC_DNS, Failed, until
 
 KUBE_DNS = "10.96.0.10"
 SERVICES = "10.96.0.0/16,fd00:96::/112"
 PODS = "10.244.0.0/16,fd00:244::/56"
-# The first of the networks that the controller manager cuts out of PODS: the only node's.
-PODS_OF_NODE = ("10.244.0.0/24", "fd00:244::/64")
 TOKEN = "the-only-administrator"
 
 
@@ -21,15 +19,23 @@ def up(node):
     vpc_dns(node)
     etcd(node)
     control_plane(node)
+    runs_pods(node)
+    kubectl(node, "apply", "-f", HERE / "manifests" / "kube-dns.yaml")
+    until_ready(node)
+    kubectl(node, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=180s", seconds=200)
+
+
+def runs_pods(node):
     containerd(node)
     kubelet(node)
     kube_proxy(node)
     for image in (images.pause(node.cache), images.coredns(node.cache), images.clients(node.state)):
         images.load(node, image)
-    kubectl(node, "apply", "-f", HERE / "manifests" / "kube-dns.yaml")
-    until("the node is Ready", lambda: "True" in kubectl(
-        node, "get", "node", NODE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}"), 120)
-    kubectl(node, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=180s", seconds=200)
+
+
+def until_ready(node):
+    until(f"{node.name} is Ready", lambda: "True" in kubectl(
+        node, "get", "node", node.name, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}"), 120)
 
 
 def kubectl(node, *arguments, stdin=None, seconds=60, check=True):
@@ -127,7 +133,7 @@ def containerd(node):
         "plugins": [{
             "type": "bridge", "bridge": "pods", "isGateway": True, "hairpinMode": True,
             "ipam": {"type": "host-local", "dataDir": str(node.state / "run" / "cni"),
-                     "ranges": [[{"subnet": subnet}] for subnet in PODS_OF_NODE],
+                     "ranges": [[{"subnet": subnet}] for subnet in node.pods],
                      "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]},
         }],
     }))
@@ -163,7 +169,7 @@ def kubelet(node):
     configuration.write_text(json.dumps({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
         "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": False},
-                           "x509": {"clientCAFile": str(node.state / "etc" / "ca.crt")}},
+                           "x509": {"clientCAFile": str(node.shared / "ca.crt")}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs", "failCgroupV1": False, "failSwapOn": False, "oomScoreAdj": 0,
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
@@ -173,13 +179,13 @@ def kubelet(node):
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
     }))
     node.daemon("kubelet", [
-        "kubelet", f"--config={configuration}", f"--kubeconfig={node.state}/etc/admin.kubeconfig", f"--root-dir={node.state}/kubelet",
-        f"--hostname-override={NODE}", f"--node-ip={NODE_IP},{NODE_IPV6}"])
+        "kubelet", f"--config={configuration}", f"--kubeconfig={node.shared}/admin.kubeconfig", f"--root-dir={node.state}/kubelet",
+        f"--hostname-override={node.name}", f"--node-ip={node.ip},{node.ipv6}"])
 
 
 def kube_proxy(node, mode="nftables"):
     node.daemon("kube-proxy", [
-        "kube-proxy", f"--kubeconfig={node.state}/etc/admin.kubeconfig", f"--proxy-mode={mode}", f"--hostname-override={NODE}",
+        "kube-proxy", f"--kubeconfig={node.shared}/admin.kubeconfig", f"--proxy-mode={mode}", f"--hostname-override={node.name}",
         f"--cluster-cidr={PODS}", "--oom-score-adj=0",
         # Limits of connection tracking are the machine's, not this network namespace's.
         "--conntrack-max-per-core=0", "--conntrack-min=0", "--conntrack-tcp-timeout-established=0s",

@@ -18,9 +18,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 
-NODE = "node"
+# The first node's, where the control plane is.
 NODE_IP = "10.1.0.10"
-NODE_IPV6 = "fd00:1::10"
 VPC_DNS = "10.1.0.251"
 
 
@@ -55,9 +54,15 @@ def state_folder():
 
 
 class Node:
+    name, ip, ipv6 = "node", NODE_IP, "fd00:1::10"
+    # The first of the networks that the controller manager cuts out for nodes.
+    pods = ("10.244.0.0/24", "fd00:244::/64")
+
     def __init__(self, cache):
         self.cache = Path(cache)
         self.state = state_folder()
+        # Certificates and the like, the same for all nodes.
+        self.shared = self.state / "etc"
 
     # Life
 
@@ -70,7 +75,7 @@ class Node:
             raise Failed(f"{self.state} is there already: tests/cluster/down removes it")
         for folder in ("log", "pid", "etc", "run", "overlay/var/up", "overlay/var/work", "overlay/etc/up", "overlay/etc/work"):
             (self.state / folder).mkdir(parents=True)
-        cgroup = f"nodens-cluster-{os.getpid()}"
+        cgroup = f"nodens-cluster-{os.getpid()}-{self.name}"
         hierarchies = cgroup_hierarchies()
         folders = [make_cgroup(hierarchy["mount"], cgroup) for hierarchy in hierarchies]
         description = {"cgroups": [str(folder) for folder in folders]}
@@ -85,7 +90,7 @@ class Node:
         joined = "; ".join(f"echo $$ > {folder}/cgroup.procs" for folder in folders)
         process = subprocess.Popen(
             ["sh", "-ec", f"{joined}; exec unshare --net --mount --pid --uts --ipc --cgroup --fork --mount-proc "
-             f"{HERE}/namespaces {self.state} {self.cache}/bin/pause"],
+             f"{HERE}/namespaces {self.state} {self.cache}/bin/pause {self.name}"],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
         def is_ready():
@@ -104,6 +109,9 @@ class Node:
         """Kills everything in the node and removes what it leaves. Does nothing where there is no node."""
         if not self.state.exists():
             return
+        second = SecondNode(self)
+        if second.state != self.state:
+            second.stop()
         description = json.loads((self.state / "node.json").read_text()) if self.exists() else {}
         # What leads into the node ends with what it led to, unless it was stopped with it (SIGSTOP): then its zombie keeps the namespace.
         for outside in (self.state / "pid").glob("*.outside"):
@@ -125,7 +133,7 @@ class Node:
 
     def environment(self):
         path = f"{self.cache}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        environment = {"PATH": path, "HOME": str(self.state), "KUBECONFIG": str(self.state / "etc/admin.kubeconfig"),
+        environment = {"PATH": path, "HOME": str(self.state), "KUBECONFIG": str(self.shared / "admin.kubeconfig"),
                        "CONTAINERD_NAMESPACE": "k8s.io"}
         if "TERM" in os.environ:
             environment["TERM"] = os.environ["TERM"]
@@ -173,6 +181,33 @@ class Node:
 
     def log(self, name):
         return (self.state / "log" / f"{name}.log").read_text()
+
+
+class SecondNode(Node):
+    """Another node of the first one's cluster, on the same network."""
+
+    name, ip, ipv6 = "second", "10.1.0.11", "fd00:1::11"
+    pods = ("10.244.1.0/24", "fd00:244:0:1::/64")
+
+    def __init__(self, first):
+        super().__init__(first.cache)
+        self.first = first
+        self.state = state_folder() / self.name
+
+    def start(self):
+        super().start()
+        vpc = f"/proc/{self.first.init()}/root/run/netns/vpc"
+        for words in ("link add second type veth peer name eth0 netns", "link set second master nodes up"):
+            argv = ["nsenter", f"--net={vpc}", "ip", *words.split(), *([str(self.init())] if words.endswith("netns") else [])]
+            done = subprocess.run(argv, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise Failed(f"{' '.join(argv)}: {done.stderr}")
+        for words in (f"address add {self.ip}/24 dev eth0", f"address add {self.ipv6}/64 dev eth0 nodad", "link set eth0 up",
+                      "route add default via 10.1.0.1", "-6 route add default via fd00:1::1"):
+            self.run(["ip", *words.split()])
+        for node, other in ((self, self.first), (self.first, self)):
+            node.run(["ip", "route", "replace", other.pods[0], "via", other.ip])
+            node.run(["ip", "-6", "route", "replace", other.pods[1], "via", other.ipv6])
 
 
 def cgroup_hierarchies():

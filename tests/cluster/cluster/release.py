@@ -140,14 +140,14 @@ def process(node, container):
 
 
 class Client:
-    """A pod that asks, in the namespace `jobs`."""
+    """A pod on this node that asks, in the namespace `jobs`."""
 
     def __init__(self, node, name, spec, image="nodens.test/clients:1"):
         self.node, self.name = node, name
         kubectl(node, "create", "namespace", "jobs", check=False)
         kubectl(node, "-n", "jobs", "delete", "pod", name, "--ignore-not-found", "--grace-period=1")
         manifest = (f"apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: jobs, labels: {{app: {name}}}}}\n"
-                    f"{spec.rstrip()}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: client\n    image: {image}\n"
+                    f"{spec.rstrip()}\n  nodeName: {node.name}\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: client\n    image: {image}\n"
                     "    imagePullPolicy: Never\n    command: [sleep, infinity]\n")
         # A new namespace gets its ServiceAccount a moment later, and a pod is refused until then.
         until(f"pod {name} is accepted", lambda: kubectl(node, "apply", "-f", "-", stdin=manifest), 20, 0.5)
@@ -204,9 +204,9 @@ def dns_block(notes):
     return found.group(1)
 
 
-def lost(result):
-    """Queries without the right answer, both transports."""
-    return sum(each["asked"] - each["counts"].get("answered", 0) for each in result.values())
+def lost(result, *right):
+    """Queries without the right answer, both transports; `right` are outcomes beside "answered" that are right."""
+    return sum(count for each in result.values() for what, count in each["counts"].items() if what not in ("answered", *right))
 
 
 def told(result):
