@@ -496,7 +496,8 @@ impl Lookup<'_> {
             && response.verdict().is_none()
             && attempt.carrier == server.carrier()
             && server.rate.wait(now).is_zero()
-            && group.extra.take(Extra::Replacement, now);
+            // The hedges' own: what is lost must not go without because names fail.
+            && group.extra.take(Extra::Hedge, now);
         if may && let Some(port) = attempt.port.as_ref().and_then(Weak::upgrade) {
             port.lost_query();
         }
