@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use nodens::config::{Config, load_from};
+use nodens::config::{Config, import, load_from};
 
 /// A Corefile names files. Only what the tests of every machine have is read.
 fn leads_elsewhere(text: &str) -> bool {
@@ -28,9 +28,12 @@ fuzz_target!(|text: &str| {
     if leads_elsewhere(text) {
         return;
     }
-    match load_from(Some((Path::new("Corefile"), text)), [], &[]) {
+    let file = Path::new("Corefile");
+    match load_from(Some((file, text)), [], &[]) {
         Ok(loaded) => {
-            let yaml = loaded.yaml.expect("a Corefile has YAML");
+            let imported = import(file, text, None)
+                .unwrap_or_else(|errors| panic!("what is served is not imported: {errors}"));
+            let yaml = imported.yaml;
             let again = Config::from_yaml(&yaml)
                 .unwrap_or_else(|errors| panic!("what was written is refused: {errors}\n{yaml}"));
             assert_eq!(in_force(again), in_force(loaded.config), "{yaml}");
