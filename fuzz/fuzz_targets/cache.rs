@@ -149,8 +149,7 @@ impl Run {
                     error: &error,
                     blames: Blames::Question,
                 };
-                self.cache
-                    .remember_failure(&key, failing, PAUSES, self.now);
+                self.cache.remember_failure(&key, failing, PAUSES, self.now);
                 assert!(self.cache.failure(&key, self.now).is_some());
                 assert!(self.cache.failure(&key, self.now + PAUSES.1).is_none());
             }
