@@ -3,8 +3,8 @@
 //! Two workers may ask the same at the same time, and the one who asked first may hear last: what it hears may be what has been
 //! replaced since. The newer answer may have been evicted, or may not have been kept at all, and so cannot tell.
 //!
-//! Owns a table of fixed size without locks. A question that takes another's place costs the other this protection, for the
-//! seconds that a question may take.
+//! Owns a table of fixed size without locks. A question takes another's place: then the newer answer itself has to tell, and
+//! where that is not kept, nothing protects it for the seconds that a question may take.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -64,18 +64,28 @@ impl LastAsked {
     }
 
     /// Its answer came, and it had been asked at `at`. Returns whether the same question was asked later, and its answer came
-    /// before.
-    pub(super) fn is_outdated(&self, asked: Asked, at: Instant) -> bool {
+    /// before. `kept` says when the answer that is kept had been asked for, if another question has taken this one's place.
+    pub(super) fn is_outdated(
+        &self,
+        asked: Asked,
+        at: Instant,
+        kept: impl FnOnce() -> Option<Instant>,
+    ) -> bool {
         let started = *self
             .started
             .get_or_init(|| at.checked_sub(Duration::from_millis(1)).unwrap_or(at));
         let passed = at.saturating_duration_since(started).as_millis();
         let milliseconds = u64::try_from(passed).unwrap_or(u64::MAX) & (u64::MAX >> TAG_BITS);
         let this = started + Duration::from_millis(milliseconds);
-        if self.get(asked).is_some_and(|later| this < later) {
+        let (slot, tag) = asked.place();
+        let is_outdated = match self.get(asked) {
+            Some(later) => this < later,
+            None if self.slots[slot].load(Ordering::Relaxed) == 0 => false,
+            None => kept().is_some_and(|later| at < later),
+        };
+        if is_outdated {
             return true;
         }
-        let (slot, tag) = asked.place();
         self.slots[slot].store(milliseconds << TAG_BITS | tag, Ordering::Relaxed);
         false
     }
@@ -96,12 +106,12 @@ mod tests {
         let (table, start) = (LastAsked::new(), Instant::now());
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         assert_eq!(table.get(QUESTION), None);
-        assert!(!table.is_outdated(QUESTION, at(500)));
+        assert!(!table.is_outdated(QUESTION, at(500), || None));
         assert_eq!(table.get(QUESTION), Some(at(500)));
-        assert!(table.is_outdated(QUESTION, at(499)));
-        assert!(table.is_outdated(QUESTION, at(0)));
-        assert!(!table.is_outdated(QUESTION, at(500)));
-        assert!(!table.is_outdated(QUESTION, at(501)));
+        assert!(table.is_outdated(QUESTION, at(499), || None));
+        assert!(table.is_outdated(QUESTION, at(0), || None));
+        assert!(!table.is_outdated(QUESTION, at(500), || None));
+        assert!(!table.is_outdated(QUESTION, at(501), || None));
     }
 
     #[test]
@@ -125,8 +135,8 @@ mod tests {
                 ..QUESTION
             },
         ] {
-            assert!(!table.is_outdated(other, late));
-            assert!(!table.is_outdated(QUESTION, early), "{other:?}");
+            assert!(!table.is_outdated(other, late, || None));
+            assert!(!table.is_outdated(QUESTION, early, || None), "{other:?}");
         }
     }
 }

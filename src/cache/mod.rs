@@ -199,7 +199,12 @@ impl Cache {
             route: entry.route(),
             tier: entry.tier(),
         };
-        let is_outdated = self.last_asked.is_outdated(question, entry.asked());
+        let kept = || {
+            let kept = self.get(key)?;
+            let is_of_the_same = kept.route() == question.route && kept.tier() == question.tier;
+            is_of_the_same.then(|| kept.asked())
+        };
+        let is_outdated = self.last_asked.is_outdated(question, entry.asked(), kept);
         if is_outdated || self.flushes() != asked {
             return;
         }
@@ -372,6 +377,30 @@ mod tests {
         assert!(kept.response().message().ends_with(&[2]));
         // Nor once that has expired: it is asked for anew then.
         keep(&[3], 62 * second, 62 * second);
+        let kept = cache.get(&newer).expect("it was kept");
+        assert!(kept.response().message().ends_with(&[2]));
+    }
+
+    /// So many that each slot of the table of questions asked last is another's.
+    #[test]
+    fn nor_when_many_other_questions_were_asked_in_between() {
+        let cache = Cache::with_hasher(
+            &CacheConfig::default(),
+            ahash::RandomState::with_seeds(1, 2, 3, 4),
+        );
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let keep = |name: &str, address: u8, took: Duration, came: Duration| {
+            let (response, origin) = (response(name, 60, &[address]), Origin { took, ..ORIGIN });
+            let key = [response.view().question(), &[0]].concat();
+            let entry = Entry::new(&key, &response, start + came, origin, BOUNDS);
+            cache.insert_if_current(&key, &entry, cache.flushes());
+            key
+        };
+        let newer = keep("a.example.", 2, second / 10, 2 * second);
+        for other in 0..40_000 {
+            keep(&format!("{other}.example."), 3, second / 10, 2 * second);
+        }
+        keep("a.example.", 1, 3 * second, 3 * second);
         let kept = cache.get(&newer).expect("it was kept");
         assert!(kept.response().message().ends_with(&[2]));
     }
