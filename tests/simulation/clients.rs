@@ -4,21 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::names::{self, Content, Names, VPC, Word, Zone, question_end, words, zone};
+use crate::resolvers::{Asker, Connection, Nameservers, Next, Question, Resolver};
 use crate::run::Kind;
 use crate::servers::Servers;
 use crate::world::{
-    Event, FarEnd, Instance, Micros, Net, SECOND, StreamId, seconds, take_messages,
+    Event, FarEnd, Instance, Micros, Net, SECOND, StreamId, Table, seconds, table, take_messages,
 };
 
 /// Queries a second, of all clients together.
 const RATE: u64 = 1_000;
 /// `deadline`, and what is allowed for a tick of the clock and the way out.
 const DEADLINE: Micros = 4 * SECOND + SECOND / 5;
-/// glibc and Go ask again after this long, and musl gives up.
-const PATIENCE: Micros = 5 * SECOND;
-/// musl asks again after this long; and each time twice more at once, if it is told SERVFAIL.
-const PATIENCE_OF_MUSL: Micros = PATIENCE / 2;
-const SERVFAILS_OF_MUSL: u8 = 2;
+/// No client asks again later than this after the last has begun.
+const LAST_ATTEMPT: Micros = 5 * SECOND;
 /// What an answer may take on its way, and those who wait for it.
 const ON_ITS_WAY: Micros = 5 * SECOND;
 /// A server that worked for so long before a query came is known to work.
@@ -56,19 +54,6 @@ struct FirstTier {
     fresh_until: Micros,
 }
 
-/// Whose ways of asking again a client has. All have one nameserver, so that the next one is the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resolver {
-    /// Twice from one port under one ID, the second time after 5 s.
-    PatientGlibc,
-    /// The same, and at once after SERVFAIL.
-    Glibc,
-    /// Twice from one port under one ID within 5 s.
-    Musl,
-    /// Twice, each time from another port under another ID, after 5 s or SERVFAIL.
-    Go,
-}
-
 /// Which version an instance told last. What an earlier one learns after it has handed over is not handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Told {
@@ -77,41 +62,14 @@ struct Told {
     version: usize,
 }
 
-/// A client's UDP query or connection.
-struct Asker {
-    message: Vec<u8>,
-    answered: bool,
-    resolver: Resolver,
-    tries: u8,
-    /// How often it may ask at once after SERVFAIL.
-    servfails: u8,
-    /// How long it waits for this try.
-    until: Micros,
-    stream: Option<StreamId>,
-    /// It is a TCP client that left.
-    gone: bool,
-}
-
-impl Asker {
-    /// It begins to wait for an answer to a datagram.
-    fn wait(&mut self, net: &mut Net, client: SocketAddr) {
-        let patience = match self.resolver {
-            Resolver::PatientGlibc | Resolver::Glibc | Resolver::Go => PATIENCE,
-            Resolver::Musl => PATIENCE_OF_MUSL,
-        };
-        self.until = net.now + patience;
-        net.after(patience, Event::Impatient { client });
-    }
-}
-
 pub(crate) struct Clients {
-    pending: BTreeMap<(SocketAddr, u16), Pending>,
-    askers: BTreeMap<SocketAddr, Asker>,
+    pending: Table<(SocketAddr, u16), Pending>,
+    askers: Table<SocketAddr, Asker>,
     /// Since when each group has answered for moving names; the last is in force, and the one before it until a change is done.
     pub(crate) moving: Vec<(u8, Micros)>,
     pub(crate) change_done: Micros,
     /// The latest version told, by name and type.
-    told: BTreeMap<(usize, u16), Told>,
+    told: Table<(usize, u16), Told>,
     /// The last answer of a first tier that was fresh, by name and type.
     first_tier: BTreeMap<(usize, u16), FirstTier>,
     /// The cache is large enough for all names, all the time.
@@ -121,10 +79,14 @@ pub(crate) struct Clients {
     /// `cache.stale.max_age` of the configuration.
     pub(crate) max_stale: Micros,
     next: u32,
+    /// When somebody asks next.
+    next_ask: Micros,
     pub(crate) opened: Vec<(StreamId, SocketAddr)>,
     pub(crate) open_wanted: Option<std::task::Waker>,
     pub(crate) queries: u64,
     pub(crate) replies: BTreeMap<u8, u64>,
+    /// How what resolvers asked ended.
+    pub(crate) lookups: BTreeMap<&'static str, u64>,
     pub(crate) ask_until: Micros,
     /// Queries that were not answered when an instance was killed.
     pub(crate) lost: BTreeSet<(SocketAddr, u16)>,
@@ -134,11 +96,11 @@ impl Clients {
     pub(crate) fn new(net: &mut Net, kind: Kind) -> Self {
         net.after(SECOND, Event::Ask);
         Self {
-            pending: BTreeMap::new(),
-            askers: BTreeMap::new(),
+            pending: table(),
+            askers: table(),
             moving: vec![(VPC, 0)],
             change_done: 0,
-            told: BTreeMap::new(),
+            told: table(),
             first_tier: BTreeMap::new(),
             keeps_all: false,
             loss_percent: if net.random.bool() {
@@ -149,10 +111,12 @@ impl Clients {
             kind,
             max_stale: 0,
             next: 0,
+            next_ask: SECOND,
             opened: Vec::new(),
             open_wanted: None,
             queries: 0,
             replies: BTreeMap::new(),
+            lookups: BTreeMap::new(),
             ask_until: 0,
             lost: BTreeSet::new(),
         }
@@ -167,9 +131,20 @@ impl Clients {
         if net.now >= self.ask_until {
             return;
         }
-        let pause = net.about(SECOND / RATE);
-        net.after(pause, Event::Ask);
-        // Few names are asked often, and many rarely.
+        let name = self.any_name(net);
+        let over_tcp = net.random.u8(..20) == 0;
+        let count = if over_tcp {
+            self.ask_over_tcp(net, names, name)
+        } else {
+            self.look_up(net, names, name)
+        };
+        // The runtime's timers tick every millisecond: what is due between two ticks happens at the second.
+        self.next_ask += net.about(count * SECOND / RATE);
+        net.after(self.next_ask.saturating_sub(net.now), Event::Ask);
+    }
+
+    /// Few names are asked often, and many rarely.
+    fn any_name(&self, net: &mut Net) -> usize {
         let rank = net.random.f64();
         let often = if self.kind == Kind::Loss {
             rank
@@ -186,69 +161,102 @@ impl Clients {
         if self.kind == Kind::Outages && is_rare(name) && net.random.u32(..RARELY) > 0 {
             name -= RARE_APART / 2;
         }
-        let qtype = if net.random.u8(..3) == 0 { AAAA } else { A };
-        let over_tcp = net.random.u8(..20) == 0;
-        let count = if over_tcp { net.random.usize(1..4) } else { 1 };
-        let client = self.next_client(net);
-        let mut octets = Vec::new();
-        let mut first = Vec::new();
+        name
+    }
+
+    /// A client without a resolver asks over TCP, several things at once; says how many.
+    fn ask_over_tcp(&mut self, net: &mut Net, names: &Names, name: usize) -> u64 {
+        let qtype = any_type(net);
         let id = net.random.u16(..);
-        for number in 0..count {
-            let message = query(
-                names,
-                id.wrapping_add(u16::try_from(number).expect("few")),
-                (name + number * 7) % names::COUNT,
-                qtype,
-                &mut net.random,
-            );
-            if over_tcp {
-                octets.extend(u16::try_from(message.len()).expect("short").to_be_bytes());
-                octets.extend_from_slice(&message);
-            }
-            first = message;
+        let messages = (0..net.random.u16(1..4)).map(|number| {
+            let name = (name + usize::from(number) * 7) % names::COUNT;
+            let id = id.wrapping_add(number);
+            query(names, id, name, qtype, &mut net.random)
+        });
+        let messages: Vec<_> = messages.collect();
+        let count = messages.len() as u64;
+        let client = self.connect(net, Asker::new(Resolver::Go, Nameservers::This, messages));
+        if net.random.u8(..10) == 0 {
+            // It goes away in the middle.
+            let later = 2_600 + net.random.u64(..20_000);
+            net.after(later, Event::Impatient { client });
         }
-        let mut asker = Asker {
-            message: first,
-            answered: false,
-            resolver: match self.kind {
-                Kind::Mixed => Resolver::PatientGlibc,
-                Kind::Outages | Kind::Loss => {
-                    [Resolver::Glibc, Resolver::Musl, Resolver::Go][net.random.usize(..3)]
-                }
-            },
-            tries: 1,
-            servfails: SERVFAILS_OF_MUSL,
-            until: 0,
-            stream: None,
-            gone: false,
+        count
+    }
+
+    /// A client's resolver asks for one type, or as most do for A and AAAA; says how many queries these are.
+    fn look_up(&mut self, net: &mut Net, names: &Names, name: usize) -> u64 {
+        let resolver = Resolver::ALL[net.random.usize(..Resolver::ALL.len())];
+        let nameservers = match net.random.u8(..8) {
+            0 => Nameservers::DeadAndThis,
+            1 => Nameservers::ThisAndDead,
+            _ => Nameservers::This,
         };
-        if over_tcp {
-            let stream = net.new_stream(FarEnd::Client(client));
-            asker.stream = Some(stream);
-            self.opened.push((stream, client));
-            if let Some(operator) = self.open_wanted.take() {
-                operator.wake();
-            }
-            let cut = net.random.usize(..=octets.len());
-            let second = octets.split_off(cut);
-            net.after(2_000, Event::AtNearEnd { stream, octets });
-            net.after(
-                2_500,
-                Event::AtNearEnd {
-                    stream,
-                    octets: second,
-                },
-            );
-            if net.random.u8(..10) == 0 {
-                // It goes away in the middle.
-                let later = 2_600 + net.random.u64(..20_000);
-                net.after(later, Event::Impatient { client });
+        let id = net.random.u16(..);
+        let mut messages = if net.random.bool() {
+            let first = query(names, id, name, A, &mut net.random);
+            let mut second = first.clone();
+            second[..2].copy_from_slice(&id.wrapping_add(1).to_be_bytes());
+            let end = question_end(&second);
+            second[end - 4..end - 2].copy_from_slice(&AAAA.to_be_bytes());
+            vec![first, second]
+        } else {
+            let qtype = any_type(net);
+            vec![query(names, id, name, qtype, &mut net.random)]
+        };
+        let count = messages.len() as u64;
+        if resolver == Resolver::Go {
+            for message in messages.drain(..) {
+                self.begin(net, Asker::new(resolver, nameservers, vec![message]));
             }
         } else {
-            asker.wait(net, client);
-            self.send(net, client, &asker.message);
+            self.begin(net, Asker::new(resolver, nameservers, messages));
+        }
+        count
+    }
+
+    /// A port of its own begins to ask over UDP.
+    fn begin(&mut self, net: &mut Net, asker: Asker) {
+        let client = self.next_client(net);
+        self.attempt(net, client, asker);
+    }
+
+    /// One attempt of a resolver, from this port.
+    fn attempt(&mut self, net: &mut Net, client: SocketAddr, mut asker: Asker) {
+        let patience = asker.patience();
+        asker.until = net.now + patience;
+        net.after_always(patience, Event::Impatient { client });
+        if asker.asks_this() {
+            for message in asker.sends() {
+                self.send(net, client, message);
+            }
         }
         self.askers.insert(client, asker);
+    }
+
+    /// A client opens a connection and sends all that it asks, cut anywhere.
+    fn connect(&mut self, net: &mut Net, mut asker: Asker) -> SocketAddr {
+        let client = self.next_client(net);
+        let stream = net.new_stream(FarEnd::Client(client));
+        self.opened.push((stream, client));
+        if let Some(operator) = self.open_wanted.take() {
+            operator.wake();
+        }
+        let mut octets = Vec::new();
+        for Question { message, .. } in &asker.questions {
+            octets.extend(u16::try_from(message.len()).expect("short").to_be_bytes());
+            octets.extend_from_slice(message);
+        }
+        let second = octets.split_off(net.random.usize(..=octets.len()));
+        for (later, octets) in [(2_000, octets), (2_500, second)] {
+            net.after(later, Event::AtNearEnd { stream, octets });
+        }
+        asker.connection = Some(Connection {
+            stream,
+            inbox: Vec::new(),
+        });
+        self.askers.insert(client, asker);
+        client
     }
 
     /// An address and a port that no client has used for long.
@@ -287,7 +295,7 @@ impl Clients {
         let Some(asker) = self.askers.get_mut(&client) else {
             return;
         };
-        if let Some(stream) = asker.stream {
+        if let Some(Connection { stream, .. }) = asker.connection {
             asker.gone = true;
             net.after(0, Event::Reset { stream });
             self.connection_ended(net, client);
@@ -297,28 +305,42 @@ impl Clients {
             // It has asked again meanwhile.
             return;
         }
-        if asker.answered || asker.tries == 2 {
-            self.askers.remove(&client);
+        if asker.is_answered() {
+            self.end(client, "answered");
             return;
         }
         self.ask_again(net, client);
     }
 
+    /// The next attempt of a resolver.
     fn ask_again(&mut self, net: &mut Net, client: SocketAddr) {
         let Some(mut asker) = self.askers.remove(&client) else {
             return;
         };
-        asker.tries += 1;
-        asker.servfails = SERVFAILS_OF_MUSL;
+        // What is asked at the end of a run is answered before it.
+        if !asker.begin_next_attempt() || net.now > self.ask_until + LAST_ATTEMPT {
+            self.count("given up");
+            return;
+        }
         let mut from = client;
         if asker.resolver == Resolver::Go {
             from = self.next_client(net);
             let id = net.random.u16(..);
-            asker.message[..2].copy_from_slice(&id.to_be_bytes());
+            for Question { message, .. } in &mut asker.questions {
+                message[..2].copy_from_slice(&id.to_be_bytes());
+            }
         }
-        asker.wait(net, from);
-        self.send(net, from, &asker.message);
-        self.askers.insert(from, asker);
+        self.attempt(net, from, asker);
+    }
+
+    /// What asked from this port asks no more.
+    fn end(&mut self, client: SocketAddr, how: &'static str) {
+        self.askers.remove(&client);
+        self.count(how);
+    }
+
+    fn count(&mut self, how: &'static str) {
+        *self.lookups.entry(how).or_default() += 1;
     }
 
     /// A datagram reached a socket of the nameserver's.
@@ -364,7 +386,7 @@ impl Clients {
         });
         pending.copies += 1;
         pending.arrivals.push(net.now);
-        net.after(
+        net.after_always(
             DEADLINE,
             Event::Due {
                 client,
@@ -406,13 +428,11 @@ impl Clients {
         if asker.gone {
             return;
         }
-        // `message` keeps what makes no whole query yet, once the queries have left.
-        if asker.tries == 1 {
-            asker.tries = 2;
-            asker.message.clear();
-        }
-        asker.message.extend_from_slice(octets);
-        for message in take_messages(&mut asker.message) {
+        let Some(connection) = &mut asker.connection else {
+            return;
+        };
+        connection.inbox.extend_from_slice(octets);
+        for message in take_messages(&mut connection.inbox) {
             self.arrived(net, names, client, &message, false);
         }
     }
@@ -420,21 +440,19 @@ impl Clients {
     /// The node, or the client, ended a connection: what it waited for is a loss only if the node ended it.
     pub(crate) fn connection_ended(&mut self, net: &mut Net, client: SocketAddr) {
         let gone = self.askers.get(&client).is_none_or(|asker| asker.gone);
-        let waiting: Vec<_> = self
-            .pending
-            .range((client, 0)..=(client, u16::MAX))
-            .map(|(key, _)| *key)
-            .collect();
-        for key in waiting {
-            let pending = self.pending.remove(&key).expect("just found");
-            if !gone {
+        let asker = self.askers.remove(&client);
+        let questions = asker.iter().flat_map(|asker| &asker.questions);
+        for Question { message, .. } in questions {
+            let id = u16::from_be_bytes([message[0], message[1]]);
+            if let Some(pending) = self.pending.remove(&(client, id))
+                && !gone
+            {
                 let name = names::text(pending.name);
                 net.violated(|| {
                     format!("the connection of {client} was closed while it waited for {name}")
                 });
             }
         }
-        self.askers.remove(&client);
     }
 
     /// The node wrote to a client's connection.
@@ -452,14 +470,13 @@ impl Clients {
         });
         for message in messages.into_iter().flatten() {
             self.reply_left(net, (names, servers), client, instance, &message);
+            if let Some(asker) = self.askers.get_mut(&client) {
+                asker.take_over_tcp(&message);
+            }
         }
-        let waits = self
-            .pending
-            .range((client, 0)..=(client, u16::MAX))
-            .next()
-            .is_some();
-        if !waits && net.random.bool() {
-            // Answered, it closes.
+        let answered = self.askers.get(&client).is_some_and(Asker::is_answered);
+        if answered && net.random.bool() {
+            // It closes.
             net.after(400, Event::Finished { stream });
         }
     }
@@ -711,19 +728,22 @@ impl Clients {
         let Some(asker) = self.askers.get_mut(&client) else {
             return;
         };
-        let is_servfail = message[3] & 15 == SERVFAIL;
-        match asker.resolver {
-            Resolver::Glibc | Resolver::Go if is_servfail && asker.tries == 1 => {
-                self.ask_again(net, client);
+        match asker.take(message) {
+            Next::Nothing => {}
+            Next::Again(question) => {
+                let message = asker.questions[question].message.clone();
+                self.send(net, client, &message);
             }
-            Resolver::Musl if is_servfail => {
-                if asker.servfails > 0 {
-                    asker.servfails -= 1;
-                    let message = asker.message.clone();
-                    self.send(net, client, &message);
+            Next::Elsewhere => self.ask_again(net, client),
+            Next::OverTcp(messages) => {
+                let (resolver, nameservers) = (asker.resolver, asker.nameservers);
+                if resolver != Resolver::Musl {
+                    self.askers.remove(&client);
                 }
+                self.count("over TCP");
+                self.connect(net, Asker::new(resolver, nameservers, messages));
             }
-            _ => asker.answered = true,
+            Next::GiveUp => self.end(client, "one of two"),
         }
     }
 
@@ -734,8 +754,7 @@ impl Clients {
 
     /// The instance was killed: what it had is lost, and its clients' to ask again.
     pub(crate) fn forget_pending(&mut self) {
-        self.lost
-            .extend(std::mem::take(&mut self.pending).into_keys());
+        self.lost.extend(self.pending.drain().map(|(key, _)| key));
     }
 }
 
@@ -770,6 +789,10 @@ fn the_word(found: &[Word], name: usize) -> Result<Word, String> {
     Ok(word)
 }
 
+fn any_type(net: &mut Net) -> u16 {
+    if net.random.u8(..3) == 0 { AAAA } else { A }
+}
+
 /// Every so many names one is rare.
 const RARE_APART: usize = 4;
 
@@ -779,17 +802,18 @@ fn is_rare(name: usize) -> bool {
 }
 
 fn query(names: &Names, id: u16, name: usize, qtype: u16, random: &mut fastrand::Rng) -> Vec<u8> {
-    let mut message = id.to_be_bytes().to_vec();
+    let mut message = Vec::with_capacity(64);
+    message.extend(id.to_be_bytes());
     let edns = random.bool();
     message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
-    let mut wire = names.wire(name).to_vec();
+    message.extend_from_slice(names.wire(name));
     if random.u8(..4) == 0 {
         // 0x20.
-        for octet in wire.iter_mut().filter(|octet| octet.is_ascii_alphabetic()) {
+        let wire = message[12..].iter_mut();
+        for octet in wire.filter(|octet| octet.is_ascii_alphabetic()) {
             *octet ^= 0x20 * u8::from(random.bool());
         }
     }
-    message.extend(wire);
     message.extend(qtype.to_be_bytes());
     message.extend([0, 1]);
     if edns {

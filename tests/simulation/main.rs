@@ -15,11 +15,13 @@ mod clients;
 mod loss;
 mod names;
 mod node;
+mod resolvers;
 mod run;
 mod servers;
 mod standstill;
 mod world;
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,33 +30,26 @@ use standstill::Watch;
 /// How long each run is.
 const LENGTH: Duration = Duration::from_mins(2);
 
-/// Runs that found something once, and how long they take to.
-const FOUND: [(u64, Duration); 3] = [
-    (31, Duration::from_secs(45)),
-    (68, Duration::from_mins(1)),
-    (1_584_132_427, Duration::from_secs(45)),
-];
-
-#[test]
-fn what_was_found_once_is_not_found_again() {
-    for (seed, length) in FOUND {
-        let outcome = run::run(seed, length, false);
-        assert!(
-            outcome.violation.is_none(),
-            "{}",
-            run::explain(seed, length)
-        );
-    }
-}
+/// Runs that found something once, and how long they take to. A seed is another run once the simulation changes: then what it
+/// found stands in a test of its own, and the seed is replaced by one that finds it again.
+const FOUND: [(u64, Duration); 2] = [(8, Duration::from_secs(30)), (9, Duration::from_secs(10))];
 
 #[test]
 fn seeds_find_nothing() {
     let seconds = std::env::var("NODENS_SIMULATION_SECONDS");
     let seconds = seconds.map_or(5, |seconds| seconds.parse().expect("seconds"));
-    let end = std::time::Instant::now() + Duration::from_secs(seconds);
     let first = std::env::var("NODENS_SIMULATION_SEED");
     // The same ones in every run of the tests: what they find must be there the next time too.
-    let mut seed = first.map_or(1, |seed| seed.parse().expect("a number"));
+    let mut seed = first
+        .as_ref()
+        .map_or(1, |seed| seed.parse().expect("a number"));
+    let first_of_all = FOUND.iter().filter(|_| first.is_err());
+    for &(seed, length) in first_of_all {
+        println!("seed {seed} found something once");
+        let again = run::run(seed, length, false);
+        assert!(again.violation.is_none(), "{}", run::explain(seed, length));
+    }
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
     println!("the first seed is {seed}");
     let mut simulated = Duration::ZERO;
     let mut found = Vec::new();
@@ -136,4 +131,39 @@ fn the_same_run(seed: u64, length: Duration) {
         );
     }
     assert_eq!(one.hash, other.hash);
+}
+
+/// Nodens reads that clock in three places: to show when something was, and whether a certificate has expired. What it decides, it
+/// decides by the clock of the runtime.
+#[test]
+fn the_clock_on_the_wall_decides_nothing() {
+    for seed in [5, 6, 7] {
+        let length = Duration::from_secs(15);
+        let [set, not_set] =
+            [true, false].map(|is_set| run::run_by_wall_clock(seed, length, false, is_set));
+        assert_eq!(set.hash, not_set.hash, "seed {seed}");
+    }
+    let mut readers = Vec::new();
+    let mut folders = vec![PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let code = std::fs::read_to_string(&path).expect("a source file");
+            if code.contains("SystemTime::now") || code.contains("UNIX_EPOCH.elapsed") {
+                let path = path.strip_prefix(env!("CARGO_MANIFEST_DIR"));
+                readers.push(path.expect("below it").display().to_string());
+            }
+        }
+    }
+    readers.sort();
+    let known = [
+        "src/diagnosis/certificate.rs",
+        "src/process/admin/status.rs",
+        "src/process/reload_status.rs",
+    ];
+    assert_eq!(readers, known);
 }

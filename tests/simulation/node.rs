@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use nodens::cache::Cache;
 use nodens::config::Config;
@@ -175,6 +176,15 @@ impl Node {
     /// Ends as after SIGKILL: nobody is told anything.
     pub(crate) fn kill(&self) {
         self.world.kill(self.instance);
+    }
+
+    /// Its metrics, as the clock on the wall shows this time.
+    pub(crate) fn scrape(&self, wall: SystemTime) -> String {
+        let setup = self.shared.current.load();
+        for server in &setup.upstreams.servers {
+            server.show((runtime::now(), wall));
+        }
+        self.metrics.render()
     }
 
     /// Whether it holds more than it may.

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nodens::budgets::{UPSTREAM_PORTS, UPSTREAM_PORTS_RETIRED};
 use tokio::runtime::{Builder, LocalOptions};
@@ -20,7 +20,7 @@ use crate::standstill::{PATIENCE, Progress, Watch};
 use crate::world::{Micros, SECOND, World, seconds};
 
 /// The most workers an instance has.
-const WORKERS: usize = 3;
+pub(crate) const WORKERS: usize = 3;
 
 /// What a seed makes more of than others do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,7 @@ pub(crate) struct Outcome {
     pub(crate) queries: u64,
     /// By response code.
     pub(crate) replies: BTreeMap<u8, u64>,
+    pub(crate) lookups: BTreeMap<&'static str, u64>,
     pub(crate) asked: u64,
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// Datagrams and questions of groups all of whose servers lost datagrams.
@@ -71,6 +72,11 @@ pub(crate) struct Outcome {
 
 /// Runs a seed for so long; keeps lines of what happened if asked to.
 pub(crate) fn run(seed: u64, length: Duration, lines: bool) -> Outcome {
+    run_by_wall_clock(seed, length, lines, true)
+}
+
+/// The same, and whether the clock on the wall is set again and again: that changes nothing.
+pub(crate) fn run_by_wall_clock(seed: u64, length: Duration, lines: bool, is_set: bool) -> Outcome {
     let started = Instant::now();
     fastrand::seed(seed);
     let runtime = Builder::new_current_thread()
@@ -79,7 +85,7 @@ pub(crate) fn run(seed: u64, length: Duration, lines: bool) -> Outcome {
         .build_local(LocalOptions::default())
         .expect("a runtime");
     let watch = Watch::start(seed, PATIENCE);
-    let mut outcome = runtime.block_on(simulate(seed, length, lines, &watch.progress));
+    let mut outcome = runtime.block_on(simulate(seed, length, (lines, is_set), &watch.progress));
     outcome.took = started.elapsed();
     outcome
 }
@@ -186,6 +192,42 @@ struct Operator {
     random: fastrand::Rng,
     start: tokio::time::Instant,
     counts: Counts,
+    wall: WallClock,
+}
+
+/// The clock on the wall, which the node's host may set.
+struct WallClock {
+    is_set: bool,
+    shows: SystemTime,
+    read: Instant,
+    random: fastrand::Rng,
+}
+
+impl WallClock {
+    fn new(seed: u64, is_set: bool) -> Self {
+        Self {
+            is_set,
+            shows: UNIX_EPOCH + Duration::from_hours(500_000),
+            read: nodens::runtime::now(),
+            // Of its own: what else happens is the same with and without it.
+            random: fastrand::Rng::with_seed(seed ^ 0xc10c),
+        }
+    }
+
+    /// What it shows; it may have been set since it was read last.
+    fn read(&mut self) -> SystemTime {
+        let now = nodens::runtime::now();
+        self.shows += now.saturating_duration_since(self.read);
+        self.read = now;
+        if self.is_set {
+            let step = Duration::from_secs([1, 3_600, 1_000_000_000][self.random.usize(..3)]);
+            let forth = self.shows.checked_add(step);
+            let back = self.shows.checked_sub(step);
+            let set = if self.random.bool() { forth } else { back };
+            self.shows = set.filter(|set| *set >= UNIX_EPOCH).unwrap_or(UNIX_EPOCH);
+        }
+        self.shows
+    }
 }
 
 /// What the operator did.
@@ -223,6 +265,8 @@ impl Operator {
     }
 
     async fn act(&mut self) {
+        let metrics = self.node.scrape(self.wall.read());
+        adds_up(&self.world, &metrics, Waiting::Some);
         if let Some(over) = self.node.over_budget() {
             self.world.lock().net.violated(|| over);
         }
@@ -245,7 +289,9 @@ impl Operator {
         self.counts.successors += 1;
         let successor = Node::start(&self.world, &self.shape.yaml(), Some(&self.node));
         let old = std::mem::replace(&mut self.node, successor);
-        spawn_local(old.stop());
+        let world = Arc::clone(&self.world);
+        // What TCP clients asked that left before they were answered may be in flight.
+        spawn_local(async move { adds_up(&world, &old.stop().await, Waiting::Some) });
     }
 
     async fn change(&mut self) {
@@ -282,7 +328,12 @@ impl Operator {
     }
 }
 
-async fn simulate(seed: u64, length: Duration, lines: bool, progress: &Arc<Progress>) -> Outcome {
+async fn simulate(
+    seed: u64,
+    length: Duration,
+    (lines, wall_clock_is_set): (bool, bool),
+    progress: &Arc<Progress>,
+) -> Outcome {
     let kind = Kind::of(seed);
     let world = World::new(seed, lines, Arc::clone(progress), |net| {
         (
@@ -293,7 +344,8 @@ async fn simulate(seed: u64, length: Duration, lines: bool, progress: &Arc<Progr
     });
     let end = Micros::try_from(length.as_micros()).expect("less than ages");
     world.lock().clients.ask_until = end;
-    let rest = end + 10 * SECOND;
+    // What is asked last may be asked again, then over TCP, and is answered before that.
+    let rest = end + 15 * SECOND;
     let driver = spawn_local({
         let world = Arc::clone(&world);
         async move { world.run(rest).await }
@@ -309,6 +361,7 @@ async fn simulate(seed: u64, length: Duration, lines: bool, progress: &Arc<Progr
         random,
         start: tokio::time::Instant::now(),
         counts: Counts::default(),
+        wall: WallClock::new(seed, wall_clock_is_set),
     };
     // Nothing changes towards the end, and everything that is in doubt is decided.
     let mut next = 5 * SECOND;
@@ -322,7 +375,7 @@ async fn simulate(seed: u64, length: Duration, lines: bool, progress: &Arc<Progr
         operator.act().await;
         next += operator.random.u64(SECOND..20 * SECOND);
     }
-    operator.accept_until(end + SECOND).await;
+    operator.accept_until(rest).await;
     driver.await.expect("no panic");
     let Operator { node, counts, .. } = operator;
     if world.lock().net.violation.is_none() {
@@ -346,6 +399,7 @@ async fn simulate(seed: u64, length: Duration, lines: bool, progress: &Arc<Progr
         queries: inner.clients.queries,
         lost: inner.clients.lost.len(),
         replies: inner.clients.replies.clone(),
+        lookups: inner.clients.lookups.clone(),
         asked: inner.servers.asked,
         faults: inner.servers.faults.clone(),
         under_loss: inner.servers.under_loss,
@@ -371,30 +425,42 @@ async fn at_rest(world: &Arc<World>, node: Node) {
             .violated(|| format!("{pending} queries are left without a reply"));
     }
     let metrics = node.stop().await;
-    let sum = |name: &str| -> f64 {
-        let lines = metrics.lines().filter_map(|line| line.strip_prefix(name));
-        let samples = lines.filter(|rest| rest.starts_with(['{', ' ']));
-        samples
-            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    };
-    let (queries, replies, dropped) = (
-        sum("nodens_queries_total"),
-        sum("nodens_replies_total"),
-        sum("nodens_dropped_total"),
-    );
-    let in_flight = sum("nodens_in_flight");
-    let inner = &mut *world.lock();
+    adds_up(world, &metrics, Waiting::None);
+    let in_flight = sum(&metrics, "nodens_in_flight");
     if in_flight != 0.0 {
-        inner
-            .net
-            .violated(|| format!("{in_flight} questions are in flight at rest"));
+        let net = &mut world.lock().net;
+        net.violated(|| format!("{in_flight} questions are in flight at rest"));
     }
-    if (queries - replies - dropped).abs() > 0.5 {
-        inner
-            .net
-            .violated(|| format!("{queries} queries are {replies} replies and {dropped} dropped"));
+}
+
+/// Whether clients may wait for an instance.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Some,
+    None,
+}
+
+/// Queries are replies, drops, and those that wait.
+fn adds_up(world: &World, metrics: &str, waiting: Waiting) {
+    let (queries, replies, dropped) = (
+        sum(metrics, "nodens_queries_total"),
+        sum(metrics, "nodens_replies_total"),
+        sum(metrics, "nodens_dropped_total"),
+    );
+    let left = queries - replies - dropped;
+    if left < -0.5 || waiting == Waiting::None && left > 0.5 {
+        let net = &mut world.lock().net;
+        net.violated(|| format!("{queries} queries are {replies} replies and {dropped} dropped"));
     }
+}
+
+/// A family's samples together.
+fn sum(metrics: &str, family: &str) -> f64 {
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix(family));
+    let samples = lines.filter(|rest| rest.starts_with(['{', ' ']));
+    samples
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }
 
 /// A run that failed, once more, with what happened before.
@@ -418,7 +484,7 @@ pub(crate) fn explain(seed: u64, length: Duration) -> String {
             || name.is_some_and(|name| line.contains(name.trim_end_matches([',', ':'])))
     };
     let lines: Vec<_> = outcome.lines.iter().filter(about).collect();
-    for line in &lines[lines.len().saturating_sub(80)..] {
+    for line in &lines[lines.len().saturating_sub(200)..] {
         writeln!(text, "  {line}").expect("a String grows");
     }
     text

@@ -11,7 +11,7 @@ use nodens::upstream::health::State;
 use crate::loss::{Key, Loss};
 use crate::names::{Content, KUBE, Names, OTHER, VPC, Word};
 use crate::run::Kind;
-use crate::world::{Event, Micros, Net, SECOND, StreamId, seconds, take_messages};
+use crate::world::{Event, Micros, Net, SECOND, StreamId, Table, seconds, table, take_messages};
 
 /// Servers of each group.
 pub(crate) const SERVERS: [(u8, [u8; 4]); 7] = [
@@ -40,12 +40,19 @@ const BETWEEN_OUTAGES: Micros = 20 * SECOND;
 const LONGEST_OUTAGE: Micros = 40 * SECOND;
 const SHORTEST_LOSS: Micros = 25 * SECOND;
 
+/// How much later an erratic server answers, at most.
+const LATEST: Micros = 2 * SECOND;
+
 /// What a server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Good,
     /// Answers so much later.
     Slow(Micros),
+    /// Answers each query later by another time, at most this one.
+    Erratic(Micros),
+    /// Works for so long, is silent for as long, works again.
+    Flapping(Micros),
     /// Loses so many of a hundred datagrams each way.
     Lossy(u8),
     Silent,
@@ -55,7 +62,7 @@ pub(crate) enum Mode {
     Failing(u8),
     /// Answers somebody else's question, under another ID, or with noise.
     Lying,
-    /// Says TC, and has nothing over TCP.
+    /// Says TC, and has nothing over TCP: connections are refused, or nobody answers.
     WithoutTcp,
     /// Closes connections after each answer, and resets some.
     Curt,
@@ -83,7 +90,7 @@ pub(crate) struct Servers {
     pub(crate) asked: u64,
     pub(crate) faults: BTreeMap<&'static str, u64>,
     /// When each word was said last, by type of record, and reached the node.
-    said: BTreeMap<(u8, usize, usize, u16), Micros>,
+    said: Table<(u8, usize, usize, u16), Micros>,
     later_addresses: BTreeMap<Key, Micros>,
     kind: Kind,
     /// The budget of datagrams of a group whose servers all lose some.
@@ -97,6 +104,8 @@ impl Mode {
         match self {
             Self::Good => "good",
             Self::Slow(_) => "slow",
+            Self::Erratic(_) => "erratic",
+            Self::Flapping(_) => "flapping",
             Self::Lossy(_) => "lossy",
             Self::Silent => "silent",
             Self::Unreachable => "unreachable",
@@ -108,7 +117,7 @@ impl Mode {
     }
 
     fn any(random: &mut fastrand::Rng) -> Self {
-        match random.u8(..10) {
+        match random.u8(..12) {
             0 => Self::Slow(random.u64(100_000..3 * SECOND)),
             1 => Self::Slow(random.u64(1_000..200_000)),
             2 => Self::Lossy(random.u8(3..60)),
@@ -117,12 +126,23 @@ impl Mode {
             6 => Self::Failing([2, 5, 4, 1][random.usize(..4)]),
             7 => Self::Lying,
             8 => Self::WithoutTcp,
+            9 => Self::Erratic(random.u64(100_000..LATEST)),
+            10 => Self::Flapping(random.u64(50_000..2 * SECOND)),
             _ => Self::Curt,
         }
     }
 }
 
 impl Server {
+    /// What it does at this time.
+    fn acts(&self, now: Micros) -> Mode {
+        match self.mode {
+            Mode::Flapping(half) if (now / half).is_multiple_of(2) => Mode::Good,
+            Mode::Flapping(_) => Mode::Silent,
+            mode => mode,
+        }
+    }
+
     /// It misbehaves for a while.
     fn misbehave(&mut self, net: &mut Net, address: SocketAddr, mode: Mode, lasts: Micros) {
         self.mode = mode;
@@ -161,15 +181,13 @@ impl Servers {
         });
         let all = all.collect();
         net.after(2 * SECOND, Event::Fault);
-        if kind != Kind::Mixed {
-            net.after(10 * SECOND, Event::Outage);
-        }
+        net.after(10 * SECOND, Event::Outage);
         Self {
             all,
             believed: None,
             asked: 0,
             faults: BTreeMap::new(),
-            said: BTreeMap::new(),
+            said: table(),
             loss: RefCell::default(),
             later_addresses: BTreeMap::new(),
             kind,
@@ -284,7 +302,8 @@ impl Servers {
         }
     }
 
-    /// All servers of a group are gone for longer than faults last, each in its own way; or all lose datagrams alike.
+    /// All servers of a group are gone for longer than faults last, each in its own way; or all lose datagrams alike; or all
+    /// are erratic, so that no further query to another one brings an answer soon.
     pub(crate) fn outage(&mut self, net: &mut Net) {
         let pause = net.about(BETWEEN_OUTAGES);
         net.after(pause, Event::Outage);
@@ -298,11 +317,12 @@ impl Servers {
         } else {
             net.random.u8(..3)
         };
-        let lasts = if is_loss {
-            net.random.u64(SHORTEST_LOSS..LONGEST_OUTAGE)
+        let shortest = if is_loss {
+            SHORTEST_LOSS
         } else {
-            net.random.u64(LONGEST_OUTAGE / 4..LONGEST_OUTAGE)
+            LONGEST_OUTAGE / 4
         };
+        let lasts = net.random.u64(shortest..LONGEST_OUTAGE);
         let percent = net.random.u8(15..70);
         let of_group = |server: &&Server| server.group == group;
         let over = |server: &Server| server.outage_ends <= net.now;
@@ -318,12 +338,12 @@ impl Servers {
             if server.group != group {
                 continue;
             }
-            let mode = if is_loss {
-                Mode::Lossy(percent)
-            } else {
-                [Mode::Silent, Mode::Failing(2)][net.random.usize(..2)]
+            let (mode, label) = match self.kind {
+                Kind::Mixed => (Mode::Erratic(LATEST), "all erratic"),
+                Kind::Outages if net.random.bool() => (Mode::Silent, "outage"),
+                Kind::Outages => (Mode::Failing(2), "outage"),
+                Kind::Loss => (Mode::Lossy(percent), "general loss"),
             };
-            let label = if is_loss { "general loss" } else { "outage" };
             *self.faults.entry(label).or_default() += 1;
             server.outage_ends = net.now + lasts;
             server.misbehave(net, address, mode, lasts);
@@ -410,9 +430,11 @@ impl Servers {
             }
         }
         let way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
-        let lost = match server.mode {
+        let lost = match server.acts(net.now) {
             Mode::Unreachable => {
-                net.after(way, Event::Unreachable { socket: from });
+                // From a router, or from the server's host.
+                let host = net.random.bool();
+                net.after(way, Event::Unreachable { socket: from, host });
                 true
             }
             Mode::Silent => true,
@@ -443,9 +465,8 @@ impl Servers {
         let end = crate::names::question_end(message);
         let name = names.find(&message[12..end]);
         self.asked += u64::from(name.is_some());
-        let Server {
-            group, rtt, mode, ..
-        } = self.all[&address];
+        let Server { group, rtt, .. } = self.all[&address];
+        let mode = self.all[&address].acts(net.now);
         let mut way = rtt / 2 + net.random.u64(..rtt / 4 + 50);
         if let Some(name) = name {
             net.trace.line(|| {
@@ -458,10 +479,15 @@ impl Servers {
             });
         }
         let answer = match mode {
-            Mode::Silent | Mode::Unreachable => return,
+            // One that is flapping is one of the others now.
+            Mode::Silent | Mode::Unreachable | Mode::Flapping(_) => return,
             Mode::Lossy(percent) if net.random.u8(..100) < percent => return,
             Mode::Slow(later) => {
                 way += later;
+                names.answer(group, message, true)
+            }
+            Mode::Erratic(most) => {
+                way += net.random.u64(..most);
                 names.answer(group, message, true)
             }
             Mode::Failing(code) => failure(message, code),
@@ -543,24 +569,13 @@ impl Servers {
         let Some(server) = self.all.get(&address) else {
             return;
         };
-        let way = server.rtt;
-        match server.mode {
-            Mode::Silent | Mode::WithoutTcp => {}
-            Mode::Unreachable => net.after(
-                way,
-                Event::Connected {
-                    stream,
-                    accepted: false,
-                },
-            ),
-            _ => net.after(
-                way,
-                Event::Connected {
-                    stream,
-                    accepted: true,
-                },
-            ),
-        }
+        let accepted = match server.acts(net.now) {
+            Mode::Silent => return,
+            Mode::WithoutTcp if net.random.bool() => return,
+            Mode::WithoutTcp | Mode::Unreachable => false,
+            _ => true,
+        };
+        net.after(server.rtt, Event::Connected { stream, accepted });
     }
 
     /// The node wrote to a connection.
@@ -593,9 +608,8 @@ impl Servers {
         stream: StreamId,
         octets: &[u8],
     ) {
-        let Server {
-            group, rtt, mode, ..
-        } = self.all[&address];
+        let Server { group, rtt, .. } = self.all[&address];
+        let mode = self.all[&address].acts(net.now);
         let Some(state) = net.streams.get_mut(&stream) else {
             return;
         };
@@ -604,6 +618,7 @@ impl Servers {
             let way = rtt / 2 + net.random.u64(..500);
             let later = match mode {
                 Mode::Slow(later) => later,
+                Mode::Erratic(most) => net.random.u64(..most),
                 _ => 0,
             };
             let end = crate::names::question_end(&message);

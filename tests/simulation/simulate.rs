@@ -13,6 +13,8 @@ mod loss;
 mod names;
 #[path = "node.rs"]
 mod node;
+#[path = "resolvers.rs"]
+mod resolvers;
 #[path = "run.rs"]
 mod run;
 #[path = "servers.rs"]

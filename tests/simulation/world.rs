@@ -1,7 +1,7 @@
 //! A made-up network on made-up time: one queue of events, one generator of random numbers, and all that hangs on them.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use nodens::budgets::{UPSTREAM_PORTS, UPSTREAM_PORTS_RETIRED, UPSTREAM_STREAMS_SHORT_LIVED};
 use nodens::net::network::{Connecting, MadeUpSocket, MadeUpStream, Network, Stream, UdpSocket};
 use nodens::runtime;
 use tokio::sync::oneshot;
 
 use crate::clients::Clients;
 use crate::names::Names;
+use crate::run::WORKERS;
 use crate::servers::Servers;
 use crate::standstill::Progress;
 
@@ -23,6 +25,10 @@ use crate::standstill::Progress;
 pub(crate) type Micros = u64;
 
 pub(crate) const SECOND: Micros = 1_000_000;
+
+/// Beside what the budgets allow a worker and server there are sockets of probes, those whose readers are about to end, and after a
+/// reload those of what was asked before it.
+const AT_ONCE: usize = 2;
 
 /// Where clients send.
 pub(crate) const NAMESERVER: SocketAddr = SocketAddr::new(
@@ -45,8 +51,8 @@ pub(crate) enum Event {
         from: SocketAddr,
         message: Vec<u8>,
     },
-    /// A router says that the server of this socket cannot be reached.
-    Unreachable { socket: SocketAddr },
+    /// A router says that the server of this socket cannot be reached, or its host that nobody listens.
+    Unreachable { socket: SocketAddr, host: bool },
     /// A datagram reaches the nameserver.
     AtNameserver {
         client: SocketAddr,
@@ -120,15 +126,26 @@ impl Ord for Timed {
     }
 }
 
+/// Events that happen so long after they are known.
+struct Wait {
+    delay: Micros,
+    events: VecDeque<Timed>,
+}
+
 /// The queue of events and what they touch of the node.
 pub(crate) struct Net {
     pub(crate) now: Micros,
     progress: Arc<Progress>,
     pub(crate) random: fastrand::Rng,
     events: BinaryHeap<Reverse<Timed>>,
+    /// Events that happen long after they are known, always after the same time, and so in this order. They are many; among
+    /// `events` they would make all others slow.
+    waits: Vec<Wait>,
     number: u64,
     driver: Option<Waker>,
-    sockets: BTreeMap<SocketAddr, Arc<Mutex<SocketState>>>,
+    sockets: Table<SocketAddr, Arc<Mutex<SocketState>>>,
+    /// How many each instance has towards each server.
+    sockets_towards: Table<(Instance, Option<SocketAddr>), usize>,
     /// The nameserver's sockets, one for each worker; the last instance's come last.
     listening: Vec<Arc<Mutex<SocketState>>>,
     pub(crate) streams: BTreeMap<StreamId, StreamState>,
@@ -157,9 +174,12 @@ impl Trace {
     }
 
     fn octets(&mut self, octets: &[u8]) {
-        self.mix(octets.iter().fold(0xcbf2_9ce4_8422_2325, |hash, octet| {
-            (hash ^ u64::from(*octet)).wrapping_mul(0x0100_0000_01b3)
-        }));
+        let (eights, rest) = octets.as_chunks();
+        for eight in eights {
+            self.mix(u64::from_le_bytes(*eight));
+        }
+        let fold = |number, octet: &u8| number << 8 | u64::from(*octet);
+        self.mix(rest.iter().fold(octets.len() as u64, fold));
     }
 
     pub(crate) fn hash(&self) -> u64 {
@@ -194,6 +214,37 @@ impl Net {
         }
     }
 
+    /// The same for what always happens after one of a few times.
+    pub(crate) fn after_always(&mut self, delay: Micros, event: Event) {
+        self.number += 1;
+        let timed = Timed {
+            at: self.now + delay,
+            number: self.number,
+            event,
+        };
+        // It follows from an event, after which the driver looks up what is next: nobody has to wake it.
+        if let Some(wait) = self.waits.iter_mut().find(|wait| wait.delay == delay) {
+            wait.events.push_back(timed);
+        } else {
+            let events = VecDeque::from([timed]);
+            self.waits.push(Wait { delay, events });
+        }
+    }
+
+    /// What happens first, and which of `waits` it is in, or none.
+    fn first(&self) -> Option<(Micros, Option<usize>)> {
+        let other = self.events.peek();
+        let mut first = other.map(|Reverse(other)| (other.at, other.number, None));
+        for (index, wait) in self.waits.iter().enumerate() {
+            if let Some(next) = wait.events.front()
+                && first.is_none_or(|(at, number, _)| (next.at, next.number) < (at, number))
+            {
+                first = Some((next.at, next.number, Some(index)));
+            }
+        }
+        first.map(|(at, _, wait)| (at, wait))
+    }
+
     /// Something that happens on average every so often, at random.
     pub(crate) fn about(&mut self, mean: Micros) -> Micros {
         #[expect(
@@ -203,7 +254,7 @@ impl Net {
             reason = "microseconds of minutes at most"
         )]
         {
-            (-(1.0 - self.random.f64()).ln() * mean as f64) as Micros
+            (-logarithm(1.0 - self.random.f64()) * mean as f64) as Micros
         }
     }
 
@@ -217,20 +268,23 @@ impl Net {
     }
 
     fn next_due(&mut self) -> Option<Event> {
-        let Reverse(first) = self.events.peek()?;
-        if first.at > self.now {
+        let (at, wait) = self.first()?;
+        if at > self.now {
             return None;
         }
-        let Reverse(Timed { at, event, .. }) = self.events.pop()?;
+        let Timed { event, .. } = match wait {
+            Some(index) => self.waits[index].events.pop_front()?,
+            None => self.events.pop()?.0,
+        };
         self.trace.mix(at);
         self.progress.touched(self.now);
         Some(event)
     }
 
-    fn unreachable(&self, socket: SocketAddr) {
+    fn unreachable(&self, socket: SocketAddr, why: io::ErrorKind) {
         if let Some(there) = self.sockets.get(&socket) {
             let mut state = there.lock().expect("one thread");
-            state.unreachable = true;
+            state.unreachable = Some(why);
             if let Some(waker) = state.waker.take() {
                 waker.wake();
             }
@@ -240,9 +294,9 @@ impl Net {
     /// As the kernel chooses among sockets that share a port: by a hash of the client's address.
     fn listener_for(&self, client: SocketAddr) -> Option<Arc<Mutex<SocketState>>> {
         let takes = |socket: &&Arc<Mutex<SocketState>>| !socket.lock().expect("one thread").stopped;
-        let open: Vec<_> = self.listening.iter().filter(takes).collect();
-        let index = usize::from(client.port()) % open.len().max(1);
-        open.get(index).map(|socket| Arc::clone(socket))
+        let open = || self.listening.iter().filter(takes);
+        let index = usize::from(client.port()) % open().count().max(1);
+        open().nth(index).map(Arc::clone)
     }
 
     fn deliver(socket: &Mutex<SocketState>, message: Vec<u8>, from: SocketAddr) {
@@ -255,6 +309,19 @@ impl Net {
 
     /// A free local address for a socket.
     fn bind(&mut self, state: &Arc<Mutex<SocketState>>) -> SocketAddr {
+        let (instance, server) = {
+            let state = state.lock().expect("one thread");
+            (state.instance, state.server)
+        };
+        let count = self.sockets_towards.entry((instance, server)).or_default();
+        *count += 1;
+        let count = *count;
+        let most = AT_ONCE * WORKERS * (UPSTREAM_PORTS + UPSTREAM_PORTS_RETIRED);
+        if count > most {
+            self.violated(|| {
+                format!("{count} sockets towards {server:?} are open, and {most} may be")
+            });
+        }
         let mut local = SocketAddr::from(([10, 0, 0, 1], self.next_port));
         while self.sockets.contains_key(&local) {
             self.next_port = self.next_port.checked_add(1).unwrap_or(1_024);
@@ -280,6 +347,44 @@ impl Net {
         self.streams.insert(self.next_stream, StreamState::new(far));
         self.next_stream
     }
+
+    /// A connection of an instance's to a server.
+    fn new_stream_to(&mut self, server: SocketAddr, instance: Instance) -> StreamId {
+        let id = self.new_stream(FarEnd::Server(server));
+        let of_it = |state: &&StreamState| {
+            state.far == FarEnd::Server(server) && state.instance == Some(instance)
+        };
+        let count = self.streams.values().filter(of_it).count() + 1;
+        let most = AT_ONCE * WORKERS * UPSTREAM_STREAMS_SHORT_LIVED;
+        if count > most {
+            self.violated(|| format!("{count} streams to {server} are open, and {most} may be"));
+        }
+        self.near(id, |state| state.instance = Some(instance));
+        id
+    }
+}
+
+/// A table whose order is the same in every run. Nothing may depend on that order all the same: it is ahash's.
+pub(crate) type Table<K, V> = HashMap<K, V, ahash::RandomState>;
+
+pub(crate) fn table<K, V>() -> Table<K, V> {
+    Table::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4))
+}
+
+/// The natural logarithm of a number over 0 and up to 1. That of the platform's C library may differ from another's in the last bit.
+fn logarithm(number: f64) -> f64 {
+    const LN_2: f64 = std::f64::consts::LN_2;
+    let (mut rest, mut halves) = (number, 0.0);
+    while rest < 0.75 {
+        rest *= 2.0;
+        halves += 1.0;
+    }
+    // ln x = 2 artanh((x - 1) / (x + 1)), whose argument is within 1/5 of 0.
+    let (part, mut sum) = ((rest - 1.0) / (rest + 1.0), 0.0);
+    for odd in [11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
+        sum = sum * part * part + 1.0 / odd;
+    }
+    2.0 * part * sum - halves * LN_2
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -372,9 +477,11 @@ impl World {
             progress,
             random: fastrand::Rng::with_seed(seed),
             events: BinaryHeap::new(),
+            waits: Vec::new(),
             number: 0,
             driver: None,
-            sockets: BTreeMap::new(),
+            sockets: table(),
+            sockets_towards: table(),
             listening: Vec::new(),
             streams: BTreeMap::new(),
             next_port: 1_024,
@@ -420,7 +527,7 @@ impl World {
 
     /// A socket of the nameserver's, for one worker.
     pub(crate) fn listen(self: &Arc<Self>, instance: Instance) -> UdpSocket {
-        let state = SocketState::new(instance);
+        let state = SocketState::new(instance, None);
         self.lock().net.listening.push(Arc::clone(&state));
         UdpSocket::MadeUp(Box::new(Socket {
             world: Arc::clone(self),
@@ -480,7 +587,7 @@ impl World {
                         return Poll::Ready(());
                     }
                     inner.net.driver = Some(context.waker().clone());
-                    let next = inner.net.events.peek().map_or(end, |Reverse(next)| next.at);
+                    let next = inner.net.first().map_or(end, |(at, _)| at);
                     if inner.net.now >= end {
                         return Poll::Ready(());
                     }
@@ -532,7 +639,14 @@ impl Inner {
                     Net::deliver(there, message, from);
                 }
             }
-            Event::Unreachable { socket } => net.unreachable(socket),
+            Event::Unreachable { socket, host } => net.unreachable(
+                socket,
+                if host {
+                    io::ErrorKind::ConnectionRefused
+                } else {
+                    io::ErrorKind::HostUnreachable
+                },
+            ),
             Event::AtNameserver { client, message } => {
                 if let Some(socket) = net.listener_for(client) {
                     clients.query_arrived(net, names, client, &message);
@@ -597,7 +711,7 @@ impl Host {
 impl Network for Host {
     fn connect_udp(&self, server: SocketAddr) -> io::Result<UdpSocket> {
         let world = self.world();
-        let state = SocketState::new(self.instance);
+        let state = SocketState::new(self.instance, Some(server));
         let local = world.lock().net.bind(&state);
         Ok(UdpSocket::MadeUp(Box::new(Socket {
             world,
@@ -613,7 +727,7 @@ impl Network for Host {
             let (done, is_done) = oneshot::channel();
             let id = {
                 let inner = &mut *world.lock();
-                let id = inner.net.new_stream(FarEnd::Server(server));
+                let id = inner.net.new_stream_to(server, instance);
                 let state = inner.net.streams.get_mut(&id);
                 state.expect("it is new").connecting = Some(done);
                 inner.servers.connect(&mut inner.net, server, id);
@@ -640,18 +754,21 @@ impl Network for Host {
 #[derive(Debug)]
 struct SocketState {
     instance: Instance,
+    /// None for one of the nameserver's.
+    server: Option<SocketAddr>,
     queue: VecDeque<(Vec<u8>, SocketAddr)>,
-    unreachable: bool,
+    unreachable: Option<io::ErrorKind>,
     waker: Option<Waker>,
     stopped: bool,
 }
 
 impl SocketState {
-    fn new(instance: Instance) -> Arc<Mutex<Self>> {
+    fn new(instance: Instance, server: Option<SocketAddr>) -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self {
             instance,
+            server,
             queue: VecDeque::new(),
-            unreachable: false,
+            unreachable: None,
             waker: None,
             stopped: false,
         }))
@@ -677,6 +794,10 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let mut inner = self.world.inner.lock().expect("one thread");
         if self.server.is_some() {
+            let whose = (self.state().instance, self.server);
+            if let Some(count) = inner.net.sockets_towards.get_mut(&whose) {
+                *count -= 1;
+            }
             // A killed instance's port may be another's by now.
             let sockets = &mut inner.net.sockets;
             if sockets
@@ -701,7 +822,7 @@ impl MadeUpSocket for Socket {
 
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.state();
-        if state.queue.is_empty() && !state.unreachable {
+        if state.queue.is_empty() && state.unreachable.is_none() {
             state.waker = Some(context.waker().clone());
             return Poll::Pending;
         }
@@ -709,8 +830,7 @@ impl MadeUpSocket for Socket {
     }
 
     fn take_error(&self) -> Option<io::Error> {
-        let unreachable = std::mem::take(&mut self.state().unreachable);
-        unreachable.then(|| io::ErrorKind::HostUnreachable.into())
+        self.state().unreachable.take().map(io::Error::from)
     }
 
     fn receive(&self) -> Option<(Vec<u8>, SocketAddr)> {
