@@ -205,7 +205,9 @@ impl Cache {
             is_of_the_same.then(|| kept.asked())
         };
         let is_outdated = self.last_asked.is_outdated(question, entry.asked(), kept);
-        if is_outdated || self.flushes() != asked {
+        // What outdates it may not have been kept, because it was cut or had a TTL of 0, and what is kept be older than both.
+        let replaces_older = || kept().is_some_and(|kept| kept < entry.asked());
+        if is_outdated && !replaces_older() || self.flushes() != asked {
             return;
         }
         self.insert(key, entry);
@@ -378,6 +380,30 @@ mod tests {
         // Nor once that has expired: it is asked for anew then.
         keep(&[3], 62 * second, 62 * second);
         let kept = cache.get(&newer).expect("it was kept");
+        assert!(kept.response().message().ends_with(&[2]));
+    }
+
+    /// The newest was cut, say, and is not kept; of the other two the older one came first.
+    #[test]
+    fn what_is_kept_is_the_newest_that_may_be() {
+        let (cache, start) = (Cache::new(&CacheConfig::default()), Instant::now());
+        let second = Duration::from_secs(1);
+        let keep = |ttl: u32, address: u8, asked: u32, came: u32| {
+            let (asked, came) = (asked * second, came * second);
+            let origin = Origin {
+                took: came.saturating_sub(asked),
+                ..ORIGIN
+            };
+            let response = response("a.example.", ttl, &[address]);
+            let key = [response.view().question(), &[0]].concat();
+            let entry = Entry::new(&key, &response, start + came, origin, BOUNDS);
+            cache.insert_if_current(&key, &entry, cache.flushes());
+            key
+        };
+        keep(60, 1, 0, 3);
+        keep(0, 3, 2, 4);
+        let key = keep(60, 2, 1, 5);
+        let kept = cache.get(&key).expect("it was kept");
         assert!(kept.response().message().ends_with(&[2]));
     }
 
