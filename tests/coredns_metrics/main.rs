@@ -210,7 +210,7 @@ fn every_reply_counts_under_its_address_and_zone() {
     }
     let sockets = scrape.sum("coredns_proxy_conn_cache_hits_total")
         + scrape.sum("coredns_proxy_conn_cache_misses_total");
-    assert_same(sockets, 6.0, "queries sent");
+    assert_same(sockets, 7.0, "queries sent");
     let size = scrape.sum("coredns_dns_request_size_bytes_sum");
     assert_same(size, octets, "octets");
     let requests = scrape.sum("coredns_cache_requests_total");
