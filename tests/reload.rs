@@ -202,6 +202,21 @@ fn a_mistake_changes_nothing_and_is_told() {
 }
 
 #[test]
+fn a_file_that_is_far_too_large_is_refused_and_not_held() {
+    let (one, rest) = (answering(1), answering(9));
+    let nodens = Nodens::start(&routes(&one, &rest));
+    let before = nodens.rss_bytes();
+    let large = "# a line of a file that somebody put in the wrong place\n".repeat(600_000);
+    nodens.rewrite(&LISTEN, &(routes(&one, &rest) + "\n" + &large));
+    nodens.wait_for_log("is larger than 4MiB");
+    let more = nodens.rss_bytes().saturating_sub(before);
+    // It was read once to be refused, and the allocator may keep that room. What was compared with it took twice as much more.
+    let most = u64::try_from(large.len() * 3 / 2).expect("far less");
+    assert!(more < most, "{more} bytes more");
+    assert_eq!(ask(nodens.address(), "a.moving."), 1);
+}
+
+#[test]
 fn a_listen_address_that_cannot_be_had_changes_nothing() {
     let (one, two, rest) = (answering(1), answering(2), answering(9));
     let nodens = Nodens::start(&routes(&one, &rest));

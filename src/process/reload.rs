@@ -8,7 +8,9 @@
 //! Limits: files that cannot be read count as changed, which the configuration's own errors then tell.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hasher};
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,13 +25,46 @@ use crate::config::{Config, Flags, HostName, load};
 
 /// How often the files are read.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
+/// Octets of a file that are read at once: most files whole.
+const READ_AT_ONCE: usize = 16 << 10;
 
 /// Each file and what it held; none if it could not be read.
-type Contents = BTreeMap<PathBuf, Option<Vec<u8>>>;
+type Contents = BTreeMap<PathBuf, Option<Fingerprint>>;
+
+/// What tells one content from another, without holding it: lists of hosts may have megabytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    octets: usize,
+    hash: u64,
+}
+
+impl Fingerprint {
+    /// None if it cannot be read. Reading a pipe would wait for whoever writes to it.
+    fn of(file: &Path) -> Option<Self> {
+        fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
+        Self::read(File::open(file).ok()?)
+    }
+
+    fn read(mut content: impl Read) -> Option<Self> {
+        let (mut octets, mut hasher) = (0, DefaultHasher::new());
+        let mut buffer = vec![0; READ_AT_ONCE];
+        loop {
+            match content.read(&mut buffer).ok()? {
+                0 => break,
+                read => {
+                    hasher.write(&buffer[..read]);
+                    octets += read;
+                }
+            }
+        }
+        let hash = hasher.finish();
+        Some(Self { octets, hash })
+    }
+}
 
 fn read<'a>(file: Option<&'a Path>, config: &'a Config) -> Contents {
     let all = file.into_iter().chain(config.files().map(PathBuf::as_path));
-    all.map(|file| (file.to_owned(), fs::read(file).ok()))
+    all.map(|file| (file.to_owned(), Fingerprint::of(file)))
         .collect()
 }
 
@@ -52,7 +87,7 @@ impl Changes {
     fn name(&mut self, contents: &Contents) {
         for (file, content) in contents {
             if !self.taken.contains_key(file) {
-                self.taken.insert(file.clone(), content.clone());
+                self.taken.insert(file.clone(), *content);
             }
         }
     }
@@ -173,7 +208,7 @@ mod tests {
 
     fn contents(files: &[(&str, &str)]) -> Contents {
         let one =
-            |(file, text): &(&str, &str)| (PathBuf::from(file), Some(text.as_bytes().to_vec()));
+            |(file, text): &(&str, &str)| (PathBuf::from(file), Fingerprint::read(text.as_bytes()));
         files.iter().map(one).collect()
     }
 
