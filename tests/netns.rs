@@ -233,3 +233,32 @@ fn a_sole_server_that_refuses_half_of_all_source_ports_costs_no_query() {
         nodens.process.log()
     );
 }
+
+#[test]
+#[ignore = "needs root, iproute2 and nftables; .ci/run runs it"]
+fn replies_that_the_host_does_not_let_out_are_counted_and_told() {
+    let node = Namespace::new("node");
+    let dir = TempDir::new();
+    let yaml = "listen: [\"127.0.0.1:5300\"]\nworkers: 1\nrecords: {here.example: {A: 192.0.2.1}}\nupstreams: {nobody: {servers: [127.0.0.9]}}\nroutes: {invalid: nobody}\n";
+    let nodens = Instance::start(&node, &dir, "nodens", yaml);
+    let rule = "table inet host { chain out { type filter hook output priority 0; udp sport 5300 drop; }; }";
+    node.run("nft", &[rule]);
+    for _ in 0..3 {
+        let dig = [
+            "@127.0.0.1",
+            "-p",
+            "5300",
+            "here.example",
+            "+tries=1",
+            "+time=1",
+        ];
+        node.command("dig").args(dig).output().expect("dig runs");
+    }
+    let failed = "nodens_dropped_total{reason=\"send_failed\"} ";
+    wait_for("the count", || (nodens.metric(failed) == 3).then_some(()));
+    nodens
+        .process
+        .wait_for_log("a reply over UDP cannot be sent");
+    let log = nodens.process.log();
+    assert_eq!(log.matches("cannot be sent").count(), 1, "{log}");
+}

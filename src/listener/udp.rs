@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::budgets::{CLIENT_DATAGRAM_BYTES, REPLY_BUFFERS_KEPT};
 use crate::message::reply::Protocol;
 use crate::message::wire::MAX_PAYLOAD;
+use crate::metrics::repeated::Repeated;
 use crate::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
 use crate::net::network::UdpSocket;
 use crate::net::watched::{Ready, Watched, receive};
@@ -44,6 +45,7 @@ struct Outbox {
     full: Notify,
     turns: Turns,
     current: Rc<CurrentWorker>,
+    cannot_send: Repeated,
 }
 
 impl ReplySink for Outbox {
@@ -72,7 +74,7 @@ impl Outbox {
     /// Sends what the kernel has room for.
     fn send_on(&self) {
         let mut replies = self.replies.borrow_mut();
-        let progress = send_now(&self.socket, &replies, self.sent.get(), &self.current.get());
+        let progress = self.send_now(&replies, self.sent.get(), &self.current.get());
         if let Progress::Blocked(sent) = progress {
             self.sent.set(sent);
             if !self.blocked.replace(true) {
@@ -94,6 +96,37 @@ impl Outbox {
                     return;
                 }
                 self.send_on();
+            }
+        }
+    }
+
+    /// Sends a batch from number `sent` on, as far as the kernel has room for it.
+    fn send_now(&self, batch: &SendBatch, mut sent: usize, worker: &Worker) -> Progress {
+        while sent < batch.len() {
+            match self.socket.send_batch(batch, sent) {
+                Ok(count) => sent += count.max(1),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Progress::Blocked(sent);
+                }
+                Err(error) => {
+                    // This client cannot be reached; the others can.
+                    worker.metrics.dropped(Dropped::SendFailed);
+                    if let Some(times) = self.cannot_send.happened(runtime::now()) {
+                        tracing::warn!(%error, times, "a reply over UDP cannot be sent");
+                    }
+                    sent += 1;
+                }
+            }
+        }
+        Progress::Done
+    }
+
+    /// The same, waiting for room.
+    async fn send_all(&self, batch: &SendBatch, mut sent: usize, worker: &Worker) {
+        while let Progress::Blocked(so_far) = self.send_now(batch, sent, worker) {
+            sent = so_far;
+            if self.socket.writable().await.is_err() {
+                return;
             }
         }
     }
@@ -136,6 +169,7 @@ impl Listener {
             full: Notify::new(),
             turns: current.get().turns.clone(),
             current: Rc::clone(current),
+            cannot_send: Repeated::default(),
         });
         Ok(Self {
             current: Rc::clone(current),
@@ -189,11 +223,11 @@ impl Listener {
         let received = runtime::now();
         let turn = worker.turns.begin();
         let (hits, others) = self.reply_to_batch(&worker, batch, count, received, replies);
-        let sent = send_now(&self.socket, replies, 0, &worker);
+        let sent = self.outbox.send_now(replies, 0, &worker);
         // Those that wait have the upstreams asked only when those that need not wait have their replies.
         drop(turn);
         if let Progress::Blocked(sent) = sent {
-            send(&self.socket, replies, sent, &worker).await;
+            self.outbox.send_all(replies, sent, &worker).await;
         }
         replies.clear();
         let duration = runtime::since(received);
@@ -302,33 +336,4 @@ enum Progress {
     Done,
     /// So many left; the kernel has no room for the next.
     Blocked(usize),
-}
-
-/// Sends a batch from number `sent` on, as far as the kernel has room for it.
-fn send_now(socket: &Watched, batch: &SendBatch, mut sent: usize, worker: &Worker) -> Progress {
-    while sent < batch.len() {
-        match socket.send_batch(batch, sent) {
-            Ok(count) => sent += count.max(1),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Progress::Blocked(sent);
-            }
-            Err(error) => {
-                // This client cannot be reached; the others can.
-                tracing::debug!(%error, "a reply could not be sent");
-                worker.metrics.dropped(Dropped::SendFailed);
-                sent += 1;
-            }
-        }
-    }
-    Progress::Done
-}
-
-/// The same, waiting for room.
-async fn send(socket: &Watched, batch: &SendBatch, mut sent: usize, worker: &Worker) {
-    while let Progress::Blocked(so_far) = send_now(socket, batch, sent, worker) {
-        sent = so_far;
-        if socket.writable().await.is_err() {
-            return;
-        }
-    }
 }
