@@ -446,7 +446,11 @@ impl Transport<'_> {
         let answer = self.server.answer.as_ref();
         let truncated = answer.is_some_and(|answer| answer.truncated);
         if tcp.reachable {
-            let octets = answer.and_then(|answer| answer.octets_over_tcp)?;
+            let octets = answer.and_then(|answer| answer.octets_over_tcp);
+            if truncated && octets.is_none() {
+                return Some(self.truncated_over_tcp(Medium::Tcp));
+            }
+            let octets = octets?;
             if octets > usize::from(MAX_PAYLOAD) {
                 return None;
             }
@@ -469,6 +473,13 @@ impl Transport<'_> {
             let problem = format!("it answers over UDP, not over TCP: {why}");
             self.over(Medium::Tcp, Fault::UdpOnly, problem, advice)
         })
+    }
+
+    fn truncated_over_tcp(&self, medium: Medium) -> Finding {
+        let problem =
+            "it truncates its answers over TCP, too: nobody can have them whole".to_owned();
+        let advice = "look at what is between it and here: over TCP, no answer is too long.";
+        self.over(medium, Fault::TruncatedWithoutTcp, problem, advice)
     }
 
     fn edns(&self) -> Option<Finding> {
@@ -523,6 +534,10 @@ impl Transport<'_> {
             let advice = "allow this host's address in its access list; if it only serves zones of its own, give it routes \
                           of theirs, and the group a `probe` that it answers.";
             return Some(self.is(Fault::Refuses, problem, advice));
+        }
+        let medium = self.server.transports.first()?.transport;
+        if answer.truncated && medium != Medium::Udp {
+            return Some(self.truncated_over_tcp(medium));
         }
         let resolves = answer.recursion || answer.authoritative;
         if answer.referral || !resolves {

@@ -176,10 +176,11 @@ impl Examination {
         let best = heard.first()?.result.as_ref().ok()?;
         let mut answer = answer_report(&self.probe, &best.message);
         if answer.truncated {
-            let mut streams = over_tcp
+            let whole = over_tcp
                 .iter()
-                .filter_map(|tried| tried.result.as_ref().ok());
-            answer.octets_over_tcp = streams.next().map(|heard| heard.message.len());
+                .filter_map(|tried| tried.result.as_ref().ok())
+                .find(|heard| wire::flags(&heard.message) & flag::TC == 0);
+            answer.octets_over_tcp = whole.map(|heard| heard.message.len());
         }
         let refused = !matches!(best.rcode(), rcode::NOERROR | rcode::NXDOMAIN);
         if let Some(apex) = self.apex.as_ref().filter(|_| refused)

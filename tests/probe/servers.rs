@@ -276,6 +276,18 @@ fn certificates_are_told_apart() {
 }
 
 #[test]
+fn a_server_that_truncates_over_tcp_as_well_is_found() {
+    let server =
+        StandIn::scripting_probes(|query, _| vec![answer(query, &[], flag::RA | flag::TC)]);
+    let address = server.address;
+    for written in [address.to_string(), format!("tcp://{address}")] {
+        let yaml = format!("upstreams: {{g: {{servers: [\"{written}\"]}}}}\n");
+        let said = Scene::written(&yaml).probe(&[]);
+        said.expect(&["truncated_without_tcp", "group_down"], 2);
+    }
+}
+
+#[test]
 fn a_server_that_ends_each_connection_is_not_called_out_of_reach() {
     let (_socket, listener) = free_sockets();
     let address = listener.local_addr().expect("bound");
