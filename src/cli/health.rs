@@ -58,6 +58,11 @@ async fn ask(
         None => AdminAddress::of_configuration(config_file)?,
     };
     let (status, body) = instance.exchange(Request::get(path), Vec::new()).await?;
-    let text = String::from_utf8_lossy(&body).into_owned();
+    let text = String::from_utf8_lossy(&body);
+    let text = if text.trim().is_empty() {
+        format!("{status}\n")
+    } else {
+        text.into_owned()
+    };
     Ok((status.is_success(), text))
 }

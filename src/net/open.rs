@@ -22,7 +22,7 @@ pub fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             "another program or another nodens listens there (see `ss -lunp` and `ss -ltnp`): stop it or choose another \
-             address; two instances of nodens share it if both have handover: true"
+             address; two instances of nodens share it if both have handover: true and run as one user"
         }
         io::ErrorKind::AddrNotAvailable => {
             "this host has no such address: choose another, or have nodens add it by `node: {addresses: [ADDRESS]}`"
