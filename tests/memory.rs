@@ -146,7 +146,11 @@ fn idle_and_with_a_hundred_thousand_answers() {
     // The rest are pages of the program's file, which all instances of a node share and the kernel may drop. Every command
     // makes the program larger.
     assert!(own <= 3 * MB, "idle: {:.1} MB of its own", in_mb(own));
-    assert!(idle <= 14 * MB, "idle: {:.1} MB", in_mb(idle));
+    // Of the image's, whose functions the linker has put in order, less is in memory: .ci/linked-first-record.
+    let is_in_order =
+        std::env::var_os("NODENS_TEST_BINARY").is_some() && cfg!(target_arch = "x86_64");
+    let most = if is_in_order { 9 } else { 14 };
+    assert!(idle <= most * MB, "idle: {:.1} MB", in_mb(idle));
 
     let names = || (0..100_000).map(|number| format!("host-{number:06}.bench.example"));
     ask_all(&nodens, names());

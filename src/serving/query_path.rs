@@ -353,7 +353,10 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 leader.remember_failure(code, &error, now);
             }
             let error = Rc::new(error);
-            let stale = known.filter(|entry| worker.is_usable(&key, route, entry, now));
+            // Another worker may have had an answer meanwhile.
+            let usable = |entry: &Entry| worker.is_usable(&key, route, entry, now);
+            let stored = cache.get(&key).filter(|_| cacheable);
+            let stale = stored.filter(usable).or(known.filter(usable));
             leader.land(|_| match &stale {
                 Some(entry) => Content::Stale(entry.clone(), StaleReason::Failed),
                 None => Content::Failure(code, Rc::clone(&error)),

@@ -72,6 +72,8 @@ pub(crate) struct Clients {
     told: Table<(usize, u16), Told>,
     /// The last answer of a first tier that was fresh, by name and type.
     first_tier: BTreeMap<(usize, u16), FirstTier>,
+    /// Until when addresses that an instance told are fresh, since the last change of its configuration.
+    pub(crate) fresh: BTreeMap<(usize, u16), (Instance, Micros)>,
     /// The cache is large enough for all names, all the time.
     pub(crate) keeps_all: bool,
     loss_percent: u8,
@@ -102,6 +104,7 @@ impl Clients {
             change_done: 0,
             told: table(),
             first_tier: BTreeMap::new(),
+            fresh: BTreeMap::new(),
             keeps_all: false,
             loss_percent: if net.random.bool() {
                 0
@@ -560,6 +563,7 @@ impl Clients {
                 if let Some(worked) = worked {
                     net.violated(|| format!("{}: code {code}, truncated: {truncated}, though {worked:?} worked all the time", text()));
                 }
+                self.check_failure(net, (name, qtype), instance, &text);
                 return;
             }
             _ => return net.violated(|| format!("{}: code {code}", text())),
@@ -583,6 +587,7 @@ impl Clients {
             message,
             &text,
         );
+        self.note_fresh(net.now, names, word, (qtype, instance), message);
         self.check_version(
             net,
             (names, servers),
@@ -590,6 +595,46 @@ impl Clients {
             (code, qtype, told, instance),
             &text,
         );
+    }
+
+    /// No failure while addresses are in the cache.
+    fn check_failure(
+        &self,
+        net: &mut Net,
+        key: (usize, u16),
+        instance: Instance,
+        text: &dyn Fn() -> String,
+    ) {
+        let Some((by, until)) = self.fresh.get(&key) else {
+            return;
+        };
+        if *by == instance && net.now < *until {
+            let until = seconds(*until);
+            net.violated(|| {
+                format!(
+                    "{}: a failure, though addresses that were told are fresh until {until:.6} s",
+                    text()
+                )
+            });
+        }
+    }
+
+    /// Addresses that were told are in the cache from now on.
+    fn note_fresh(
+        &mut self,
+        now: Micros,
+        names: &Names,
+        word: Word,
+        (qtype, instance): (u16, Instance),
+        message: &[u8],
+    ) {
+        if self.keeps_all
+            && matches!(names.content(word), Content::Addresses(_))
+            && let Some(ttl) = names::told_ttl(message, names.ttl(word.name))
+        {
+            let until = now + Micros::from(ttl - 1) * SECOND;
+            self.fresh.insert((word.name, qtype), (instance, until));
+        }
     }
 
     /// No later tier's word in place of one of the first tier's that was told before and may still be served.
@@ -629,9 +674,7 @@ impl Clients {
             }
             return;
         }
-        // What has expired is told with a TTL of 30 s.
-        let ttl = names::first_ttl(message).filter(|&ttl| ttl != 30 && ttl <= names.ttl(word.name));
-        if let Some(ttl) = ttl.filter(|ttl| *ttl > 1) {
+        if let Some(ttl) = names::told_ttl(message, names.ttl(word.name)) {
             let fresh_until = net.now + Micros::from(ttl - 1) * SECOND;
             let told = net.now;
             self.first_tier.insert(

@@ -286,8 +286,14 @@ pub(crate) fn words(reply: &[u8]) -> Vec<Word> {
     found
 }
 
+/// What is left of the TTL of the reply's first record, of which servers say `whole`; none if the answer has expired, which is told
+/// with a TTL of 30 s, or is about to.
+pub(crate) fn told_ttl(reply: &[u8], whole: u32) -> Option<u32> {
+    first_ttl(reply).filter(|&ttl| ttl != 30 && ttl > 1 && ttl <= whole)
+}
+
 /// The TTL of a reply's first record, in seconds.
-pub(crate) fn first_ttl(reply: &[u8]) -> Option<u32> {
+fn first_ttl(reply: &[u8]) -> Option<u32> {
     let mut at = question_end(reply);
     while let Some(&length) = reply.get(at)
         && length != 0
