@@ -184,6 +184,7 @@ impl Plan {
             }
             self.enter_next_tier(now);
         }
+        self.put_suspected_last(&suspected);
         if let Some(step) = self.ask_at_once(now, &mut may) {
             return step;
         }
@@ -222,6 +223,7 @@ impl Plan {
         }
         if lost && self.tier + 1 < self.tiers.len() {
             self.enter_next_tier(now);
+            self.put_suspected_last(&suspected);
             return self.ask_next(now);
         }
         self.refused(newest.hedge_delay, now)
@@ -427,6 +429,19 @@ impl Plan {
         self.next_at = now;
     }
 
+    /// Of those that were not asked yet, one that was found silent or down since the plan was made is not the next, if there is
+    /// another.
+    fn put_suspected_last(&mut self, suspected: impl Fn(usize) -> bool) {
+        let unasked = &mut self.tiers[self.tier].candidates[self.asked..];
+        if unasked.len() < 2 || !suspected(unasked[0].server) {
+            return;
+        }
+        let is_better = |candidate: &Candidate| !suspected(candidate.server);
+        if let Some(at) = unasked.iter().position(is_better) {
+            unasked[..=at].rotate_right(1);
+        }
+    }
+
     fn ask_next(&mut self, now: Instant) -> Step {
         let candidates = &self.tiers[self.tier].candidates;
         let (candidate, delay) = if let Some(candidate) = candidates.get(self.asked) {
@@ -609,6 +624,20 @@ mod tests {
                 (260, 2)
             ]
         );
+    }
+
+    #[test]
+    fn a_server_found_silent_since_the_plan_was_made_is_asked_after_the_others() {
+        let mut run = Run::new(vec![tier(&[1, 2, 3])]);
+        run.suspected = vec![2];
+        run.until(50, &[]);
+        assert_eq!(run.log, [(0, 1), (20, 3), (40, 2)]);
+
+        let mut run = Run::new(vec![tier(&[1]), tier(&[2, 3])]);
+        (run.hedges, run.replacements) = (0, 0);
+        run.suspected = vec![2];
+        run.until(1500, &[]);
+        assert_eq!(run.log, [(0, 1), (1000, 3)], "in the next tier, too");
     }
 
     #[test]
