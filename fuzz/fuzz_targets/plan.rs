@@ -86,7 +86,7 @@ impl Server {
                     return;
                 };
                 if value & 2 == 0 {
-                    health.probe_answered(config, now, now - sent, others);
+                    health.probe_answered(config, now, (now - sent, false), others);
                     assert_ne!(health.state(), State::Silent);
                 } else {
                     let reason = Reason::ProbeLost;
