@@ -77,8 +77,13 @@ impl Drop for Upstream {
     }
 }
 
-/// Asks for these names and waits for every reply.
+/// Asks for the addresses of these names and waits for every reply.
 fn ask_all(nodens: &Nodens, names: impl Iterator<Item = String>) {
+    ask_all_for(nodens, rr::A, names);
+}
+
+/// Asks for records of this type.
+fn ask_all_for(nodens: &Nodens, rtype: u16, names: impl Iterator<Item = String>) {
     let socket = udp_to(nodens.address()).expect("a socket");
     socket
         .set_read_timeout(Some(Duration::from_secs(2)))
@@ -90,7 +95,7 @@ fn ask_all(nodens: &Nodens, names: impl Iterator<Item = String>) {
             .take(WINDOW)
             .enumerate()
             .map(|(id, name)| {
-                let mut ask = Ask::new(&name, rr::A);
+                let mut ask = Ask::new(&name, rtype);
                 ask.id = u16::try_from(id).expect("a window is small");
                 ask
             })
@@ -176,16 +181,22 @@ fn a_full_cache_stays_within_its_size() {
         let number = usize::from(query[query.len() / 2 - 3]) % 16;
         vec![record(rr::A, 86_400, &[192, 0, 2, 1]); number + 1]
     };
-    for (what, names, upstream) in [
-        ("one address each", 700_000, Upstream::of_addresses()),
-        ("1 to 16 addresses", 400_000, Upstream::new(mixed)),
-        ("1,000 octets of text", 150_000, Upstream::new(long_text)),
+    for (what, rtype, names, upstream) in [
+        ("one address each", rr::A, 700_000, Upstream::of_addresses()),
+        ("1 to 16 addresses", rr::A, 400_000, Upstream::new(mixed)),
+        (
+            "1,000 octets of text",
+            rr::TXT,
+            150_000,
+            Upstream::new(long_text),
+        ),
     ] {
         let nodens = upstream.nodens(&format!("cache: {{max_size: {MAX_SIZE}}}"));
         ask_all(&nodens, std::iter::once("one.example".to_owned()));
         let idle = nodens.rss_bytes();
-        ask_all(
+        ask_all_for(
             &nodens,
+            rtype,
             (0..names).map(|number| format!("host-{number:06}.bench.example")),
         );
         nodens.wait_for_metric("nodens_cache_evictions_total", &[], 1_000.0);
