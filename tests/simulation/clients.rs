@@ -72,8 +72,10 @@ pub(crate) struct Clients {
     told: Table<(usize, u16), Told>,
     /// The last answer of a first tier that was fresh, by name and type.
     first_tier: BTreeMap<(usize, u16), FirstTier>,
-    /// Until when addresses that an instance told are fresh, since the last change of its configuration.
-    pub(crate) fresh: BTreeMap<(usize, u16), (Instance, Micros)>,
+    /// Until when addresses are fresh that an instance told to those who asked since the last change of its configuration.
+    fresh: BTreeMap<(usize, u16), (Instance, Micros)>,
+    /// When that change was done.
+    changed: Micros,
     /// The cache is large enough for all names, all the time.
     pub(crate) keeps_all: bool,
     loss_percent: u8,
@@ -105,6 +107,7 @@ impl Clients {
             told: table(),
             first_tier: BTreeMap::new(),
             fresh: BTreeMap::new(),
+            changed: 0,
             keeps_all: false,
             loss_percent: if net.random.bool() {
                 0
@@ -563,7 +566,7 @@ impl Clients {
                 if let Some(worked) = worked {
                     net.violated(|| format!("{}: code {code}, truncated: {truncated}, though {worked:?} worked all the time", text()));
                 }
-                self.check_failure(net, (name, qtype), instance, &text);
+                self.check_failure(net, (name, qtype), (code, instance), &text);
                 return;
             }
             _ => return net.violated(|| format!("{}: code {code}", text())),
@@ -587,7 +590,7 @@ impl Clients {
             message,
             &text,
         );
-        self.note_fresh(net.now, names, word, (qtype, instance), message);
+        self.note_fresh((arrived, now), names, word, (qtype, instance), message);
         self.check_version(
             net,
             (names, servers),
@@ -597,18 +600,26 @@ impl Clients {
         );
     }
 
+    /// A change of the configuration is done: what was told before may be forgotten.
+    pub(crate) fn configuration_changed(&mut self, now: Micros) {
+        self.fresh.clear();
+        self.changed = now;
+    }
+
     /// No failure while addresses are in the cache.
     fn check_failure(
         &self,
         net: &mut Net,
         key: (usize, u16),
-        instance: Instance,
+        (code, instance): (u8, Instance),
         text: &dyn Fn() -> String,
     ) {
         let Some((by, until)) = self.fresh.get(&key) else {
             return;
         };
-        if *by == instance && net.now < *until {
+        // A cut answer is no failure.
+        let is_failure = !matches!(code, 0 | NXDOMAIN);
+        if is_failure && *by == instance && net.now < *until {
             let until = seconds(*until);
             net.violated(|| {
                 format!(
@@ -622,13 +633,14 @@ impl Clients {
     /// Addresses that were told are in the cache from now on.
     fn note_fresh(
         &mut self,
-        now: Micros,
+        (arrived, now): (Micros, Micros),
         names: &Names,
         word: Word,
         (qtype, instance): (u16, Instance),
         message: &[u8],
     ) {
         if self.keeps_all
+            && arrived > self.changed
             && matches!(names.content(word), Content::Addresses(_))
             && let Some(ttl) = names::told_ttl(message, names.ttl(word.name))
         {

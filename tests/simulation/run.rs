@@ -312,7 +312,7 @@ impl Operator {
         // its end on.
         let named = self.node.reload(&yaml).await;
         let inner = &mut *self.world.lock();
-        inner.clients.fresh.clear();
+        inner.clients.configuration_changed(inner.net.now);
         inner.servers.list(&named, inner.net.now);
         if let Some(over) = self.node.over_budget() {
             inner.net.violated(|| over);
