@@ -410,6 +410,17 @@ node:
     )
 }
 
+/// An instance that has left its address to others and waits for its own servers.
+fn spawn_waiting(network: &Network, yaml: &str) -> Instance {
+    let nodens = Instance::spawn(&network.node, &network.dir, "nodens", yaml);
+    wait_for("it to wait", || {
+        let (status, text) = nodens.page("/ready")?;
+        assert_eq!(status, 503, "{text}");
+        text.contains("left to others").then_some(())
+    });
+    nodens
+}
+
 /// Rules for what arrives, for one address: UDP and TCP, from pods and from the host.
 fn rules_for_arrivals(network: &Network) -> usize {
     let listed = network.node.run("nft", &["list", "ruleset"]);
@@ -424,12 +435,7 @@ fn an_address_that_others_serve_is_taken_once_our_own_servers_answer() {
     network.connect_kube_proxy();
     network.reject_upstream_service();
     let yaml = config_beside_kube_proxy("");
-    let mut nodens = Instance::spawn(&network.node, &network.dir, "nodens", &yaml);
-    wait_for("it to wait", || {
-        let (status, text) = nodens.page("/ready")?;
-        assert_eq!(status, 503, "{text}");
-        text.contains("left to others").then_some(())
-    });
+    let mut nodens = spawn_waiting(&network, &yaml);
     let ask = |when: &str| {
         for over in ["+notcp", "+tcp"] {
             let said = both(&dig(&network.pods[0], V4, NAMES[0].0, over));
@@ -466,11 +472,7 @@ fn an_address_that_nobody_else_serves_is_answered_at_and_taken_whatever_servers_
     let network = Network::new();
     network.reject_upstream_service();
     let yaml = config_beside_kube_proxy("");
-    let mut nodens = Instance::spawn(&network.node, &network.dir, "nodens", &yaml);
-    wait_for("it to wait", || {
-        let (_, text) = nodens.page("/ready")?;
-        text.contains("left to others").then_some(())
-    });
+    let mut nodens = spawn_waiting(&network, &yaml);
     // What arrives comes here, although through connection tracking.
     for over in ["+notcp", "+tcp"] {
         let said = both(&dig(&network.pods[0], V4, NAMES[1].0, over));
@@ -501,11 +503,7 @@ fn an_instance_that_ends_while_it_waits_for_its_servers_takes_nothing() {
     network.connect_kube_proxy();
     network.reject_upstream_service();
     let yaml = config_beside_kube_proxy("");
-    let mut nodens = Instance::spawn(&network.node, &network.dir, "nodens", &yaml);
-    wait_for("it to wait", || {
-        let (_, text) = nodens.page("/ready")?;
-        text.contains("left to others").then_some(())
-    });
+    let mut nodens = spawn_waiting(&network, &yaml);
     // A reload takes nothing either.
     nodens.process.signal("HUP");
     nodens
