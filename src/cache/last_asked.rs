@@ -61,11 +61,15 @@ impl LastAsked {
 
     /// When a question whose answer came lately had been asked, to the millisecond.
     pub(super) fn get(&self, asked: Asked) -> Option<Instant> {
-        let (first, tag) = asked.place();
-        let slots = self.slots[first..first + PLACES].iter();
-        let mut found = slots.map(|slot| slot.load(Ordering::Relaxed));
-        let found = found.find(|&found| found != 0 && found & TAG == tag)?;
+        let (slots, tag) = self.places(asked);
+        let (_, found) = own(slots, tag)?;
         Some(*self.started.get()? + Duration::from_millis(found >> TAG_BITS))
+    }
+
+    /// Where a question may stand, and its tag there.
+    fn places(&self, asked: Asked) -> (&[AtomicU64], u64) {
+        let (first, tag) = asked.place();
+        (&self.slots[first..first + PLACES], tag)
     }
 
     /// Its answer came, and it had been asked at `at`. Returns whether the same question was asked later, and its answer came
@@ -81,27 +85,35 @@ impl LastAsked {
             .get_or_init(|| at.checked_sub(Duration::from_millis(1)).unwrap_or(at));
         let passed = at.saturating_duration_since(started).as_millis();
         let milliseconds = u64::try_from(passed).unwrap_or(u64::MAX) & (u64::MAX >> TAG_BITS);
-        let (first, tag) = asked.place();
-        let slots = &self.slots[first..first + PLACES];
-        let load = |slot: &AtomicU64| slot.load(Ordering::Relaxed);
-        let own = slots
-            .iter()
-            .find(|slot| load(slot) != 0 && load(slot) & TAG == tag);
+        let (slots, tag) = self.places(asked);
+        let own = own(slots, tag);
         // A free one is the oldest of all.
-        let oldest = || slots.iter().min_by_key(|slot| load(slot));
-        let Some(slot) = own.or_else(oldest) else {
+        let oldest = || loaded(slots).min_by_key(|(_, found)| *found);
+        let Some((slot, found)) = own.or_else(oldest) else {
             return false;
         };
-        let is_outdated = match load(slot) {
-            0 => false,
-            known if own.is_some() => milliseconds < known >> TAG_BITS,
-            _ => kept().is_some_and(|later| at < later),
+        let is_outdated = if own.is_some() {
+            milliseconds < found >> TAG_BITS
+        } else {
+            found != 0 && kept().is_some_and(|later| at < later)
         };
         if !is_outdated {
             slot.store(milliseconds << TAG_BITS | tag, Ordering::Relaxed);
         }
         is_outdated
     }
+}
+
+/// Slots, with what stands in each.
+fn loaded(slots: &[AtomicU64]) -> impl Iterator<Item = (&AtomicU64, u64)> {
+    slots
+        .iter()
+        .map(|slot| (slot, slot.load(Ordering::Relaxed)))
+}
+
+/// The slot that a question with this tag has, and what stands there.
+fn own(slots: &[AtomicU64], tag: u64) -> Option<(&AtomicU64, u64)> {
+    loaded(slots).find(|(_, found)| *found != 0 && found & TAG == tag)
 }
 
 #[cfg(test)]
