@@ -57,8 +57,8 @@ pub const UPSTREAM_PORTS_RETIRED: usize = 32;
 /// another port: somebody may be guessing IDs (RFC 5452 §9.2). With this many guesses at 65,536 IDs, one in 2,048 hits.
 pub const UNMATCHED_PER_PORT: u32 = 32;
 
-/// Times that a query is asked again on another socket because its socket was closed, before its server counts as unable
-/// to answer it.
+/// Times that a query is asked again on another socket because its socket was closed. Then a query over UDP goes to the same
+/// server over TCP, and otherwise the server counts as unable to answer it.
 pub const MOVES_PER_EXCHANGE: u8 = 8;
 
 /// Queries in flight on one upstream socket, be it UDP or a stream: a server that answers none must not make memory grow.

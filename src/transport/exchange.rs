@@ -72,6 +72,9 @@ pub enum TryError {
     /// It could not be sent.
     #[error("not sent")]
     Broken,
+    /// Each of its sockets got many messages that match no query: somebody may be guessing IDs.
+    #[error("forged responses on every port")]
+    Forged,
     /// The response's counts, lengths or names lie.
     #[error("malformed response")]
     Malformed,
@@ -318,6 +321,13 @@ impl Exchange {
         self.deliver(carrier, Err(TryError::Broken), runtime::now());
     }
 
+    /// Each socket that it was moved to was closed because of messages that match no query. Whoever sends them need not be the
+    /// server, so its health is not told.
+    pub(super) fn forged(self, peer: &Peer, carrier: Carrier) {
+        peer.metrics.ended(Outcome::Unreachable);
+        self.deliver(carrier, Err(TryError::Forged), runtime::now());
+    }
+
     /// It counts as unanswered from now on, although an answer is still taken while anybody waits for it.
     pub(super) fn late(&self, peer: &Peer, carrier: Carrier, now: Instant) {
         if !self.late.replace(true) {
@@ -386,7 +396,9 @@ fn outcome(result: &Result<Response, TryError>) -> Outcome {
     match result {
         Err(TryError::Malformed) => Outcome::Malformed,
         Err(TryError::HttpStatus(_)) => Outcome::HttpError,
-        Err(TryError::Unreachable | TryError::Closed | TryError::Broken) => Outcome::Unreachable,
+        Err(TryError::Unreachable | TryError::Closed | TryError::Broken | TryError::Forged) => {
+            Outcome::Unreachable
+        }
         Ok(response) if response.truncated() => Outcome::Truncated,
         Ok(response) => match (response.kind(), response.rcode()) {
             (Kind::Positive | Kind::Negative, _) => Outcome::Answered,

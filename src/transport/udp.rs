@@ -494,7 +494,7 @@ impl Pool {
             if exchange.is_awaited() && exchange.moves() < MOVES_PER_EXCHANGE {
                 self.send(exchange.move_on(now), now);
             } else {
-                exchange.broken(&self.peer, Carrier::Datagram);
+                exchange.forged(&self.peer, Carrier::Datagram);
             }
         }
     }

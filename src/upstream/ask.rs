@@ -137,6 +137,7 @@ enum NoAnswer {
     Unreachable,
     Closed,
     Broken,
+    Forged,
     NoStream,
 }
 
@@ -157,7 +158,8 @@ impl NoAnswer {
             Self::Unreachable => "unreachable",
             Self::Closed => "closed the connection",
             Self::Broken => "could not be asked",
-            Self::NoStream => "truncated, and cannot be asked over TCP",
+            Self::Forged => "was drowned out by forged responses",
+            Self::NoStream => "gave no whole answer over UDP, and cannot be asked over TCP",
         };
         text.into()
     }
@@ -411,6 +413,9 @@ impl Lookup<'_> {
                 if let Some(next) = self.form_after_garbage(number, form, error, now) {
                     self.plan.goes_on(number, now);
                     self.send(number, carrier, next, now);
+                } else if error == TryError::Forged && !self.no_stream(number) {
+                    // Over TCP there is more to guess than an ID.
+                    self.ask_over_stream(number, form, now);
                 } else {
                     self.lost(number, carrier, error, now);
                 }
@@ -556,7 +561,7 @@ impl Lookup<'_> {
     /// RFC 7766 §5: what UDP cut, the same server is asked over TCP. Should TCP fail, a cut answer beats none.
     fn ask_over_stream(&mut self, number: usize, form: QueryForm, now: Instant) {
         let server = self.server(number);
-        if server.state_of(Carrier::Stream).suspected() {
+        if self.no_stream(number) {
             self.attempts[number].no_answer = NoAnswer::NoStream;
             self.plan.failed(number, TryFailure::Declined);
             self.cut_until.get_or_insert(now + CUT_PATIENCE);
@@ -577,6 +582,11 @@ impl Lookup<'_> {
         }
         self.attempts[number].stream_until = Some(until);
         self.send(number, Carrier::Stream, form, now);
+    }
+
+    /// Whether the server of this try is known not to answer over TCP.
+    fn no_stream(&self, number: usize) -> bool {
+        self.server(number).state_of(Carrier::Stream).suspected()
     }
 
     /// The try over TCP for which this one waited has failed: so have all that wait for it.
@@ -637,6 +647,7 @@ impl Lookup<'_> {
             TryError::HttpStatus(status) => (NoAnswer::HttpStatus(status), TryFailure::Declined),
             TryError::Closed => (NoAnswer::Closed, TryFailure::Declined),
             TryError::Broken => (NoAnswer::Broken, TryFailure::Declined),
+            TryError::Forged => (NoAnswer::Forged, TryFailure::Declined),
             // A server that takes no TCP for a truncated answer is still there for UDP.
             TryError::Unreachable if carrier != self.server(number).carrier() => {
                 (NoAnswer::Unreachable, TryFailure::Declined)
@@ -669,7 +680,7 @@ impl Lookup<'_> {
             if same_view
                 && !matches!(
                     attempt.no_answer,
-                    NoAnswer::Nothing | NoAnswer::Closed | NoAnswer::Broken
+                    NoAnswer::Nothing | NoAnswer::Closed | NoAnswer::Broken | NoAnswer::Forged
                 )
             {
                 server.refused_alone(attempt.carrier, now);

@@ -392,6 +392,33 @@ fn a_port_that_is_guessed_at_is_closed_and_its_question_asked_from_another() {
     assert_answered(&reply);
 }
 
+#[test]
+fn a_question_that_is_guessed_at_on_every_port_is_asked_over_tcp() {
+    const GUESSES: u8 = 100;
+    let server = StandIn::new(|query, over| {
+        if over == Over::Tcp {
+            return vec![answer(query)];
+        }
+        let guess = |number| {
+            let mut forged = response(query, &[record(rr::A, 300, &[203, 0, 113, 1])]);
+            forged[1] ^= number;
+            forged
+        };
+        (1..=GUESSES).map(guess).collect()
+    });
+    let nodens = Nodens::start(&format!(
+        "workers: 1\nupstreams: {{group: {{servers: [\"{}\"]}}}}\n",
+        server.address
+    ));
+    wait_until_good(&nodens, &server.address.to_string());
+    let started = Instant::now();
+    let reply = Ask::new("guessed.example.", rr::A).send(nodens.address(), Over::Udp);
+    let took = started.elapsed();
+    println!("answered over TCP after {took:?}");
+    assert_answered(&reply);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
 /// A question that both servers were asked.
 struct Asked {
     question: Ask,

@@ -1,12 +1,12 @@
 //! Responses that no server sent, from whoever plays the server.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::common::dns::{Ask, failure, rcode, record, response, rr};
+use crate::common::dns::{Ask, failure, rcode, read_frame, record, response, rr, send_frame};
 use crate::common::free_sockets;
 use crate::common::sockets::udp_connected_to;
 use crate::common::stand_in::{StandIn, is_probe};
@@ -26,7 +26,14 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// The server answers after this time, so that queries wait for forged responses.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// A server over UDP whose queries somebody else sees and answers first, right but for where they come from.
+/// Whether the server takes TCP, too.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    UdpAlone,
+    Tcp,
+}
+
+/// A server whose queries over UDP somebody else sees and answers first, right but for where they come from.
 struct Watched {
     socket: Arc<UdpSocket>,
     address: SocketAddr,
@@ -35,8 +42,12 @@ struct Watched {
 }
 
 impl Watched {
-    fn start() -> Self {
-        let (socket, _listener) = free_sockets();
+    fn start(takes: Takes) -> Self {
+        let (socket, listener) = free_sockets();
+        if takes == Takes::Tcp {
+            // Ends with the test's process.
+            thread::spawn(move || serve_tcp(&listener));
+        }
         let address = socket.local_addr().expect("it is bound");
         let (socket, stopped) = (Arc::new(socket), Arc::default());
         let thread = {
@@ -113,6 +124,19 @@ fn serve(socket: &Arc<UdpSocket>, stopped: &AtomicBool) {
     }
 }
 
+fn serve_tcp(listener: &TcpListener) {
+    for mut stream in listener.incoming().flatten() {
+        thread::spawn(move || while answer_over_tcp(&mut stream).is_some() {});
+    }
+}
+
+/// Answers one query; none if the client is gone.
+fn answer_over_tcp(stream: &mut TcpStream) -> Option<()> {
+    let query = read_frame(stream).ok()?;
+    let answer = response(&query, &[record(rr::A, 300, &RIGHT)]);
+    send_frame(stream, &answer).ok()
+}
+
 #[test]
 #[ignore = "needs root and cgroups"]
 fn forged_responses_with_another_id_are_never_believed() {
@@ -133,8 +157,8 @@ fn forged_responses_with_another_id_are_never_believed() {
 
 /// What honest clients hear while all sockets to the server get forged responses, each port after it has been open for
 /// up to `found`.
-fn forge(case: &str, found: Duration) -> Heard {
-    let server = Watched::start();
+fn forge(case: &str, found: Duration, takes: Takes) -> Heard {
+    let server = Watched::start(takes);
     let scene = Scene::before(1024, server.address, "");
     let mut sent = 0;
     let heard = scene.during(case, || {
@@ -161,12 +185,19 @@ fn forge(case: &str, found: Duration) -> Heard {
 #[ignore = "needs root and cgroups"]
 fn forged_responses_from_elsewhere_and_to_ports_that_were_found_change_nothing() {
     let case = "forged responses, ports known after 100 ms";
-    forge(case, Duration::from_millis(100)).assert_all_answered(case);
+    forge(case, Duration::from_millis(100), Takes::UdpAlone).assert_all_answered(case);
 }
 
 #[test]
 #[ignore = "needs root and cgroups"]
-fn who_knows_each_port_at_once_can_keep_answers_away_and_not_change_them() {
+fn who_knows_each_port_at_once_changes_nothing_where_the_server_takes_tcp() {
     let case = "forged responses, ports known at once";
-    forge(case, Duration::ZERO).assert_nothing_wrong(case);
+    forge(case, Duration::ZERO, Takes::Tcp).assert_all_answered(case);
+}
+
+#[test]
+#[ignore = "needs root and cgroups"]
+fn who_knows_each_port_at_once_can_keep_answers_away_and_not_change_them_without_tcp() {
+    let case = "forged responses, ports known at once, no TCP";
+    forge(case, Duration::ZERO, Takes::UdpAlone).assert_nothing_wrong(case);
 }
