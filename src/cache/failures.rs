@@ -1,4 +1,4 @@
-//! Questions that failed a moment ago, kept apart from answers, so that a failure never takes an answer's place (RFC 9520).
+//! Recent failures of questions (RFC 9520), in a table apart from answers, so that a failure never replaces an answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crate::message::ede::ExtendedError;
 use crate::message::query::Question;
 use crate::message::wire::rcode;
 
-/// A failure that is not worth repeating yet (RFC 9520).
+/// A recent failure. Until its pause is over, the question is not asked upstream again (RFC 9520).
 #[derive(Debug, Clone)]
 pub struct Failure {
     /// The response code it got.
@@ -17,6 +17,7 @@ pub struct Failure {
     pub error: Arc<ExtendedError>,
     /// What failed.
     pub blames: Blames,
+    /// End of the pause.
     until: Instant,
     pause: Duration,
 }
@@ -24,13 +25,13 @@ pub struct Failure {
 /// What failed, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blames {
-    /// The question, or some of the servers that it was put to.
+    /// The question, or some of the servers that were asked.
     Question,
     /// All servers were silent or down: once one of them is back, the question may be tried again.
     Servers,
 }
 
-/// A failure as it is to be remembered.
+/// A failure to remember.
 #[derive(Debug, Clone, Copy)]
 pub struct Failing<'a> {
     /// The response code it got.
@@ -42,14 +43,14 @@ pub struct Failing<'a> {
 }
 
 impl Failure {
-    /// Whether it is no failure, but a denial that is not believed yet.
+    /// Whether it is a denial that is not believed yet, rather than a failure.
     #[must_use]
     pub fn is_denial(&self) -> bool {
         matches!(self.code, rcode::NOERROR | rcode::NXDOMAIN)
     }
 }
 
-/// All that are remembered.
+/// The table of failures.
 #[derive(Debug)]
 pub(super) struct Failures(quick_cache::sync::Cache<Box<[u8]>, Failure>);
 
@@ -60,13 +61,13 @@ impl Default for Failures {
 }
 
 impl Failures {
-    /// The failure of a question that is not to be repeated yet.
+    /// The failure of a question whose pause is not over.
     pub(super) fn get(&self, key: &[u8], now: Instant) -> Option<Failure> {
         self.0.get(key).filter(|failure| now < failure.until)
     }
 
-    /// Remembers that a question failed, for the shorter of the two pauses; for twice as long as the last time, up to the
-    /// longer, if it failed again as soon as it could.
+    /// Remembers a failure for a pause of `min`. If the question failed not long ago (less than 2 × `max` after its last pause), the
+    /// pause is twice the last one, at most `max`.
     pub(super) fn remember(
         &self,
         key: &[u8],
@@ -95,7 +96,7 @@ impl Failures {
         }
     }
 
-    /// Questions about these lower-cased wire names may be tried at once; returns how many were not.
+    /// Forgets the failures of the lower-cased wire names that `concerns` chooses, and returns their number.
     pub(super) fn forget_those(&self, concerns: impl Fn(&[u8]) -> bool) -> u64 {
         let keys = self.0.iter().map(|(key, _)| key);
         let keys = keys.filter(|key| concerns(Question::of(key).name));
@@ -103,7 +104,7 @@ impl Failures {
             .sum()
     }
 
-    /// Each question may be tried at once.
+    /// Forgets all failures.
     pub(super) fn forget_all(&self) {
         self.0.clear();
     }

@@ -1,10 +1,13 @@
-//! When questions that were answered lately had been asked upstream, whether or not their answers are still kept.
+//! For each question answered recently: when its answer had been asked for upstream. Known even if the answer itself is no longer
+//! in the cache.
 //!
-//! Two workers may ask the same at the same time, and the one who asked first may hear last: what it hears may be what has been
-//! replaced since. The newer answer may have been evicted, or may not have been kept at all, and so cannot tell.
+//! Why: two workers may ask the same question at the same time. The worker that asked first may get its answer last, and that
+//! answer may be outdated by then. It must not replace the newer answer. The newer answer's entry cannot prevent that by itself,
+//! because it may have been evicted or may have been uncacheable.
 //!
-//! Owns a table of fixed size without locks. A question takes the place of one that was asked longest ago among a few: then the
-//! newer answer itself has to tell, and where that is not kept, nothing protects it for the seconds that a question may take.
+//! Owns a table of fixed size without locks. When a set of slots is full, a new question takes the slot of the question that was
+//! asked longest ago. For a question without a slot, the cached answer, if there is one, says when it was asked for. If there is
+//! none, an older answer may be cached for as long as a question can take, which is some seconds.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,15 +15,15 @@ use std::time::{Duration, Instant};
 
 use crate::budgets::LAST_ASKED;
 
-/// Bits of a slot that tell questions apart; the others are milliseconds, enough for 34 years.
+/// Low bits of a slot, which identify its question. The high bits are milliseconds, enough for 34 years.
 const TAG_BITS: u32 = 24;
 const TAG: u64 = (1 << TAG_BITS) - 1;
 
-/// Places that a question may have. With one alone, every twentieth of the questions asked lately would be forgotten within half a
-/// second at 500 answers a second.
+/// Slots in a set: a question may be in any slot of its set. With one slot, 5 % of the questions would lose theirs within half a
+/// second, at 500 answers a second.
 const PLACES: usize = 4;
 
-/// Who answers a question: another tier, or another route, does not outdate what this one says.
+/// A question, and the tier of a route that is asked it. An answer never outdates that of another tier or route.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     /// The question's hash.
@@ -32,7 +35,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// The first of the places where it may stand, and its tag there.
+    /// The first slot of its set, and its tag.
     fn place(self) -> (usize, u64) {
         let who = u64::from(self.route.unwrap_or(u16::MAX)) << 8 | u64::from(self.tier);
         let tag = (self.hash >> 32 ^ who.wrapping_mul(0x9e37_79b9)) & TAG;
@@ -41,17 +44,17 @@ impl Asked {
     }
 }
 
-/// The table.
+/// The table of questions.
 #[derive(Debug)]
 pub(super) struct LastAsked {
-    /// A millisecond before the first question.
+    /// One millisecond before the first question, so that no time in the table is 0.
     started: OnceLock<Instant>,
-    /// Milliseconds since `started` in the high bits, the tag in the low ones; 0 for none.
+    /// Each slot: milliseconds since `started` in the high bits, the tag in the low bits. 0: the slot is free.
     slots: Box<[AtomicU64]>,
 }
 
 impl LastAsked {
-    /// Nothing was asked yet.
+    /// An empty table.
     pub(super) fn new() -> Self {
         Self {
             started: OnceLock::new(),
@@ -59,21 +62,22 @@ impl LastAsked {
         }
     }
 
-    /// When a question whose answer came lately had been asked, to the millisecond.
+    /// When the newest answer to this question had been asked for, to the millisecond. None if the question has no slot.
     pub(super) fn get(&self, asked: Asked) -> Option<Instant> {
         let (slots, tag) = self.places(asked);
         let (_, found) = own(slots, tag)?;
         Some(*self.started.get()? + Duration::from_millis(found >> TAG_BITS))
     }
 
-    /// Where a question may stand, and its tag there.
+    /// The slots of a question's set, and its tag.
     fn places(&self, asked: Asked) -> (&[AtomicU64], u64) {
         let (first, tag) = asked.place();
         (&self.slots[first..first + PLACES], tag)
     }
 
-    /// Its answer came, and it had been asked at `at`. Returns whether the same question was asked later, and its answer came
-    /// before. `kept` says when the answer that is kept had been asked for, if another question has taken this one's place.
+    /// Notes an answer that had been asked for at `at`, and returns whether it is outdated: whether an answer that was asked for
+    /// later has come already. `kept` returns when the cached answer had been asked for; it is called only if the question
+    /// has no slot.
     pub(super) fn is_outdated(
         &self,
         asked: Asked,
@@ -87,7 +91,7 @@ impl LastAsked {
         let milliseconds = u64::try_from(passed).unwrap_or(u64::MAX) & (u64::MAX >> TAG_BITS);
         let (slots, tag) = self.places(asked);
         let own = own(slots, tag);
-        // A free one is the oldest of all.
+        // A free slot is 0, and so counts as the oldest.
         let oldest = || loaded(slots).min_by_key(|(_, found)| *found);
         let Some((slot, found)) = own.or_else(oldest) else {
             return false;
@@ -104,14 +108,14 @@ impl LastAsked {
     }
 }
 
-/// Slots, with what stands in each.
+/// Slots with their contents.
 fn loaded(slots: &[AtomicU64]) -> impl Iterator<Item = (&AtomicU64, u64)> {
     slots
         .iter()
         .map(|slot| (slot, slot.load(Ordering::Relaxed)))
 }
 
-/// The slot that a question with this tag has, and what stands there.
+/// The slot with this tag, and its contents.
 fn own(slots: &[AtomicU64], tag: u64) -> Option<(&AtomicU64, u64)> {
     loaded(slots).find(|(_, found)| *found != 0 && found & TAG == tag)
 }
