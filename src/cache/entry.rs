@@ -12,57 +12,58 @@ use crate::message::query::Question;
 use crate::message::response::{Facts, Kind, Response, View, sane_ttl};
 use crate::message::wire;
 
-/// Bytes an entry takes beside its block: the table's slots with their slack (about 65), an eighth of a ghost, and what
-/// churn leaves unused. Measured as the resident memory that full caches of 64 MiB hold for each entry
-/// (`tests/memory.rs`), less the entry's block.
+/// Bytes that an entry takes outside its own block of memory: its slot in the table, with the table's unused slots (about 65), an
+/// eighth of a ghost, and memory that the allocator leaves unused. Measured as the resident memory for each entry in full caches
+/// of 64 MiB (`tests/memory.rs`), less the entry's block.
 const OVERHEAD: usize = 80;
 
-/// Answers shorter-lived than this are not prefetched, in seconds: their last second is too much of their life.
+/// In seconds. Answers with a shorter lifetime are not prefetched: a prefetch begins at least one second before the end, which
+/// would be a large part of their lifetime.
 const MIN_PREFETCH_LIFETIME: u32 = 5;
 
-/// An answer with all that is known of it, in one block of memory; clones share it.
+/// An answer with its metadata, in one block of memory. Clones share the block.
 #[derive(Debug, Clone)]
 pub struct Entry(ThinArc<Head, u8>);
 
-/// What stands before the message. Every byte of it counts as often as there are answers.
+/// The metadata, which stands before the message. Each entry has one, so every byte here costs memory once for each entry.
 #[derive(Debug)]
 struct Head {
     stored: Instant,
-    /// Seconds it is fresh.
+    /// For how many seconds after `stored` the answer is fresh.
     lifetime: u32,
-    /// No TTL it serves is above this, in seconds.
+    /// Upper bound of the TTLs that clients see, in seconds.
     ttl_cap: u32,
-    /// The route that answered, for metrics; none for what is answered here.
+    /// Index of the route that answered, for metrics. None for answers that nodens makes itself.
     route: Option<u16>,
     facts: Facts,
-    /// Milliseconds from the query to the answer, up to what fits: `deadline` is a minute at most.
+    /// Milliseconds from the query to the answer, 65,535 at most: `deadline` is at most a minute.
     took: u16,
-    /// Which of the route's tiers answered.
+    /// The tier of the route that answered; 0 is the first.
     tier: u8,
-    /// What its key says beside the question: the message holds the rest.
+    /// The last byte of the key (DO, CD, RD missing). The rest of the key is the question, which is in the message.
     bits: u8,
-    /// Hits so far, up to the number that makes it popular.
+    /// Hits so far, counted up to `prefetch_hits`, the number that makes the entry popular.
     hits: AtomicU8,
-    /// [`FETCHING`], or the [`second`] of its life in which it was last fetched anew before it expired, or neither.
+    /// [`FETCHING`] while a prefetch is under way; else the [`second`] in which the last one ended; 0 if there was none.
     prefetch: AtomicU8,
 }
 
-/// It is being fetched anew.
+/// A prefetch is under way.
 const FETCHING: u8 = u8::MAX;
 
-/// A number from 1 to 254 for this second of an answer's life: another one than for the seconds around it.
+/// Age in seconds as a number from 1 to 254, which differs from the numbers of the seconds around it.
 fn second(age: u32) -> u8 {
     (age % 254).to_le_bytes()[0] + 1
 }
 
-/// What the allocator sets aside for so many bytes. Its sizes are multiples of an eighth of the next power of two, and at
-/// least 16 bytes apart.
+/// Size of the block that the allocator uses for this many bytes. Its block sizes are multiples of an eighth of the next power of
+/// two, and of 16 bytes.
 fn block(bytes: usize) -> usize {
     let step = (bytes.next_power_of_two() / 8).max(16);
     bytes.next_multiple_of(step)
 }
 
-/// Upper bounds that a route sets for its answers.
+/// Bounds that a route sets for its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Seconds a positive answer is kept.
@@ -73,12 +74,12 @@ pub struct Bounds {
     pub later_max_negative_ttl: u32,
     /// TTLs of positive answers below this are raised to it, in seconds; see [`Response::raise_ttls`].
     pub min_ttl: u32,
-    /// Seconds any answer is kept, whatever clients are told: 0 keeps nothing.
+    /// Seconds any answer is kept. Does not change the TTLs that clients see. 0: no answer is kept.
     pub max_lifetime: u32,
 }
 
 impl Bounds {
-    /// None of them above this many seconds.
+    /// Lowers the three upper bounds of TTLs to this many seconds.
     #[must_use]
     pub fn at_most(self, seconds: u32) -> Self {
         Self {
@@ -95,14 +96,14 @@ impl Bounds {
 pub struct Origin {
     /// Index of the route that answered.
     pub route: u16,
-    /// Which of its tiers did; 0 is the one it asks first.
+    /// The route's tier that answered; 0 is the first.
     pub tier: usize,
-    /// How long after the query the answer came.
+    /// Time from the query to the answer.
     pub took: Duration,
 }
 
 impl Entry {
-    /// An answer as it arrived at `stored` from `origin`.
+    /// The answer to the question of `key`, which arrived at `stored` from `origin`.
     #[must_use]
     pub fn new(
         key: &[u8],
@@ -114,7 +115,7 @@ impl Entry {
         Self::build(key, response, stored, Some(origin), bounds)
     }
 
-    /// An answer given here, never stored; clients may keep it for so many seconds at most.
+    /// An answer that nodens makes itself and does not store. Its TTLs are at most `seconds`.
     #[must_use]
     pub fn local(response: &Response, now: Instant, seconds: u32) -> Self {
         let bounds = Bounds {
@@ -148,7 +149,7 @@ impl Entry {
                 .unwrap_or(0)
                 .min(bound)
                 .min(bounds.max_lifetime),
-            // A stub that caches must not keep a "no" longer than we do, nor anything else (RFC 2308 §5).
+            // A client that caches must not keep an answer longer than we do; for negative ones see RFC 2308 §5.
             ttl_cap: bound,
             route: origin.map(|origin| origin.route),
             took: origin.map_or(0, |origin| {
@@ -196,30 +197,30 @@ impl Entry {
         self.head().route
     }
 
-    /// Which of the route's tiers answered.
+    /// The tier of the route that answered; 0 is the first.
     #[must_use]
     pub fn tier(&self) -> u8 {
         self.head().tier
     }
 
-    /// Whether it says that the name, or its record, does not exist.
+    /// Whether the answer says that the name, or a record of this type, does not exist.
     #[must_use]
     pub fn is_negative(&self) -> bool {
         self.response().kind() == Kind::Negative
     }
 
-    /// No TTL it serves is above this, in seconds.
+    /// Upper bound of the TTLs that clients see, in seconds.
     #[must_use]
     pub fn ttl_cap(&self) -> u32 {
         self.head().ttl_cap
     }
 
-    /// When it arrived.
+    /// When the answer arrived.
     pub(super) fn stored(&self) -> Instant {
         self.head().stored
     }
 
-    /// When it was asked for.
+    /// When the answer was asked for upstream.
     #[must_use]
     pub fn asked(&self) -> Instant {
         let took = Duration::from_millis(u64::from(self.head().took));
@@ -229,12 +230,12 @@ impl Entry {
             .unwrap_or(self.head().stored)
     }
 
-    /// Seconds it is fresh.
+    /// For how many seconds after [`Entry::stored`] the answer is fresh.
     pub(super) fn lifetime(&self) -> u32 {
         self.head().lifetime
     }
 
-    /// Whole seconds since it arrived, while it may be served as it is.
+    /// Age in whole seconds. None if the answer is expired.
     #[inline]
     #[must_use]
     pub fn age_if_fresh(&self, now: Instant) -> Option<u32> {
@@ -244,21 +245,22 @@ impl Entry {
             .filter(|age| *age < self.head().lifetime)
     }
 
-    /// Seconds for which it is still fresh; 0 if it is not.
+    /// Seconds until the answer expires; 0 if it has expired.
     #[must_use]
     pub fn seconds_left(&self, now: Instant) -> u32 {
         let age = self.age_if_fresh(now);
         age.map_or(0, |age| self.head().lifetime - age)
     }
 
-    /// How long ago it ceased to be fresh; zero while it is.
+    /// Time since the answer expired; zero while it is fresh.
     #[must_use]
     pub fn expired_for(&self, now: Instant) -> Duration {
         let age = now.saturating_duration_since(self.head().stored);
         age.saturating_sub(Duration::from_secs(u64::from(self.head().lifetime)))
     }
 
-    /// Counts a hit at this age, in seconds; whether it is popular and about to expire, and not being fetched anew.
+    /// Counts a hit at this age, in seconds. Returns whether a prefetch is due: the entry is popular and about to expire, no
+    /// prefetch is under way, and none ended in this second.
     #[inline]
     #[must_use]
     pub fn prefetch_due(&self, age: u32, config: &CacheConfig) -> bool {
@@ -274,35 +276,36 @@ impl Entry {
         self.about_to_expire(age, config) && prefetch != FETCHING && prefetch != second(age)
     }
 
-    /// Whether it is so old, in seconds, that a popular one is fetched anew.
+    /// Whether a popular entry of this age, in seconds, is prefetched.
     #[inline]
     #[must_use]
     pub fn about_to_expire(&self, age: u32, config: &CacheConfig) -> bool {
-        // Ages are whole seconds: the last one always counts.
+        // Ages are whole seconds. The last second before expiry counts even if `prefetch_percent` of the lifetime is less.
         let left = self.head().lifetime.saturating_sub(age);
         let threshold = u64::from(self.head().lifetime) * u64::from(config.prefetch_percent) / 100;
         u64::from(left) <= threshold.max(1)
     }
 
-    /// It is to be fetched anew now; false if some worker does so already.
+    /// Marks a prefetch as under way. False if another worker has one under way already.
     #[must_use]
     pub fn start_prefetch(&self) -> bool {
         self.head().prefetch.swap(FETCHING, Ordering::Relaxed) != FETCHING
     }
 
-    /// It was fetched anew, or could not be: another turn may come, in another second of its life.
+    /// Marks the prefetch as ended, with or without an answer. The next one may start in another second.
     pub fn end_prefetch(&self, now: Instant) {
         let age = self.age_if_fresh(now).unwrap_or_default();
         self.head().prefetch.store(second(age), Ordering::Relaxed);
     }
 
-    /// Whether it belongs in the cache at all: RFC 1035 §3.2.1 (TTL 0), RFC 2308 §5 (NXDOMAIN without SOA), and never a cut one.
+    /// Whether the answer may be cached. Not cached are answers with TTL 0 (RFC 1035 §3.2.1), NXDOMAIN without SOA (RFC 2308
+    /// §5), and truncated ones.
     #[must_use]
     pub fn storable(&self) -> bool {
         self.head().lifetime > 0 && !self.response().truncated()
     }
 
-    /// Whether it is the answer to the question of this key, and not one whose hash is the same.
+    /// Whether this is the answer to the question of `key`, and not to another question with the same hash.
     #[inline]
     pub(super) fn answers(&self, key: &[u8]) -> bool {
         key.split_last().is_some_and(|(bits, question)| {
@@ -310,13 +313,13 @@ impl Entry {
         })
     }
 
-    /// What its key says beside the question.
+    /// The question, with the bits of the key.
     #[must_use]
     pub fn question(&self) -> Question<'_> {
         Question::with_bits(self.response().question(), self.head().bits)
     }
 
-    /// The message with the TTLs that it has by now.
+    /// The message with its TTLs reduced by its age.
     #[must_use]
     pub fn aged_message(&self, now: Instant) -> Vec<u8> {
         let age = now.saturating_duration_since(self.head().stored).as_secs();
@@ -331,7 +334,7 @@ impl Entry {
         message
     }
 
-    /// What it counts for in `cache.max_size`, in bytes.
+    /// Bytes that the entry counts as in `cache.max_size`.
     #[must_use]
     pub fn weight(&self) -> u64 {
         let bytes = size_of::<HeaderWithLength<Head>>() + size_of::<usize>() + self.0.slice.len();

@@ -11,9 +11,9 @@ use crate::message::wire::rcode;
 /// A recent failure. Until its pause is over, the question is not asked upstream again (RFC 9520).
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// The response code it got.
+    /// The response code for clients.
     pub code: u16,
-    /// Why.
+    /// The reason, for clients.
     pub error: Arc<ExtendedError>,
     /// What failed.
     pub blames: Blames,
@@ -34,9 +34,9 @@ pub enum Blames {
 /// A failure to remember.
 #[derive(Debug, Clone, Copy)]
 pub struct Failing<'a> {
-    /// The response code it got.
+    /// The response code for clients.
     pub code: u16,
-    /// Why.
+    /// The reason, for clients.
     pub error: &'a ExtendedError,
     /// What failed.
     pub blames: Blames,
@@ -89,7 +89,7 @@ impl Failures {
         self.0.insert(key.into(), failure);
     }
 
-    /// The question was answered.
+    /// Forgets the failure of a question, because the question was answered.
     pub(super) fn forget(&self, key: &[u8]) {
         if !self.0.is_empty() {
             self.0.remove(key);

@@ -1,7 +1,8 @@
 //! The answer cache, shared by all workers: entries, ageing, bounds.
 //!
-//! Owns what is kept and for how long (RFC 2181 §8, RFC 2308 §5). Must not know clients, routes or sockets; `now` is an
-//! argument. Bounded in bytes: an entry weighs its key, its message, its TTL offsets and the table's overhead.
+//! Owns which answers are kept, and for how long (RFC 2181 §8, RFC 2308 §5). Must not know clients, routes or sockets; `now` is
+//! an argument. Bounded in bytes: an entry weighs its block of memory (metadata, message, TTL offsets) and the table's
+//! overhead.
 
 mod entry;
 mod failures;
@@ -23,14 +24,14 @@ use crate::config::CacheConfig;
 use failures::Failures;
 use last_asked::{Asked, LastAsked};
 
-/// Keys remembered after their entries were evicted, as a share of the entries: enough to tell a name that comes back
-/// from one that was asked once, at a quarter of the memory `quick_cache` would spend by itself.
+/// Number of evicted keys that the table remembers, as a share of the entries. That is enough to tell names that are asked
+/// again from names that were asked once, and takes a quarter of the memory that the default of `quick_cache` takes.
 const GHOSTS: f64 = 0.125;
 
-/// Rough size of an entry, from which the table guesses how many it will hold.
+/// Rough size of an entry in bytes, from which the table estimates how many entries it will hold.
 const TYPICAL_ENTRY: u64 = 300;
 
-/// No shard is smaller than this, so that every DNS message fits one (64 KiB and its key).
+/// Least size of a shard in bytes, so that each DNS message (64 KiB and its key) fits into one.
 const MIN_SHARD_SIZE: u64 = 1 << 20;
 
 /// The table's key is already a keyed 64-bit hash; hashing it again would add nothing.
@@ -70,11 +71,11 @@ impl Weighter<u64, Entry> for ByBytes {
     }
 }
 
-/// The key being inserted: its older entry is replaced, not evicted, though the table tells of both alike.
+/// The key being inserted. The table reports a replaced entry as evicted, too; by this key the two are told apart.
 #[derive(Debug, Default)]
 struct KeyBeingReplaced(Option<u64>);
 
-/// Entries that made room for others.
+/// Numbers of entries that were evicted to make room.
 #[derive(Debug, Default)]
 struct Evictions {
     positive: AtomicU64,
@@ -103,20 +104,21 @@ impl Lifecycle<u64, Entry> for CountEvictions {
 #[derive(Debug)]
 pub struct Cache {
     shards: Shards<u64, Entry, ByBytes, AlreadyHashed, CountEvictions>,
-    /// Seeded at start, so that nobody can aim collisions at a name.
+    /// Randomly seeded at start, so that nobody can choose names whose hashes collide.
     hasher: ahash::RandomState,
     evictions: Arc<Evictions>,
-    /// Kept apart, so that a failure never takes an answer's place.
+    /// A table apart from the answers, so that a failure never replaces an answer.
     failures: Failures,
     flushes: AtomicU64,
     last_asked: LastAsked,
 }
 
-/// How often something was flushed since the start. What was asked for under an earlier number may be what was to be forgotten.
+/// Number of flushes since the start. An answer that was asked for at another number may be one that a flush should have
+/// removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flushes(u64);
 
-/// What a flush took away.
+/// What a flush removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Flushed {
     /// Answers.
@@ -126,13 +128,13 @@ pub struct Flushed {
 }
 
 impl Cache {
-    /// An empty cache; `max_size` 0 makes one that keeps nothing.
+    /// An empty cache. With `max_size` 0 it stays empty.
     #[must_use]
     pub fn new(config: &CacheConfig) -> Self {
         Self::with_hasher(config, ahash::RandomState::new())
     }
 
-    /// The same with a hasher of one's own. Which entries make room for others depends on it.
+    /// As [`Cache::new`], with this hasher. Which entries are evicted depends on the hasher.
     ///
     /// # Panics
     /// Never: the options that the cache is built from are set.
@@ -162,7 +164,7 @@ impl Cache {
         }
     }
 
-    /// The entry of a question, fresh or not.
+    /// The entry of a question, fresh or expired.
     #[inline]
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<Entry> {
@@ -170,7 +172,7 @@ impl Cache {
         entry.answers(key).then_some(entry)
     }
 
-    /// Keeps an answer in place of an older one to the same question, if it may be kept.
+    /// Stores an answer, if it may be cached. It replaces the entry of the same question. Forgets the question's failure.
     pub fn insert(&self, key: &[u8], entry: &Entry) {
         if entry.storable() {
             let hash = self.hash(key);
@@ -181,17 +183,19 @@ impl Cache {
         self.failures.forget(key);
     }
 
-    /// How often something was flushed so far; to be looked up before the upstreams are asked.
+    /// The number of flushes so far. For [`Cache::insert_if_current`] it must be read before the upstream servers are asked.
     #[inline]
     #[must_use]
     pub fn flushes(&self) -> Flushes {
         Flushes(self.flushes.load(Ordering::SeqCst))
     }
 
-    /// The same as [`Cache::insert`] for an answer that was asked for when so much had been flushed: nothing, if something
-    /// was flushed since. Which name that was does not matter: forgetting one too many costs a query. Nothing either, if
-    /// another worker asked later and had its answer sooner, whether or not that is still kept: a slow server may answer with
-    /// what was true when it was asked.
+    /// As [`Cache::insert`], but an answer that may be outdated is not stored:
+    ///
+    /// - if anything was flushed since the answer was asked for, at the number `asked`. The flushed names do not matter: an
+    ///   answer that is dropped without need costs one query;
+    /// - if another worker asked later and got its answer sooner, even if that answer is not in the cache: a slow server may
+    ///   answer with what was true when it was asked.
     pub fn insert_if_current(&self, key: &[u8], entry: &Entry, asked: Flushes) {
         let hash = self.hash(key);
         let question = Asked {
@@ -205,20 +209,21 @@ impl Cache {
             is_of_the_same.then(|| kept.asked())
         };
         let is_outdated = self.last_asked.is_outdated(question, entry.asked(), kept);
-        // What outdates it may not have been kept, because it was cut or had a TTL of 0, and what is kept be older than both.
+        // The newer answer may not be in the cache, because it was truncated or had a TTL of 0. If the entry in the cache is
+        // older than this answer, this answer replaces it.
         let replaces_older = || kept().is_some_and(|kept| kept < entry.asked());
         if is_outdated && !replaces_older() || self.flushes() != asked {
             return;
         }
         self.insert(key, entry);
-        // A flush counts first and looks at the entries then. If it did not see ours, it had passed our shard before, and its
-        // count is seen here.
+        // A flush increments the number first, and reads the entries afterwards. If it did not see this entry, it had read this
+        // shard before the insert, and so its increment is visible here.
         if self.flushes() != asked {
             self.shards.remove(&hash);
         }
     }
 
-    /// When what was answered last to a question, by a route's first tier, had been asked; none if that is long ago.
+    /// When the newest answer of a route's first tier to this question had been asked for. None if that is long ago.
     #[must_use]
     pub fn last_asked(&self, key: &[u8], route: u16) -> Option<Instant> {
         self.last_asked.get(Asked {
@@ -228,8 +233,8 @@ impl Cache {
         })
     }
 
-    /// Forgets all answers and failures of the lower-cased wire names that `concerns` chooses. Its locks are held for one entry
-    /// at a time.
+    /// Removes all answers and failures of the lower-cased wire names that `concerns` chooses. Locks a shard for one entry at a
+    /// time.
     pub fn flush(&self, concerns: impl Fn(&[u8]) -> bool) -> Flushed {
         self.flushes.fetch_add(1, Ordering::SeqCst);
         let mut answers = 0;
@@ -243,7 +248,7 @@ impl Cache {
         Flushed { answers, failures }
     }
 
-    /// All entries, in no order. Its locks are held for one entry at a time; what is stored meanwhile may be missing.
+    /// All entries, in no order. Locks a shard for one entry at a time; entries that are stored meanwhile may be missing.
     pub fn iter(&self) -> impl Iterator<Item = Entry> {
         self.shards.iter().map(|(_, entry)| entry)
     }
@@ -253,7 +258,7 @@ impl Cache {
         self.hasher.hash_one(key)
     }
 
-    /// The failure of a question that is not to be repeated yet.
+    /// The failure of a question that may not be asked again yet.
     #[must_use]
     pub fn failure(&self, key: &[u8], now: Instant) -> Option<Failure> {
         self.failures.get(key, now)
@@ -270,18 +275,18 @@ impl Cache {
         self.failures.remember(key, failing, pauses, now);
     }
 
-    /// Forgets every entry for which `keep` is false. Hits of other shards go on meanwhile.
+    /// Removes each entry for which `keep` is false. Hits in other shards are served meanwhile.
     pub fn retain(&self, keep: impl Fn(&Entry) -> bool) {
         self.shards.retain(|_, entry| keep(entry));
     }
 
-    /// Forgets all failures, so that each question may be tried at once.
+    /// Forgets all failures, so that each question may be asked again at once.
     pub fn forget_failures(&self) {
         self.failures.forget_all();
     }
 
-    /// Changes the bound of the entries' weight in bytes; what is over it goes. 0 keeps nothing. The number of shards
-    /// stays that of the size at the start: a cache made much smaller does not hold the largest messages.
+    /// Changes the maximal weight of all entries, in bytes, and evicts what is over it. With 0 the cache stays empty. The
+    /// number of shards does not change: if a cache is made much smaller, the largest messages no longer fit into a shard.
     pub fn resize(&self, max_size: u64) {
         self.shards.set_capacity(max_size);
     }
@@ -292,19 +297,19 @@ impl Cache {
         self.shards.len()
     }
 
-    /// Bytes they weigh.
+    /// Weight of all entries in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.shards.weight()
     }
 
-    /// Entries that made room for others since the start.
+    /// Number of entries that were evicted since the start.
     #[must_use]
     pub fn evictions(&self) -> u64 {
         self.evictions.positive.load(Ordering::Relaxed) + self.negative_evictions()
     }
 
-    /// Those of them that were negative answers.
+    /// Number of negative answers among [`Cache::evictions`].
     #[must_use]
     pub fn negative_evictions(&self) -> u64 {
         self.evictions.negative.load(Ordering::Relaxed)
@@ -358,7 +363,7 @@ mod tests {
         key
     }
 
-    /// Two workers ask the same, and the one who asked first hears last.
+    /// Two workers ask the same question. The worker that asked first gets its answer last.
     #[test]
     fn what_was_asked_for_earlier_does_not_replace_what_was_asked_for_later() {
         let (cache, start) = (Cache::new(&CacheConfig::default()), Instant::now());
@@ -377,13 +382,13 @@ mod tests {
         keep(&[1], 2 * second, 2 * second);
         let kept = cache.get(&newer).expect("it was kept");
         assert!(kept.response().message().ends_with(&[2]));
-        // Nor once that has expired: it is asked for anew then.
+        // An older answer is not stored either when the newer one has expired: the question is asked again then.
         keep(&[3], 62 * second, 62 * second);
         let kept = cache.get(&newer).expect("it was kept");
         assert!(kept.response().message().ends_with(&[2]));
     }
 
-    /// The newest was cut, say, and is not kept; of the other two the older one came first.
+    /// The newest of three answers may not be cached. Of the other two, the older one arrives first.
     #[test]
     fn what_is_kept_is_the_newest_that_may_be() {
         let (cache, start) = (Cache::new(&CacheConfig::default()), Instant::now());
@@ -407,7 +412,7 @@ mod tests {
         assert!(kept.response().message().ends_with(&[2]));
     }
 
-    /// So many that each slot of the table of questions asked last is another's.
+    /// As many questions as it takes to fill each slot of `LastAsked`.
     #[test]
     fn nor_when_many_other_questions_were_asked_in_between() {
         let cache = Cache::with_hasher(

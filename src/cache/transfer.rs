@@ -1,13 +1,13 @@
-//! The cache on its way to a successor: entries as frames of bytes.
+//! The cache's entries as a stream of bytes, which a process sends to its successor.
 //!
-//! Owns the format and what is believed of it. A frame is read as if it came from a server: its message goes through
-//! [`Response::read`], and key, hash, TTL and kind are made from it anew. What the sender adds (age, bounds) can only make an
-//! entry older or shorter-lived. Must not know sockets or routes.
+//! Owns the format, and the checks of received entries. A frame is not trusted more than a server's response: its message is
+//! read by [`Response::read`], and key, hash, TTL and kind are derived from the message. The values that the sender adds (age,
+//! bounds) can only make an entry older or its lifetime shorter. Must not know sockets or routes.
 //!
-//! The stream: [`MAGIC`], frames, a frame of no length. A frame: its length in 32 bits, then so many octets. What the first
-//! one holds is not known here; each of the others is an entry: the key's last byte, route (16 bits), tier, kind, age in
-//! milliseconds (64), seconds it is fresh (32), the cap of its TTLs (32), and the message, with the servers' extended errors
-//! in an OPT record. Numbers are in network order.
+//! A stream consists of [`MAGIC`], frames, and an empty frame as its end. A frame is its length in octets (32 bits), followed
+//! by that many octets. This module does not know the contents of the first frame. Each other frame is an entry: the key's last
+//! byte, route (16 bits), tier (8), kind (8), age in milliseconds (64), lifetime in seconds (32), the cap of its TTLs in
+//! seconds (32), and the message, with the servers' extended errors in an OPT record. Numbers are in network order.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::message::query::Question;
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{self, Counts, flag, rr};
 
-/// What a stream begins with. Another format has another number.
+/// The first octets of a stream. They contain the version of the format.
 pub const MAGIC: [u8; 15] = *b"nodens cache 1\n";
 
 /// Octets of a frame before the message.
@@ -30,22 +30,22 @@ const OPT_HEAD: usize = 11;
 /// OPCODE (RFC 1035 §4.1.1).
 const OPCODE: u16 = 0x7800;
 
-/// Why a stream cannot be taken for a cache.
+/// Why entries cannot be read from a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// It broke off, or took too long.
+    /// The stream ended early, or took too long.
     #[error("{0}")]
     Stream(#[from] io::Error),
-    /// It begins otherwise.
+    /// The stream does not begin with [`MAGIC`].
     #[error("it speaks another format")]
     Foreign,
-    /// A frame of so many octets.
+    /// A frame has this length in octets, which is too long.
     #[error("a frame of {0} octets, which is too long")]
     FrameTooLong(u32),
 }
 
 impl TransferError {
-    /// Whether the sender was only too slow.
+    /// Whether the sender was too slow. The entries received until then are sound.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         use io::ErrorKind::{TimedOut, WouldBlock};
@@ -53,24 +53,24 @@ impl TransferError {
     }
 }
 
-/// An entry of another process.
+/// An entry received from another process.
 #[derive(Debug)]
 pub struct Received {
     bits: u8,
     response: Response,
-    /// Index of the route by which it came, as the sender counts.
+    /// Index of the route that answered, in the sender's setup.
     pub route: u16,
-    /// Which of the route's tiers answered.
+    /// The tier of the route that answered; 0 is the first.
     pub tier: u8,
     age: Duration,
     lifetime: u32,
     ttl_cap: u32,
 }
 
-/// Reads what a stream begins with.
+/// Reads [`MAGIC`].
 ///
 /// # Errors
-/// [`TransferError::Foreign`], and those of the stream.
+/// [`TransferError::Foreign`], and errors of the stream.
 pub fn read_magic(stream: &mut impl Read) -> Result<(), TransferError> {
     let mut magic = [0; MAGIC.len()];
     stream.read_exact(&mut magic)?;
@@ -81,10 +81,10 @@ pub fn read_magic(stream: &mut impl Read) -> Result<(), TransferError> {
     }
 }
 
-/// Reads a frame of `most` octets at most into `frame`; false at the end.
+/// Reads a frame of at most `most` octets into `frame`. Returns false for the empty frame, the end of the stream.
 ///
 /// # Errors
-/// [`TransferError::FrameTooLong`], and those of the stream.
+/// [`TransferError::FrameTooLong`], and errors of the stream.
 pub fn read_frame(
     stream: &mut impl Read,
     frame: &mut Vec<u8>,
@@ -98,7 +98,7 @@ pub fn read_frame(
         return Err(TransferError::FrameTooLong(length));
     }
     frame.clear();
-    // Room is made as octets arrive: the length may lie.
+    // Memory is allocated as octets arrive, because the announced length may be wrong.
     let read = stream.take(u64::from(length)).read_to_end(frame)?;
     if read < octets {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -106,10 +106,10 @@ pub fn read_frame(
     Ok(length > 0)
 }
 
-/// Writes a frame; an empty one is the end.
+/// Writes a frame. An empty frame ends the stream.
 ///
 /// # Errors
-/// Those of the stream.
+/// Errors of the stream.
 pub fn write_frame(stream: &mut impl Write, frame: &[u8]) -> io::Result<()> {
     let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
     stream.write_all(&length.to_be_bytes())?;
@@ -117,7 +117,7 @@ pub fn write_frame(stream: &mut impl Write, frame: &[u8]) -> io::Result<()> {
 }
 
 impl Entry {
-    /// Makes it a frame of a stream, its age that of `now`; false if it is none of those that are handed over.
+    /// Writes the entry, with its age at `now`, as the contents of `frame`. Returns false if such entries are not handed over.
     #[must_use]
     pub fn write(&self, now: Instant, frame: &mut Vec<u8>) -> bool {
         let (Some(route), Some(kind)) = (self.route(), kind_number(self.response().kind())) else {
@@ -156,7 +156,7 @@ impl Entry {
 }
 
 impl Received {
-    /// Reads a frame; none if it is no answer that this process would have kept.
+    /// Reads a frame. None if this process would not have cached its answer.
     #[must_use]
     pub fn read(frame: &[u8]) -> Option<Self> {
         let (head, message) = frame.split_at_checked(HEAD)?;
@@ -194,14 +194,13 @@ impl Received {
         &self.response
     }
 
-    /// Its key here.
+    /// Its key in this process's cache.
     #[must_use]
     pub fn key(&self) -> Vec<u8> {
         [self.response.view().question(), &[self.bits]].concat()
     }
 
-    /// The entry as it is at `now`, under bounds of a route here; none if it is older than a clock
-    /// can tell.
+    /// The entry for this process's cache, with `bounds` of the route in `origin`. None if the clock cannot represent its age.
     #[must_use]
     pub fn entry(&self, now: Instant, origin: Origin, bounds: Bounds) -> Option<Entry> {
         let bounds = Bounds {
@@ -219,7 +218,7 @@ impl Received {
     }
 }
 
-/// The number of a kind of answer that is handed over: others are not in the cache.
+/// The number that stands for a kind of answer in a frame. None for kinds that are never cached.
 fn kind_number(kind: Kind) -> Option<u8> {
     match kind {
         Kind::Positive => Some(0),
@@ -335,7 +334,7 @@ mod tests {
         assert!(old.is_none_or(|old| old.age_if_fresh(now).is_none()));
     }
 
-    /// Else the fuzz target begins with nothing.
+    /// If the seeds are not valid entries, the fuzz target starts without any.
     #[test]
     fn the_seeds_of_the_fuzz_target_are_entries() {
         let mut stream = &include_bytes!("../../fuzz/seeds/handover/two-entries")[..];
@@ -375,7 +374,7 @@ mod tests {
         }
     }
 
-    /// What is accepted reads as a response again, and is an answer.
+    /// An accepted frame's message can be read again as a response, and is an answer.
     fn check(frame: &[u8]) {
         let Some(received) = Received::read(frame) else {
             return;
