@@ -1,8 +1,9 @@
-//! What a worker's thread does between two looks of tokio's runtime at its sockets.
+//! Scheduling on a worker's thread, inside of what tokio's runtime schedules.
 //!
-//! Whoever has read a socket opens a *turn* ([`Turns::begin`]). Flights that can go on because of what was read do so at the
-//! turn's end, in the reader's own task, and what they wrote leaves then, all together. So a query wakes two tasks, one for
-//! each socket that is read for it, and none to be asked, to be answered or to be sent.
+//! A task of tokio's that has read a socket begins a *turn* ([`Turns::begin`]). Flights that became ready because of what was
+//! read are polled at the end of the turn, inside the reader's task. Afterwards everything that they wrote is sent in one
+//! batch. So tokio wakes two tasks for a forwarded query, one for each of the two sockets that are read. No further task is
+//! woken to ask the server, to answer the client or to send.
 
 use std::time::{Duration, Instant};
 
@@ -14,21 +15,21 @@ pub mod turns;
 pub use tasks::Tasks;
 pub use turns::{Leaving, Turns};
 
-/// The time, by the clock of the runtime: the kernel's monotonic one, or one that is made up, as a simulation does.
+/// The current time by tokio's clock, which is the kernel's monotonic clock, or a made-up one in a simulation.
 #[inline]
 #[must_use]
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// How long ago that was.
+/// Time since `then`.
 #[inline]
 #[must_use]
 pub fn since(then: Instant) -> Duration {
     now().saturating_duration_since(then)
 }
 
-/// Waits until then; for ever if that is never.
+/// Waits until `then`, or for ever if it is `None`.
 pub async fn until(then: Option<Instant>) {
     match then {
         Some(then) => tokio::time::sleep_until(then.into()).await,

@@ -1,5 +1,5 @@
-//! Tasks that take one job after the other. A new task takes memory for the largest state of its future, which is moved
-//! there; one that is kept has all of it already.
+//! Tasks that are reused: each runs one job after the other. A new task costs an allocation for the largest state of its
+//! future, and a copy of the future into it. A reused task costs neither.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -9,21 +9,21 @@ use std::task::{Poll, Waker};
 
 use super::turns::Turns;
 
-/// Runs jobs of one kind, and keeps tasks for them.
+/// Runs jobs of one kind, and keeps idle tasks for the next ones.
 pub struct Tasks<J> {
-    /// Those without a job, the one that became idle last at the end.
+    /// Idle tasks. The last element became idle last.
     idle: RefCell<Vec<Waiting<J>>>,
     most: usize,
 }
 
-/// A task that waits for a job.
+/// An idle task.
 struct Waiting<J> {
     job: Rc<Cell<Option<J>>>,
     waker: Waker,
 }
 
 impl<J: 'static> Tasks<J> {
-    /// Keeps so many tasks at most.
+    /// Keeps at most `most` idle tasks.
     #[must_use]
     pub fn keeping(most: usize) -> Rc<Self> {
         Rc::new(Self {
@@ -32,8 +32,8 @@ impl<J: 'static> Tasks<J> {
         })
     }
 
-    /// Has `work` run with this job, from the end of the turn on. It must be the same `work` each time. A panic ends that
-    /// job alone.
+    /// Runs `work(job)` in an idle task or a new one; it starts at the end of the turn. Each call must pass the same `work`,
+    /// because an idle task runs the `work` it was created with. A panic ends the job and its task, and no other.
     pub fn run<F>(self: &Rc<Self>, turns: &Turns, job: J, work: impl Fn(J) -> F + 'static)
     where
         F: Future<Output = ()> + 'static,
@@ -49,7 +49,7 @@ impl<J: 'static> Tasks<J> {
             let place = Rc::default();
             let mut next = Some(job);
             while let Some(job) = next {
-                // Awaited where it is made: moved to another place, it would be copied whole.
+                // The future is awaited in the expression that makes it, because a move would copy all of it.
                 pin!(work(job)).await;
                 next = next_job(&tasks, &place).await;
             }
@@ -57,14 +57,15 @@ impl<J: 'static> Tasks<J> {
     }
 }
 
-/// Waits for the next job of an idle task; none if the task is to end.
+/// Lists the task as idle, and waits for its next job. None if enough tasks are idle already, or the [`Tasks`] are gone: then
+/// the task ends.
 async fn next_job<J>(tasks: &Weak<Tasks<J>>, place: &Rc<Cell<Option<J>>>) -> Option<J> {
     let mut listed = false;
     poll_fn(|context| {
         if let Some(job) = place.take() {
             return Poll::Ready(Some(job));
         }
-        // What the last job waited for may wake it once more.
+        // A late wake of the previous job. The task is listed already.
         if listed {
             return Poll::Pending;
         }
@@ -92,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// How many tasks there are, and what they have done.
+    /// The number of tasks, and the jobs that they have done.
     #[derive(Default)]
     struct World {
         tasks: Cell<usize>,
@@ -108,7 +109,7 @@ mod tests {
         }
     }
 
-    /// Does a job: one that panics, or one that waits to go on and is then noted.
+    /// Job 0 panics. Any other job waits for `go_on`, and is then added to `done`.
     fn work(
         world: &Rc<World>,
     ) -> impl Fn(u32) -> std::pin::Pin<Box<dyn Future<Output = ()>>> + use<> {

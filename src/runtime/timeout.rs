@@ -1,9 +1,10 @@
-//! Timeouts of waiting for what sockets receive.
+//! Timeouts for answers that sockets receive.
 //!
-//! A process that gets no CPU for a while, on a busy node or in a machine that was stopped, finds its timers due and the
-//! answers waiting in its sockets. Timers may come first: the kernel interrupts `epoll_wait` without events when a stopped
-//! process goes on, and a thread may lose the CPU between the two. So whoever waits for a server waits by these: when the
-//! time is over, what has arrived is read before anybody calls the server silent.
+//! When a process got no CPU for a while, on a busy node or in a stopped machine, its timers are due and the answers wait in
+//! its sockets, both at once. The timers may be handled first: when a stopped process goes on, the kernel interrupts
+//! `epoll_wait` without events, and a thread may lose the CPU between polling sockets and looking at timers. Therefore all code
+//! that waits for a server uses the timeouts of this module: when the time is over, they let sockets be read once more before
+//! they report it.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -14,38 +15,38 @@ use tokio::task::yield_now;
 
 use super::turns::Turns;
 
-/// The time is over.
+/// The time is over, and the future is not ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Elapsed;
 
-/// Lets the tasks run that read sockets with something to read, and those that wait for what they read.
+/// Lets tasks run that have something to read from their sockets, and then the tasks that these wake.
 pub async fn read_what_arrived() {
-    // The first turn of the runtime wakes the readers, the second whoever they wake in turn.
+    // The first yield runs the readers, the second runs the tasks that the readers woke.
     yield_now().await;
     yield_now().await;
 }
 
-/// Waits for `future` until `end`, and then as long as it takes to read what has arrived.
+/// Waits for `future` until `end`. Then sockets are read once more, and the future is polled a last time.
 ///
 /// # Errors
-/// If it is not ready then.
+/// If the future is not ready then.
 pub async fn timeout_at<F: Future>(end: Instant, future: F) -> Result<F::Output, Elapsed> {
     before(pin!(tokio::time::sleep_until(end.into())), pin!(future)).await
 }
 
-/// The same for so long from now.
+/// As [`timeout_at`], where the end is `time` from now.
 ///
 /// # Errors
-/// If it is not ready then.
+/// If the future is not ready then.
 pub async fn timeout<F: Future>(time: Duration, future: F) -> Result<F::Output, Elapsed> {
     timeout_at(super::now() + time, future).await
 }
 
 impl Turns {
-    /// The same as [`timeout_at`], without a timer of tokio's.
+    /// As [`timeout_at`], with a timer of [`Turns`] in place of one of tokio's.
     ///
     /// # Errors
-    /// If it is not ready then.
+    /// If the future is not ready then.
     pub async fn timeout_at<F: Future>(
         &self,
         end: Instant,
@@ -55,7 +56,8 @@ impl Turns {
     }
 }
 
-/// Takes both where they are: what it is given is kept twice, by whoever gives it, too.
+/// Waits for `future` until `end` is ready. Takes pinned references, because a future passed by value would be stored twice, in
+/// the caller's state and in this function's.
 async fn before<F: Future>(
     mut end: Pin<&mut impl Future<Output = ()>>,
     mut future: Pin<&mut F>,
@@ -70,7 +72,6 @@ async fn before<F: Future>(
         return Ok(output);
     }
     read_what_arrived().await;
-    // It is asked once more.
     poll_fn(|context| match future.as_mut().poll(context) {
         Poll::Ready(output) => Poll::Ready(Ok(output)),
         Poll::Pending => Poll::Ready(Err(Elapsed)),

@@ -1,7 +1,8 @@
-//! Who goes on at which time. Pure: times come in, wakers come out.
+//! Which waker is woken at which time. Pure: the current time is an argument.
 //!
-//! Most are taken out long before their time, because the answer came: that costs no search, and what is left of them goes
-//! when it comes to the top, or when there is more of it than of the others.
+//! Most timers are removed long before their time, because the answer came. Removal does not search the heap: the timer's entry
+//! stays there as a *leftover*. A leftover is dropped when it reaches the top of the heap, or when there are more leftovers
+//! than timers.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,30 +11,30 @@ use std::time::Instant;
 
 use slab::Slab;
 
-/// More leftovers than waiting ones by this many are cleared out.
+/// Leftovers are cleared out when there are this many more of them than timers.
 const LEFTOVERS: usize = 64;
 
-/// One that was put in; its owner takes it out.
+/// Identifies a timer. Its owner must remove the timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(usize);
 
-/// All that wait.
+/// All timers.
 #[derive(Debug, Default)]
 pub struct Timers {
     waiting: Slab<Timer>,
-    /// By time. One that is not in `waiting` under its key and time is a leftover.
+    /// A heap by time. An entry is a leftover unless `waiting` holds a timer with its key and time that has not been woken.
     order: BinaryHeap<Reverse<(Instant, Key)>>,
 }
 
 #[derive(Debug)]
 struct Timer {
     at: Instant,
-    /// None once it was woken.
+    /// None after it was woken.
     waker: Option<Waker>,
 }
 
 impl Timers {
-    /// Wakes at this time, or soon after.
+    /// Adds a timer, which wakes `waker` at `at` or soon after.
     pub fn insert(&mut self, at: Instant, waker: &Waker) -> Key {
         let waker = Some(waker.clone());
         let key = Key(self.waiting.insert(Timer { at, waker }));
@@ -41,7 +42,7 @@ impl Timers {
         key
     }
 
-    /// Takes one out, woken or not.
+    /// Removes a timer, woken or not.
     pub fn remove(&mut self, key: Key) {
         self.waiting.remove(key.0);
         if self.order.len() > 2 * self.waiting.len() + LEFTOVERS {
@@ -51,7 +52,7 @@ impl Timers {
         }
     }
 
-    /// Whether it was woken. If not, this waker is the one that will be.
+    /// Whether the timer's waker was woken. If not, `waker` replaces it.
     pub fn is_over(&mut self, key: Key, waker: &Waker) -> bool {
         match &mut self.waiting[key.0].waker {
             None => true,
@@ -62,7 +63,7 @@ impl Timers {
         }
     }
 
-    /// The next time at which one is to be woken.
+    /// The earliest time at which a waker is due.
     pub fn earliest(&mut self) -> Option<Instant> {
         while let Some(&Reverse((at, key))) = self.order.peek() {
             if is_waiting(&self.waiting, at, key) {
@@ -73,7 +74,7 @@ impl Timers {
         None
     }
 
-    /// Wakes all whose time has come.
+    /// Wakes all wakers that are due at `now`.
     pub fn wake_due(&mut self, now: Instant) {
         while self.earliest().is_some_and(|at| at <= now) {
             let due = self.order.pop();
@@ -102,7 +103,7 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// How often it was woken.
+    /// Counts wakes.
     #[derive(Default)]
     struct Woken(AtomicUsize);
 

@@ -1,4 +1,4 @@
-//! Turns: who goes on in one, and what leaves at its end.
+//! Turns: which tasks are polled at the end of a turn, and what is sent then.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -14,55 +14,57 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::timers::{Key, Timers};
 
-/// How often tasks that make each other ready go on in one turn, before the sockets are looked at again.
+/// Rounds of polling in one turn. Tasks may wake each other without end; after this many rounds the runtime polls the sockets
+/// again.
 const ROUNDS: usize = 8;
 
-/// How far the alarm is set when nobody waits for a time.
+/// How far ahead the alarm is set while there is no timer.
 const FAR: Duration = Duration::from_hours(1);
 
-/// Holds what is to be sent, until the end of the turn.
+/// A queue of messages that are sent at the end of the turn.
 pub trait Leaving {
-    /// Sends what there is, as far as it can be sent without waiting.
+    /// Sends as much of the queue as can be sent without waiting.
     fn leave(self: Rc<Self>);
 }
 
-/// The turns of one thread. Clones are the same.
+/// The turns of one thread. A clone refers to the same turns.
 #[derive(Clone)]
 pub struct Turns(Rc<Inner>);
 
 struct Inner {
     ready: Arc<Ready>,
-    /// Kept for its memory.
+    /// Tasks of the current round. Empty between turns, and kept for its allocation.
     running: RefCell<Vec<Runnable>>,
+    /// Queues to be sent at the end of the turn.
     leaving: RefCell<Vec<Rc<dyn Leaving>>>,
-    /// Kept for its memory.
+    /// An empty list to swap with `leaving`, kept for its allocation.
     left: RefCell<Vec<Rc<dyn Leaving>>>,
     timers: RefCell<Timers>,
     alarm: RefCell<Alarm>,
     has_runner: Cell<bool>,
 }
 
-/// One timer of the runtime for all that wait for a time. It is moved on while it has not rung, which costs the runtime
-/// nothing; one that is set anew for a time before any other wakes the runtime by a system call.
+/// One timer of tokio's runtime, which serves all [`Timers`]. It is reset before it fires, because that costs the runtime
+/// nothing. A new timer of tokio's would wake the runtime by a system call if it were the earliest.
 #[derive(Default)]
 struct Alarm {
     sleep: Option<Pin<Box<Sleep>>>,
     at: Option<Instant>,
 }
 
-/// Tasks that can go on.
+/// Tasks that are ready to be polled.
 #[derive(Default)]
 struct Ready {
     tasks: Mutex<Vec<Runnable>>,
-    /// How many they are: a turn without any takes no lock.
+    /// Length of `tasks`, so that a turn without ready tasks takes no lock.
     count: AtomicUsize,
-    /// Whether a turn has begun, at whose end they go on.
+    /// Whether a turn has begun. The tasks are polled at its end.
     begun: AtomicBool,
-    /// Woken if none has.
+    /// The runner's waker, woken when a task becomes ready while no turn has begun.
     runner: Mutex<Option<Waker>>,
 }
 
-/// The mutexes hold lists that are whole whatever happens to their owner.
+/// Locks a mutex, poisoned or not: a panic cannot leave the lists in these mutexes in a broken state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -108,7 +110,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Begins a turn, which ends when the value is dropped. Whoever begins one may not wait in it.
+    /// Begins a turn. It ends when the returned value is dropped. The caller must not await anything before that.
     #[inline]
     #[must_use]
     pub fn begin(&self) -> Turn<'_> {
@@ -116,12 +118,13 @@ impl Turns {
         Turn(&self.0)
     }
 
-    /// Runs a task on this thread, from the end of the turn on. A panic ends that task alone. The runtime must be tokio's
-    /// local one.
+    /// Starts a task on this thread. It is first polled at the end of the turn. A panic ends that task alone. The runtime must
+    /// be tokio's `LocalRuntime`.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.ensure_runner();
         let ready = Arc::clone(&self.0.ready);
-        // The runtime would count what it waits for against the reader in whose task it runs, and stop it now and then.
+        // The task is polled inside the task of a socket's reader. Unless it is unconstrained, what it polls would use up that
+        // reader's cooperative budget, and tokio would return `Pending` for resources that are ready.
         let (runnable, task) = Builder::new()
             .propagate_panic(true)
             .spawn_local(|()| unconstrained(future), move |task| ready.push(task));
@@ -129,7 +132,7 @@ impl Turns {
         runnable.schedule();
     }
 
-    /// Has this leave at the end of the turn.
+    /// Calls [`Leaving::leave`] at the end of the turn.
     pub fn at_end(&self, leaving: Rc<dyn Leaving>) {
         self.0.leaving.borrow_mut().push(leaving);
         if !self.0.ready.begun.load(Ordering::Relaxed) {
@@ -138,7 +141,7 @@ impl Turns {
         }
     }
 
-    /// Waits until this time, or little longer.
+    /// Waits until `at`, or little longer.
     #[must_use]
     pub fn until(&self, at: Instant) -> Until {
         Until {
@@ -148,12 +151,13 @@ impl Turns {
         }
     }
 
-    /// Starts what runs tasks that become ready while no turn has begun, and rings the alarm.
+    /// Starts the runner, unless it runs: a task of tokio's that polls the tasks that become ready while no turn has begun, and
+    /// that waits for the alarm.
     fn ensure_runner(&self) {
         if !self.0.has_runner.replace(true) {
             let inner = Rc::downgrade(&self.0);
             tokio::task::spawn_local(std::future::poll_fn(move |context| {
-                // Whoever could make a task ready holds the rest.
+                // All clones of `Turns` are gone, and with them all that could add a task.
                 let Some(inner) = inner.upgrade() else {
                     return Poll::Ready(());
                 };
@@ -168,7 +172,7 @@ impl Turns {
 }
 
 impl Inner {
-    /// Wakes those whose time has come, and waits for the next.
+    /// Wakes all timers that are due, and sets the alarm for the next one.
     fn ring(&self, context: &mut Context<'_>) {
         let mut alarm = self.alarm.borrow_mut();
         loop {
@@ -183,7 +187,7 @@ impl Inner {
         }
     }
 
-    /// What is ready goes on, and what is to leave leaves, until there is nothing of both.
+    /// Polls ready tasks, and sends queues when no task is ready, until there is nothing to do or [`ROUNDS`] are over.
     #[inline(never)]
     fn end(&self) {
         let mut running = self.running.take();
@@ -212,7 +216,7 @@ impl Inner {
 }
 
 impl Alarm {
-    /// Has it ring at this time.
+    /// Resets the alarm to `at`.
     fn set(&mut self, at: Instant) {
         if self.at == Some(at) {
             return;
@@ -224,7 +228,7 @@ impl Alarm {
         }
     }
 
-    /// Whether it has not rung yet. If so, it will wake the context's task.
+    /// Whether the alarm has not fired yet. If so, it will wake the context's task.
     fn is_quiet(&mut self, context: &mut Context<'_>) -> bool {
         let sleep = self.sleep.as_mut();
         let quiet = sleep.is_none_or(|sleep| sleep.as_mut().poll(context).is_pending());
@@ -246,14 +250,14 @@ impl Drop for Turn<'_> {
             inner.end();
         }
         inner.ready.begun.swap(false, Ordering::SeqCst);
-        // Made ready by another thread just now, or too much for one turn.
+        // Another thread has woken a task meanwhile, or the turn had too many rounds.
         if !inner.is_idle() {
             inner.ready.wake_runner();
         }
     }
 }
 
-/// Waits for a time; made by [`Turns::until`].
+/// Waits for a time. Made by [`Turns::until`].
 pub struct Until {
     turns: Turns,
     at: Instant,
@@ -274,7 +278,8 @@ impl Future for Until {
         let key = timers.insert(self.at, context.waker());
         let next = timers.earliest().unwrap_or(self.at);
         drop(timers);
-        // Without one, the runner has yet to begin, and will set it.
+        // If it is borrowed, the runner is in `ring`; without a `sleep`, the runner has not been polled yet. In both cases the
+        // runner sets the alarm.
         if let Ok(mut alarm) = inner.alarm.try_borrow_mut()
             && alarm.sleep.is_some()
         {
