@@ -1,4 +1,4 @@
-//! One try: a question sent to one server, from the query's bytes to the delivery of what came of it.
+//! One try: a query to one server, from writing its bytes to delivering its result.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ use crate::message::response::{Kind, Response};
 use crate::message::wire::{self, HEADER_LEN, MAX_PAYLOAD, MIN_PAYLOAD, flag, rcode};
 use crate::runtime;
 
-/// A question on its way, shared by all its tries, and where they deliver.
+/// A question that is being asked upstream, and the mailbox for the results of its tries. All its tries share it.
 #[derive(Debug)]
 pub struct SharedQuestion {
     key: Rc<[u8]>,
@@ -47,13 +47,14 @@ impl SharedQuestion {
         Question::of(&self.key)
     }
 
-    /// Tells different names apart: A and AAAA of one name that never resolves are one reason to doubt a server, not two.
+    /// A hash of QNAME. The health of servers counts unanswered names by it: A and AAAA of one name that never resolves are one
+    /// reason to doubt a server, not two.
     #[must_use]
     pub fn name_hash(&self) -> u64 {
         self.name_hash
     }
 
-    /// Where its tries deliver.
+    /// The mailbox for results of its tries.
     #[must_use]
     pub fn mailbox(&self) -> &Mailbox {
         &self.mailbox
@@ -66,43 +67,43 @@ pub enum TryError {
     /// ICMP or the TCP stack said that the server cannot be reached.
     #[error("unreachable")]
     Unreachable,
-    /// The server ended the connection before the answer.
+    /// The server closed the connection before it answered.
     #[error("connection ended")]
     Closed,
-    /// It could not be sent.
+    /// The query could not be sent.
     #[error("not sent")]
     Broken,
-    /// Each of its sockets got many messages that match no query: somebody may be guessing IDs.
+    /// Each socket that the query was sent from received many messages that match no query: somebody may be guessing IDs.
     #[error("forged responses on every port")]
     Forged,
-    /// The response's counts, lengths or names lie.
+    /// The response cannot be parsed: its counts, lengths or names are wrong.
     #[error("malformed response")]
     Malformed,
-    /// The server answered over HTTPS with this status, and no message.
+    /// The server answered over HTTPS with this status in place of a message.
     #[error("HTTP status {0}")]
     HttpStatus(u16),
 }
 
-/// How a try ended.
+/// The result of a try.
 #[derive(Debug)]
 pub struct Delivery {
     /// The try's number in its plan.
     pub number: usize,
-    /// How it travelled.
+    /// The transport of its query.
     pub carrier: Carrier,
-    /// What its query carried.
+    /// The form of its query (OPT, AD).
     pub form: QueryForm,
-    /// What came.
+    /// The response, or why there is none.
     pub result: Result<Response, TryError>,
-    /// When.
+    /// When the response or the error came.
     pub at: Instant,
 }
 
-/// Where the tries of one question deliver. Closed when nobody waits any more; what comes later only tells the server's
+/// The results of one question's tries. The lookup closes it when it ends; results that come later only count for the server's
 /// health.
 #[derive(Debug, Default)]
 pub struct Mailbox {
-    // There is hardly ever a second one.
+    // A second delivery is rare.
     deliveries: RefCell<SmallVec<[Delivery; 1]>>,
     waker: RefCell<Option<Waker>>,
     closed: Cell<bool>,
@@ -110,7 +111,7 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Delivers, and wakes whoever waits.
+    /// Adds a delivery, and wakes the lookup that waits for it. Does nothing after `close`.
     fn deliver(&self, delivery: Delivery) {
         if self.closed.get() {
             return;
@@ -121,14 +122,14 @@ impl Mailbox {
         }
     }
 
-    /// What was delivered first and not taken yet.
+    /// Takes the oldest delivery.
     #[must_use]
     pub fn take(&self) -> Option<Delivery> {
         let mut deliveries = self.deliveries.borrow_mut();
         (!deliveries.is_empty()).then(|| deliveries.remove(0))
     }
 
-    /// Waits until there is something to take.
+    /// Waits until there is a delivery to take.
     pub async fn filled(&self) {
         poll_fn(|context| {
             if self.deliveries.borrow().is_empty() {
@@ -141,36 +142,38 @@ impl Mailbox {
         .await;
     }
 
-    /// Nobody waits any more. What waited is let go of: tries that were not answered keep the mailbox for a while.
+    /// Closes the mailbox: nobody waits for deliveries any more. Frees waker and deliveries at once, because tries without an
+    /// answer keep the mailbox itself alive for a while.
     pub fn close(&self) {
         self.closed.set(true);
         self.waker.take();
         self.deliveries.take();
     }
 
-    /// The question was answered: tries that never will be were lost by their servers. Of a question that nobody
-    /// answers they say nothing.
+    /// Notes that the question was answered. From then on, tries of it that stay unanswered count as lost by their servers. If
+    /// no server answers a question, its tries say nothing about servers.
     pub fn settle(&self) {
         self.answered.set(true);
     }
 }
 
-/// A try on its way.
+/// A try whose query was sent, or waits to be sent.
 #[derive(Debug)]
 pub struct Exchange {
     question: Rc<SharedQuestion>,
     number: usize,
     form: QueryForm,
     sent: Instant,
-    /// Octets that an answer over UDP may have.
+    /// Size of a response over UDP, in octets, that the query's OPT allows.
     payload: u16,
+    /// How often the query was sent again because its socket was closed.
     moves: u8,
-    /// Its server was told that it is late.
+    /// Whether the observer was told that the try is late.
     late: Cell<bool>,
 }
 
 impl Exchange {
-    /// A try that leaves now.
+    /// A try whose query is sent at `sent`.
     #[must_use]
     pub fn new(
         question: &Rc<SharedQuestion>,
@@ -189,53 +192,55 @@ impl Exchange {
         }
     }
 
-    /// It, asking for an answer that gets through wherever anything does: what is longer is cut, and fetched over TCP.
+    /// The same try, whose query allows only the least response size, which fits every network path. The server truncates
+    /// longer responses, and the question is asked again over TCP.
     #[must_use]
     pub fn with_least_payload(mut self) -> Self {
         self.payload = MIN_PAYLOAD;
         self
     }
 
-    /// Appends the query's bytes under this ID.
+    /// Appends the query's bytes, with this ID.
     pub(super) fn write(&self, id: u16, out: &mut Vec<u8>) {
         let question = self.question.question();
         question.write_taking(self.payload, id, self.form, out);
     }
 
-    /// When it left.
+    /// When the query was sent.
     pub(super) fn sent(&self) -> Instant {
         self.sent
     }
 
-    /// Whether anybody waits for it.
+    /// Whether a lookup still waits for the result.
     pub(super) fn is_awaited(&self) -> bool {
         !self.question.mailbox.closed.get()
     }
 
-    /// How often its socket was closed under it.
+    /// How often the query was sent again because its socket was closed.
     pub(super) fn moves(&self) -> u8 {
         self.moves
     }
 
-    /// It leaves once more, from another socket.
+    /// The same try, to be sent again from another socket.
     pub(super) fn move_on(mut self, now: Instant) -> Self {
         self.moves += 1;
         self.sent = now;
         self
     }
 
-    /// Whether a message answers this try's question.
+    /// Checks that a message answers this try's question.
     pub(super) fn matches(&self, message: &[u8]) -> Result<(), Mismatch> {
         answers(self.question.question().section, message)
     }
 
-    /// Reads a message that matches, tells the observer, and delivers.
+    /// Parses a matching message, tells the observer, and delivers the result.
     pub(super) fn answered(self, peer: &Peer, carrier: Carrier, message: &[u8], now: Instant) {
         let result = self.read(message);
         self.deliver_answer(peer, carrier, result, now);
     }
 
-    /// The start of a message that matches arrived, and the rest did not fit our buffer: as if the server had cut it.
+    /// Like `answered`, for a matching message of which only the start fitted into our buffer. It counts as truncated by the
+    /// server.
     pub(super) fn answered_in_part(
         self,
         peer: &Peer,
@@ -247,7 +252,7 @@ impl Exchange {
         self.deliver_answer(peer, carrier, result, now);
     }
 
-    /// What came for it is no message of DNS.
+    /// Like `answered`, for an answer that is not a DNS message.
     pub(super) fn answered_otherwise(
         self,
         peer: &Peer,
@@ -284,16 +289,17 @@ impl Exchange {
             return self.without_records(message);
         }
         match Response::read(message) {
-            // RFC 2181 §9: what stands behind TC may be cut anywhere, inside a record too.
+            // RFC 2181 §9: a message with TC may be cut anywhere, even within a record.
             Err(_) if wire::flags(message) & flag::TC != 0 => Response::cut_short(message),
-            // Servers that refuse EDNS copy the query's counts without its records, and the code is all that matters.
+            // Servers that refuse EDNS may copy the query's counts and leave out the records. Only the response code matters
+            // then.
             Err(_) if form::failed(message) => return self.without_records(message),
             result => result,
         }
         .map_err(|_| TryError::Malformed)
     }
 
-    /// The message's header with our question, so that everything behind reads one form.
+    /// Makes a message of the response's header and our question, so that callers always find a question.
     fn without_records(&self, message: &[u8]) -> Result<Response, TryError> {
         let mut whole = message[..HEADER_LEN].to_vec();
         whole[4..].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
@@ -301,42 +307,42 @@ impl Exchange {
         Response::read(&whole).map_err(|_| TryError::Malformed)
     }
 
-    /// The network said that the server cannot be reached.
+    /// Ends the try: the network reported that the server cannot be reached.
     pub(super) fn unreachable(self, peer: &Peer, carrier: Carrier, now: Instant) {
         peer.metrics.ended(Outcome::Unreachable);
         peer.observer.unreachable(carrier, now);
         self.deliver(carrier, Err(TryError::Unreachable), now);
     }
 
-    /// Its server ended the connection it was on, as often as it was asked. A server may have had enough of a connection,
-    /// so its health is not told.
+    /// Ends the try: the server closed each connection that the query was sent on. A server may close a connection for reasons
+    /// of its own, so this does not count against its health.
     pub(super) fn closed(self, peer: &Peer, carrier: Carrier) {
         peer.metrics.ended(Outcome::Unreachable);
         self.deliver(carrier, Err(TryError::Closed), runtime::now());
     }
 
-    /// It could not be sent. That says nothing of the server: this host may be out of sockets.
+    /// Ends the try: the query could not be sent. This host may be out of sockets, so it does not count against the server's
+    /// health.
     pub(super) fn broken(self, peer: &Peer, carrier: Carrier) {
         peer.metrics.ended(Outcome::Unreachable);
         self.deliver(carrier, Err(TryError::Broken), runtime::now());
     }
 
-    /// Each socket that it was moved to was closed because of messages that match no query. Whoever sends them need not be the
-    /// server, so its health is not told.
+    /// Ends the try: each socket that the query was sent from was closed because of messages that match no query. Their sender
+    /// need not be the server, so this does not count against its health.
     pub(super) fn forged(self, peer: &Peer, carrier: Carrier) {
         peer.metrics.ended(Outcome::Unreachable);
         self.deliver(carrier, Err(TryError::Forged), runtime::now());
     }
 
-    /// It counts as unanswered from now on, although an answer is still taken while anybody waits for it.
+    /// Counts the try as unanswered. A later answer is still delivered if a lookup waits for it.
     pub(super) fn late(&self, peer: &Peer, carrier: Carrier, now: Instant) {
         if !self.late.replace(true) {
             peer.observer.expired(carrier, now);
         }
     }
 
-    /// It is given up because an answer would come too late. It counts as lost only if its question was answered
-    /// otherwise.
+    /// Ends the try: an answer would come too late. It counts as lost only if another try of the question was answered.
     pub(super) fn expired(&self, peer: &Peer, carrier: Carrier, now: Instant) {
         self.late(peer, carrier, now);
         if self.question.mailbox.answered.get() {
@@ -359,15 +365,15 @@ impl Exchange {
     }
 }
 
-/// Whether a message answers the question of a query, given as the section it has there (RFC 5452 §9.1). Servers that fail,
-/// or cut their answer, may leave the question out.
+/// Checks that a message answers a question, which is given as a query's question section (RFC 5452 §9.1). A failure, or a
+/// truncated message, may have no question.
 pub(crate) fn answers(asked: &[u8], message: &[u8]) -> Result<(), Mismatch> {
     let flags = wire::flags(message);
     if message.len() < HEADER_LEN || flags & (flag::QR | flag::OPCODE) != flag::QR {
         return Err(Mismatch::NotAResponse);
     }
     if leaves_question_out(message) {
-        // What TC leads to is the same question over TCP, which is answered with it.
+        // After TC the question is asked over TCP, and that response must contain it.
         return if form::failed(message) || flags & flag::TC != 0 {
             Ok(())
         } else {
@@ -387,7 +393,7 @@ pub(crate) fn answers(asked: &[u8], message: &[u8]) -> Result<(), Mismatch> {
     }
 }
 
-/// Whether a message has no question: it says so, or ends with its header.
+/// Whether a message has no question: QDCOUNT is 0, or the message is no longer than its header.
 fn leaves_question_out(message: &[u8]) -> bool {
     wire::u16_at(message, 4) == Some(0) || message.len() == HEADER_LEN
 }
