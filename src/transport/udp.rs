@@ -1,9 +1,9 @@
 //! UDP exchanges with one server: a pool of connected sockets on random ports (RFC 5452 §9.2).
 //!
-//! A datagram counts only if its source (the socket is connected), ID and question match; all others are counted and
-//! ignored, and the wait goes on. A socket is replaced by age, by use, after any mismatch, and after a query was
-//! overdue on it: through kube-proxy another source port is another endpoint. After many mismatches it is closed at once,
-//! and what waits on it is asked again from other ports.
+//! A datagram is accepted only if its source (the socket is connected), ID and question match. All others are counted and
+//! ignored, and the query goes on waiting. A socket is replaced when it is old, when it has sent many queries, after a
+//! mismatch, and after a query was overdue on it: through kube-proxy, another source port may lead to another endpoint. After
+//! many mismatches a socket is closed at once, and its queries are sent again from other ports.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -29,45 +29,45 @@ use crate::net::watched::{Ready, Watched, receive};
 use crate::runtime;
 use crate::runtime::Turns;
 
-/// A socket older than this is replaced: a port that was found out is of no use for long.
+/// A socket older than this is replaced, so that an attacker who has found out its port cannot use it for long.
 const MAX_AGE: Duration = Duration::from_secs(30);
-/// A socket that carried this many queries is replaced.
+/// A socket that has sent this many queries is replaced.
 const MAX_USES: u32 = 10_000;
-/// Queries that leave in quick succession leave from one socket, so that their answers are read by one call: as many as
-/// this, and none after [`BURST_TIME`]. Each burst draws anew, so a guess is no easier.
+/// Most queries in a burst: up to this many queries within [`BURST_TIME`] are sent from one socket, so that their answers are
+/// read by one call. Each burst draws its socket at random, so that guessing the port is no easier.
 const BURST: u32 = 16;
-/// How long a burst may last: a loop full of misses takes about this long.
+/// How long a burst may last: about as long as it takes to handle one batch of misses.
 const BURST_TIME: Duration = Duration::from_micros(200);
-/// How long open sockets are kept, and no further one is tried for, after this host had none: looking for a free port among
-/// tens of thousands takes the kernel long.
+/// For this long after this host was out of sockets, none is opened, and the open ones stay in use: the kernel takes long to
+/// look for a free port among tens of thousands.
 const SHORTAGE: Duration = Duration::from_secs(1);
-/// ICMP errors no further apart than this have one reason: an endpoint of a Service is gone, and until kube-proxy knows, new sockets
-/// lead there, too.
+/// ICMP errors no further apart than this are taken to have one cause: an endpoint of a Service is gone, and until kube-proxy
+/// knows, new sockets may lead to it, too.
 const ONE_REASON: Duration = Duration::from_secs(10);
-/// Datagrams read at once from one socket.
+/// Datagrams that one call reads from a socket.
 const BATCH: usize = 16;
-/// We offer [`crate::message::wire::MAX_PAYLOAD`] octets; what a server sends beyond that is read up to here, and counts
-/// as truncated if it is longer.
+/// Octets that are read of a datagram. Queries allow [`crate::message::wire::MAX_PAYLOAD`]. Some servers send more; a datagram
+/// longer than this counts as truncated.
 const DATAGRAM_LEN: usize = 4096;
-/// UDP sockets in use, those that wait for late answers, and streams.
+/// UDP sockets in use, retired UDP sockets that wait for late answers, and streams.
 const KINDS_OF_SOCKETS: usize = 3;
 
-/// What all transports of a worker share.
+/// State that all transports of a worker share.
 #[derive(Clone)]
 pub struct Shared {
     receive: Rc<RefCell<ReceiveBatch>>,
     pub(super) random: Rc<RefCell<Unpredictable>>,
-    /// The query that is being sent.
+    /// Buffer for the query that is being sent.
     message: Rc<RefCell<Vec<u8>>>,
-    /// Sockets of each kind that may be open to one server: UDP sockets in use, those that wait for late answers, streams.
+    /// Most sockets of each of the [`KINDS_OF_SOCKETS`] that may be open to one server.
     sockets_per_server: Rc<Cell<usize>>,
     cannot_open: Rc<Repeated>,
-    /// The worker's.
+    /// The worker's turns.
     pub turns: Turns,
 }
 
 impl Shared {
-    /// Buffers for one worker, with its turns and the network's random numbers.
+    /// The state for one worker, with its turns and the network's random numbers.
     #[must_use]
     pub fn new(turns: &Turns, network: &Arc<dyn Network>) -> Self {
         Self {
@@ -80,19 +80,21 @@ impl Shared {
         }
     }
 
-    /// Shares out a worker's file descriptors for upstream sockets among its servers; each has one socket of each kind at
-    /// least.
+    /// Divides a worker's file descriptors for upstream sockets evenly among its servers. Each server may have at least one
+    /// socket of each kind.
     pub fn share_out(&self, sockets: usize, servers: usize) {
         let each = sockets / (servers.max(1) * KINDS_OF_SOCKETS);
         self.sockets_per_server.set(each.max(1));
     }
 
-    /// No more than `budget`, nor than there are file descriptors for.
+    /// The number of sockets of one kind that may be open to a server: `budget`, or fewer if there are not enough file
+    /// descriptors.
     pub(super) fn most(&self, budget: usize) -> usize {
         budget.min(self.sockets_per_server.get())
     }
 
-    /// Whether it is this host that has no further socket, and not the server that is gone. A warning says what it is out of.
+    /// Whether opening a socket failed because this host is out of something, rather than because of the server. If so, warns
+    /// of what is missing.
     pub(super) fn is_short(&self, error: &io::Error, now: Instant) -> bool {
         let Some(why) = shortage(error) else {
             return false;
@@ -113,16 +115,16 @@ struct Pool {
     ports: RefCell<[Option<Rc<Port>>; UPSTREAM_PORTS]>,
     retired: RefCell<Vec<Rc<Port>>>,
     burst: Cell<Burst>,
-    /// When this host last had no socket for us.
+    /// When this host was last out of sockets.
     had_none: Cell<Option<Instant>>,
     refusals: Rc<Refusals>,
 }
 
-/// ICMP errors that came to the sockets of a pool.
+/// ICMP errors that sockets of a pool received.
 #[derive(Default)]
 struct Refusals {
     last: Cell<Option<Instant>>,
-    /// The first of those that have one reason with the last.
+    /// The first error that has one cause with the last: see [`ONE_REASON`].
     first: Cell<Option<Instant>>,
 }
 
@@ -134,14 +136,14 @@ impl Refusals {
         }
     }
 
-    /// Whether a socket is from before them, and so may lead to the endpoint that is gone. One opened since then has been refused
-    /// itself, and closed, or leads elsewhere.
+    /// Whether a socket was opened before the first error, and so may lead to the endpoint that is gone. A socket opened later
+    /// either received an ICMP error itself and was retired, or leads to another endpoint.
     fn are_after(&self, opened: Instant) -> bool {
         self.first.get().is_some_and(|first| opened < first)
     }
 }
 
-/// The socket drawn last.
+/// The socket that was drawn last, and how long it serves further queries.
 #[derive(Clone, Copy)]
 struct Burst {
     slot: usize,
@@ -156,38 +158,38 @@ pub struct Port {
     opened: Instant,
     uses: Cell<u32>,
     retired: Cell<bool>,
-    /// It lost a query, or somebody may be guessing at it.
+    /// A query was overdue on it, or it received a mismatch, so that somebody may be guessing IDs.
     doubtful: Cell<bool>,
-    /// Those of the pool: behind a Service's address, sockets from before are doubtful.
+    /// The pool's ICMP errors. Sockets opened before them are doubtful, because the address may be a Service's.
     refusals: Rc<Refusals>,
     reader: Cell<Option<AbortHandle>>,
 }
 
-/// What there is for further sockets.
+/// Whether a further socket can be opened in place of one in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
     Enough,
-    /// Replaced ones that wait for late answers are as many as there may be.
+    /// There are as many retired sockets as the budget allows. Only old sockets are replaced.
     Crowded,
-    /// This host has none.
+    /// This host is out of sockets. None is replaced.
     None,
 }
 
-/// Whether a port's reader goes on.
+/// Whether a socket's reader goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
     GoesOn,
-    /// Somebody may be guessing IDs.
+    /// The socket is to be closed: somebody may be guessing IDs.
     TooManyMismatches,
 }
 
 impl Port {
-    /// No further query leaves from it; those that wait on it may still be answered.
+    /// Has no further query sent from the socket. Queries in flight on it may still be answered.
     fn retire(&self) {
         self.retired.set(true);
     }
 
-    /// A query on it was overdue: it is replaced as soon as there is room.
+    /// Notes that a query on the socket was overdue: the socket is replaced as soon as there is room.
     pub fn lost_query(&self) {
         self.doubtful.set(true);
     }
@@ -196,7 +198,7 @@ impl Port {
         self.doubtful.get() || self.refusals.are_after(self.opened)
     }
 
-    /// Whether the next query may leave from it, where this is what could be opened in its place.
+    /// Whether the next query may be sent from the socket, given the room to replace it.
     fn is_usable(&self, now: Instant, room: Room) -> bool {
         let is_old = self.uses.get() >= MAX_USES || now >= self.opened + MAX_AGE;
         !self.retired.get()
@@ -208,7 +210,7 @@ impl Port {
             }
     }
 
-    /// Whether nothing was ever sent from it.
+    /// Whether nothing was ever sent from the socket.
     fn is_new(&self) -> bool {
         self.uses.get() == 0 && self.in_flight.is_empty()
     }
@@ -219,7 +221,7 @@ impl Port {
         }
     }
 
-    /// An ICMP error came: it is true for all that wait on this socket.
+    /// Handles an ICMP error. It applies to all queries in flight on the socket.
     fn fail_all(&self, peer: &Peer, now: Instant) {
         self.retire();
         self.refusals.came(now);
@@ -228,7 +230,7 @@ impl Port {
         }
     }
 
-    /// Takes what has arrived.
+    /// Reads and handles datagrams until the socket is empty.
     fn read(&self, peer: &Peer, shared: &Shared, ready: &mut Ready<'_>) -> Reading {
         let mut batch = shared.receive.borrow_mut();
         loop {
@@ -262,8 +264,8 @@ impl Port {
             .in_flight
             .accept(peer, batch.datagram(index), arrived, now);
         if accepted.is_err() {
-            // Somebody may be guessing: the port is worth nothing to them from now on, if there is room for another. If there
-            // is none, it is closed after some more.
+            // Somebody may be guessing IDs. Replacing the socket makes its port useless to them. If there is no room for
+            // another socket, this one is closed after `UNMATCHED_PER_PORT` mismatches.
             self.doubtful.set(true);
         }
     }
@@ -288,13 +290,14 @@ impl UdpPool {
         }))
     }
 
-    /// Sends a query; what becomes of it is delivered. Returns the socket it left from, to be told when it is overdue.
+    /// Sends a query; its result goes to the mailbox. Returns the socket, which is to be told if the query is overdue.
     #[must_use]
     pub fn send(&self, exchange: Exchange, now: Instant) -> Option<Weak<Port>> {
         self.0.send(exchange, now)
     }
 
-    /// Forgets queries whose answer would come too late to matter, and closes sockets that are done.
+    /// Expires queries whose answer would come too late to matter, retires sockets that are due, and closes retired ones on
+    /// which no query waits.
     pub fn sweep(&self, now: Instant) {
         let pool = &self.0;
         let room = pool.room(now);
@@ -321,7 +324,7 @@ impl UdpPool {
 
 impl Pool {
     fn send(self: &Rc<Self>, exchange: Exchange, now: Instant) -> Option<Weak<Port>> {
-        // A socket may hold an ICMP error of an earlier query, which this send would report: one more chance.
+        // `send` may report an ICMP error that an earlier query on the socket caused. So a second socket is tried.
         for _ in 0..2 {
             let port = match self.port(now) {
                 Ok(port) => port,
@@ -347,13 +350,13 @@ impl Pool {
                     port.in_flight.insert(id, exchange);
                     return Some(Rc::downgrade(&port));
                 }
-                // A full send buffer loses the datagram as a full network would: the query is hedged.
+                // The send buffer is full. The datagram counts as lost on the network, and the query is hedged.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     port.in_flight.insert(id, exchange);
                     return Some(Rc::downgrade(&port));
                 }
-                // This host did not let it out, as with a full table of tracked connections: sockets that it knows may still
-                // send, and those that it does not know are of no use.
+                // This host drops the datagram, as with a full connection tracking table. Sockets that are tracked already may
+                // still send, and new ones may not.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied && port.is_new() => {
                     self.had_none.set(Some(now));
                     self.discard(&port);
@@ -376,7 +379,7 @@ impl Pool {
         }
     }
 
-    /// Where the next query leaves: a place drawn at random, or that of the burst.
+    /// The index of the next query's socket: that of the current burst, or a random one.
     fn draw(&self, now: Instant) -> usize {
         let mut burst = self.burst.get();
         if burst.left == 0 || now > burst.since + BURST_TIME {
@@ -392,8 +395,8 @@ impl Pool {
         burst.slot
     }
 
-    /// An open socket, drawn at random. If no further one can be opened, any that is open, however old: a port that is easier
-    /// to guess is better than no answer.
+    /// The next query's socket, at a random index, opened if need be. If this host is out of sockets, any open socket is taken,
+    /// however old: a port that is easier to guess is better than no answer.
     fn port(self: &Rc<Self>, now: Instant) -> io::Result<Rc<Port>> {
         let mut ports = self.ports.borrow_mut();
         let drawn = self.draw(now);
@@ -425,7 +428,7 @@ impl Pool {
         }
     }
 
-    /// No further query leaves from it. It stays for the answers that it waits for.
+    /// Retires a socket. It stays open as long as queries wait on it.
     fn retire(&self, port: Rc<Port>) {
         port.retire();
         if port.in_flight.is_empty() {
@@ -468,20 +471,20 @@ impl Pool {
         Ok(port)
     }
 
-    /// Closes a port on which nothing waits.
+    /// Closes a socket on which no query waits.
     fn discard(&self, port: &Rc<Port>) {
         self.vacate(port);
         port.stop_reading();
     }
 
-    /// Empties the place of a port, if it has one.
+    /// Empties the socket's slot in `ports`, if it has one.
     fn vacate(&self, port: &Rc<Port>) {
         for slot in self.ports.borrow_mut().iter_mut() {
             slot.take_if(|open| Rc::ptr_eq(open, port));
         }
     }
 
-    /// Closes a port at once; what waits on it leaves again from others.
+    /// Closes a socket at once, and sends the queries in flight on it again from other sockets.
     fn close(self: &Rc<Self>, port: Rc<Port>) {
         self.vacate(&port);
         self.retired
@@ -502,7 +505,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // Readers hold their sockets, and would wait on them for ever.
+        // Each reader's task holds a reference to its socket, and would wait on it for ever.
         let ports = self.ports.get_mut().iter().flatten();
         for port in ports.chain(&*self.retired.get_mut()) {
             port.stop_reading();
