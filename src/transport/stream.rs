@@ -1,10 +1,10 @@
-//! TCP, TLS and HTTPS exchanges with one server: a few connections, pipelined, reused, replies matched by ID and question
-//! (RFC 7766 §6.2, RFC 7858 §3, RFC 8484 §5).
+//! TCP, TLS and HTTPS exchanges with one server: a few connections, pipelined and reused, with responses matched by ID and
+//! question (RFC 7766 §6.2, RFC 7858 §3, RFC 8484 §5).
 //!
-//! A server may close a connection whenever it likes: what was in flight is asked again on another, and a server that
-//! closes after a few answers gets no more than those on each connection. A connection on which a query stayed without
-//! an answer while nothing else came is given up: its peer, or a NAT on the way, may have forgotten it. Before it is, other
-//! queries go elsewhere.
+//! A server may close a connection at any time: queries in flight on it are sent again on another. If a server closes
+//! connections after a few answers, each connection gets only that many queries. If a query stays without an answer, and
+//! nothing else is received on the connection either, the connection is given up: the server, or a NAT on the way, may have
+//! lost its state. Half of `try_timeout` without an answer is enough for new queries to prefer other connections.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -36,15 +36,16 @@ use crate::message::wire;
 use crate::net::network::Stream;
 use crate::runtime;
 
-/// Queries on one connection before another is opened.
+/// Queries in flight on one connection from which on another is opened.
 const CROWDED: usize = 32;
-/// RFC 7766 §6.2.3 leaves it to us; servers close after 10 s or more, and it is better to be first.
+/// Idle time after which we close a connection. RFC 7766 §6.2.3 leaves it to the client. Servers close after 10 s or more; if
+/// we close first, no query is lost on a connection that the server is closing.
 const MAX_IDLE: Duration = Duration::from_secs(8);
-/// TCP's own retries would go on for minutes.
+/// Time for a connect, and for a TLS handshake. TCP's own retries would go on for minutes.
 const CONNECT: Duration = Duration::from_secs(2);
-/// After a failed write the kernel has what the server sent before; there is nothing to wait for.
+/// Time to read answers after a failed write. The kernel has them already, so there is nothing to wait for.
 const READ_AFTER_RESET: Duration = Duration::from_millis(10);
-/// How long it is remembered that a server closes connections after a few answers.
+/// For how long we remember that a server closes connections after a few answers.
 const SHORT_LIVED_FOR: Duration = Duration::from_mins(1);
 
 /// One worker's connections to one server. Dropping it closes them.
@@ -59,10 +60,10 @@ struct Pool {
     short_lived: Cell<Option<ShortLived>>,
 }
 
-/// What is known of a server that closes connections early.
+/// A server's habit of closing connections after a few answers.
 #[derive(Debug, Clone, Copy)]
 struct ShortLived {
-    /// Answers it gives on one connection.
+    /// Number of answers that the server gives on one connection.
     answers: usize,
     until: Instant,
 }
@@ -70,23 +71,26 @@ struct ShortLived {
 struct Connection {
     in_flight: InFlight,
     outbox: RefCell<Vec<u8>>,
-    /// There is something in the outbox, or the connection is to end.
+    /// Notified when the outbox has new octets, or the connection is to be closed.
     wake: Notify,
-    /// It is to be given up without waiting for anything.
+    /// Notified when the connection is to be closed at once, with queries in flight and the outbox unsent.
     give_up: Notify,
     state: Cell<ConnectionState>,
-    /// Queries that left on it.
+    /// Number of queries so far.
     queries: Cell<usize>,
+    /// Number of answers so far.
     answers: Cell<usize>,
-    /// Requests over HTTPS that wait for their responses.
+    /// Tasks that wait for the responses of requests over HTTPS.
     requests: RefCell<JoinSet<()>>,
-    /// Whether the server has said that it answers no further queries on it (GOAWAY of HTTP/2).
+    /// Whether the server has refused further requests on the connection (GOAWAY of HTTP/2).
     refused: Cell<bool>,
-    /// When it takes no new queries any more.
+    /// From then on the connection takes no new queries.
     old_at: Instant,
+    /// When the last query was queued or the last answer came.
     last_used: Cell<Instant>,
+    /// When the last answer came, or the connection was established.
     last_heard: Cell<Instant>,
-    /// Since when it has been waiting for any answer, while something is in flight.
+    /// While queries are in flight: since when no answer has come.
     waiting_since: Cell<Instant>,
 }
 
@@ -94,13 +98,13 @@ struct Connection {
 enum ConnectionState {
     Connecting,
     Established,
-    /// It takes no new queries, and ends when its last answer has come.
+    /// The connection takes no new queries, and is closed after its last answer.
     Draining,
-    /// We are closing it.
+    /// We are closing the connection.
     Closing,
 }
 
-/// Who ended a connection.
+/// The side that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndedBy {
     Us,
@@ -120,12 +124,12 @@ impl StreamPool {
         }))
     }
 
-    /// Sends a query; what becomes of it is delivered.
+    /// Sends a query. Its result goes to the mailbox.
     pub fn send(&self, exchange: Exchange, now: Instant) {
         self.0.send(exchange, now);
     }
 
-    /// Forgets queries whose answer would come too late to matter, and closes connections that are idle, old or silent.
+    /// Expires queries whose answer would come too late to matter, and closes connections that are idle, old or silent.
     pub fn sweep(&self, now: Instant) {
         let pool = &self.0;
         pool.waiting.borrow_mut().retain(|exchange| {
@@ -161,7 +165,7 @@ impl Pool {
         }
     }
 
-    /// Sends what waits, as far as connections have room.
+    /// Sends waiting queries, as far as connections have room.
     fn send_waiting(self: &Rc<Self>, now: Instant) {
         while !self.waiting.borrow().is_empty()
             && let Some(connection) = self.pick(now)
@@ -173,13 +177,15 @@ impl Pool {
         }
     }
 
-    /// What the server is known to answer on one connection, if it closes connections early.
+    /// The number of answers that the server is known to give on one connection. None if it is not known to close connections
+    /// early.
     fn answers_per_connection(&self, now: Instant) -> Option<usize> {
         let known = self.short_lived.get().filter(|known| now < known.until);
         known.map(|known| known.answers)
     }
 
-    /// The least busy connection that answers, or a new one; none if all that may be open have no room.
+    /// The connection for the next query: the open one with the fewest queries in flight, or a new one if that is crowded or
+    /// may be dead. None if no open connection has room, and no further one may be opened.
     fn pick(self: &Rc<Self>, now: Instant) -> Option<Rc<Connection>> {
         for connection in &*self.connections.borrow() {
             connection.retire_if_old(now);
@@ -222,7 +228,7 @@ impl Pool {
 
     fn open(self: &Rc<Self>, now: Instant) -> Rc<Connection> {
         let jitter = f64::from(self.shared.random.borrow_mut().next_u16()) / f64::from(u16::MAX);
-        // Up to a quarter more, so that connections opened together are not all replaced together.
+        // Up to a quarter more, so that connections which were opened together are not replaced together.
         let old_at = now + self.peer.stream_max_age.mul_f64(1.0 + jitter / 4.0);
         let connection = Rc::new(Connection::new(old_at, now));
         self.connections.borrow_mut().push(Rc::clone(&connection));
@@ -247,7 +253,7 @@ impl Pool {
         connection
     }
 
-    /// A connection ended, and these were in flight on it.
+    /// Removes a connection that ended, and sends the queries again that were in flight on it.
     fn ended(
         self: &Rc<Self>,
         connection: &Rc<Connection>,
@@ -269,7 +275,8 @@ impl Pool {
         self.ask_again(in_flight, ended_by, connection.moves(), now);
     }
 
-    /// These were in flight on a connection that will not bring their answers. One that has moved so often is given up.
+    /// Sends the queries `lost` again, whose answers will not come on their connection. A query fails if it was sent again
+    /// `moves` times before.
     fn ask_again(self: &Rc<Self>, lost: Vec<Exchange>, ended_by: EndedBy, moves: u8, now: Instant) {
         for exchange in lost.into_iter().rev() {
             if exchange.is_awaited() && exchange.moves() < moves {
@@ -304,7 +311,7 @@ impl Connection {
         }
     }
 
-    /// Whether it may get further queries, now or when others are answered.
+    /// Whether the connection may get further queries, at once or after answers have made room.
     fn takes_queries(&self) -> bool {
         matches!(
             self.state.get(),
@@ -312,22 +319,23 @@ impl Connection {
         )
     }
 
-    /// Whether it may get a query now.
+    /// Whether the connection has room for a query.
     fn has_room(&self, per_connection: Option<usize>) -> bool {
         !self.in_flight.is_full()
             && self.outbox.borrow().len() < UPSTREAM_STREAM_UNSENT
             && per_connection.is_none_or(|most| self.queries.get() < most)
     }
 
-    /// Whether nothing at all has come for so long that it may be dead.
+    /// Whether queries in flight have waited for so long without any answer that the connection may be dead.
     fn is_doubtful(&self, peer: &Peer, now: Instant) -> bool {
         let waited = now.saturating_duration_since(self.waiting_since.get());
         !self.in_flight.is_empty() && waited >= peer.try_timeout / 2
     }
 
-    /// How often what was in flight on it may have moved to be asked again.
+    /// How often a query in flight on this connection may be sent again in all.
     fn moves(&self) -> u8 {
-        // A connection that was never answered on may be the server's way to say no: that is tried once more.
+        // A server may refuse queries by closing connections without any answer. So a query on such a connection is sent again
+        // once only.
         if self.answers.get() > 0 {
             MOVES_PER_EXCHANGE
         } else {
@@ -350,12 +358,12 @@ impl Connection {
     fn sweep(&self, peer: &Peer, now: Instant) {
         let late = self.in_flight.expire(peer, now);
         let established = self.state.get() != ConnectionState::Connecting;
-        // What was asked since the last answer, or since the connection was made, stayed without one.
+        // Whether a query that was sent after the last answer, or after the connection was established, is late.
         let silent = late
             .newest
             .is_some_and(|sent| sent >= self.last_heard.get());
         if established && silent {
-            // Its peer may have forgotten it, or be slow: others open a new one.
+            // The server may have lost the connection, or be slow. New queries use another connection.
             if self.takes_queries() {
                 self.state.set(ConnectionState::Draining);
             }
@@ -372,15 +380,15 @@ impl Connection {
         }
     }
 
-    /// Behind a Service's address, each connection stays with one endpoint, and one opened anew may find a less busy
-    /// one.
+    /// Has an old connection take no new queries. Behind a Service's address a connection stays with one endpoint, and a new
+    /// connection may get a less busy one.
     fn retire_if_old(&self, now: Instant) {
         if self.state.get() == ConnectionState::Established && now >= self.old_at {
             self.state.set(ConnectionState::Draining);
         }
     }
 
-    /// Ends it once everything in the outbox has left.
+    /// Closes the connection after the outbox is sent.
     fn close(&self) {
         self.state.set(ConnectionState::Closing);
         self.wake.notify_one();
@@ -414,7 +422,8 @@ impl Connection {
         self.waiting_since.set(now);
     }
 
-    /// Reads and writes side by side: a server that stops reading until it has written must not stop us.
+    /// Sends and receives frames over TCP or TLS until the connection ends. Reads and writes concurrently: some servers stop
+    /// reading while they cannot write, and only our reading lets them go on.
     async fn exchange(
         &self,
         peer: &Peer,
@@ -456,12 +465,12 @@ impl Connection {
         };
         match written {
             Ok(ended_by) => Ok(ended_by),
-            // A server that resets the connection may have answered before: what has arrived can be read after the reset.
+            // A server may answer and then reset the connection. Answers that have arrived can be read after the reset.
             Err(error) => timeout(READ_AFTER_RESET, read).await.unwrap_or(Err(error)),
         }
     }
 
-    /// The same over HTTP/2: each message in the outbox becomes a request, whose response is waited for beside the others.
+    /// As `exchange`, over HTTP/2: each message in the outbox becomes a request. All responses are awaited concurrently.
     async fn request(
         self: &Rc<Self>,
         peer: &Rc<Peer>,
@@ -497,8 +506,8 @@ impl Connection {
             biased;
             ended = &mut connection => {
                 self.state.set(ConnectionState::Closing);
-                // Responses may have come with the end. All other requests have ended with it, and are asked again once it
-                // is known how many were answered.
+                // The last responses may have been read together with the end. All other requests have ended, too. Their
+                // queries are sent again in `finish`, when the number of answers is known.
                 let mut requests = self.requests.take();
                 while requests.join_next().await.is_some() {}
                 return ended.map(|()| EndedBy::Peer).map_err(https::into_io);
@@ -506,12 +515,12 @@ impl Connection {
             () = self.give_up.notified() => return Ok(EndedBy::Us),
             () = write => {}
         }
-        // Nobody can make a request any more: this takes leave of the server.
+        // The handle for requests is gone, so the connection ends by a GOAWAY.
         let _ = timeout(CONNECT, connection).await;
         Ok(EndedBy::Us)
     }
 
-    /// Sends one message as a request, and has its response waited for.
+    /// Sends one message as a request, and spawns a task that waits for its response.
     async fn post(
         self: &Rc<Self>,
         peer: &Rc<Peer>,
@@ -531,7 +540,7 @@ impl Connection {
                 let mut requests = self.requests.borrow_mut();
                 while requests.try_join_next().is_some() {}
                 requests.spawn_local(async move {
-                    // Dropping the response tells the server that nobody waits for it.
+                    // At the timeout the response is dropped, which resets the request's stream.
                     let received = timeout(peer.patience(), https::receive(response, id)).await;
                     match received {
                         Ok(Ok(message)) => connection.accept_response(&peer, &pool, id, &message),
@@ -546,7 +555,7 @@ impl Connection {
     fn accept_response(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, id: u16, message: &[u8]) {
         let now = runtime::now();
         if !self.accept(peer, message, now) {
-            // Nothing else will come for this request.
+            // The request has no other response that could match.
             self.answered_otherwise(peer, id, TryError::Malformed, now);
         }
         self.after_answers(pool, now);
@@ -562,7 +571,7 @@ impl Connection {
             Failure::Malformed => self.answered_otherwise(peer, id, TryError::Malformed, now),
             Failure::Ended(_) if self.state.get() == ConnectionState::Closing => return,
             Failure::Ended(error) => {
-                // After a reset of this request alone others may follow on the connection.
+                // A reset concerns this request only: the connection may take others. Any other error refuses further requests.
                 if !error.is_reset() && self.takes_queries() {
                     self.refused.set(true);
                     self.state.set(ConnectionState::Draining);
@@ -585,7 +594,7 @@ impl Connection {
         self.after_answers(pool, now);
     }
 
-    /// The server answered a request, though not with a message that answers its question.
+    /// The server answered a request, but not with a message that answers the question.
     fn answered_otherwise(&self, peer: &Peer, id: u16, error: TryError, now: Instant) {
         self.heard(now);
         if let Some(exchange) = self.in_flight.take(id) {
@@ -595,7 +604,7 @@ impl Connection {
         }
     }
 
-    /// Whether it answers a query in flight.
+    /// Handles a message. Returns whether it answers a query in flight.
     fn accept(&self, peer: &Peer, message: &[u8], now: Instant) -> bool {
         let accepted = self.in_flight.accept(peer, message, Arrived::Whole, now);
         if accepted.is_ok() {
@@ -606,7 +615,7 @@ impl Connection {
         accepted.is_ok()
     }
 
-    /// Makes room for what waits: a connection that has given all the answers its server gives is closed.
+    /// Closes a connection that has given as many answers as its server gives on one, and sends waiting queries.
     fn after_answers(&self, pool: &Weak<Pool>, now: Instant) {
         let Some(pool) = pool.upgrade() else { return };
         let spent = pool
@@ -620,7 +629,8 @@ impl Connection {
         }
     }
 
-    /// The connection is over: what waited on it goes out again, or its server is out of reach.
+    /// Handles the end of a connection. Queries in flight on it are sent again; but if it was never established, they fail, and
+    /// those that wait for a connection, too.
     fn finish(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, ended_by: EndedBy) {
         let connected = self.state.get() != ConnectionState::Connecting;
         self.state.set(ConnectionState::Closing);
@@ -635,7 +645,7 @@ impl Connection {
                 let waiting = std::mem::take(&mut *pool.waiting.borrow_mut());
                 for exchange in in_flight.into_iter().chain(waiting) {
                     match ended_by {
-                        // It was never opened, for want of a file descriptor: that says nothing about the server.
+                        // This host is out of file descriptors, or of something else: that says nothing about the server.
                         EndedBy::Us => exchange.broken(peer, Carrier::Stream),
                         EndedBy::Peer => exchange.unreachable(peer, Carrier::Stream, now),
                     }
@@ -696,8 +706,8 @@ mod tests {
         Rc::new(SharedQuestion::new(&key, &ahash::RandomState::new()))
     }
 
-    /// The server has answered and reset before we look, and there is a further query to write, which fails. Which of
-    /// the two is noticed first is left to chance, hence twenty times.
+    /// The server answers and resets the connection before we read, while a further query waits to be written. It is left to
+    /// chance whether the read or the failing write comes first. Hence twenty rounds.
     #[tokio::test]
     async fn an_answer_that_came_before_a_reset_counts() -> io::Result<()> {
         for _ in 0..20 {
