@@ -1,9 +1,9 @@
-//! DNS over HTTPS to upstream servers (RFC 8484): one message is the body of one HTTP/2 request, its response the body of
-//! that request's response.
+//! DNS over HTTPS to upstream servers (RFC 8484). A query is the body of an HTTP/2 request, and the answer is the body of its
+//! response.
 //!
-//! Owns what HTTP adds to a message: the request, and what makes a response unusable. Connections, and who waits on them,
-//! are [`super::stream`]'s. Requests are POSTs: their bodies need no encoding, and no cache between us and the server would
-//! serve us better than our own. There is no HTTP/1.1, and a redirection is not followed.
+//! Owns what HTTP adds to a message: the request, and the checks of a response. [`super::stream`] owns connections and the
+//! exchanges in flight on them. Requests are POSTs: their bodies need no encoding, and an HTTP cache on the way would not help,
+//! because we have a cache. HTTP/1.1 is not supported, and redirections are not followed.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,18 +24,18 @@ use crate::message::wire::{self, HEADER_LEN, MAX_MESSAGE_LEN};
 
 /// RFC 8484 §6.
 const MEDIA_TYPE: &str = "application/dns-message";
-/// RFC 9110 §4.2.2: the port that stands in no authority.
+/// RFC 9110 §4.2.2: the default port, which is left out of the authority.
 const PORT: u16 = 443;
 
-/// Where a server takes requests.
+/// The URI for requests to a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint(Uri);
 
 impl Endpoint {
-    /// That of a server whose certificate has this name; `path` begins with a slash.
+    /// The URI for a server whose certificate has this name. `path` begins with a slash.
     ///
     /// # Errors
-    /// If the path holds what no path can.
+    /// If the path has characters that no path can have.
     pub fn new(name: &str, port: u16, path: &str) -> io::Result<Self> {
         let host = match name.parse::<Ipv6Addr>() {
             Ok(ip) => format!("[{ip}]"),
@@ -56,21 +56,22 @@ impl Endpoint {
     }
 }
 
-/// Why a request brought no message.
+/// Why a request got no DNS message.
 #[derive(Debug)]
 pub enum Failure {
-    /// The server gave another status than 200.
+    /// The server answered with another status than 200.
     Status(StatusCode),
-    /// The body is no DNS message, or longer than one can be.
+    /// The body is not a DNS message, or is longer than one can be.
     Malformed,
-    /// The server, or the end of the connection, ended the request.
+    /// The server ended the request, or the connection ended.
     Ended(h2::Error),
 }
 
-/// Begins HTTP/2. The connection is to be driven beside the requests, and ends once nobody can make any.
+/// Begins HTTP/2. The returned connection must be polled while requests are made. It ends when the `SendRequest` is dropped and
+/// all requests have ended.
 ///
 /// # Errors
-/// If the server does not speak HTTP/2, and those of the stream.
+/// If the server does not speak HTTP/2, and errors of the stream.
 pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     stream: TlsStream<S>,
 ) -> io::Result<(SendRequest<Bytes>, Connection<TlsStream<S>, Bytes>)> {
@@ -83,17 +84,17 @@ pub async fn open<S: AsyncRead + AsyncWrite + Unpin>(
         .map_err(into_io)
 }
 
-/// Sends a message, once the server takes one more request.
+/// Sends a message as a request, as soon as the server's limit on concurrent requests allows one more.
 ///
 /// # Errors
-/// If it takes none any more on this connection.
+/// If the connection takes no more requests.
 pub async fn post(
     requests: &mut SendRequest<Bytes>,
     endpoint: &Endpoint,
     message: &[u8],
 ) -> Result<ResponseFuture, h2::Error> {
     let mut body = message.to_vec();
-    // RFC 8484 §4.1: equal questions are equal requests.
+    // RFC 8484 §4.1: the ID is 0, so that equal questions make equal requests.
     wire::put_u16(&mut body, 0, 0);
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
@@ -107,10 +108,11 @@ pub async fn post(
     Ok(response)
 }
 
-/// Waits for the message that answers a request; it gets this ID, and its TTLs are less by the time it has spent in caches.
+/// Waits for a request's response, and returns its message. Sets the message's ID to `id`, and reduces its TTLs by the time
+/// that it spent in HTTP caches.
 ///
 /// # Errors
-/// If it brings none.
+/// If the response has no message.
 pub async fn receive(response: ResponseFuture, id: u16) -> Result<Vec<u8>, Failure> {
     let (head, mut body) = response.await.map_err(Failure::Ended)?.into_parts();
     if head.status != StatusCode::OK {
@@ -125,7 +127,7 @@ pub async fn receive(response: ResponseFuture, id: u16) -> Result<Vec<u8>, Failu
         if message.len() + data.len() > MAX_MESSAGE_LEN {
             return Err(Failure::Malformed);
         }
-        // Without an end of the stream the server may send on.
+        // Gives the octets back to the flow control window, so that the server may send more.
         let _ = body.flow_control().release_capacity(data.len());
         message.extend_from_slice(&data);
     }
@@ -137,17 +139,17 @@ pub async fn receive(response: ResponseFuture, id: u16) -> Result<Vec<u8>, Failu
     Ok(message)
 }
 
-/// Whether the server has done nothing about a request that ended so, and says so (RFC 9113 §8.7).
+/// Whether the server says by this error that it has not processed the request (RFC 9113 §8.7).
 pub(super) fn is_untouched(error: &h2::Error) -> bool {
     error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)
 }
 
-/// An error of HTTP/2 as one of the stream below.
+/// An HTTP/2 error as an error of the underlying stream.
 pub(super) fn into_io(error: h2::Error) -> io::Error {
     if error.is_io()
         && let Some(source) = error.get_io()
     {
-        // Its own error number tells whether it is this host's.
+        // The error number is kept, because it tells whether this host is the cause.
         return source
             .raw_os_error()
             .map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
@@ -163,7 +165,7 @@ fn is_message(headers: &HeaderMap) -> bool {
     media_type.is_some_and(|value| value.trim().eq_ignore_ascii_case(MEDIA_TYPE))
 }
 
-/// RFC 8484 §5.1: seconds since the response left the server.
+/// RFC 8484 §5.1: seconds since the server generated the response.
 fn age(headers: &HeaderMap) -> u32 {
     let value = headers.get(AGE).and_then(|value| value.to_str().ok());
     value

@@ -1,4 +1,4 @@
-//! Exchanges in flight on one socket, be it UDP or a stream: free ID, match, expiry, budget.
+//! Exchanges in flight on one socket, be it UDP or a stream: free IDs, matching, expiry, budget.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -12,33 +12,33 @@ use super::random::Unpredictable;
 use crate::budgets::IN_FLIGHT_PER_SOCKET;
 use crate::message::wire;
 
-/// What waits on one socket, by the ID it was sent under.
+/// The exchanges that wait for answers on one socket, by the ID of their queries.
 #[derive(Debug)]
 pub struct InFlight {
     carrier: Carrier,
     exchanges: RefCell<HashMap<u16, Exchange, ahash::RandomState>>,
-    /// Messages that matched nothing.
+    /// Number of messages that matched no exchange.
     unmatched: Cell<u32>,
 }
 
 /// How much of a message arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrived {
-    /// All of it.
+    /// The whole message.
     Whole,
-    /// What fitted our buffer.
+    /// The start of the message, which filled our buffer.
     InPart,
 }
 
-/// What is late at a sweep.
+/// Exchanges that are late at a sweep.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Late {
-    /// When the newest of them was sent.
+    /// When the newest late query was sent. None if none is late.
     pub newest: Option<Instant>,
 }
 
 impl InFlight {
-    /// Nothing waits.
+    /// An empty table.
     #[must_use]
     pub fn new(carrier: Carrier) -> Self {
         Self {
@@ -48,31 +48,31 @@ impl InFlight {
         }
     }
 
-    /// How many wait.
+    /// Number of exchanges.
     #[must_use]
     pub fn len(&self) -> usize {
         self.exchanges.borrow().len()
     }
 
-    /// Whether nothing waits.
+    /// Whether there is no exchange.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.exchanges.borrow().is_empty()
     }
 
-    /// Whether no more may wait.
+    /// Whether the budget allows no further exchange.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.len() >= IN_FLIGHT_PER_SOCKET
     }
 
-    /// Messages that matched nothing so far.
+    /// Number of messages so far that matched no exchange.
     #[must_use]
     pub fn unmatched(&self) -> u32 {
         self.unmatched.get()
     }
 
-    /// An ID under which nothing waits. There is one, because far fewer than 65,536 exchanges may wait.
+    /// A random ID that no exchange uses. There always is one, because the budget is far below 65,536.
     #[must_use]
     pub fn free_id(&self, random: &Rc<RefCell<Unpredictable>>) -> u16 {
         let exchanges = self.exchanges.borrow();
@@ -85,27 +85,27 @@ impl InFlight {
         }
     }
 
-    /// Whether one waits under this ID.
+    /// Whether an exchange uses this ID.
     #[must_use]
     pub fn contains(&self, id: u16) -> bool {
         self.exchanges.borrow().contains_key(&id)
     }
 
-    /// Takes what waits under this ID: its answer will not come by this socket.
+    /// Removes the exchange with this ID, because its answer will not come on this socket.
     #[must_use]
     pub fn take(&self, id: u16) -> Option<Exchange> {
         self.exchanges.borrow_mut().remove(&id)
     }
 
-    /// An exchange left under this ID.
+    /// Adds an exchange whose query has this ID.
     pub fn insert(&self, id: u16, exchange: Exchange) {
         self.exchanges.borrow_mut().insert(id, exchange);
     }
 
-    /// Delivers a message to the exchange it answers; counts and ignores one that answers none.
+    /// Hands a message to the exchange that it answers. A message that answers none is counted and ignored.
     ///
     /// # Errors
-    /// What of it does not match.
+    /// What does not match.
     pub fn accept(
         &self,
         peer: &Peer,
@@ -136,8 +136,8 @@ impl InFlight {
         Ok(())
     }
 
-    /// Forgets exchanges whose answer would come too late to matter. While somebody waits for it, none does: the server may
-    /// be the only one that answers, and this slow.
+    /// Removes exchanges whose answer would come too late to matter. An exchange that a lookup waits for is kept and only
+    /// counted as late: its server may be slow, and still the only one that answers.
     pub fn expire(&self, peer: &Peer, now: Instant) -> Late {
         let mut late = Late::default();
         self.exchanges.borrow_mut().retain(|_, exchange| {
@@ -155,12 +155,12 @@ impl InFlight {
         late
     }
 
-    /// Whether anybody waits for what is in flight.
+    /// Whether a lookup waits for any of the exchanges.
     pub fn is_awaited(&self) -> bool {
         self.exchanges.borrow().values().any(Exchange::is_awaited)
     }
 
-    /// Takes everything that waits, because the socket is to be closed; what was sent first comes first.
+    /// Removes and returns all exchanges, oldest first, because the socket is closed.
     #[must_use]
     pub fn take_all(&self) -> Vec<Exchange> {
         let exchanges = std::mem::take(&mut *self.exchanges.borrow_mut());

@@ -1,4 +1,4 @@
-//! What is counted of exchanges with upstream servers.
+//! Metrics of exchanges with upstream servers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use crate::metrics::coredns::{TIME_BOUNDS, TIMES};
 use crate::metrics::distribution::Distribution;
 use crate::metrics::{Label, PerLabel, Registry, impl_label};
 
-/// How one try with one server ended.
+/// How one try at one server ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// With a final answer.
@@ -27,17 +27,17 @@ pub enum Outcome {
     Formerr,
     /// With another response code.
     OtherCode,
-    /// With a referral: it does not resolve for us.
+    /// With a referral: the server does not resolve names recursively for us.
     Referral,
-    /// With an answer cut to fit a datagram.
+    /// With a truncated answer (TC).
     Truncated,
-    /// Not in time, while another try was answered.
+    /// Without an answer in time, while another try of the question was answered.
     Lost,
-    /// Not in time, and nobody else answered the question either.
+    /// Without an answer in time, and no other try of the question was answered either.
     Unanswered,
     /// The network said that the server cannot be reached.
     Unreachable,
-    /// With a message whose counts, lengths or names lie.
+    /// With a message that cannot be parsed: its counts, lengths or names are wrong.
     Malformed,
     /// Over HTTPS, with a status other than 200.
     HttpError,
@@ -62,11 +62,11 @@ impl_label!(Outcome {
 /// Why a message from an upstream server's address was ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mismatch {
-    /// No query in flight has its ID.
+    /// No query in flight on the socket has the message's ID.
     Id,
-    /// Its question is not the one that was asked.
+    /// The message's question is not the question of the query with its ID.
     Question,
-    /// It is no response at all.
+    /// The message is not a response.
     NotAResponse,
 }
 
@@ -76,16 +76,16 @@ impl_label!(Mismatch {
     NotAResponse => "not_a_response",
 });
 
-/// The socket that a query leaves from.
+/// The kind of socket that a query was sent from, and whether it was open already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketUse {
-    /// A UDP socket that was open.
+    /// A UDP socket that was open already.
     OpenDatagram,
-    /// A UDP socket that was opened for it.
+    /// A UDP socket that was opened for the query.
     NewDatagram,
-    /// A connection that was open.
+    /// A connection that was open already.
     OpenStream,
-    /// A connection that was opened for it.
+    /// A connection that was opened for the query.
     NewStream,
 }
 
@@ -96,7 +96,7 @@ impl_label!(SocketUse {
     NewStream => "new_stream",
 });
 
-/// What CoreDNS's families tell of a server and our own do not (`metrics.coredns`); all workers count into it.
+/// Counts about a server that only CoreDNS's metric families need (`metrics.coredns`). All workers share them.
 #[derive(Debug)]
 pub struct ServerCounts {
     durations: Mutex<BTreeMap<usize, Distribution<TIME_BOUNDS>>>,
@@ -113,13 +113,13 @@ impl Default for ServerCounts {
 }
 
 impl ServerCounts {
-    /// From query to response, by the index of the response's code.
+    /// Times from query to response, by the index of the response code.
     #[must_use]
     pub fn durations(&self) -> BTreeMap<usize, Distribution<TIME_BOUNDS>> {
         self.lock().clone()
     }
 
-    /// Queries that left from such a socket.
+    /// Number of queries that were sent from this kind of socket.
     #[must_use]
     pub fn sent(&self, socket: SocketUse) -> u64 {
         self.sockets.of(socket).load(Ordering::Relaxed)
@@ -132,28 +132,29 @@ impl ServerCounts {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Distribution<TIME_BOUNDS>>> {
-        // Numbers that are only added to.
+        // A panic cannot leave these counters in a broken state.
         self.durations
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Of each server by its group and label, so that a reload that makes it anew does not begin at 0.
+/// The counts of each server by group and label. They outlive the server's other state, so that a reload which makes the server
+/// anew does not reset them.
 type CountsByServer = Mutex<BTreeMap<(String, String), Arc<ServerCounts>>>;
 
-/// The families of all servers.
+/// The metric families of all servers.
 #[derive(Debug)]
 pub struct ExchangeFamilies {
     tries: IntCounterVec,
     duration: HistogramVec,
     mismatched: IntCounterVec,
-    /// With `metrics.coredns` alone.
+    /// Only with `metrics.coredns`.
     coredns: Option<CountsByServer>,
 }
 
 impl ExchangeFamilies {
-    /// All at zero.
+    /// Registers the families.
     #[must_use]
     pub fn register(registry: &Registry) -> Self {
         Self {
@@ -176,14 +177,14 @@ impl ExchangeFamilies {
         }
     }
 
-    /// Has servers count what CoreDNS's families need, too. For those that are not there yet.
+    /// Has servers count what CoreDNS's families need, too. Applies only to servers made afterwards.
     pub fn count_for_coredns(&mut self) {
         self.coredns = Some(Mutex::default());
     }
 
-    /// A server is gone: with servers that come and go, what was counted of them would grow without end.
+    /// Removes the metrics of a server that is gone. Otherwise their number would grow without end where servers come and go.
     pub fn forget(&self, group: &str, server: &str) {
-        // What was never shown is not there to be removed.
+        // Removing fails for labels that were never used, and that is no error.
         for outcome in Outcome::ALL.iter().map(|outcome| outcome.label()) {
             let _ = self.tries.remove_label_values(&[group, server, outcome]);
         }
@@ -227,30 +228,30 @@ pub struct ExchangeMetrics {
 }
 
 impl ExchangeMetrics {
-    /// How many tries ended.
+    /// Number of tries that ended.
     #[must_use]
     pub fn tries(&self) -> u64 {
         self.tries.iter().map(IntCounter::get).sum()
     }
 
-    /// How many messages were ignored because they answer another question.
+    /// Number of messages that were ignored because they answer another question.
     #[must_use]
     pub fn wrong_questions(&self) -> u64 {
         self.mismatched.of(Mismatch::Question).get()
     }
 
-    /// What CoreDNS's families need beside.
+    /// The counts for CoreDNS's families; None without `metrics.coredns`.
     #[must_use]
     pub fn coredns(&self) -> Option<&ServerCounts> {
         self.coredns.as_deref()
     }
 
-    /// A try ended.
+    /// Counts a try that ended.
     pub fn ended(&self, outcome: Outcome) {
         self.tries.of(outcome).inc();
     }
 
-    /// A response came so long after its query; its code, if it could be read.
+    /// Counts a response that came `time` after its query. `code` is its response code; None if it cannot be parsed.
     pub fn answered_after(&self, time: Duration, code: Option<u16>) {
         self.duration.observe(time.as_secs_f64());
         if let (Some(coredns), Some(code)) = (&self.coredns, code) {
@@ -258,14 +259,14 @@ impl ExchangeMetrics {
         }
     }
 
-    /// A query leaves.
+    /// Counts a query that is sent.
     pub fn sent(&self, socket: SocketUse) {
         if let Some(coredns) = &self.coredns {
             coredns.sockets.of(socket).fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// A message was ignored.
+    /// Counts a message that is ignored.
     pub fn mismatched(&self, reason: Mismatch) {
         self.mismatched.of(reason).inc();
     }

@@ -1,7 +1,7 @@
-//! One exchange with one server: a question goes out, and what comes back is matched, checked and delivered.
+//! One exchange with one server: a query is sent, and received messages are matched to it, checked and delivered.
 //!
-//! Owns upstream sockets, which belong to one worker each. Knows nothing of other servers: which one is asked, and what
-//! happens when it fails, is `upstream`'s, which hears of everything through an [`Observer`].
+//! Owns upstream sockets, each of which belongs to one worker. Knows nothing of other servers: `upstream` decides which server
+//! is asked, and what happens when a server fails. It learns the results of all exchanges through an [`Observer`].
 
 pub mod exchange;
 pub mod https;

@@ -1,4 +1,4 @@
-//! The server at the other end of exchanges, and who hears what became of them.
+//! The server at the other end of exchanges, and the observer of their results.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::tls::Tls;
 use crate::metrics::impl_label;
 use crate::net::network::Network;
 
-/// How a message travels; the health of the two is kept apart.
+/// The kind of transport. A server has a separate health for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub enum Carrier {
     /// UDP.
@@ -26,16 +26,16 @@ impl_label!(Carrier {
     Stream => "tcp",
 });
 
-/// What an answer said of the server that gave it.
+/// What an answer says about its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerQuality {
-    /// It answered the question.
+    /// The server answered the question.
     Final,
-    /// It refused or failed, which speaks against the server only if another one answers the question.
+    /// The server refused or failed. This counts against it only if another server answers the question.
     Undecided,
 }
 
-/// Hears what became of exchanges with one server.
+/// Is told the results of exchanges with one server.
 pub trait Observer: std::fmt::Debug + Send + Sync {
     /// A response came `rtt` after its query.
     fn answered(&self, carrier: Carrier, now: Instant, rtt: Duration, quality: AnswerQuality);
@@ -43,44 +43,45 @@ pub trait Observer: std::fmt::Debug + Send + Sync {
     /// The network said that the server cannot be reached.
     fn unreachable(&self, carrier: Carrier, now: Instant);
 
-    /// A query was given up without an answer.
+    /// A query has had no answer for [`Peer::patience`].
     fn expired(&self, carrier: Carrier, now: Instant);
 
-    /// A query that left at `sent` and expired was never answered, while its question was answered by another try.
+    /// An expired query, sent at `sent`, stayed without an answer although another try of its question was answered.
     fn lost(&self, carrier: Carrier, now: Instant, sent: Instant);
 }
 
-/// A server as its exchanges need it.
+/// What exchanges need to know of their server.
 #[derive(Debug)]
 pub struct Peer {
-    /// Where it listens.
+    /// The server's address.
     pub address: SocketAddr,
-    /// What its TLS connections need, if it is spoken to over TLS.
+    /// Parameters of TLS; None without TLS.
     pub tls: Option<Tls>,
-    /// Where it takes requests, if it is spoken to over HTTPS.
+    /// The URI for requests over HTTPS; None without HTTPS.
     pub https: Option<Endpoint>,
-    /// Its name in logs.
+    /// The server's name in logs.
     pub label: String,
-    /// When a single try counts as lost.
+    /// `try_timeout`: the time after which a try without an answer is replaced.
     pub try_timeout: Duration,
-    /// When a connection takes no new queries any more, before jitter.
+    /// Age at which a connection takes no new queries any more, before jitter.
     pub stream_max_age: Duration,
-    /// Counters.
+    /// The server's counters.
     pub metrics: ExchangeMetrics,
-    /// How it is reached.
+    /// The network that sockets are opened on.
     pub network: Arc<dyn Network>,
-    /// Who hears what became of exchanges.
+    /// Is told the results of exchanges.
     pub observer: Arc<dyn Observer>,
 }
 
 impl Peer {
-    /// Whether the answer to a query sent then would come too late to matter, even to tell how slow the server is.
+    /// Whether an answer at `now` to a query sent at `sent` would come too late to matter, even as a measure of the server's
+    /// speed.
     #[must_use]
     pub fn is_too_late(&self, sent: Instant, now: Instant) -> bool {
         now.saturating_duration_since(sent) > self.patience()
     }
 
-    /// How long after its query an answer matters.
+    /// For how long after its query an answer matters.
     #[must_use]
     pub fn patience(&self) -> Duration {
         self.try_timeout * 3 / 2

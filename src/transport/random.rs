@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::net::network::Network;
 
-/// Random numbers from the operating system, a few hundred a call.
+/// Random numbers from the operating system, which is called once for 256 of them.
 #[derive(Debug)]
 pub struct Unpredictable {
     network: Arc<dyn Network>,
@@ -13,7 +13,7 @@ pub struct Unpredictable {
 }
 
 impl Unpredictable {
-    /// Empty; the first number fills it.
+    /// An empty buffer; the first call of `next_u16` fills it.
     #[must_use]
     pub fn new(network: &Arc<dyn Network>) -> Self {
         Self {

@@ -12,29 +12,29 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{CertificateError, ClientConfig, RootCertStore, crypto};
 use tokio_rustls::{TlsConnector, rustls};
 
-/// RFC 7858 registers this protocol name; servers on a shared port choose by it.
+/// The ALPN name that RFC 7858 registers. Servers that share a port with other protocols choose by it.
 pub const DNS: &[u8] = b"dot";
-/// RFC 9113 §3.1.
+/// The ALPN name of HTTP/2 (RFC 9113 §3.1).
 pub const HTTP2: &[u8] = b"h2";
 
-/// Names of a certificate that are told. A web server's may have hundreds.
+/// Most names of a certificate that a message shows. A web server's certificate may have hundreds.
 const NAMES_SHOWN: usize = 3;
 
 /// What a worker needs to open TLS connections to one server.
 #[derive(Clone)]
 pub struct Tls {
-    /// Holds the roots and the session cache.
+    /// Has the trusted roots and the session cache.
     pub connector: TlsConnector,
     /// The name the certificate must be valid for.
     pub name: ServerName<'static>,
-    /// A handshake that failed was logged, and none has succeeded since. All workers share it.
+    /// A failed handshake was logged, and none has succeeded since. All workers share this flag.
     warned: Arc<AtomicBool>,
 }
 
 /// The certificates of a PEM file.
 ///
 /// # Errors
-/// If it is not PEM, or holds no certificate.
+/// If the file is not PEM, or has no certificate.
 pub fn read_roots(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
@@ -49,10 +49,10 @@ pub fn read_roots(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
     Ok(certificates)
 }
 
-/// The web's roots and these.
+/// The roots of Mozilla's root program, and `extra`.
 ///
 /// # Errors
-/// If one of these is no certificate.
+/// If one of `extra` is not a certificate.
 pub fn trusted_roots(extra: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Error> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -72,16 +72,17 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Whether both are clones of one: the same roots, session cache and name.
+    /// Whether both are clones of one value, so that they share roots, session cache and name.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
         self.name == other.name && Arc::ptr_eq(self.connector.config(), other.connector.config())
     }
 
-    /// For a server of this name that speaks `protocol` ([`DNS`] or [`HTTP2`]); `extra_roots` are trusted beside the web's.
+    /// TLS to a server with this name and `protocol` ([`DNS`] or [`HTTP2`]). `extra_roots` are trusted as well as the roots of
+    /// Mozilla's root program.
     ///
     /// # Errors
-    /// If the name is no DNS name, or a root is no certificate.
+    /// If the name is neither a DNS name nor an IP address, or a root is not a certificate.
     pub fn new(
         name: &str,
         protocol: &[u8],
@@ -106,16 +107,17 @@ impl Tls {
         })
     }
 
-    /// Shakes hands with a server of this label. The log tells why that fails, once until it succeeds.
+    /// Does the handshake with the server that logs call `label`. A failed handshake is logged, and further failures are not
+    /// until one succeeds.
     ///
     /// # Errors
-    /// Those of the stream, of the server's certificate, and if it does not speak the protocol.
+    /// Errors of the stream and of the server's certificate, and if the server does not speak the protocol.
     pub async fn connect<S>(&self, label: &str, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let shaken = self.connector.connect(self.name.clone(), stream).await;
-        // Servers of DNS over TLS need not know its protocol's name.
+        // Servers of DNS over TLS need not support ALPN.
         let is_http = self.connector.config().alpn_protocols == [HTTP2];
         let shaken = match shaken {
             Ok(stream) if is_http => agreed_on_http2(&stream).map(|()| stream),
@@ -123,7 +125,7 @@ impl Tls {
         };
         match &shaken {
             Ok(_) => self.warned.store(false, Ordering::Relaxed),
-            // A connection that merely broke is the network's matter.
+            // A broken connection is a fault of the network, not of TLS.
             Err(error) if error.kind() != io::ErrorKind::InvalidData => {}
             Err(error) => {
                 if !self.warned.swap(true, Ordering::Relaxed) {
@@ -136,10 +138,10 @@ impl Tls {
     }
 }
 
-/// Whether HTTP/2 may begin on it (RFC 9113 §3.2).
+/// Checks that the handshake agreed on HTTP/2 by ALPN (RFC 9113 §3.2).
 ///
 /// # Errors
-/// If the server did not agree.
+/// If it did not.
 pub fn agreed_on_http2<S>(stream: &TlsStream<S>) -> io::Result<()> {
     if stream.get_ref().1.alpn_protocol() == Some(HTTP2) {
         return Ok(());
@@ -188,7 +190,7 @@ pub fn certificate_trouble(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "its certificate leads to no root that is trusted".to_owned()
         }
-        // rustls keeps these as text only.
+        // rustls reports these two as text only.
         other => match other.to_string() {
             text if text.contains("CaUsedAsEndEntity") => {
                 "its certificate is that of a certificate authority, not of a server".to_owned()
@@ -201,7 +203,8 @@ pub fn certificate_trouble(error: &CertificateError) -> String {
     }
 }
 
-/// Names of a certificate as rustls writes them, such as `DnsName("dns.example")`: as people do, and no more than a line holds.
+/// Lists the names of a certificate, at most [`NAMES_SHOWN`]. rustls writes them as `DnsName("dns.example")`; here they are
+/// plain.
 fn names(presented: &[String]) -> String {
     let plain = |name: &String| match name.split_once('(') {
         Some((_, inner)) => inner.trim_matches(['(', ')', '"']).to_owned(),
@@ -215,7 +218,7 @@ fn names(presented: &[String]) -> String {
     }
 }
 
-/// Days if there are two at least, else hours or minutes.
+/// A duration in days if it is at least two days, in hours if it is at least two hours, else in minutes.
 fn in_words(duration: Duration) -> String {
     let minutes = duration.as_secs() / 60;
     match (minutes / (24 * 60), minutes / 60) {
