@@ -1,4 +1,4 @@
-//! Client sockets: datagrams and streams in, replies out. What a message means is `serving`'s.
+//! Client sockets: reads queries from datagrams and streams, and sends replies. `serving` decides what a message means.
 
 pub mod slots;
 pub mod tcp;

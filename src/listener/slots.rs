@@ -1,4 +1,4 @@
-//! How many client connections there may be over TCP, in all and for each client address, and how much they hold.
+//! Limits on TCP connections of clients: their number in all and for each client address, and the memory that they hold.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,17 +10,17 @@ use prometheus::{IntCounter, IntGauge};
 use crate::config::TcpConfig;
 use crate::metrics::Registry;
 
-/// What is counted of client connections over TCP.
+/// Metrics of TCP connections of clients.
 #[derive(Debug, Clone)]
 pub struct ConnectionMetrics {
-    /// Connections now.
+    /// Open connections.
     pub open: IntGauge,
-    /// Connections closed to make room for others, or in memory.
+    /// Connections that were closed to free slots or memory.
     pub evicted: IntCounter,
 }
 
 impl ConnectionMetrics {
-    /// None yet.
+    /// Registers the metrics.
     #[must_use]
     pub fn register(registry: &Registry) -> Self {
         Self {
@@ -33,15 +33,15 @@ impl ConnectionMetrics {
     }
 }
 
-/// The connections of all workers, in all and by client address.
+/// Counts the connections of all workers, in all and by client address.
 #[derive(Debug)]
 pub struct ConnectionSlots {
     counts: Mutex<Counts>,
-    /// Octets that all connections hold.
+    /// Octets of memory that all connections hold.
     held: AtomicUsize,
-    /// What there are file descriptors for, whatever `tcp.max_connections` says.
+    /// Number of connections that there are file descriptors for. A larger `tcp.max_connections` does not count.
     most: usize,
-    /// What is counted of them.
+    /// Metrics of the connections.
     pub metrics: ConnectionMetrics,
 }
 
@@ -51,17 +51,17 @@ struct Counts {
     by_client: HashMap<IpAddr, usize, ahash::RandomState>,
 }
 
-/// Which cap a connection would be over.
+/// The limit that a new connection would exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// `tcp.max_connections`, or what there are file descriptors for.
+    /// `tcp.max_connections`, or the number that there are file descriptors for.
     Total,
     /// `tcp.max_connections_per_client`.
     Client,
 }
 
 impl ConnectionSlots {
-    /// No connections yet; there are file descriptors for `most`.
+    /// Without connections. There are file descriptors for `most`.
     #[must_use]
     pub fn new(metrics: ConnectionMetrics, most: usize) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl ConnectionSlots {
         }
     }
 
-    /// Counts octets that a connection holds now instead of those that it held before.
+    /// Changes what is counted for one connection: it held `before` octets, and holds `now`.
     pub fn hold(&self, before: usize, now: usize) {
         if now >= before {
             self.held.fetch_add(now - before, Ordering::Relaxed);
@@ -81,14 +81,14 @@ impl ConnectionSlots {
         }
     }
 
-    /// Octets that all connections hold.
+    /// Octets of memory that all connections hold.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Relaxed)
     }
 
     fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
-        // Counts are whole at any time.
+        // A panic cannot leave the counts in a broken state.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -103,7 +103,7 @@ impl Slot {
     /// A slot for a connection of this client.
     ///
     /// # Errors
-    /// Which cap it would be over.
+    /// The limit that the connection would exceed.
     pub fn take(
         slots: &Arc<ConnectionSlots>,
         config: &TcpConfig,

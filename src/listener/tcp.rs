@@ -1,7 +1,8 @@
-//! TCP clients (RFC 7766): pipelined queries, replies as they become ready, and caps on everything a client can hold.
+//! TCP clients (RFC 7766): pipelined queries, replies as they become ready, and limits on all that a client can make us hold.
 //!
-//! Owns a worker's connections. It makes room for a new one by closing its own longest idle one, of the same client if
-//! that client's cap is reached; and for what they hold by closing the one whose client has taken nothing for longest.
+//! Owns a worker's connections. If there is no slot for a new connection, the worker closes that one of its own which has been
+//! idle for longest; if the client's limit is reached, that client's. If connections hold too much memory, the worker closes
+//! the one whose client has taken no reply for longest.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -30,26 +31,27 @@ use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
 use crate::serving::worker::{CurrentWorker, Worker};
 
-/// How long a connection may be without its first query when we are about to stop: clients that open one have it ready.
+/// How long we wait for the first query on a connection when we are about to stop. Clients open a connection when they have a
+/// query to send.
 const FIRST_QUERY: Duration = Duration::from_secs(1);
 
-/// How long a client must have taken nothing before its connection makes room for a new one.
+/// How long a client must have taken no reply before its connection is closed to free a slot.
 const PATIENCE_WHEN_FULL: Duration = Duration::from_secs(1);
 
-/// How long we wait for a client's FIN after ours. Clients that are still there answer at once.
+/// How long we wait for a client's FIN after ours. Clients that still exist answer at once.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A connection that was accepted, on its way to the worker that will serve it.
+/// An accepted connection, which is handed over to the worker that will serve it.
 pub struct Accepted {
     /// The connection.
     pub stream: NewStream,
-    /// The client.
+    /// The client's address.
     pub peer: SocketAddr,
-    /// The listen address that it came to.
+    /// The listen address that the client connected to.
     pub listener: SocketAddr,
-    /// When the address it came to is served no longer.
+    /// Cancelled when the listen address is to be served no longer.
     pub stop: CancellationToken,
-    /// Its place among [`crate::budgets::CONNECTIONS_HANDED_OVER`], until a worker has taken it.
+    /// A permit of the [`crate::budgets::CONNECTIONS_HANDED_OVER`], held until a worker has taken the connection.
     pub handed_over: Option<OwnedSemaphorePermit>,
 }
 
@@ -63,7 +65,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// None yet.
+    /// Without connections.
     #[must_use]
     pub fn new(current: &Rc<CurrentWorker>, slots: &Arc<ConnectionSlots>) -> Self {
         Self {
@@ -80,20 +82,21 @@ impl Connections {
         }
     }
 
-    /// Whether none is open.
+    /// Whether no connection is open.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tasks.is_empty()
     }
 
-    /// Waits for one to end; for ever if there is none.
+    /// Waits for a connection to end; for ever if there is none.
     pub async fn ended(&mut self) {
         if self.tasks.join_next().await.is_none() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// Serves a connection, if there is a slot for it. One that makes room for it is closed at the next turn of the runtime.
+    /// Serves a connection, if there is a slot for it or one can be freed. The connection whose slot is freed is closed when
+    /// the runtime polls its task next.
     pub fn admit(&mut self, accepted: Accepted) {
         let Accepted {
             stream,
@@ -148,10 +151,10 @@ impl Connections {
     }
 }
 
-/// Those that are open, and what they hold together.
+/// A worker's open connections, and the memory that they hold.
 struct Open {
     connections: RefCell<Vec<Weak<Connection>>>,
-    /// Octets that those of this worker hold.
+    /// Octets of memory that the connections of this worker hold.
     held: Cell<usize>,
     slots: Arc<ConnectionSlots>,
     takes_nothing: Repeated,
@@ -164,8 +167,8 @@ impl Open {
         connections.push(Rc::downgrade(connection));
     }
 
-    /// The connection among these whose client has let us wait for longest; if none waits for its client, the one that has been
-    /// still for longest.
+    /// The connection among these that has waited for its client for longest. If none waits for its client, the one on which
+    /// nothing has happened for longest.
     fn stillest(&self, among: impl Fn(&Connection) -> bool) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         let open = connections.iter().filter_map(Weak::upgrade);
@@ -173,8 +176,8 @@ impl Open {
             .min_by_key(|connection| (connection.waits_for_us(), connection.still_since()))
     }
 
-    /// Closes a connection, of one client if given, so that its slot is free: the longest idle one, or else one whose client
-    /// does not take its replies.
+    /// Closes a connection, of one client if given, to free its slot: the one that has been idle for longest, or else one whose
+    /// client does not take its replies.
     fn make_room(&self, client: Option<IpAddr>) {
         let is_candidate =
             |connection: &Connection| client.is_none_or(|client| connection.peer.ip() == client);
@@ -192,7 +195,8 @@ impl Open {
         }
     }
 
-    /// Closes connections while all workers' hold too much together, and those of this one more than its share.
+    /// Closes connections while the connections of all workers hold more than [`CONNECTION_BUFFERS`], and those of this worker
+    /// more than its share.
     fn close_over(&self, workers: NonZeroUsize) {
         let share = CONNECTION_BUFFERS / workers;
         while self.slots.held() > CONNECTION_BUFFERS && self.held.get() > share {
@@ -224,22 +228,22 @@ pub struct Connection {
     outbox: RefCell<Vec<u8>>,
     /// Replies for which the outbox has no room yet.
     ready: RefCell<VecDeque<Reply>>,
-    /// Queries read whose replies are not in the outbox yet.
+    /// Number of queries whose replies are not in the outbox yet.
     in_flight: Cell<usize>,
-    /// A reply is ready, or the connection is to end.
+    /// Notified when a reply is ready, or the connection is to end.
     wake: Notify,
     closed: Cell<bool>,
     /// Whether a query was read.
     served: Cell<bool>,
-    /// When a whole query was last read, a reply became ready, or its bytes were taken.
+    /// When a whole query was last read, a reply last became ready, or the kernel last took octets of a reply.
     active: Cell<Instant>,
-    /// Whether bytes that were to leave have not left.
+    /// Whether the kernel has not taken all octets of the replies that are being sent.
     unsent: Cell<bool>,
-    /// When its client last took something of what waits for it, or something began to wait.
+    /// When the kernel last took octets of a reply, or a reply began to wait while none was unsent.
     taken: Cell<Instant>,
     /// Octets of the replies in `ready`.
     ready_octets: Cell<usize>,
-    /// Octets that it holds, as counted in [`Open::held`].
+    /// Octets of memory that the connection holds, as counted in [`Open::held`].
     held: Cell<usize>,
     slot: RefCell<Option<Slot>>,
 }
@@ -256,7 +260,7 @@ impl ReplySink for Connection {
             .set(self.ready_octets.get() + reply.octets());
         self.ready.borrow_mut().push_back(reply);
         self.write_ready(&self.current.get().setup.config.tcp);
-        // Its task counts what it holds, and sends.
+        // The connection's task counts the memory, and sends.
         self.wake.notify_one();
     }
 }
@@ -271,12 +275,12 @@ impl Connection {
         self.unsent.get() || !self.outbox.borrow().is_empty()
     }
 
-    /// Whether it waits for upstreams, and not for its client.
+    /// Whether the client waits for us: its queries are in flight upstream, and no reply waits for the client.
     fn waits_for_us(&self) -> bool {
         self.in_flight.get() > 0 && !self.has_unsent()
     }
 
-    /// Since when nothing has happened: nothing taken of what waits for the client, or nothing asked.
+    /// Since when nothing has happened. While replies are unsent: since the client last took some. Else: since `active`.
     fn still_since(&self) -> Instant {
         if self.has_unsent() {
             self.taken.get()
@@ -285,7 +289,7 @@ impl Connection {
         }
     }
 
-    /// Ends it: the task that runs it returns, and its slot is free.
+    /// Ends the connection: its task returns, and its slot is free.
     fn end(&self) {
         self.closed.set(true);
         self.slot.take();
@@ -303,7 +307,7 @@ impl Connection {
         (self.outbox.borrow().len() as u64) < config.max_unsent
     }
 
-    /// Whether another query may be read now.
+    /// Whether the limits allow to read another query.
     fn has_room(&self, config: &TcpConfig) -> bool {
         self.in_flight.get() < config.max_queries_per_connection && self.outbox_has_room(config)
     }
@@ -329,7 +333,7 @@ impl Connection {
         }
     }
 
-    /// Counts what it holds now.
+    /// Notes that the connection holds this many octets of memory.
     fn hold(&self, octets: usize) {
         let before = self.held.replace(octets);
         self.open.held.set(self.open.held.get() - before + octets);
@@ -351,7 +355,7 @@ impl Connection {
             drop(turn);
             if sent == sending.len() {
                 sending.clear();
-                // What a burst of large replies took is given back.
+                // Gives back memory that a burst of large replies took.
                 sending.shrink_to(CONNECTION_BUFFER_KEPT);
                 sent = 0;
                 std::mem::swap(&mut sending, &mut self.outbox.borrow_mut());
@@ -370,7 +374,7 @@ impl Connection {
             if self.is_idle() && may_end {
                 return close_after_client(&stream).await;
             }
-            // Waiting for an upstream is not the client's idleness; a query half sent or a reply not taken is.
+            // A client that waits for us is not idle. A client with a query half sent or a reply not taken is.
             let patience = match stopping {
                 Some(_) => FIRST_QUERY.min(config.idle_timeout),
                 None => config.idle_timeout,
@@ -401,7 +405,7 @@ impl Connection {
                     }
                 }
                 () = until(still_until) => {
-                    // A client that does not take its replies gets no more of our time.
+                    // If the client does not take its replies, the connection is closed without waiting for its FIN.
                     return if unsent { Ok(()) } else { close_after_client(&stream).await };
                 }
             }
@@ -409,12 +413,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether we may end it: one that was opened only just now has a query on its way.
+    /// Whether a stop may end the connection. One without a query so far has [`FIRST_QUERY`] to send it.
     fn may_end(&self, stopping: Option<Instant>) -> bool {
         stopping.is_some_and(|since| self.served.get() || runtime::since(since) >= FIRST_QUERY)
     }
 
-    /// Serves the whole queries read so far, while there is room for their replies.
+    /// Serves complete queries that were read, while there is room for their replies.
     fn serve_frames(self: &Rc<Self>, worker: &Rc<Worker>, frames: &mut Frames) {
         while self.has_room(&worker.setup.config.tcp) {
             let Some(message) = frames.next_message() else {
@@ -427,7 +431,7 @@ impl Connection {
                 address: self.peer,
                 protocol: Protocol::Tcp,
                 received,
-                // No frame is longer.
+                // A frame's length fits into 16 bits.
                 octets: u16::try_from(message.len()).unwrap_or(u16::MAX),
                 listener: self.listener,
             };
@@ -450,8 +454,9 @@ impl Connection {
     }
 }
 
-/// Sends our FIN and waits for the client's, for a while. Closing with anything unread would be a reset, which could
-/// cost the client replies that it has not read yet; a query that crosses our FIN is its to repeat (RFC 7766 §6.2.4).
+/// Sends our FIN and reads until the client's, for [`LINGER`] at most. Closing a socket with unread octets sends a reset, by
+/// which the client could lose replies that it has not read yet. A query that the client sent before it received our FIN is not
+/// served; the client has to repeat it (RFC 7766 §6.2.4).
 async fn close_after_client(stream: &Stream) -> io::Result<()> {
     stream.shut_down()?;
     let mut unwanted = Vec::with_capacity(512);

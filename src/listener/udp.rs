@@ -1,6 +1,7 @@
-//! UDP clients: batches in, hits answered inside the receive loop, batches out.
+//! UDP clients: queries are read in batches, hits are answered inside the receive loop, and replies are sent in batches.
 //!
-//! Owns a worker's socket for one listen address. Replies that are ready later wait in the outbox and leave together.
+//! Owns a worker's socket for one listen address. Replies to misses wait in the outbox until the end of a turn, and are sent in
+//! one batch.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -27,21 +28,23 @@ use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
 use crate::serving::worker::{CurrentWorker, Worker};
 
-/// Batches read after the end: far more than a receive buffer holds, should new datagrams keep coming.
+/// Most batches that are read at a time after the stop: far more than a receive buffer holds. Limits the time that new
+/// datagrams can take.
 const MAX_DRAIN: usize = 1024;
 
-/// Far longer than the kernel takes from choosing a socket for a datagram to queueing it there.
+/// How long we wait for late datagrams after the stop: far longer than the kernel takes from choosing a socket for a datagram
+/// to queueing it there.
 const SETTLE: Duration = Duration::from_millis(10);
 
 /// Replies that became ready outside the receive loop.
 struct Outbox {
     socket: Rc<Watched>,
     replies: RefCell<SendBatch>,
-    /// How many of them have left.
+    /// Number of `replies` that are sent.
     sent: Cell<usize>,
-    /// Whether the kernel's buffer was full.
+    /// Whether the kernel's send buffer was full.
     blocked: Cell<bool>,
-    /// Told when it is.
+    /// Notified when `blocked` becomes true.
     full: Notify,
     turns: Turns,
     current: Rc<CurrentWorker>,
@@ -49,7 +52,7 @@ struct Outbox {
 }
 
 impl ReplySink for Outbox {
-    /// Queues a reply; it leaves with all others that become ready in the same turn.
+    /// Queues a reply, which is sent at the end of the turn with all others.
     fn send(self: Rc<Self>, reply: Reply) {
         let mut replies = self.replies.borrow_mut();
         let first = replies.is_empty();
@@ -71,7 +74,7 @@ impl Leaving for Outbox {
 }
 
 impl Outbox {
-    /// Sends what the kernel has room for.
+    /// Sends replies, as many as the kernel has room for.
     fn send_on(&self) {
         let mut replies = self.replies.borrow_mut();
         let progress = self.send_now(&replies, self.sent.get(), &self.current.get());
@@ -87,7 +90,7 @@ impl Outbox {
         }
     }
 
-    /// Sends what the kernel had no room for once it has, for ever.
+    /// Sends the rest whenever the kernel had no room and has some again. Ends only if the socket fails.
     async fn run(&self) {
         loop {
             self.full.notified().await;
@@ -100,7 +103,7 @@ impl Outbox {
         }
     }
 
-    /// Sends a batch from number `sent` on, as far as the kernel has room for it.
+    /// Sends the replies of a batch from index `sent` on, as many as the kernel has room for.
     fn send_now(&self, batch: &SendBatch, mut sent: usize, worker: &Worker) -> Progress {
         while sent < batch.len() {
             match self.socket.send_batch(batch, sent) {
@@ -109,7 +112,7 @@ impl Outbox {
                     return Progress::Blocked(sent);
                 }
                 Err(error) => {
-                    // This client cannot be reached; the others can.
+                    // An error concerns this client only.
                     worker.metrics.dropped(Dropped::SendFailed);
                     if let Some(times) = self.cannot_send.happened(runtime::now()) {
                         tracing::warn!(%error, times, "a reply over UDP cannot be sent");
@@ -121,7 +124,7 @@ impl Outbox {
         Progress::Done
     }
 
-    /// The same, waiting for room.
+    /// As `send_now`, and waits for room until all replies are sent.
     async fn send_all(&self, batch: &SendBatch, mut sent: usize, worker: &Worker) {
         while let Progress::Blocked(so_far) = self.send_now(batch, sent, worker) {
             sent = so_far;
@@ -131,7 +134,7 @@ impl Outbox {
         }
     }
 
-    /// Whether everything has left.
+    /// Whether all replies are sent.
     fn is_empty(&self) -> bool {
         self.replies.borrow().is_empty()
     }
@@ -147,7 +150,7 @@ pub struct Listener {
     socket: Rc<Watched>,
     outbox: Rc<Outbox>,
     kernel_drops: Cell<u32>,
-    /// Which listen address it is.
+    /// The index of the listen address.
     index: ListenerIndex,
 }
 
@@ -180,7 +183,8 @@ impl Listener {
         })
     }
 
-    /// Serves until `stop`; then answers what the kernel still holds and what is in flight.
+    /// Serves until `stop`. Then reads and answers the datagrams that the kernel still holds, and waits for replies to queries
+    /// in flight.
     pub async fn run(self, stop: CancellationToken) {
         let outbox = Rc::clone(&self.outbox);
         let sender = tokio::task::spawn_local(async move { outbox.run().await });
@@ -195,11 +199,11 @@ impl Listener {
             };
             self.serve_batch(&batch, count, &mut replies).await;
         }
-        // From now on the kernel gives new datagrams to whoever else shares the port, and what it holds is finite.
+        // The kernel gives new datagrams to other sockets that share the port from here on, so that this one runs empty.
         if let Err(error) = self.socket.stop_receiving() {
             tracing::debug!(%error, "cannot turn new queries away; those that wait are answered");
         }
-        // A datagram for which the kernel chose this socket just before may still be on its way into it.
+        // The kernel may have chosen this socket for a datagram just before, and queue it only now.
         for pause in [SETTLE, SETTLE, Duration::ZERO] {
             let mut batches = 0;
             while batches < MAX_DRAIN
@@ -210,21 +214,21 @@ impl Listener {
             }
             sleep(pause).await;
         }
-        // Misses still in flight hold the outbox; the last of them lets go of it.
+        // Each miss in flight holds a reference to the outbox. The other two are this listener's and its sender's.
         while Rc::strong_count(&self.outbox) > 2 || !self.outbox.is_empty() {
             sleep(Duration::from_millis(5)).await;
         }
         sender.abort();
     }
 
-    /// Serves the `count` messages of a batch, and sends what can be replied at once.
+    /// Serves the `count` messages of a batch, and sends the replies that need no upstream server.
     async fn serve_batch(&self, batch: &ReceiveBatch, count: usize, replies: &mut SendBatch) {
         let worker = self.current.get();
         let received = runtime::now();
         let turn = worker.turns.begin();
         let (hits, others) = self.reply_to_batch(&worker, batch, count, received, replies);
         let sent = self.outbox.send_now(replies, 0, &worker);
-        // Those that wait have the upstreams asked only when those that need not wait have their replies.
+        // Upstream servers are asked at the end of the turn, after the hits are sent.
         drop(turn);
         if let Progress::Blocked(sent) = sent {
             self.outbox.send_all(replies, sent, &worker).await;
@@ -236,12 +240,12 @@ impl Listener {
             .metrics
             .replied_after(Cached::Neither, others, duration);
         if batch.full() {
-            // Under a flood the upstreams' answers must get their turn.
+            // In a flood of queries, the readers of upstream sockets must run, too.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Fills `replies` with what can be replied at once: so many hits, and so many others.
+    /// Fills `replies` with the replies that need no upstream server. Returns the number of hits and of other replies.
     ///
     /// Never inlined, so that `tests/instructions.rs` finds it in the binary.
     #[inline(never)]
@@ -269,7 +273,7 @@ impl Listener {
                 address: peer,
                 protocol: Protocol::Udp,
                 received,
-                // No datagram is longer.
+                // A datagram's length fits into 16 bits.
                 octets: u16::try_from(message.len()).unwrap_or(u16::MAX),
                 listener: self.index,
             };
@@ -288,7 +292,8 @@ impl Listener {
     }
 }
 
-/// Whether a listener is to take no more. A token would be asked in every turn, and listed as waited for.
+/// Tells a listener to stop. A `CancellationToken` polled in the receive loop would take a lock and register a waiter each
+/// time.
 #[derive(Default)]
 struct Stopping {
     now: Cell<bool>,
@@ -296,7 +301,7 @@ struct Stopping {
 }
 
 impl Stopping {
-    /// So once the token is cancelled.
+    /// Stops when the token is cancelled.
     fn after(token: CancellationToken) -> Rc<Self> {
         let stopping = Rc::<Self>::default();
         let told = Rc::clone(&stopping);
@@ -310,7 +315,7 @@ impl Stopping {
         stopping
     }
 
-    /// When the socket is ready; none when it is to be read no more.
+    /// Ready when the socket has something to read, and None after the stop.
     fn or_ready<'a>(
         &self,
         socket: &'a Watched,
@@ -334,6 +339,6 @@ impl Stopping {
 /// How far a batch was sent.
 enum Progress {
     Done,
-    /// So many left; the kernel has no room for the next.
+    /// This many were sent. The kernel has no room for the next one.
     Blocked(usize),
 }
