@@ -1,5 +1,5 @@
-//! The whole path of a query on one page: [`Worker::serve`] does what can be done at once, `forward` joins or starts a
-//! flight, `fly` asks the upstreams, `land` keeps what came and answers all that wait.
+//! The whole path of a query on one page: [`Worker::serve`] replies if no upstream server is needed, `forward` joins or starts
+//! a flight, `fly` asks the upstreams, and `land` caches the result and answers all waiters.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -34,12 +34,13 @@ struct Miss<'a> {
     route: u16,
     /// An expired answer to fall back on.
     stale: Option<Entry>,
-    /// When what was answered last, expired or not, was asked for.
+    /// When the newest known answer, expired or not, had been asked for.
     known_since: Option<Instant>,
 }
 
 impl Worker {
-    /// Serves one message of a client, appending the reply to `out` if it can be given at once.
+    /// Serves one message of a client. A reply that needs no upstream server is appended to `out`; a later one goes to
+    /// `reply_to`.
     pub fn serve(
         self: &Rc<Self>,
         message: &[u8],
@@ -113,7 +114,7 @@ impl Worker {
         self.forward(miss, out, reply_to)
     }
 
-    /// When what was answered last had been asked for; `stored` is the answer that is kept.
+    /// When the newest known answer to a question had been asked for. `stored` is the cache's entry.
     pub(super) fn known_since(
         &self,
         key: &[u8],
@@ -124,7 +125,7 @@ impl Worker {
         kept.max(self.shared.cache.last_asked(key, route))
     }
 
-    /// Has the upstreams asked, unless it is known that this cannot help now.
+    /// Joins or starts a flight for the query, or replies at once if `pursue` says so.
     fn forward(
         self: &Rc<Self>,
         miss: Miss<'_>,
@@ -153,12 +154,14 @@ impl Worker {
         }
     }
 
-    /// What becomes of a question that the cache cannot answer: a flight to wait for, or what can be said at once.
+    /// Handles a question that the cache cannot answer. Returns a flight to wait for, which it may have started, or an
+    /// immediate reply.
     pub(super) fn pursue(self: &Rc<Self>, wanted: Wanted<'_>) -> Course {
         let Wanted {
             key, route, now, ..
         } = wanted;
-        // Whoever asks after a flush gets an answer of after it, and nobody hears what another worker has heard anew since.
+        // A flight is not joined if there was a flush since it was started, or if another worker has a newer answer than the
+        // flight can get.
         let in_flight = self.flights.find(key).filter(|flight| {
             flight.asked() == self.shared.cache.flushes()
                 && flight.started_after(wanted.known_since)
@@ -166,7 +169,7 @@ impl Worker {
         if let Some(entry) = &wanted.stale
             && self.is_gone(route, entry)
         {
-            // The refresh goes on, so that the first server to come back is noticed (RFC 8767 §5).
+            // The servers are asked all the same, so that the first one to come back is noticed (RFC 8767 §5).
             if in_flight.is_none()
                 && self
                     .upstream_obstacle(key, route, Some(entry), now)
@@ -202,7 +205,7 @@ impl Worker {
         }
     }
 
-    /// Fetches a popular answer anew shortly before it expires, so that no client waits for it.
+    /// Prefetches a popular answer shortly before it expires, so that no client has to wait for the next one.
     #[inline]
     pub(super) fn prefetch_if_due(
         self: &Rc<Self>,
@@ -216,10 +219,10 @@ impl Worker {
         }
     }
 
-    /// A turn that is missed, because too much is being fetched, comes again with the next hit.
+    /// Starts a prefetch, unless it is impossible at the moment. Then the next hit tries again.
     #[cold]
     fn prefetch(self: &Rc<Self>, key: &[u8], entry: &Entry, now: Instant) {
-        // Not the entry's own: that may be of a setup this worker has not heard of.
+        // The route is looked up again, because the entry's index may be of another setup than this worker's.
         let question = Question::of(key);
         let Some(route) = self.setup.routes.find(question.name, question.qtype) else {
             return;
@@ -238,7 +241,7 @@ impl Worker {
             && entry.start_prefetch()
         {
             self.metrics.prefetches.inc();
-            // Should it expire before the new one is there, it is what those who then wait fall back on.
+            // The entry may expire before the flight lands. So it is passed on as the stale answer.
             self.start(key, route, Some(entry.clone()), Purpose::Prefetch, now);
         }
     }
@@ -247,7 +250,8 @@ impl Worker {
         Waiter::new(&self.replies, &self.clients, query, client, reply_to)
     }
 
-    /// Has a question that is answered here answered, and where that is an alias, its target looked up.
+    /// Starts a task that answers a question from the configuration or by DNS64's reverse names. If the answer is an alias, the
+    /// task looks up its target.
     fn answer_locally(self: &Rc<Self>, message: &[u8], key: &[u8], waiter: Box<Waiter>) {
         let (message, key, worker) = (message.to_vec(), key.to_vec(), Rc::clone(self));
         self.turns.spawn(async move {
@@ -257,7 +261,7 @@ impl Worker {
         });
     }
 
-    /// Starts asking the upstreams; whoever waits is answered when the flight lands.
+    /// Starts a flight, which is listed at once and asks the upstreams from the end of the turn on.
     fn start(
         self: &Rc<Self>,
         key: &[u8],
@@ -274,14 +278,14 @@ impl Worker {
     }
 }
 
-/// Asks the upstreams one question and answers all that wait for it.
+/// Asks the upstreams a flight's question, and answers its waiters.
 async fn fly(leader: Leader) {
     let worker = Rc::clone(&leader.worker);
     let (flight, key) = (Rc::clone(&leader.flight), Rc::clone(&leader.key));
     let route = worker.setup.routes.get(leader.route);
 
     let now = runtime::now();
-    // Pinned in place: moved into a pin, it would take its size twice in the task's memory.
+    // The future is pinned in the expression that makes it, because a moved one would take its size twice in the task's memory.
     let mut answer = pin!(resolve(&worker, leader.route, &flight, &key, now));
     let stale = leader.flight.stale();
     let result = if stale.is_some_and(|entry| may_stand_in(entry, StaleReason::Slow)) {
@@ -299,7 +303,7 @@ async fn fly(leader: Leader) {
     land(leader, result, route.bounds);
 }
 
-/// The upstreams answered, or did not: keeps the outcome and answers all that wait.
+/// Caches the result of a flight, if it may be cached, and answers the waiters.
 fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
     let (worker, key, route) = (
         Rc::clone(&leader.worker),
@@ -309,7 +313,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
     let cache = &worker.shared.cache;
     let now = runtime::now();
     let cacheable = Question::of(&key).cacheable();
-    // A prefetch began with it fresh, and may land when it is too old.
+    // Checked again before use: a prefetch starts with a fresh entry, and may land when it is too old to be served.
     let known = leader.flight.stale().cloned();
     match result {
         Ok(found) => {
@@ -324,12 +328,13 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
             let origin = Origin { route, tier, took };
             let entry = Entry::new(&key, &response, now, origin, bounds);
             if let Some(reason) = found.stale {
-                // An alias of now, with what was known of its target: as good as it gets, and nothing to keep.
+                // A fresh alias with a stale target is served, and not cached.
                 leader.land(|_| Content::Stale(entry.clone(), reason));
                 return;
             }
             let keep = cacheable && leader.still_counts(Some(&entry));
-            // Only these can have less weight than what was answered before. That another worker may have stored meanwhile.
+            // Only a denial, or an answer of a later tier, may give way to an earlier answer. Another worker may have stored
+            // one meanwhile, so the cache is read first.
             let is_doubtful = entry.is_negative() || entry.tier() > 0;
             let stored = || cache.get(&key).filter(|_| keep);
             if is_doubtful
@@ -353,7 +358,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
                 leader.remember_failure(code, &error, now);
             }
             let error = Rc::new(error);
-            // Another worker may have had an answer meanwhile.
+            // Another worker may have stored an answer meanwhile.
             let usable = |entry: &Entry| worker.is_usable(&key, route, entry, now);
             let stored = cache.get(&key).filter(|_| cacheable);
             let stale = stored.filter(usable).or(known.filter(usable));
@@ -366,7 +371,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
 }
 
 impl Leader {
-    /// Leads `flight`, and lists it under `key`.
+    /// The leader of `flight`, which it lists under `key`.
     fn new(worker: &Rc<Worker>, flight: Rc<Flight>, key: Rc<[u8]>, route: u16) -> Self {
         worker.flights.add(&key, &flight);
         worker.metrics.in_flight.inc();
@@ -380,7 +385,7 @@ impl Leader {
         }
     }
 
-    /// Keeps the question from being asked again for a moment.
+    /// Remembers a failure, so that the question is not asked again for a moment.
     fn remember_failure(&self, code: u16, error: &ExtendedError, now: Instant) {
         let config = &self.worker.setup.config.cache;
         let pauses = (config.failure_min, config.failure_max);
@@ -398,15 +403,16 @@ impl Leader {
         cache.remember_failure(&self.key, failing, pauses, now);
     }
 
-    /// Ends the flight: each that waits gets what `content` makes of its place among them, which is 0 for the first.
+    /// Ends the flight. Each waiter gets what `content` returns for its place in the order of waiters, which is 0 for the
+    /// first.
     fn land(self, content: impl Fn(u32) -> Content) {
         for (waiter, turn) in self.depart().into_iter().zip(0..) {
             waiter.reply(content(turn), Some(self.route));
         }
     }
 
-    /// Whether what came may be cached: nothing was flushed since the flight began, and the setup in force would find it by
-    /// the same route. The cache holds answers of the setup in force only, and a reload may have changed it meanwhile.
+    /// Whether a result may be cached: nothing was flushed since the flight began, and the setup in force would ask the same
+    /// routes. The cache has answers of the setup in force only, and a reload may have changed it meanwhile.
     fn still_counts(&self, answer: Option<&Entry>) -> bool {
         let (current, setup) = (self.worker.shared.current.load(), &self.worker.setup);
         let question = Question::of(&self.key);
@@ -418,6 +424,7 @@ impl Leader {
             && (Arc::ptr_eq(&current, setup) || same_view())
     }
 
+    /// Takes the flight off the list, and returns its waiters.
     fn depart(&self) -> SmallVec<[Waiting; 1]> {
         self.landed.set(true);
         self.worker.metrics.in_flight.dec();
@@ -444,7 +451,7 @@ impl Drop for Leader {
 mod tests {
     use super::*;
 
-    /// Larger futures are boxed by what runs them: one more block of memory for every query that is forwarded.
+    /// Executors box larger futures, which would take one more allocation for each query that is forwarded.
     #[test]
     fn a_flight_fits_its_task() {
         fn size<F: Future>(_: impl FnOnce(Leader) -> F) -> usize {
