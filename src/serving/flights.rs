@@ -1,7 +1,7 @@
-//! Questions in flight and who waits for them.
+//! Questions in flight, and their waiters.
 //!
-//! Owns coalescing: the first query of a question starts a flight, identical ones wait with it, and one answer serves
-//! all.
+//! Owns coalescing: the first query for a question starts a flight, queries for the same question join it, and one answer
+//! serves them all.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,30 +26,30 @@ pub(super) enum Purpose {
     Client,
     /// A popular answer is about to expire.
     Prefetch,
-    /// An alias leads here; so many were followed on the way, this one included.
+    /// An alias leads to the question. The number is how many aliases were followed, this one included.
     Alias(u8),
 }
 
-/// A question that the cache cannot answer, whoever asks it.
+/// A question that the cache cannot answer, asked by a client, by a prefetch or for an alias.
 pub(super) struct Wanted<'a> {
     pub(super) key: &'a [u8],
     /// A route that has groups to ask.
     pub(super) route: u16,
     /// An expired answer to fall back on.
     pub(super) stale: Option<Entry>,
-    /// When what was answered last, expired or not, was asked for.
+    /// When the newest known answer, expired or not, had been asked for.
     pub(super) known_since: Option<Instant>,
-    /// The client that will wait, if it alone does.
+    /// The client, if the answer is for one client alone.
     pub(super) client: Option<Client>,
     pub(super) purpose: Purpose,
     pub(super) now: Instant,
 }
 
-/// What becomes of it.
+/// How a [`Wanted`] question is handled.
 pub(super) enum Course {
-    /// This is known, or said, at once.
+    /// By an immediate reply.
     Reply(Content),
-    /// The upstreams are being asked.
+    /// By this flight, which is to be joined.
     Wait(Rc<Flight>),
 }
 
@@ -59,17 +59,17 @@ pub(super) struct Flight {
     waiters: RefCell<SmallVec<[Waiting; 1]>>,
     stale: Option<Entry>,
     purpose: Purpose,
-    /// How often the cache had been flushed when the upstreams were asked.
+    /// The number of flushes when the upstreams were asked.
     asked: Flushes,
     started: Instant,
     overdue: Cell<bool>,
-    /// The flight of the alias's target, while it is waited for.
+    /// The flight that this one waits for: that of an alias's target, or of the A records for DNS64.
     waits_for: RefCell<Option<Rc<Flight>>>,
 }
 
 impl Flight {
-    /// Nobody waits yet; `stale` is what they get if nothing better comes. It starts at this time, when so much had been
-    /// flushed.
+    /// A flight without waiters, started at `started`. `stale` is an expired answer to fall back on, and `asked` the number of
+    /// flushes.
     pub(super) fn new(
         stale: Option<Entry>,
         purpose: Purpose,
@@ -87,7 +87,7 @@ impl Flight {
         }
     }
 
-    /// Whether the client response timer is over, so that stale answers go out at once.
+    /// Whether the client response timer is over, so that new clients get the stale answer at once.
     pub(super) fn is_overdue(&self) -> bool {
         self.overdue.get()
     }
@@ -97,29 +97,29 @@ impl Flight {
         self.stale.as_ref()
     }
 
-    /// Why it was started.
+    /// Why the flight was started.
     pub(super) fn purpose(&self) -> Purpose {
         self.purpose
     }
 
-    /// How often the cache had been flushed when the upstreams were asked.
+    /// The number of flushes when the upstreams were asked.
     pub(super) fn asked(&self) -> Flushes {
         self.asked
     }
 
-    /// Whether what it brings cannot be older than what was asked for at that time.
+    /// Whether the flight was started at `known` or later, so that its answer is no older than the one asked for then.
     pub(super) fn started_after(&self, known: Option<Instant>) -> bool {
         known.is_none_or(|known| self.started >= known)
     }
 
-    /// It waits for another one, or no longer.
+    /// Sets the flight that this one waits for.
     pub(super) fn set_waits_for(&self, other: Option<Rc<Self>>) {
         self.waits_for.replace(other);
     }
 
-    /// Whether it is the other one, or waits for it, be it by way of others.
+    /// Whether the flight is `other`, or waits for `other` directly or through further flights.
     pub(super) fn depends_on(self: &Rc<Self>, other: &Rc<Self>) -> bool {
-        // In a loop: aliases that many clients ask for may be waited for in a long row.
+        // A loop and no recursion, because flights may wait for each other in a long chain.
         let mut here = Rc::clone(self);
         while !Rc::ptr_eq(&here, other) {
             let Some(next) = here.waits_for.borrow().as_ref().map(Rc::clone) else {
@@ -130,17 +130,17 @@ impl Flight {
         true
     }
 
-    /// Has a client wait, or the flight of an alias.
+    /// Adds a waiter.
     pub(super) fn join(&self, waiter: Waiting) {
         self.waiters.borrow_mut().push(waiter);
     }
 
-    /// Takes all that wait.
+    /// Takes all waiters.
     pub(super) fn take_waiters(&self) -> SmallVec<[Waiting; 1]> {
         self.waiters.take()
     }
 
-    /// Answers all that wait with the expired answer, and says that those who come later need not wait either.
+    /// Answers all waiters with the expired answer. Later clients get it at once, because the flight is overdue.
     pub(super) fn serve_stale(&self, reason: StaleReason, route: u16) {
         self.overdue.set(true);
         if let Some(entry) = &self.stale {
@@ -179,7 +179,7 @@ impl Flights {
             .insert(Rc::clone(key), Rc::clone(flight));
     }
 
-    /// Takes a flight off the list. After a flush another one may stand there in its place, which stays.
+    /// Takes a flight off the list. If another flight is listed under the key, as after a flush, it stays.
     pub(super) fn remove(&self, key: &Rc<[u8]>, flight: &Rc<Flight>) {
         let mut by_key = self.by_key.borrow_mut();
         if let Some(listed) = by_key.remove(key)
@@ -195,7 +195,7 @@ impl Flights {
         }
     }
 
-    /// The grace is over: tells all that still wait.
+    /// Answers all waiters with SERVFAIL, because the grace of a stop is over.
     pub(super) fn abandon(&self) {
         let mut flights: Vec<(Rc<[u8]>, Rc<Flight>)> = {
             let by_key = self.by_key.borrow();
@@ -203,7 +203,7 @@ impl Flights {
             all.map(|(key, flight)| (Rc::clone(key), Rc::clone(flight)))
                 .collect()
         };
-        // In an order that does not depend on the hashes of keys.
+        // Sorted, so that the order does not depend on the keys' hashes, and a simulation repeats itself.
         flights.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let text = "this nameserver is shutting down";
         let error = Rc::new(ExtendedError::new(ede::NOT_READY, text));
