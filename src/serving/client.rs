@@ -1,47 +1,47 @@
-//! The client of a query, as far as serving knows it.
+//! What serving knows of the client of a query.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::message::reply::Protocol;
 
-/// Who sent a message, and when.
+/// The sender of a message, and how and when the message came.
 #[derive(Debug, Clone, Copy)]
 pub struct Client {
-    /// Its address.
+    /// The client's address.
     pub address: SocketAddr,
-    /// How it came.
+    /// The message's transport.
     pub protocol: Protocol,
-    /// When it was read.
+    /// When the message was read.
     pub received: Instant,
-    /// Octets of its message.
+    /// The message's length in octets.
     pub octets: u16,
-    /// The listen address that it came to.
+    /// The listen address that the message came to.
     pub listener: ListenerIndex,
 }
 
-/// Tells listen addresses apart, for metrics that are counted by them; all are one where nobody counts.
+/// A number for each listen address, for metrics that are counted by listen address. Without such metrics it is always 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListenerIndex(pub u16);
 
-/// One of those who waited for an answer, and who gave it.
+/// The place of a waiter among those that get the same answer, and the server that gave it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Turn {
-    /// How many who waited for it come before: each gets another address first.
+    /// Number of waiters before this one. By it, each waiter gets another address first.
     pub place: u32,
     /// The server; see [`crate::upstream::ask::Answer`].
     pub server: Option<u32>,
 }
 
-/// What became of a client's message.
+/// How a client's message was handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Served {
-    /// A reply was appended, from the cache.
+    /// A reply from the cache was appended.
     Hit,
-    /// A reply was appended, of our own.
+    /// Another reply was appended.
     Replied,
-    /// There will be none.
+    /// The message gets no reply.
     Dropped,
-    /// It follows by way of [`super::waiting::ReplyTo`].
+    /// The reply will be sent through [`super::waiting::ReplyTo`].
     Later,
 }

@@ -1,11 +1,16 @@
 //! A query's way through a worker, from its bytes to the reply's.
 //!
-//! [`query_path`] is the whole way on one page: serve → forward → fly → land. [`admission`] says who may ask and when the
-//! upstreams are not asked, [`flights`] who waits for what, `resolve` what a flight asks, [`aliases`] where aliases lead, `dns64`
-//! which addresses are made for names without IPv6, [`replies`] what a client reads, `query_log` what is logged of it,
-//! [`local`] what is answered from the configuration, `own_answers` what a route says by itself,
-//! [`recent_failures`] and [`top`] what /status tells of queries, [`inheritance`] what is served of another process's cache. No listener is known here:
-//! one gives a [`waiting::ReplyTo`] with each query.
+//! - [`query_path`]: the whole way on one page, serve → forward → fly → land;
+//! - [`admission`]: which clients may ask, and when the upstreams are not asked;
+//! - [`flights`] and [`waiting`]: questions in flight, and their waiters;
+//! - `resolve`: which questions a flight asks; [`aliases`]: targets of aliases; `dns64`: addresses for names without IPv6;
+//! - [`replies`]: the replies to clients; `query_log`: the log of replies;
+//! - [`local`]: answers from the configuration; `own_answers`: answers that a route gives by itself;
+//! - [`recent_failures`] and [`top`]: what /status shows of queries;
+//! - [`worker`] and [`setup`]: a worker's state, and the parts of one configuration;
+//! - [`inheritance`]: which entries of a predecessor's cache may be served.
+//!
+//! Must not know listeners: a listener gives a [`waiting::ReplyTo`] with each query.
 
 pub mod admission;
 pub mod aliases;

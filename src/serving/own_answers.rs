@@ -1,8 +1,8 @@
-//! What routes say by themselves (`answer`, `filter`), to clients and behind aliases: nobody is asked, and nobody waits. It is kept
-//! only as part of an alias's answer.
+//! Answers that routes give by themselves (`answer`, `filter`), to clients and for targets of aliases. No server is asked. Such
+//! an answer is cached only as part of an alias's answer.
 //!
-//! The names of a zone with `answer` are ours alone, so AA is set. Negative answers carry a SOA, so that clients keep them
-//! (RFC 2308 §5), and an extended error that names the key which made them.
+//! For a zone with `answer` we are authoritative, so AA is set. Negative answers have a SOA, so that clients cache them (RFC
+//! 2308 §5). All have an extended error that names the zone whose configuration made them.
 
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ use crate::runtime;
 use crate::upstream::routes::Route;
 
 impl Worker {
-    /// Answers what route `index` answers by itself.
+    /// Appends the reply to a question that route `index` answers by itself.
     pub(super) fn answer_by_route(
         &self,
         answer: &OwnAnswer,
@@ -45,7 +45,8 @@ impl Worker {
         Served::Replied
     }
 
-    /// What route `index` says by itself to the question of a key, for whoever follows an alias to it; none if it asks others.
+    /// The answer that route `index` gives by itself to the question of a key, for a flight that follows an alias. None if the
+    /// route has servers asked.
     pub(super) fn own_content(&self, index: u16, key: &[u8]) -> Option<Content> {
         let question = Question::of(key);
         let answer = self.setup.routes.get(index).own_answer(question.qtype)?;
@@ -58,7 +59,7 @@ impl Worker {
         })
     }
 
-    /// What route `index` says by itself, and the key that makes it say so; the key alone if it refuses.
+    /// The answer that route `index` gives by itself, and its reason; the reason alone as the error if the route refuses.
     fn own_response(
         &self,
         answer: &OwnAnswer,
@@ -73,8 +74,8 @@ impl Worker {
             qtype,
             ttl: NEGATIVE_TTL,
         };
-        // Of a filtered zone only this is ours to say: the name has no such record. The SOA is the name's own, so that
-        // nothing is said of others.
+        // In a filtered zone we can only say that the name has no record of this type. So the SOA's owner is the name itself,
+        // and the answer says nothing about other names.
         let (flags, zone_at) = match route.answer {
             Some(_) => (flag::AA, routes.zone_at(name)),
             None => (0, 0),
@@ -96,7 +97,7 @@ impl Worker {
     }
 }
 
-/// The key behind an answer, for whoever wonders about it.
+/// An extended error that names the zone whose configuration gives the answer.
 fn why(code: u16, route: &Route) -> ExtendedError {
     let done = match route.answer {
         Some(_) => "answered",

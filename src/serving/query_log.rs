@@ -1,8 +1,8 @@
-//! The query log: one line a reply, at the target `nodens::query`.
+//! The query log: one line for each reply, with the target `nodens::query`.
 //!
-//! Owns what a line says. Names, data of records and texts of errors come from the network: they are ASCII without control
-//! characters here, and the formatter puts quotes around them and a backslash before each quote within, so that nobody can
-//! forge a line or a field.
+//! Owns the fields of a line. Names, data of records and texts of errors come from the network. They are converted to ASCII
+//! without control characters here, and the log's formatter quotes them and escapes quotes, so that nobody can forge a line or
+//! a field.
 //!
 //! Limits: [`QUERY_LOG_RECORDS`], [`QUERY_LOG_RECORD_BYTES`], [`QUERY_LOG_ERROR_BYTES`].
 
@@ -21,17 +21,17 @@ use crate::message::wire::{self, Counts, flag};
 use crate::metrics::Label;
 use crate::runtime;
 
-/// What is known of a reply beside its bytes.
+/// What the log tells of a reply, apart from its bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Said<'a> {
     pub(super) code: u16,
     /// Index of the route that answered or failed, for metrics.
     pub(super) route: Option<u16>,
-    /// What it was made from; none if the query could not be read.
+    /// What the reply was made from. None if the query could not be parsed.
     pub(super) made: Option<Made>,
-    /// Why it is what it is.
+    /// Our extended error, if the reply has one.
     pub(super) error: Option<&'a ExtendedError>,
-    /// The answer it was made of.
+    /// The entry that the reply was made from.
     pub(super) entry: Option<&'a Entry>,
     /// The server that answered; see [`crate::upstream::ask::Answer`].
     pub(super) server: Option<u32>,
@@ -47,7 +47,7 @@ impl Said<'_> {
         }
     }
 
-    /// To what could not be read.
+    /// A reply to a query that could not be parsed.
     #[inline]
     pub(super) fn rejected(code: u16) -> Self {
         Self {
@@ -72,7 +72,7 @@ impl Said<'_> {
     }
 }
 
-/// Writes the line. `section` is the question as the client put it, empty if it could not be read.
+/// Writes the line. `section` is the question section of the query, empty if the query could not be parsed.
 #[cold]
 pub(super) fn write(
     said: Said<'_>,
@@ -111,7 +111,7 @@ fn rcode_text(code: u16) -> Cow<'static, str> {
     )
 }
 
-/// The first records of the answer section, how many more there are, and whether the client was told to ask over TCP.
+/// The first records of the answer section, the number of further ones, and whether the reply is truncated.
 fn records(reply: &[u8]) -> Option<String> {
     let count = usize::from(Counts::read(reply).ok()?.answers);
     let cut = wire::flags(reply) & flag::TC != 0;
@@ -136,7 +136,7 @@ fn records(reply: &[u8]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
-/// Our own extended error, and then those of servers.
+/// Our own extended error, followed by those of servers.
 fn errors(said: &Said<'_>) -> Option<String> {
     let text = |error: &ExtendedError| match &*error.text {
         "" => error.code.to_string(),
@@ -155,7 +155,7 @@ fn errors(said: &Said<'_>) -> Option<String> {
     (!all.is_empty()).then(|| bounded(&all.join("; "), QUERY_LOG_ERROR_BYTES))
 }
 
-/// Printable ASCII, whatever it was, and no more than so many octets of it.
+/// The text as printable ASCII, with other characters escaped, cut after `most` octets.
 fn bounded(text: &str, most: usize) -> String {
     let mut bounded = String::with_capacity(text.len().min(most));
     for character in text.chars() {

@@ -1,6 +1,6 @@
-//! What a worker says to one client: hits, errors, expired answers; counted, and logged if replies are logged.
+//! A worker's replies to clients: hits, fresh and expired answers, errors. Each is counted, and logged if replies are logged.
 //!
-//! Owns no state. The bytes are [`crate::message::reply`]'s, the order of the steps is [`super::query_path`]'s.
+//! [`crate::message::reply`] writes the bytes, and [`super::query_path`] decides which reply is given.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,11 +26,11 @@ pub struct Replies {
     setup: Arc<Setup>,
     /// The worker's counters.
     pub metrics: Rc<WorkerMetrics>,
-    /// Failures for /status, if they are shown there.
+    /// Failures for /status. None unless /status shows them.
     pub(super) failures: Option<Rc<WorkerFailures>>,
-    /// Names and clients for /status, if they are shown there.
+    /// Counts of names and clients for /status. None unless /status shows them.
     pub(super) top: Option<Rc<WorkerTop>>,
-    /// For what need not be unpredictable: rotation of addresses.
+    /// For the rotation of addresses, which need not be unpredictable.
     random: RefCell<fastrand::Rng>,
 }
 
@@ -56,7 +56,7 @@ impl Replies {
         self.setup.config.node_name.as_bytes()
     }
 
-    /// Which address comes first in a reply from the cache; see [`Extras::rotate`].
+    /// The rotation of addresses in a reply from the cache; see [`Extras::rotate`].
     #[inline]
     fn random_turn(&self, entry: &Entry) -> u32 {
         match entry.response().rotation() {
@@ -65,7 +65,7 @@ impl Replies {
         }
     }
 
-    /// Stamps a fresh answer from the cache.
+    /// Appends a reply from a fresh entry of the cache.
     #[inline]
     pub fn hit(
         &self,
@@ -90,7 +90,8 @@ impl Replies {
         self.count_reply(said, asked, client, &out[start..]);
     }
 
-    /// Stamps an answer that has just come, for one of those who waited for it. The first gets it in the server's order.
+    /// Appends a reply from an answer that has just come, for one of its waiters. The first waiter gets the addresses in the
+    /// server's order, and each further one another address first.
     pub fn fresh(
         &self,
         entry: &Entry,
@@ -118,7 +119,7 @@ impl Replies {
         self.count_reply(said, asked, client, &out[start..]);
     }
 
-    /// Stamps an answer given here.
+    /// Appends a reply from an answer of the configuration.
     pub fn local(&self, entry: &Entry, asked: &Asked<'_>, client: Client, out: &mut Vec<u8>) {
         let extras = Extras {
             nsid: self.nsid(),
@@ -133,7 +134,7 @@ impl Replies {
         self.count_reply(said, asked, client, &out[start..]);
     }
 
-    /// Stamps what route `route` says by itself.
+    /// Appends a reply from an answer that route `route` gives by itself.
     pub fn own(
         &self,
         response: &Response,
@@ -161,7 +162,7 @@ impl Replies {
         self.count_reply(said, asked, client, &out[start..]);
     }
 
-    /// Stamps an expired answer (RFC 8767).
+    /// Appends a reply from an expired entry (RFC 8767).
     pub fn stale(
         &self,
         entry: &Entry,
@@ -188,7 +189,7 @@ impl Replies {
             nsid: self.nsid(),
             rotate: self.random_turn(entry),
         };
-        // The entry may be of routes that a reload has since replaced.
+        // The entry's route may have been removed by a reload.
         let route = entry
             .route()
             .and_then(|index| self.setup.routes.existing(index));
@@ -204,7 +205,7 @@ impl Replies {
         self.count_reply(said, asked, client, &out[start..]);
     }
 
-    /// Stamps an error and its reason.
+    /// Appends a reply with an error code and its reason.
     pub fn failure(
         &self,
         asked: &Asked<'_>,
@@ -231,7 +232,7 @@ impl Replies {
         self.count_reply(said, asked, client, &out[start..]);
     }
 
-    /// Stamps the reply to bytes of which only the header was understood.
+    /// Appends a reply to a message of which only the header could be parsed.
     pub fn reject(&self, message: &[u8], code: u16, client: Client, out: &mut Vec<u8>) {
         reply::reject(message, code, out);
         self.metrics.reply(code, None);
@@ -266,7 +267,7 @@ impl Replies {
     }
 }
 
-/// A stored answer as replies are made from it.
+/// The parts of an entry that replies are made from.
 #[inline]
 fn source(entry: &Entry) -> Source<'_> {
     Source {

@@ -1,7 +1,7 @@
-//! What a flight does: it asks its route's servers, and whatever else their answer takes to be whole.
+//! What a flight does: it asks its route's servers, and then further questions if their answer is incomplete.
 //!
-//! Owns the order of both, and the time that they have together. Where aliases lead is [`super::aliases`]', addresses for names
-//! without IPv6 are [`super::dns64`]'s.
+//! Owns the order of the two steps, and the deadline for both. [`super::aliases`] looks up targets of aliases, and
+//! [`super::dns64`] makes addresses for names without IPv6.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -33,7 +33,7 @@ pub(super) async fn resolve(
         client: None,
         end,
     };
-    // In a box, as aliases are: it is rare, and every flight would have room for it.
+    // Boxed, as below for aliases: it is rare, and otherwise each flight's future would have room for it.
     if let Some(rule) = dns64::rule(route, &Question::of(key)) {
         let completion = Completion {
             rule,
@@ -53,7 +53,7 @@ pub(super) async fn resolve(
     Box::pin(chain.follow(answer, Some(by))).await
 }
 
-/// What a route's servers say, asked in its words.
+/// Asks a route's servers, under another name if the route rewrites names.
 async fn ask_servers(
     worker: &Worker,
     index: u16,
@@ -85,7 +85,7 @@ async fn ask_servers(
     {
         answer.response = regular;
     }
-    // Before anything of another route is added, which has bounds of its own.
+    // Done here, before records of another route are added, because that route has bounds of its own.
     answer.response.raise_ttls(route.bounds.min_ttl);
     Ok(answer)
 }
