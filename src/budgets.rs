@@ -1,5 +1,5 @@
 //! Every fixed limit on what clients, servers and the process itself may make us hold. Those that can be configured stand
-//! in `config::limits`; ARCHITECTURE.md lists both, with what happens at each limit and the test that shows it.
+//! in `config::limits`; docs/architecture/limits.md lists both, with what happens at each limit and the test that shows it.
 
 use std::time::Duration;
 

@@ -218,6 +218,11 @@ fn all_pages() -> Vec<Page> {
     ];
     let mut pages = user_pages();
     pages.extend(others.map(Page::read));
+    pages.extend(
+        names_below("docs/architecture")
+            .iter()
+            .map(|name| Page::read(name)),
+    );
     pages
 }
 
@@ -278,6 +283,20 @@ fn the_readme_is_short_and_leads_to_every_page() {
     let links = readme.links();
     for page in names_below("docs") {
         assert!(links.contains(&page), "README.md has no link to {page}");
+    }
+}
+
+#[test]
+fn the_first_page_of_the_architecture_is_short_and_leads_to_the_others() {
+    let first = Page::read("ARCHITECTURE.md");
+    let length = first.text.lines().count();
+    assert!(length <= 150, "ARCHITECTURE.md has {length} lines");
+    let links = first.links();
+    for page in names_below("docs/architecture") {
+        assert!(
+            links.contains(&page),
+            "ARCHITECTURE.md has no link to {page}"
+        );
     }
 }
 

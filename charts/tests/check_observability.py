@@ -240,7 +240,7 @@ def check_link(where, base, link):
 
 def check_documents():
     documents = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")]
-    documents += sorted(ROOT.glob("docs/*.md")) + sorted(ROOT.glob("charts/**/*.md"))
+    documents += sorted(ROOT.glob("docs/**/*.md")) + sorted(ROOT.glob("charts/**/*.md"))
     for document in filter(pathlib.Path.exists, documents):
         text = re.sub(r"^```.*?^```|^    .*?$|`[^`\n]*`", "", document.read_text(), flags=re.M | re.S)
         where = document.relative_to(ROOT)

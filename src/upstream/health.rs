@@ -1,7 +1,7 @@
 //! What we believe of one server over one transport, and what it takes to change our mind. Pure: events and `now` in,
 //! state out; no sockets, no clock, no randomness but what is handed in.
 //!
-//! The rules are those of ARCHITECTURE.md, "Failover". Round-trip times are smoothed as RFC 6298 §2 says.
+//! The rules are those of docs/architecture/failover.md. Round-trip times are smoothed as RFC 6298 §2 says.
 
 use std::time::{Duration, Instant};
 
