@@ -1,7 +1,8 @@
-//! Aliases in an answer (RFC 1034 §3.6.2): where a chain of CNAMEs ends, and what is known of that name put behind it.
+//! Aliases in an answer (RFC 1034 §3.6.2): where a chain of CNAMEs ends, and how the answer about that name is joined
+//! to the chain.
 //!
-//! Owns the bytes of answers that are put together of two. CNAMEs made from a DNAME (RFC 6672 §3.1) are CNAMEs here.
-//! Must not know where the second answer comes from, nor how old it is.
+//! Owns the bytes of answers that are joined from two. CNAMEs made from a DNAME (RFC 6672 §3.1) count as CNAMEs. Must
+//! not know where the second answer comes from, nor how old it is.
 
 use std::collections::HashMap;
 
@@ -24,8 +25,8 @@ pub fn targets(answer: View<'_>) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The name at which the aliases end that begin with the question's, lower-cased, in wire format. None if it is no alias,
-/// or one that leads back to itself.
+/// The name at the end of the chain of aliases that begins with the question's name, lower-cased, in wire format. None
+/// if the question's name is no alias, or if the chain leads back to it.
 #[must_use]
 pub fn end(answer: View<'_>) -> Option<Vec<u8>> {
     let mut passed = chain(answer)?;
@@ -54,8 +55,8 @@ pub(super) fn chain(answer: View<'_>) -> Option<Vec<Vec<u8>>> {
     Some(names)
 }
 
-/// One answer: the aliases of `first`, then all that `rest` says of the name where they end. What `first` says beside its
-/// answer section is about a name that is no longer the last.
+/// Joins two answers: the aliases of `first`, then everything in `rest`, which is about the name where they end. The
+/// other sections of `first` are left out, because they are about another name.
 ///
 /// # Errors
 /// [`Malformed`] if it does not fit a message.
@@ -85,7 +86,7 @@ pub fn joined(first: View<'_>, rest: View<'_>) -> Result<Response, Malformed> {
     counts.additionals = further.additionals;
     counts.write(&mut message);
     let (ours, theirs) = (wire::flags(&message), wire::flags(rest.message()));
-    // Authentic is what all of it is (RFC 4035 §3.2.3). RFC 6604 §3: the code is that of the last name.
+    // AD only if both answers have it (RFC 4035 §3.2.3). RFC 6604 §3: the response code is that of the last name.
     let flags = ours & !(flag::RCODE | flag::AD)
         | ours & theirs & flag::AD
         | theirs & (flag::TC | flag::RCODE);
@@ -96,7 +97,7 @@ pub fn joined(first: View<'_>, rest: View<'_>) -> Result<Response, Malformed> {
     Ok(response.with_errors(&errors))
 }
 
-/// A name that most records behind an alias have as their owner, and where it stands already.
+/// The owner name of most records behind an alias, and its offset if the message holds it already.
 #[derive(Clone, Copy)]
 pub(super) struct Owner<'a> {
     pub(super) name: &'a [u8],
@@ -104,7 +105,7 @@ pub(super) struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    /// Appends a name, as a pointer if it is this one and stands already.
+    /// Appends a name; a pointer to it if it is this name and the message holds it already.
     pub(super) fn put(self, message: &mut Vec<u8>, name: &[u8]) {
         match self.pointer {
             Some(at) if name.eq_ignore_ascii_case(self.name) => {
@@ -115,7 +116,7 @@ impl Owner<'_> {
     }
 }
 
-/// Appends a record of another message, its names written out: what they point at is not here.
+/// Appends a record of another message with its names written out, because their pointers lead into that message.
 pub(super) fn append(
     message: &mut Vec<u8>,
     source: &[u8],
@@ -139,7 +140,7 @@ pub(super) fn append(
 
 fn append_rdata(message: &mut Vec<u8>, source: &[u8], record: &Record) {
     let rdata_at = record.rdata_at();
-    // RDATA that is not what its type says passes as it is.
+    // RDATA that does not have its type's format is copied unchanged.
     let Some((layout, names)) = rdata::names(source, record) else {
         message.extend_from_slice(&source[rdata_at..record.end]);
         return;

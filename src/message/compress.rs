@@ -1,8 +1,9 @@
-//! A response written anew with its names compressed (RFC 1035 §4.1.4), for clients that it is too long for.
+//! A response written anew with its names compressed (RFC 1035 §4.1.4), for clients whose limit it exceeds.
 //!
-//! Owns which names may be compressed: owners, and names in RDATA of the types of RFC 1035. Names in RDATA of later types
-//! are written out (RFC 3597 §4), also where the upstream sent a pointer. A name that differs in case alone is the same
-//! name, so that the first spelling stands for all. RDATA that is not what its type says passes as it is.
+//! Owns which names may be compressed: owners, and names in RDATA of the types of RFC 1035. Names in RDATA of later
+//! types are written out (RFC 3597 §4), also where the upstream sent a pointer. A name that differs in case alone is
+//! the same name, so that the first spelling stands for all. RDATA that does not have its type's format is copied
+//! unchanged.
 
 use super::rdata::{self, Names};
 use super::response::View;
@@ -10,20 +11,22 @@ use super::wire::{self, Counts, HEADER_LEN, POINTER, POINTER_REACH, Record, Reco
 
 /// RFC 1035 §2.3.4: 255 octets hold 127 labels and the root.
 const MAX_LABELS: usize = 127;
-/// Labels that names may point to; what comes beyond them is written out. A reply over UDP hardly has as many. Without a
-/// limit, the largest messages, which only go over TCP, would take time in proportion to the square of their length.
+/// The most labels that names may point to; names that would need further ones are written out. A reply over UDP hardly
+/// has as many. Without a limit, the largest messages, which only go over TCP, would take time in proportion to the
+/// square of their length.
 const MAX_KNOWN_LABELS: usize = 512;
 
-/// What is to become of a response's records, which are counted from 0 through all sections.
+/// How a response's records are changed while they are written. Records are counted from 0 through all sections.
 #[derive(Debug, Clone, Copy)]
 pub struct Changes<T, R> {
-    /// From a record's TTL to the one that is sent.
+    /// Maps a record's TTL to the TTL that is sent.
     pub ttl: T,
-    /// From a record's number to the number of the one whose RDATA is sent in its place: an address of the same type.
+    /// Maps a record's number to the number of the record whose RDATA is sent in its place, which is an address of the
+    /// same type.
     pub rdata_of: R,
 }
 
-/// Appends `response` in at most `room` octets: as many whole records as there is room for. Returns how many those are.
+/// Appends `response` in at most `room` octets, with as many whole records as fit. Returns how many records fit.
 ///
 /// # Panics
 /// If there is no room for the question.
@@ -66,15 +69,15 @@ pub fn append(
     kept
 }
 
-/// A label in the output that names may point to, with all that follows it. Labels with the same end form a list. Indices
-/// lead into [`Writer::known`]; 0, the root's, stands for none.
+/// A label in the output that names may point to, together with the labels after it. Labels that the same label follows
+/// form a list. Indices are those of [`Writer::known`]; 0, the index of the root, means none.
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
     /// Its offset in the output.
     at: u16,
-    /// The first of the labels that stand before this one.
+    /// The first label in the list of those that precede this one.
     child: u16,
-    /// The next of the labels that stand before the same one.
+    /// The next label in the list that this label is in.
     sibling: u16,
 }
 
@@ -90,7 +93,7 @@ struct Writer<'a> {
     out: &'a mut Vec<u8>,
     /// Where the message begins in the output.
     start: usize,
-    /// Where it ends at the latest. Nothing is written beyond, even for a moment: the buffer would grow.
+    /// The end that the message must not pass. Nothing is written beyond it, even for a moment: the buffer would grow.
     end: usize,
     known: [Known; MAX_KNOWN_LABELS],
     known_len: u16,
@@ -149,7 +152,7 @@ impl<'a> Writer<'a> {
         self.copy(rdata_at, rdata_at + record.end - record.rdata_at())
     }
 
-    /// Appends what stands before a record's RDATA.
+    /// Appends a record's owner name and the fixed fields before RDATA.
     fn put_fixed(&mut self, record: Record, ttl: impl Fn(u32) -> u32) -> Result<(), NotWritten> {
         let old = wire::u32_at(self.message, record.ttl_at).ok_or(NotWritten)?;
         self.put_name(record.start, Names::Compressed)?;
@@ -211,7 +214,7 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The known label that stands before the one at index `end` and equals `label`.
+    /// The known label that precedes the one at index `end` and equals `label`.
     fn find(&self, end: u16, label: &[u8]) -> Option<u16> {
         let written = &self.out[self.start..];
         let mut next = self.known[usize::from(end)].child;
@@ -225,7 +228,7 @@ impl<'a> Writer<'a> {
         None
     }
 
-    /// Notes the label at offset `at` of the message that is written, behind which stands the one at index `end`.
+    /// Adds the label at offset `at` of the output to the known ones; the label after it has index `end`.
     fn learn(&mut self, end: u16, at: usize) -> Option<u16> {
         let index = self.known_len;
         let slot = self.known.get_mut(usize::from(index))?;

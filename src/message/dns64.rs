@@ -1,9 +1,9 @@
 //! DNS64 (RFC 6147): AAAA records made from A records, and the reverse names of such addresses.
 //!
-//! Owns how an IPv4 address stands in an IPv6 address (RFC 6052 §2.2), which AAAA records count as none, and the bytes of
-//! answers that are made. Must not know when one is made, nor where the A records come from.
+//! Owns how an IPv6 address embeds an IPv4 address (RFC 6052 §2.2), which AAAA records are excluded, and the bytes of
+//! answers that are made. Must not know when an answer is made, nor where the A records come from.
 //!
-//! A made answer has an answer section only: aliases, and the addresses. It is not authentic (RFC 6147 §5.5).
+//! A made answer has an answer section only, which holds aliases and addresses. AD is clear in it (RFC 6147 §5.5).
 
 use std::net::Ipv6Addr;
 
@@ -17,20 +17,21 @@ use super::wire::{
     flag, rr,
 };
 
-/// RFC 6147 §5.1.7: seconds a made address holds at most when no SOA tells how long there is none of the name's own.
+/// RFC 6147 §5.1.7: highest TTL, in seconds, of a made address when no SOA says for how long the name has no AAAA
+/// record of its own.
 pub const SECONDS_WITHOUT_SOA: u32 = 600;
 
-/// Octet 8 of an address is zero, whatever stands around it (RFC 6052 §2.2: bits 64 to 71).
+/// Octet 8 of the address (bits 64 to 71) is always zero (RFC 6052 §2.2).
 const RESERVED_OCTET: usize = 8;
 
-/// What the reverse names of IPv6 addresses end in.
+/// Suffix of the reverse names of IPv6 addresses.
 const IP6_ARPA: &[u8] = b"\x03ip6\x04arpa\0";
-/// What those of IPv4 addresses end in.
+/// Suffix of the reverse names of IPv4 addresses.
 const IN_ADDR_ARPA: &[u8] = b"\x07in-addr\x04arpa\0";
 /// Half octets of an IPv6 address, each a label of its reverse name (RFC 3596 §2.5).
 const NIBBLES: usize = 32;
 
-/// A prefix that IPv4 addresses are put behind, and networks of which AAAA records count as none.
+/// The prefix before IPv4 addresses, and the networks whose AAAA records count as absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns64 {
     prefix: Ipv6Net,
@@ -42,11 +43,11 @@ pub struct Dns64 {
 pub enum Addresses {
     /// None.
     None,
-    /// None but such as are excluded.
+    /// Only excluded ones.
     Excluded,
-    /// Some, and excluded ones among them.
+    /// Some excluded ones and some others.
     Some,
-    /// None that is excluded.
+    /// Only ones that are not excluded.
     All,
 }
 
@@ -54,7 +55,7 @@ pub enum Addresses {
 enum Fate {
     Kept,
     LeftOut,
-    /// An AAAA record takes its place.
+    /// An AAAA record replaces it.
     Replaced(Ipv6Addr),
 }
 
@@ -65,7 +66,7 @@ impl Dns64 {
         Self { prefix, exclude }
     }
 
-    /// The IPv6 address that stands for an IPv4 address.
+    /// The IPv6 address that embeds an IPv4 address.
     fn embedding(&self, ipv4: [u8; 4]) -> Ipv6Addr {
         let mut octets = self.prefix.network().octets();
         for (octet, at) in ipv4.into_iter().zip(self.places()) {
@@ -74,7 +75,7 @@ impl Dns64 {
         octets.into()
     }
 
-    /// The IPv4 address that an IPv6 address stands for, if it does.
+    /// The IPv4 address that an IPv6 address embeds, if its prefix is this one.
     fn embedded(&self, ipv6: Ipv6Addr) -> Option<[u8; 4]> {
         let mut ipv4 = [0; 4];
         for (octet, at) in ipv4.iter_mut().zip(self.places()) {
@@ -83,14 +84,14 @@ impl Dns64 {
         (self.embedding(ipv4) == ipv6).then_some(ipv4)
     }
 
-    /// Where the octets of an IPv4 address stand.
+    /// Positions of the IPv4 address's octets in the IPv6 address.
     fn places(&self) -> impl Iterator<Item = usize> {
         let first = usize::from(self.prefix.prefix_len() / 8);
         (first..16).filter(|at| *at != RESERVED_OCTET)
     }
 
-    /// The reverse name of the IPv4 address that stands in the address of a reverse name, lower-cased, in wire format
-    /// (RFC 6147 §5.3.1).
+    /// The reverse name of the IPv4 address that is embedded in the IPv6 address of a reverse name, lower-cased, in
+    /// wire format (RFC 6147 §5.3.1).
     #[must_use]
     pub fn pointer(&self, name: &[u8]) -> Option<Vec<u8>> {
         let ipv4 = self.embedded(address_of(name)?)?;
@@ -104,7 +105,8 @@ impl Dns64 {
         Some(target)
     }
 
-    /// Whether a zone, in wire format, is at or below the zone of the prefix's reverse names, given that both hold a name.
+    /// Whether a zone, in wire format, is at or below the zone of the prefix's reverse names, provided that both zones
+    /// hold one and the same name.
     #[must_use]
     pub fn holds_zone(&self, zone: &[u8]) -> bool {
         let nibbles = usize::from(self.prefix.prefix_len() / 4);
@@ -140,8 +142,7 @@ impl Dns64 {
         self.exclude.iter().any(|net| net.contains(&address))
     }
 
-    /// An answer to an AAAA question without the addresses that are excluded; what stands beside its answer section is left
-    /// out too.
+    /// An answer to an AAAA question without the excluded addresses and without its other sections.
     ///
     /// # Errors
     /// [`Malformed`] if it does not fit a message.
@@ -161,8 +162,8 @@ impl Dns64 {
         })
     }
 
-    /// The answer to an AAAA question that an answer to the A question makes; none if that has no address which a NAT64 can
-    /// reach.
+    /// The answer to an AAAA question, made from the answer to the A question; none if that has no address which a
+    /// NAT64 can reach.
     ///
     /// # Errors
     /// [`Malformed`] if it does not fit a message.
@@ -185,7 +186,7 @@ impl Dns64 {
     }
 }
 
-/// How long, in seconds, addresses may stand in for those that an answer says there are none of (RFC 6147 §5.1.7).
+/// Highest TTL, in seconds, of addresses made in place of the AAAA records that an answer denies (RFC 6147 §5.1.7).
 #[must_use]
 pub fn seconds_of(empty: View<'_>) -> u32 {
     let counts = Counts::read(empty.message()).unwrap_or_default();
@@ -198,7 +199,8 @@ pub fn seconds_of(empty: View<'_>) -> u32 {
         .unwrap_or(SECONDS_WITHOUT_SOA)
 }
 
-/// The address of a lower-cased reverse name in wire format; none if it is none of a whole IPv6 address.
+/// The address of a lower-cased reverse name in wire format; none unless it is the reverse name of a whole IPv6
+/// address.
 fn address_of(name: &[u8]) -> Option<Ipv6Addr> {
     let nibbles = name.strip_suffix(IP6_ARPA)?;
     if nibbles.len() != NIBBLES * 2 {
@@ -213,8 +215,8 @@ fn address_of(name: &[u8]) -> Option<Ipv6Addr> {
     Some(bits.into())
 }
 
-/// RFC 1122 §3.2.1.3: 0/8 and 127/8 are the host itself, and never on the wire. Filters give them for what they block; made
-/// into an IPv6 address, the client would try to reach somebody else there.
+/// RFC 1122 §3.2.1.3: 0/8 and 127/8 are the host itself, and never on the wire. Filters answer with them for names that
+/// they block. Embedded in an IPv6 address, they would lead the client to another host.
 fn is_of_others(ipv4: [u8; 4]) -> bool {
     !matches!(ipv4[0], 0 | 127)
 }
@@ -244,12 +246,12 @@ fn covered(message: &[u8], signature: &Record) -> Option<u16> {
     wire::u16_at(message, signature.rdata_at())
 }
 
-/// An answer to the AAAA question of the same name, made of the answer section of another.
+/// An answer to the AAAA question of the same name, made from another answer's answer section.
 fn rebuilt(source: View<'_>, fate: impl Fn(&Record) -> Fate) -> Result<Response, Malformed> {
     let from = source.message();
     let mut message = from[..source.question_end()].to_vec();
     wire::put_u16(&mut message, source.question_end() - 4, rr::AAAA);
-    // Names that records have as their owner: the question's, and those that aliases lead to.
+    // Owner names of the records: the question's name and the targets of its aliases.
     let mut names = vec![(
         HEADER_LEN,
         message[HEADER_LEN..source.question_end() - 4].to_vec(),
@@ -296,7 +298,7 @@ fn rebuilt(source: View<'_>, fate: impl Fn(&Record) -> Fate) -> Result<Response,
         additionals: 0,
     }
     .write(&mut message);
-    // Nobody has signed this, and no server is an authority for it.
+    // The answer is not signed, and no server is authoritative for it.
     let flags = wire::flags(&message) & !(flag::AD | flag::AA);
     wire::put_u16(&mut message, 2, flags);
     let errors = PassedOn::of(source.errors());

@@ -1,6 +1,7 @@
-//! Extended DNS errors (RFC 8914): why a reply is what it is, for the person on call.
+//! Extended DNS errors (RFC 8914), which tell the person on call why a reply has its response code.
 //!
-//! Owns which of the errors that servers send are passed on to clients: so many, each with a text of so many octets, UTF-8.
+//! Owns which of the servers' errors are passed on to clients: how many, and how many octets of UTF-8 text each may
+//! have.
 
 use super::wire;
 use crate::budgets::{EXTENDED_ERROR_BYTES, EXTENDED_ERRORS_PASSED_ON};
@@ -32,7 +33,7 @@ pub const NOT_AUTHORITATIVE: u16 = 20;
 pub const NOT_SUPPORTED: u16 = 21;
 /// No server could be reached, or none could answer (§4.23).
 pub const NO_REACHABLE_AUTHORITY: u16 = 22;
-/// The network itself said so (§4.24).
+/// The network reported the failure (§4.24).
 pub const NETWORK_ERROR: u16 = 23;
 
 /// An extended DNS error.
@@ -42,7 +43,7 @@ pub struct ExtendedError {
     pub code: u16,
     /// EXTRA-TEXT.
     pub text: String,
-    /// What servers said of it, which goes to the client behind this one.
+    /// Servers' errors about the same question, which follow this one in the reply.
     pub servers: PassedOn,
 }
 
@@ -64,7 +65,7 @@ impl ExtendedError {
         }
     }
 
-    /// With what servers said.
+    /// The same error, followed by these errors of servers.
     #[must_use]
     pub fn with_servers(mut self, servers: PassedOn) -> Self {
         self.servers = servers;
@@ -79,7 +80,7 @@ impl ExtendedError {
 }
 
 impl From<&ExtendedError> for PassedOn {
-    /// An error of ours that stands behind another one.
+    /// Appends an error of ours behind another one.
     fn from(error: &ExtendedError) -> Self {
         let (mut option, text) = (Vec::new(), error.text.as_str());
         let text = &text[..text.floor_char_boundary(EXTENDED_ERROR_BYTES)];
@@ -89,7 +90,7 @@ impl From<&ExtendedError> for PassedOn {
 }
 
 impl PassedOn {
-    /// Those among the options of an OPT record.
+    /// The extended errors among the options of an OPT record.
     #[must_use]
     pub fn of(options: &[u8]) -> Self {
         let mut errors = Self::default();
@@ -97,7 +98,7 @@ impl PassedOn {
         errors
     }
 
-    /// Adds those among the options of another OPT record, each once, as long as there are not too many.
+    /// Adds the extended errors of another OPT record, each once, up to the limit.
     pub fn add(&mut self, options: &[u8]) {
         for error in extended_errors(options) {
             let mut known = 0;
@@ -111,7 +112,7 @@ impl PassedOn {
         }
     }
 
-    /// Without those of this code, of which something better is known.
+    /// The list without errors of this code, for which a better error is known.
     #[must_use]
     pub fn without(&self, code: u16) -> Self {
         let mut rest = Self::default();
@@ -158,7 +159,7 @@ pub(super) fn put(code: u16, text: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(text);
 }
 
-/// As many of these options as there is room for, each as a whole.
+/// As many whole options as fit.
 pub(super) fn fitting(options: &[u8], room: usize) -> &[u8] {
     let mut end = 0;
     while let Some(length) = wire::u16_at(options, end + 2) {

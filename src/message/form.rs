@@ -1,7 +1,7 @@
 //! What a query upstream carries beside its question, and what to leave out when a server refuses it.
 //!
-//! Owns the order in which forms are tried (RFC 6891 §7; RFC 6840 §5.7 for AD). Which server bears what is remembered
-//! elsewhere.
+//! Owns the order in which forms are tried (RFC 6891 §7; RFC 6840 §5.7 for AD). `upstream::tolerance` remembers which
+//! form each server accepts.
 
 use super::response::Response;
 use super::wire::{self, flag, rcode};
@@ -9,7 +9,7 @@ use super::wire::{self, flag, rcode};
 /// What a query upstream carries beside its question. Some servers, and firewalls in front of them, refuse part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryForm {
-    /// Our OPT and the AD bit, as always.
+    /// Our OPT and the AD bit: the usual form.
     Full = 0,
     /// The AD bit alone.
     WithoutOpt = 1,
@@ -50,8 +50,8 @@ impl QueryForm {
         }
     }
 
-    /// The form to ask in next, after a response with this code; none if nothing is left to leave out, or if the code
-    /// says nothing of the form. FORMERR may mean OPT or the AD bit, NOTIMP and BADVERS mean OPT.
+    /// The next form to try after a response with this code; none if nothing is left to leave out, or if the code does
+    /// not depend on the form. FORMERR may mean OPT or the AD bit, NOTIMP and BADVERS mean OPT.
     #[must_use]
     pub fn after(self, code: u16) -> Option<Self> {
         match (code, self) {
@@ -62,8 +62,8 @@ impl QueryForm {
         }
     }
 
-    /// The same after the response to a probe. There are servers, and firewalls, that say SERVFAIL or REFUSED to OPT; names of
-    /// clients fail so for reasons of their own too often to ask for each again.
+    /// The next form to try after the response to a probe. Some servers and firewalls answer OPT with SERVFAIL or
+    /// REFUSED. Clients' queries are not asked again after these codes, because most often the name is the reason.
     #[must_use]
     pub fn after_probe(self, code: u16) -> Option<Self> {
         if refuses_probes_opt(code) {
@@ -80,19 +80,19 @@ pub fn may_refuse_form(code: u16) -> bool {
     matches!(code, rcode::FORMERR | rcode::NOTIMP | rcode::BADVERS)
 }
 
-/// Whether the response to a probe with this code may do so.
+/// Whether the response to a probe with this code may refuse the query's form.
 #[must_use]
 pub fn may_refuse_probes_form(code: u16) -> bool {
     may_refuse_form(code) || refuses_probes_opt(code)
 }
 
-/// Whether the response to a probe with this code may be about OPT, although it says that the question fails.
+/// Whether this code, which usually concerns the question, may concern OPT when it answers a probe.
 fn refuses_probes_opt(code: u16) -> bool {
     matches!(code, rcode::SERVFAIL | rcode::REFUSED)
 }
 
-/// Whether the header says that the server could not answer. What follows the question is then of no use, and servers
-/// that refuse what they do not know often get it wrong.
+/// Whether the header says that the server could not answer. What follows the question is then not needed, and servers
+/// that refuse OPT often encode it wrongly.
 #[must_use]
 pub fn failed(message: &[u8]) -> bool {
     let code = wire::flags(message) & flag::RCODE;

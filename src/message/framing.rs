@@ -26,16 +26,16 @@ impl Frames {
     /// Reads what the stream has; 0 octets at its end. Cancelling it loses nothing.
     ///
     /// # Errors
-    /// Those of the stream.
+    /// The stream's errors.
     pub async fn fill(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         self.make_room();
         stream.read_buf(&mut self.buffer).await
     }
 
-    /// Adds octets read by other means.
+    /// Adds octets that `read` obtains; it gets the buffer to append to.
     ///
     /// # Errors
-    /// Those of `read`, which gets room for what the stream has.
+    /// The errors of `read`.
     pub fn fill_with(
         &mut self,
         read: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>,
@@ -75,8 +75,8 @@ impl Frames {
     }
 }
 
-/// Appends a message behind its length; `write` appends the message itself. One longer than a frame can hold is left
-/// out, which no message of ours is.
+/// Appends a message behind its length; `write` appends the message itself. A message longer than a frame can hold is
+/// left out; ours never are.
 pub fn put_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0, 0]);

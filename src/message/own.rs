@@ -1,7 +1,8 @@
-//! Responses of our own making: addresses, that there are none, or an alias. Each is then stamped as an upstream's would be.
+//! Responses that nodens makes itself: addresses, a denial, or an alias. Each is then turned into replies as an
+//! upstream's response is.
 //!
-//! Owns the SOA that makes a negative answer one that may be kept (RFC 2308 §3). There is no zone to transfer, so its names
-//! are those of nobody and its timers never count.
+//! Owns the SOA by which clients may cache a negative answer (RFC 2308 §3). There is no zone to transfer, so MNAME and
+//! RNAME name no host and the timers are never used.
 
 use std::net::IpAddr;
 
@@ -24,8 +25,8 @@ pub struct Asked<'a> {
     pub ttl: u32,
 }
 
-/// That a name (NXDOMAIN) or its record (NOERROR) does not exist in the zone that begins at `zone_at` of its name. `flags`
-/// are set beside QR: AA for names that nobody else may answer for.
+/// A denial: the name (NXDOMAIN) or its record (NOERROR) does not exist. Its zone is the name's suffix at offset
+/// `zone_at`. `flags` are set beside QR: AA for names for which nodens alone is authoritative.
 #[must_use]
 pub fn denial(asked: Asked<'_>, code: u16, flags: u16, zone_at: usize) -> Vec<u8> {
     let mut message = start(asked, code, flags, [0, 1]);
@@ -40,7 +41,7 @@ pub fn denial(asked: Asked<'_>, code: u16, flags: u16, zone_at: usize) -> Vec<u8
     message
 }
 
-/// Those of the addresses that are of the type asked for; all for ANY. None if there are none.
+/// An answer with those of the addresses that have the type asked for; all for ANY. None if no address has it.
 #[must_use]
 pub fn addresses(asked: Asked<'_>, all: &[IpAddr]) -> Option<Vec<u8>> {
     let wanted = |address: &&IpAddr| match asked.qtype {
@@ -68,7 +69,7 @@ pub fn addresses(asked: Asked<'_>, all: &[IpAddr]) -> Option<Vec<u8>> {
     Some(message)
 }
 
-/// That a name is an alias of another one, which is in wire format.
+/// An answer that makes the name an alias of `target`, which is in wire format.
 #[must_use]
 pub fn alias(asked: Asked<'_>, target: &[u8]) -> Vec<u8> {
     let mut message = start(asked, rcode::NOERROR, 0, [1, 0]);
@@ -89,13 +90,13 @@ fn start(asked: Asked<'_>, code: u16, flags: u16, counts: [u16; 2]) -> Vec<u8> {
     message
 }
 
-/// To the rest of the question's name from `at` on, which is at most 254.
+/// A compression pointer to the suffix of the question's name at `at`, which is at most 254.
 fn pointer(at: usize) -> [u8; 2] {
     let offset = u16::try_from(HEADER_LEN + at).unwrap_or(0);
     (POINTER | offset).to_be_bytes()
 }
 
-/// A record up to its RDATA.
+/// Appends a record up to its RDATA.
 fn record(message: &mut Vec<u8>, owner_at: usize, rtype: u16, ttl: u32, rdata_len: u16) {
     message.extend_from_slice(&pointer(owner_at));
     message.extend_from_slice(&rtype.to_be_bytes());

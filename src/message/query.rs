@@ -1,4 +1,4 @@
-//! What a client asked: one pass over the datagram, nothing allocated (RFC 1035 §4.1, RFC 6891 §6.1).
+//! A client's query, read in one pass over the datagram without allocating (RFC 1035 §4.1, RFC 6891 §6.1).
 //!
 //! Owns the decision whether bytes are a query we can answer, and the key under which its answer is shared. Must not
 //! look at routes, the cache or the clock.
@@ -46,7 +46,7 @@ pub struct Query<'a> {
     pub signed: bool,
 }
 
-/// What is wrong with bytes that are no query.
+/// Why a client's message is no query that can be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reject {
     /// Too short to have a header: nothing to reply to.
@@ -116,8 +116,8 @@ impl<'a> Query<'a> {
         self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 
-    /// Whether the answer may come from the cache and go to it: recursion desired (RFC 1035 §4.1.1 leaves RD=0 to
-    /// what the upstream knows by itself), class IN, and one type.
+    /// Whether the answer may be taken from the cache and stored there: RD is set (with RD=0 the answer depends on what
+    /// the upstream knows by itself, RFC 1035 §4.1.1), the class is IN, and the type is not ANY.
     #[must_use]
     pub fn cacheable(&self) -> bool {
         self.recursion_desired() && self.qclass == rr::IN && self.qtype != rr::ANY
@@ -138,7 +138,7 @@ impl<'a> Query<'a> {
         };
         let bytes = &mut key.bytes;
         bytes[..length].copy_from_slice(self.name);
-        // Length octets are at most 63, below 'A': lower-casing the whole name leaves them alone.
+        // Length octets are at most 63, below 'A', so lower-casing the whole name does not change them.
         bytes[..length].make_ascii_lowercase();
         bytes[length..length + 2].copy_from_slice(&self.qtype.to_be_bytes());
         bytes[length + 2..length + 4].copy_from_slice(&self.qclass.to_be_bytes());
@@ -201,8 +201,8 @@ fn has_nsid(mut options: &[u8]) -> Result<bool, Malformed> {
     Ok(found)
 }
 
-/// A question in the form in which equal ones are equal bytes: lower-cased wire QNAME, QTYPE, QCLASS, and a byte for
-/// DO, CD and the absence of RD.
+/// The cache's key: equal questions have equal bytes. It is QNAME, lower-cased and in wire format, QTYPE, QCLASS, and a
+/// byte for DO, CD and the absence of RD.
 #[derive(Clone, Copy)]
 pub struct Key {
     bytes: [u8; Self::MAX],
@@ -245,7 +245,7 @@ pub fn key_for_type(key: &[u8], qtype: u16) -> Vec<u8> {
     key
 }
 
-/// What a [`Key`] says, read back from its bytes.
+/// The fields of a [`Key`], read back from its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question<'a> {
     /// Lower-cased wire QNAME.
@@ -307,7 +307,8 @@ impl<'a> Question<'a> {
         self.recursion_desired && self.qtype != rr::ANY
     }
 
-    /// Whether the client checks signatures by itself, and so has to get what the servers say (RFC 6147 §5.5).
+    /// Whether the client validates by itself (DO and CD are set), and so must get the servers' answer unchanged (RFC
+    /// 6147 §5.5).
     #[must_use]
     pub fn validates(&self) -> bool {
         self.dnssec_ok && self.checking_disabled
@@ -319,7 +320,7 @@ impl<'a> Question<'a> {
         self.write_taking(MAX_PAYLOAD, id, form, out);
     }
 
-    /// The same, where answers over UDP may have so many octets.
+    /// Appends the query for a server whose answers over UDP may have `payload` octets.
     pub fn write_taking(&self, payload: u16, id: u16, form: QueryForm, out: &mut Vec<u8>) {
         let mut flags = if form.has_ad() { flag::AD } else { 0 };
         if self.recursion_desired {

@@ -1,28 +1,28 @@
-//! Where names stand in RDATA, and whether they may be compressed (RFC 1035 §4.1.4, RFC 3597 §4).
+//! Positions of names in RDATA, and whether they may be compressed (RFC 1035 §4.1.4, RFC 3597 §4).
 
 use super::wire::{self, Record, rr};
 
 /// Whether names in a type's RDATA may be compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Names {
-    /// Everybody must understand pointers there.
+    /// They may be: every resolver must understand pointers in these types.
     Compressed,
-    /// RFC 3597 §4: they have to be written out; an upstream may have done otherwise.
+    /// RFC 3597 §4: they must be written out; some upstreams compress them all the same.
     WrittenOut,
 }
 
-/// Where names stand in a type's RDATA.
+/// The layout of a type's RDATA around its names.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
     /// Octets before the names.
     pub(super) before: usize,
     pub(super) count: usize,
-    /// Octets behind them.
+    /// Octets after the names.
     pub(super) after: usize,
     pub(super) names: Names,
 }
 
-/// The layout of a record's RDATA; none if it holds no names, or none that anybody may have compressed (RFC 3597 §4).
+/// The layout of a record's RDATA; none if it holds no names, or only names that are never compressed (RFC 3597 §4).
 fn layout(message: &[u8], record: &Record) -> Option<Layout> {
     use Names::{Compressed, WrittenOut};
     let (before, count, after, names) = match record.rtype {
@@ -49,7 +49,7 @@ fn layout(message: &[u8], record: &Record) -> Option<Layout> {
     })
 }
 
-/// Whether a name of the record's RDATA is compressed where it has to be written out.
+/// Whether the record's RDATA has a compressed name that RFC 3597 §4 wants written out.
 pub(super) fn wrongly_compressed(message: &[u8], record: &Record) -> bool {
     // Most records are of types that hold no names, or names that may be compressed.
     layout(message, record).is_some_and(|layout| layout.names == Names::WrittenOut)
@@ -68,7 +68,7 @@ fn naptr_before(message: &[u8], record: &Record) -> Option<usize> {
     Some(at - record.rdata_at())
 }
 
-/// Where the names of a record's RDATA begin; none if they and what is around them do not fill it.
+/// Offsets of the names in a record's RDATA; none if the names and the octets around them do not fill it exactly.
 pub(super) fn names(message: &[u8], record: &Record) -> Option<(Layout, [usize; 2])> {
     let layout = layout(message, record)?;
     let mut names = [0; 2];

@@ -1,4 +1,4 @@
-//! Types and data of records in presentation form (RFC 1035 §5.1, RFC 3597), where hickory's own is another.
+//! Types and data of records in presentation form (RFC 1035 §5.1, RFC 3597), where hickory's own form differs.
 
 use std::fmt::Write;
 

@@ -1,6 +1,6 @@
-//! Answers that clients stumble over, in a form that all of them understand.
+//! Rewrites answers that some clients misread into a form that all clients understand.
 //!
-//! Owns the bytes of what is written anew, and the choice of records that a client gets; what these say stays the same.
+//! Owns the bytes of rewritten answers, and which records a client gets. The records' data does not change.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,8 +10,8 @@ use super::query::Question;
 use super::response::{Response, View, comes_along, is_dnssec};
 use super::wire::{self, Counts, HEADER_LEN, Record, Records, Section, rr};
 
-/// The answer written anew: each alias before what it leads to, all names in RDATA written out, and nothing in it that was not
-/// asked for. None if it cannot be.
+/// The answer written anew: each alias before its target, all names in RDATA written out, and no records that were not
+/// asked for. None if that is not possible.
 ///
 /// glibc reads an answer once, from front to back, and passes over the records of names that no alias has led to so far. Go
 /// and c-ares refuse a whole answer in which the target of an SRV record is compressed (RFC 3597 §4). musl takes an address of
@@ -25,7 +25,7 @@ pub fn regular(answer: View<'_>, question: &Question<'_>) -> Option<Response> {
     let others: Vec<Record> = others.skip(ordered.len()).collect();
     let asked_for = AskedFor::new(answer, question)?;
     let answers: Vec<Record> = asked_for.of(message, ordered);
-    // What stood beside answers that are gone is about them: name servers alone would read as a referral.
+    // The other sections belong to answers that were left out: name servers alone would look like a referral.
     let emptied = counts.answers > 0 && answers.is_empty();
     let is_left = |record: &&Record| {
         let about_the_answers = record.section != Section::Authority || record.rtype == rr::NS;
@@ -54,7 +54,7 @@ pub fn regular(answer: View<'_>, question: &Question<'_>) -> Option<Response> {
     Some(response.with_errors(&PassedOn::of(answer.errors())))
 }
 
-/// What an answer to a question may hold.
+/// The records that an answer to a question may hold.
 struct AskedFor<'a> {
     question: &'a Question<'a>,
     /// The names that its aliases lead to, its own included.
@@ -67,7 +67,7 @@ impl<'a> AskedFor<'a> {
         Some(Self { question, names })
     }
 
-    /// Those of the answer section's records that belong there.
+    /// The answer section's records that belong to the question.
     fn of(&self, message: &[u8], mut records: Vec<Record>) -> Vec<Record> {
         if self.question.qtype == rr::ANY {
             return records;
@@ -78,7 +78,8 @@ impl<'a> AskedFor<'a> {
                 || name_at(message, record.start)
                     .is_some_and(|(owner, _)| self.names.contains(&owner.to_ascii_lowercase()))
         };
-        // CoreDNS's rewrite gives the records of another name alone. Most clients do not look at it, and live on them.
+        // CoreDNS's `rewrite` may answer with records of another name only. Most clients ignore the owner name and use
+        // them.
         let of_the_type = |record: &&Record| record.rtype == self.question.qtype;
         if records.iter().filter(of_the_type).any(has_a_name) {
             records.retain(has_a_name);
@@ -113,7 +114,7 @@ fn in_order(answer: View<'_>) -> Option<Vec<Record>> {
     let mut placed = Vec::new();
     for record in answers(answer) {
         let (owner, _) = name_at(message, record.start)?;
-        // What has no place, such as a DNAME, stays with what is before it.
+        // A record without a place in that order, such as a DNAME, stays behind the record before it.
         place = *order.get(&owner.to_ascii_lowercase()).unwrap_or(&place);
         placed.push((place, record));
     }

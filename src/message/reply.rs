@@ -1,9 +1,9 @@
-//! The one place that stamps a reply: ID, the client's own spelling of QNAME, TTLs, header bits, OPT, truncation.
+//! The one place that writes a reply: ID, the client's own spelling of QNAME, TTLs, header bits, OPT, truncation.
 //!
-//! Owns every byte a client reads. Pure: what is random or depends on the clock comes in as an argument. An answer that is
-//! too long for its client is compressed ([`super::compress`]), and cut behind as many whole records as there is room for:
-//! musl before 1.2.4 never asks again over TCP and lives on what the datagram brought.
-//! RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6 (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
+//! Owns every byte a client reads. Pure: random numbers and times are arguments. An answer that is too long for its
+//! client is compressed ([`super::compress`]), and cut behind as many whole records as there is room for: musl before
+//! 1.2.4 never asks again over TCP and uses the records in the datagram. RFC 1035 §4.1, RFC 2181 §9 (TC), RFC 6891 §6
+//! (OPT), RFC 8914 (extended errors), RFC 5001 (NSID).
 
 use super::compress::{self, Changes};
 use super::ede::{self, ExtendedError};
@@ -19,7 +19,7 @@ const EDE_CODE_LEN: usize = 2;
 /// RFC 6891 §6.1.2: OPTION-CODE and OPTION-LENGTH.
 const OPTION_HEADER_LEN: usize = 4;
 
-/// How the query came, which bounds the reply's size.
+/// The transport of the query, which bounds the reply's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// A datagram: the client's payload size and ours bound the reply.
@@ -28,7 +28,7 @@ pub enum Protocol {
     Tcp,
 }
 
-/// What of a client's query its reply repeats.
+/// The parts of a client's query that its reply repeats.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     /// The client's ID.
@@ -73,13 +73,13 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// RFC 6840 §5.8: AD goes to those who showed that they understand it.
+    /// RFC 6840 §5.8: AD is sent to clients that set AD or DO.
     fn wants_ad(&self) -> bool {
         self.flags & flag::AD != 0 || self.edns.is_some_and(|edns| edns.dnssec_ok)
     }
 }
 
-/// What a reply with records is made from.
+/// The answer that a reply is made from, and its TTLs.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
     /// The answer.
@@ -88,12 +88,12 @@ pub struct Source<'a> {
     pub ttl_cap: u32,
 }
 
-/// What the reply's TTLs become.
+/// How the reply's TTLs are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttls {
-    /// Those of the answer, which has just come.
+    /// The answer's own, because it has just arrived.
     Fresh,
-    /// Those of the answer, less the seconds since it came.
+    /// The answer's own, less the seconds since it arrived.
     Aged(u32),
     /// This many seconds (RFC 8767 §4, stale answers).
     Fixed(u32),
@@ -106,7 +106,7 @@ pub struct Extras<'a> {
     pub error: Option<&'a ExtendedError>,
     /// The node's name, sent to clients that ask for NSID.
     pub nsid: &'a [u8],
-    /// Where the first address of the answer goes: random, so that clients spread. 0 leaves the order.
+    /// By how many places the addresses are rotated: random, so that clients spread over them. 0 keeps the order.
     pub rotate: u32,
 }
 
@@ -157,10 +157,10 @@ pub fn answer(
     }
     let reply = &mut out[start..];
     wire::put_u16(reply, 0, asked.id);
-    // We do recurse, by way of others, whoever of them says that it does not.
+    // A forwarder offers recursion, even if the server that answered does not.
     let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD | flag::RA | truncated;
     if ttls != Ttls::Fresh {
-        // RFC 1035 §4.1.1: whoever answers from a cache is no authority.
+        // RFC 1035 §4.1.1: an answer from a cache is not authoritative.
         flags &= !flag::AA;
     }
     if !asked.wants_ad() {
@@ -172,7 +172,7 @@ pub fn answer(
     response.rcode()
 }
 
-/// Appends a reply without records: an error of ours, or an upstream's failure in our words.
+/// Appends a reply without records: an error of ours, or an upstream's failure.
 pub fn error(asked: &Asked<'_>, code: u16, extras: Extras<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     let repeated = asked.flags & (flag::OPCODE | flag::RD | flag::CD);
@@ -197,7 +197,7 @@ pub fn reject(message: &[u8], code: u16, out: &mut Vec<u8>) {
         dnssec_ok: false,
         nsid: false,
     });
-    // A question that can be read is repeated, so that clients which match on it see their error.
+    // A question that can be read is repeated, because some clients accept only replies with their question.
     let section = match wire::skip_question_name(message, HEADER_LEN) {
         Ok(end) if Counts::read(message).is_ok_and(|counts| counts.questions == 1) => {
             message.get(HEADER_LEN..end + 4).unwrap_or(&[])
@@ -214,7 +214,7 @@ pub fn reject(message: &[u8], code: u16, out: &mut Vec<u8>) {
     error(&asked, code, Extras::default(), out);
 }
 
-/// Moves the addresses round so that number `by` comes first; owners and TTLs are equal and stay.
+/// Rotates the addresses so that number `by` comes first. Owner names and TTLs are equal and stay in place.
 fn rotate(response: View<'_>, rotation: Rotation, by: u32, reply: &mut [u8]) {
     let (first, count) = (
         usize::from(rotation.first),
@@ -224,7 +224,7 @@ fn rotate(response: View<'_>, rotation: Rotation, by: u32, reply: &mut [u8]) {
     for index in 0..count {
         let from = response.ttl_at(first + turn) + 6;
         let to = response.ttl_at(first + index) + 6;
-        // Of a length known here, a copy is one or two instructions, and no call.
+        // With a constant length the copy is one or two instructions instead of a call.
         match rotation.width {
             4 => copy::<4>(response.message(), from, reply, to),
             _ => copy::<16>(response.message(), from, reply, to),
@@ -246,12 +246,12 @@ struct Options<'a> {
     edns: Option<Edns>,
     nsid: Option<&'a [u8]>,
     error: Option<(u16, &'a [u8])>,
-    /// Servers' extended errors, as they are sent.
+    /// Servers' extended errors, as encoded options.
     passed_on: &'a [u8],
 }
 
 impl<'a> Options<'a> {
-    /// NSID first, because the client asked for it; then the error, its text cut to what is left.
+    /// NSID comes first, because the client asked for it; then the error, whose text is cut to the room left.
     fn fitting(asked: &Asked<'_>, extras: Extras<'a>, question_end: usize) -> Self {
         let mut options = Self {
             edns: asked.edns,
@@ -278,8 +278,8 @@ impl<'a> Options<'a> {
         options
     }
 
-    /// Adds servers' extended errors, for which no record is left out (RFC 8914 §3): as many as there is room for beside all
-    /// `message_len` octets.
+    /// Adds as many of the servers' extended errors as fit beside the message's `message_len` octets; no record is left
+    /// out for them (RFC 8914 §3).
     #[inline]
     fn pass_on(&mut self, errors: &'a [u8], limit: usize, message_len: usize) {
         if !errors.is_empty() && self.edns.is_some() {

@@ -1,7 +1,7 @@
 //! DNS messages as bytes (RFC 1035 §4): pure functions, no I/O, no clock, no allocation.
 //!
 //! Owns offsets, header bits and the walk over names and records. It looks no deeper than a record's fixed fields:
-//! RDATA passes through unseen, so types nobody has invented yet work.
+//! RDATA is not looked at, so that unknown types work.
 
 use std::hash::{DefaultHasher, Hasher};
 
@@ -233,7 +233,7 @@ impl Counts {
     }
 }
 
-/// Where a question's uncompressed name ends (RFC 1035 §4.1.2; a first name has nothing to point back to).
+/// Offset after a question's uncompressed name (RFC 1035 §4.1.2; there is no earlier name to point to).
 ///
 /// # Errors
 /// [`Malformed`] if the name is cut off, over 255 octets, or holds a pointer or a reserved label type.
@@ -257,16 +257,16 @@ pub fn skip_question_name(message: &[u8], start: usize) -> Result<usize, Malform
     Ok(at)
 }
 
-/// Where a possibly compressed name ends (RFC 1035 §4.1.4). The whole name is followed: pointers must lead backwards,
-/// and what they lead to must be a name of at most 255 octets.
+/// Offset after a possibly compressed name (RFC 1035 §4.1.4). The whole name is checked: pointers must lead backwards,
+/// and the name must have at most 255 octets.
 ///
 /// # Errors
 /// [`Malformed`] if it is cut off, overlong, loops, or holds a reserved label type.
 pub fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
     let mut at = start;
     let mut end = None;
-    // What a pointer leads to is a prior occurrence of a name: it ends before the pointer. So each jump goes further
-    // back than every one before it, and the walk ends.
+    // A pointer leads to a prior occurrence of a name, which ends before the pointer. So each jump goes further back
+    // than the one before, and the loop ends.
     let mut limit = message.len();
     let (mut length, mut jumps) = (0, 0);
     loop {
@@ -288,7 +288,8 @@ pub fn skip_name(message: &[u8], start: usize) -> Result<usize, Malformed> {
                 end.get_or_insert(at + 2);
                 limit = at;
                 at = target;
-                // No octet of the name; but a pointer to a pointer adds no label either, so chains are kept short.
+                // A pointer adds no octet to the name, and a pointer to a pointer adds no label, so jumps are limited
+                // separately.
                 jumps += 1;
                 if jumps > MAX_JUMPS {
                     return Err(Malformed);
@@ -341,8 +342,8 @@ pub fn same_name(message: &[u8], a: usize, b: usize) -> bool {
     }
 }
 
-/// A number that is the same for equal names, upper and lower case being equal (RFC 4343). Anybody can make two names
-/// share it. The name must have passed [`skip_name`].
+/// A hash that ignores case (RFC 4343). It is not keyed: anybody can choose two names that collide. The name must have
+/// passed [`skip_name`].
 #[must_use]
 pub fn name_hash(message: &[u8], start: usize) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -374,7 +375,7 @@ fn follow(message: &[u8], mut at: usize) -> usize {
 
 /// The two high bits that tell a pointer from a label (RFC 1035 §4.1.4).
 pub(super) const POINTER: u16 = 0xc000;
-/// Offsets from here on are out of a pointer's reach: it has 14 bits for them (RFC 1035 §4.1.4).
+/// Pointers have 14 bits, so they cannot reach offsets from here on (RFC 1035 §4.1.4).
 pub(super) const POINTER_REACH: usize = 1 << 14;
 
 /// The labels of a possibly compressed name, with their length octets, without the root. It must have passed

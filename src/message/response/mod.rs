@@ -1,7 +1,9 @@
-//! What an upstream answered: checked once, its hop-by-hop parts removed, ready to be stored and stamped.
+//! A response of an upstream server: checked once, without its hop-by-hop parts, ready to be stored and to be sent as
+//! replies.
 //!
-//! Owns the judgement what kind of answer it is and how long it holds (RFC 2181 §8, RFC 2308 §5). Must not look into
-//! RDATA beyond what compression and SOA.MINIMUM force (RFC 3597 §4 lists the types that may hold compressed names).
+//! Owns the decision what kind of answer it is and how long it may be kept (RFC 2181 §8, RFC 2308 §5). Must not look
+//! into RDATA further than compression and SOA.MINIMUM require (RFC 3597 §4 lists the types that may hold compressed
+//! names).
 
 mod survey;
 mod without_opt;
@@ -17,7 +19,7 @@ use survey::Survey;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     facts: Facts,
-    /// Seconds it may be kept; none when nothing in it says.
+    /// Seconds it may be kept; none if nothing in it says for how long.
     ttl: Option<u32>,
     /// Why it failed, if a validator found the answer bogus.
     verdict: Option<Box<ExtendedError>>,
@@ -30,7 +32,7 @@ pub struct Response {
     bytes: Vec<u8>,
 }
 
-/// What is known of a response beside its bytes, in as few as possible: every answer in the cache has them.
+/// What is known of a response beside its bytes. Kept small, because every answer in the cache has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     message_len: u16,
@@ -43,7 +45,7 @@ pub struct Facts {
     kind: Kind,
 }
 
-/// A response to be read, wherever its bytes are.
+/// A response whose bytes are elsewhere, such as in the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     facts: &'a Facts,
@@ -67,19 +69,19 @@ pub enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Aliases {
     None,
-    /// Each goes on where the one before it leads, and what was asked for comes after them.
+    /// Each CNAME's owner is the target of the one before it, and the records asked for follow them.
     InOrder,
     OutOfOrder,
 }
 
-/// What clients stumble over, beside aliases.
+/// Properties, beside the order of aliases, that some clients cannot handle.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Oddities {
-    /// A name in RDATA is compressed that has to be written out.
+    /// A name in RDATA is compressed although it must be written out (RFC 3597 §4).
     wrongly_compressed: bool,
     /// The answer section has records of another type, class or name than the question and its aliases.
     unasked: bool,
-    /// There are records that only those get who set DO.
+    /// There are records that only clients with DO get.
     dnssec: bool,
 }
 
@@ -95,8 +97,8 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// The number of the record whose address stands at `number` when address `by` comes first. Records of no turn keep
-    /// theirs.
+    /// The number of the record whose address is sent at `number` when address `by` comes first. Records outside the
+    /// run keep their data.
     #[must_use]
     pub fn source(self, by: u32, number: usize) -> usize {
         let (first, count) = (usize::from(self.first), usize::from(self.count.get()));
@@ -150,7 +152,7 @@ impl Response {
         Self::read(&start)
     }
 
-    /// It, to be read.
+    /// A view of it.
     #[must_use]
     pub fn view(&self) -> View<'_> {
         View {
@@ -159,7 +161,7 @@ impl Response {
         }
     }
 
-    /// What is to be stored of it: [`View::of`] puts it together again.
+    /// Its parts for storage; [`View::of`] makes a view of them.
     #[must_use]
     pub fn parts(&self) -> (Facts, &[u8]) {
         (self.facts, &self.bytes)
@@ -197,13 +199,13 @@ impl Response {
         self.ttl = Some(self.ttl.unwrap_or(0).max(least));
     }
 
-    /// A validator's verdict that what it was told is bogus (RFC 8914 §4.7 to 4.10); none unless it is a failure.
+    /// A validator's verdict that the answer is bogus (RFC 8914 §4.7 to 4.10); none unless the response is a failure.
     #[must_use]
     pub fn verdict(&self) -> Option<&ExtendedError> {
         self.verdict.as_deref()
     }
 
-    /// Whether the upstream cut it.
+    /// Whether the upstream truncated it.
     #[must_use]
     pub fn truncated(&self) -> bool {
         self.view().truncated()
@@ -215,7 +217,7 @@ impl Response {
         self.aliases != Aliases::None && !self.asked_for
     }
 
-    /// Whether clients stumble over it: see [`super::regular`].
+    /// Whether some clients would misread it: see [`super::regular`].
     #[must_use]
     pub fn is_irregular(&self) -> bool {
         self.aliases == Aliases::OutOfOrder
@@ -223,20 +225,20 @@ impl Response {
             || self.oddities.unasked
     }
 
-    /// Whether it has records that only those get who set DO.
+    /// Whether it has records that only clients with DO get.
     #[must_use]
     pub fn has_dnssec(&self) -> bool {
         self.oddities.dnssec
     }
 
-    /// It, taken for this kind: whoever puts a response together knows better than its bytes tell.
+    /// The same response with another kind. Code that makes a response knows its kind better than the bytes tell.
     #[must_use]
     pub(super) fn of_kind(mut self, kind: Kind) -> Self {
         self.facts.kind = kind;
         self
     }
 
-    /// It, with these extended errors.
+    /// The same response with these extended errors.
     #[must_use]
     pub fn with_errors(mut self, errors: &PassedOn) -> Self {
         let known = self.view().errors().len();
@@ -330,12 +332,12 @@ impl<'a> View<'a> {
     }
 }
 
-/// Types that may stand in any answer: aliases, and what shows that they and the answer are authentic.
+/// Types that may be in any answer: aliases and signatures.
 pub(super) fn comes_along(rtype: u16) -> bool {
     matches!(rtype, rr::CNAME | rr::DNAME | rr::RRSIG)
 }
 
-/// RFC 4035 §3.2.1: types that go to those who set DO, or ask for them by name.
+/// RFC 4035 §3.2.1: types that only clients get that set DO or ask for the type.
 pub(super) fn is_dnssec(rtype: u16) -> bool {
     matches!(rtype, rr::RRSIG | rr::NSEC | rr::NSEC3)
 }
@@ -350,7 +352,7 @@ pub fn sane_ttl(ttl: u32) -> u32 {
     }
 }
 
-/// Takes so many seconds off the TTLs of a message that has been in somebody's cache, as far as it is well-formed.
+/// Subtracts `seconds` from the TTLs of a message that comes from another cache. Stops where the message is malformed.
 pub fn grow_older(message: &mut [u8], seconds: u32) {
     let Ok(counts) = Counts::read(message) else {
         return;
@@ -365,7 +367,7 @@ pub fn grow_older(message: &mut [u8], seconds: u32) {
         return;
     };
     let records = Records::new(message, question_end, counts).map_while(Result::ok);
-    // The TTL of OPT is none.
+    // OPT has no TTL.
     let offsets: Vec<usize> = records
         .filter(|record| record.rtype != rr::OPT)
         .map(|record| record.ttl_at)

@@ -10,9 +10,9 @@ use crate::message::wire::{
     self, Counts, HEADER_LEN, Malformed, Record, Records, Section, flag, rcode, rr,
 };
 
-/// RFC 2308 §5 wants an empty answer without SOA kept by nobody, lest two caches hand it to each other for ever. But it often
-/// stands beside addresses of the other family: gone sooner than they are, it fails the lookup of both in musl. Kept longer,
-/// it hides records that come to be.
+/// Seconds that an empty answer without SOA is kept. RFC 2308 §5 says not to cache it, because two caches could refresh
+/// it from each other for ever. But often the name has addresses of the other family: if the empty answer expires
+/// before they do, musl fails the lookup of both. A longer time would hide records that are added meanwhile.
 const EMPTY_WITHOUT_SOA: u32 = 30;
 
 /// Most messages have no more records. Others allocate as records are read, because the counts in the header may lie.
@@ -56,7 +56,8 @@ impl<'a> Survey<'a> {
     }
 
     pub(super) fn add(&mut self, record: Record) -> Result<(), Malformed> {
-        // RFC 8945 §5.1: TSIG is the last record. One that is not cannot be taken out with all behind it.
+        // RFC 8945 §5.1: TSIG is the last record. A TSIG elsewhere cannot be removed together with the records behind
+        // it.
         if self.tsig.is_some() {
             return Err(Malformed);
         }
@@ -138,7 +139,7 @@ impl<'a> Survey<'a> {
         let mut bytes = self.stripped(end)?;
         let message_len = u16::try_from(bytes.len()).map_err(|_| Malformed)?;
         wire::put_u16(&mut bytes, 0, 0);
-        // Every reply gets its client's own spelling; here one spelling must equal a key's.
+        // Every reply gets its client's own spelling; the stored message must match the key, which is lower-cased.
         bytes[HEADER_LEN..question_end - 4].make_ascii_lowercase();
         let removed = u16::from(self.opt.is_some()) + u16::from(self.tsig.is_some());
         Counts {
@@ -251,14 +252,15 @@ impl<'a> Survey<'a> {
         match rcode {
             rcode::NXDOMAIN => (Kind::Negative, negative_ttl),
             rcode::NOERROR if self.asked_for => (Kind::Positive, Some(self.min_ttl)),
-            // An alias that leads nowhere (SOA) or out of what the server knows (no SOA).
+            // An alias to a name without such a record (SOA) or to a name that the server does not know (no SOA).
             rcode::NOERROR if counts.answers > 0 && self.soa_minimum.is_none() => {
                 (Kind::Positive, Some(self.min_ttl))
             }
             rcode::NOERROR if self.soa_minimum.is_some() || counts.answers > 0 => {
                 (Kind::Negative, negative_ttl)
             }
-            // RFC 1034 §4.3.2: a server that is authoritative does not point elsewhere. Load balancers say so, without SOA.
+            // RFC 1034 §4.3.2: an authoritative answer is no referral. Load balancers answer NODATA in this way,
+            // without SOA.
             rcode::NOERROR if self.name_servers && wire::flags(self.message) & flag::AA == 0 => {
                 (Kind::Referral, None)
             }

@@ -12,7 +12,7 @@ pub(super) fn shift_pointers(
     opt: Record,
 ) -> Result<(), Malformed> {
     let shift = opt.end - opt.start;
-    // RDATA that is not what its type says passes as it is.
+    // RDATA that does not have its type's format is copied unchanged.
     let in_rdata = rdata::names(message, record);
     let in_rdata = in_rdata.iter().flat_map(|(layout, at)| &at[..layout.count]);
     for &name in std::iter::once(&record.start).chain(in_rdata) {
