@@ -114,10 +114,10 @@ impl ReceiveBatch {
         Ok(self.received)
     }
 
-    /// The same from a socket of a made-up network.
+    /// Receives from a socket of a simulated network.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing waits, or the error that waits.
+    /// `WouldBlock` when nothing waits, or the socket's pending error.
     pub fn receive_made_up(&mut self, socket: &dyn MadeUpSocket) -> io::Result<usize> {
         self.rearm();
         self.received = 0;
@@ -181,7 +181,7 @@ impl ReceiveBatch {
         from_storage(&self.names[index])
     }
 
-    /// What the kernel said beside the `index`-th datagram.
+    /// The control messages of the `index`-th datagram.
     #[inline]
     #[must_use]
     pub fn ancillary(&self, index: usize) -> Ancillary {
@@ -194,7 +194,7 @@ impl ReceiveBatch {
     }
 }
 
-/// What the kernel says beside a datagram.
+/// The control messages of a datagram.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ancillary {
     /// The address the datagram was sent to, on sockets that asked for it (PKTINFO).
@@ -344,7 +344,7 @@ impl SendBatch {
         Ok(usize::try_from(sent).unwrap_or(0))
     }
 
-    /// The same by a socket of a made-up network.
+    /// Sends by a socket of a simulated network.
     ///
     /// # Errors
     /// Those of the socket for datagram `from`.

@@ -1,12 +1,12 @@
-//! Which instance of ours serves an address, as other instances on the host see it.
+//! Marks which instance of nodens serves an address, visible to other instances on the host.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{self as unix, UnixDatagram};
 
-/// The sign that an instance serves an address, by which others of this network namespace know it: an abstract Unix
-/// socket, which the kernel removes with the process, however that ends.
+/// Marks an address as served by this instance for the other instances in its network namespace: an abstract Unix
+/// socket, which the kernel removes when the process ends in any way.
 #[derive(Debug)]
 pub struct Claim(#[expect(dead_code, reason = "held, never used")] UnixDatagram);
 
@@ -19,7 +19,7 @@ impl Claim {
         UnixDatagram::bind_addr(&name(address)?).map(Self)
     }
 
-    /// Says that this process serves the address too, and will go on when the one that claimed it ends.
+    /// Marks this process as the successor: it serves the address, too, and goes on when the claimant ends.
     ///
     /// # Errors
     /// `AddrInUse` if another instance waits already; else those of `bind(2)`.

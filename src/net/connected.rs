@@ -1,4 +1,5 @@
-//! Connected UDP sockets for hickory's exchanges: its own are not, and learn of ICMP errors at the timeout only.
+//! Connected UDP sockets for hickory's exchanges. Its own are not connected, so that ICMP errors are noticed only at
+//! the timeout.
 
 use std::io;
 use std::net::SocketAddr;
@@ -47,7 +48,7 @@ impl RuntimeProvider for ConnectedSockets {
 
     fn bind_udp(&self, _: SocketAddr, server_addr: SocketAddr) -> Opening<Self::Udp> {
         Box::pin(async move {
-            // With IP_RECVERR, as glibc's, so that "host unreachable" counts too.
+            // With IP_RECVERR, as in glibc, so that "host unreachable" is reported, too.
             let socket = UdpSocket::from_std(connect_udp(server_addr)?.into())?;
             Ok(ConnectedUdp(socket))
         })

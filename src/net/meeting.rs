@@ -1,8 +1,9 @@
-//! Where an instance and its successor meet: an abstract Unix socket for each listen address, beside its [`super::claim`].
+//! The abstract Unix socket by which a successor connects to the instance that serves a listen address. It stands
+//! beside the address's [`super::claim`].
 //!
-//! It is in the network namespace, as the address is, so that two pods of a node in the host's network need no directory in
-//! common. It has no mode; both sides check the user instead. Whoever is of the same user and in the same namespace can have a
-//! share of the address's clients too, by `SO_REUSEPORT`: the kernel checks no more than that.
+//! It is in the network namespace, as the address is, so that two pods of a node in the host's network need no
+//! directory in common. It has no mode; both sides check the user instead. A process of the same user in the same
+//! namespace could get some of the address's clients anyway, by `SO_REUSEPORT`: the kernel checks nothing else there.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,12 +21,12 @@ fn name(address: SocketAddr) -> Vec<u8> {
     format!("\0nodens/{address}/cache").into_bytes()
 }
 
-/// Where the successor finds the instance that serves an address. Dropping it closes it.
+/// The listening socket of the instance that serves an address. Dropping it closes it.
 #[derive(Debug)]
 pub struct MeetingPlace(UnixListener);
 
 impl MeetingPlace {
-    /// Opens the place of an address, on the current runtime.
+    /// Opens the listening socket of an address, on the current runtime.
     ///
     /// # Errors
     /// `AddrInUse` if another instance has it; else those of the kernel.
@@ -56,7 +57,7 @@ impl MeetingPlace {
 /// `ConnectionRefused` if there is none, `PermissionDenied` if somebody else is there; else those of `connect(2)`.
 pub fn meet(address: SocketAddr, patience: Duration) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Bounds connect(2) as well, which waits while the other side's queue is full.
+    // The time limit also bounds connect(2), which waits while the other side's queue is full.
     socket.set_write_timeout(Some(patience))?;
     let name = name(address);
     let name = std::ffi::OsStr::new(std::str::from_utf8(&name).map_err(io::Error::other)?);

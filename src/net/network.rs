@@ -1,4 +1,4 @@
-//! Where sockets come from, and random numbers: the kernel, or a network that is made up, as a simulation does.
+//! The source of sockets and of random numbers: the kernel, or a simulated network.
 
 use std::fmt::Debug;
 use std::future::poll_fn;
@@ -26,7 +26,7 @@ pub trait Network: Debug + Send + Sync {
     /// A TCP connection to a server.
     fn connect_tcp(&self, server: SocketAddr) -> Connecting;
 
-    /// Fills `bytes` with what nobody can guess.
+    /// Fills `bytes` with unpredictable random numbers.
     fn fill_random(&self, bytes: &mut [u8]);
 }
 
@@ -66,7 +66,7 @@ impl Network for Kernel {
 pub enum UdpSocket {
     /// The kernel's.
     Kernel(Socket),
-    /// That of a made-up network.
+    /// The simulated network's.
     MadeUp(Box<dyn MadeUpSocket>),
 }
 
@@ -76,7 +76,7 @@ impl From<Socket> for UdpSocket {
     }
 }
 
-/// A UDP socket of a made-up network.
+/// A UDP socket of a simulated network.
 pub trait MadeUpSocket: Debug + Send + Sync {
     /// The address it is bound to.
     fn local_address(&self) -> SocketAddr;
@@ -84,7 +84,7 @@ pub trait MadeUpSocket: Debug + Send + Sync {
     /// Whether there is a datagram or an error to take; if not, the context's task is woken when there is.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()>;
 
-    /// Takes the error that waits, as of an ICMP message.
+    /// Takes the pending error, such as one of an ICMP message.
     fn take_error(&self) -> Option<io::Error>;
 
     /// Takes the datagram that waits longest, and who sent it.
@@ -93,14 +93,14 @@ pub trait MadeUpSocket: Debug + Send + Sync {
     /// Sends a datagram; without `to`, to the server it is connected to.
     ///
     /// # Errors
-    /// An error that waits, as the kernel does.
+    /// A pending error, as the kernel reports it.
     fn send(&self, message: &[u8], to: Option<SocketAddr>) -> io::Result<()>;
 
-    /// From now on nothing is delivered to it; what waits can still be taken.
+    /// From now on no datagrams are delivered to it; those that wait can still be taken.
     fn stop_receiving(&self);
 }
 
-/// A TCP connection that nobody watches yet.
+/// A TCP connection that is not registered with a runtime yet.
 #[derive(Debug)]
 pub enum NewStream {
     /// The kernel's; it does not block.
@@ -110,7 +110,7 @@ pub enum NewStream {
 }
 
 impl NewStream {
-    /// Has the runtime watch it.
+    /// Registers it with the runtime.
     ///
     /// # Errors
     /// If it cannot.
@@ -131,7 +131,7 @@ pub enum Stream {
     MadeUp(Box<dyn MadeUpStream>),
 }
 
-/// A TCP connection of a made-up network. It takes whatever is written to it.
+/// A TCP connection of a simulated network. Its send buffer is never full.
 pub trait MadeUpStream: Debug + Send + Sync {
     /// Whether there are octets, the end, or an error to take; if not, the context's task is woken when there are.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()>;

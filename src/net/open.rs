@@ -1,4 +1,4 @@
-//! Sockets with the options that serving and asking need: listening ones, and connected ones towards upstream servers.
+//! Opens sockets with their options: listening ones for clients, and connected ones towards upstream servers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use super::{len_of, set_option};
 /// and sent again a second later.
 pub const LISTEN_BACKLOG: i32 = 1024;
 
-/// What to do about an address that cannot be had, for the end of an error message.
+/// The remedy for an address that cannot be bound, for the end of an error message.
 #[must_use]
 pub fn remedy(error: &io::Error) -> &'static str {
     if let Some(shortage) = shortage(error) {
@@ -34,7 +34,7 @@ pub fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// What a listening UDP socket asks of the kernel.
+/// Buffer sizes that a listening UDP socket asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct UdpOptions {
     /// `SO_RCVBUF`, in octets.
@@ -43,7 +43,7 @@ pub struct UdpOptions {
     pub send_buffer: usize,
 }
 
-/// A listening UDP socket, and the receive buffer it really got, in octets.
+/// A listening UDP socket, and the size of the receive buffer that it got, in octets.
 ///
 /// # Errors
 /// Those of `socket(2)`, `setsockopt(2)` and `bind(2)`.
@@ -134,7 +134,7 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
     tcp.set_reuse_address(true)?;
     tcp.bind(&address.into())?;
     tcp.listen(1)?;
-    // Last and for as short as can be: what a client sends to this socket is lost.
+    // Done last and as briefly as possible: what a client sends to this socket is lost.
     let udp = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -144,7 +144,8 @@ pub fn check_free(address: SocketAddr) -> io::Result<()> {
     udp.bind(&address.into())
 }
 
-/// What this host is out of, if that is why a socket could not be had: it says nothing about the server.
+/// The resource that this host lacks, if that is why a socket could not be opened. Such an error says nothing about the
+/// server.
 #[must_use]
 pub fn shortage(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error()? {
@@ -156,8 +157,9 @@ pub fn shortage(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// The error of a TCP connection to `server` that could not be made, with EAGAIN for "no local port is left", as `connect(2)`
-/// has it for UDP. For TCP it says EADDRNOTAVAIL then, as it does where this host has no address to reach the server from.
+/// The error of a TCP connection to `server` that could not be made, with EAGAIN for "no local port is left", as
+/// `connect(2)` reports it for UDP. For TCP the kernel reports EADDRNOTAVAIL instead, which it also reports where this
+/// host has no address from which to reach the server.
 pub(super) fn tcp_error(server: SocketAddr, error: io::Error) -> io::Error {
     if error.raw_os_error() != Some(libc::EADDRNOTAVAIL) {
         return error;
@@ -189,7 +191,7 @@ pub fn connect_udp(server: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The same, not connected: it also receives what others than the server send.
+/// A UDP socket as [`connect_udp`] opens it, but not connected: it also receives datagrams from other hosts.
 ///
 /// # Errors
 /// Those of `socket(2)` and `setsockopt(2)`.

@@ -1,4 +1,4 @@
-//! What this process asks of the kernel for itself: open files, huge pages.
+//! Settings of this process in the kernel: the limit of open files, huge pages.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -52,8 +52,8 @@ fn file_limits() -> io::Result<libc::rlimit> {
     Ok(limit)
 }
 
-/// How many files this process has open at least: a new descriptor is the lowest number that is free. While few were
-/// closed it is the true number. /proc, which has it too, is not everywhere.
+/// A lower bound of the number of open files: a new descriptor gets the lowest free number. The bound is exact while
+/// few descriptors were closed. /proc has the number, too, but is not mounted everywhere.
 ///
 /// # Errors
 /// `EMFILE` if there are no descriptors left.

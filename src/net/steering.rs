@@ -1,5 +1,5 @@
-//! How an instance that ends turns new clients to its successor on the same port, so that nothing is left in a socket
-//! when it closes.
+//! An instance that ends sends new clients to its successor on the same port, so that its sockets are empty when they
+//! close.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "sizes of C structures and address families, as the C interfaces want them"

@@ -1,4 +1,4 @@
-//! UDP sockets as the runtime watches them.
+//! UDP sockets registered with the runtime.
 
 use std::future::poll_fn;
 use std::io;
@@ -35,7 +35,7 @@ enum ReadyInner<'a> {
 }
 
 impl Ready<'_> {
-    /// There was nothing to read: has the next [`Watched::ready`] wait for more.
+    /// Nothing was left to read: the next [`Watched::ready`] waits for more.
     pub fn clear_ready(&mut self) {
         if let ReadyInner::Kernel(guard) = &mut self.0 {
             guard.clear_ready();
@@ -53,8 +53,8 @@ impl Watched {
             UdpSocket::Kernel(socket) => socket,
             UdpSocket::MadeUp(socket) => return Ok(Self(Inner::MadeUp(socket))),
         };
-        // An ICMP error then counts as something to read. Waiting for both by their own names takes the runtime a list, which
-        // every wait enters and leaves.
+        // An ICMP error then counts as readable. Waiting for both events separately would cost an entry in a list of
+        // the runtime for every wait.
         set_option(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
@@ -83,7 +83,7 @@ impl Watched {
         poll_fn(|context| self.poll_ready(context)).await
     }
 
-    /// The same for those who are polled.
+    /// Polls for [`Watched::ready`].
     ///
     /// # Errors
     /// If the runtime is going away.
@@ -109,7 +109,7 @@ impl Watched {
         let Inner::Kernel(socket) = &self.0 else {
             return Ok(());
         };
-        // Rare, so watched on the side, and only now.
+        // Rare, so a second registration is made only when it is needed.
         let socket = socket.get_ref().try_clone()?;
         // SAFETY: as above.
         let side = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) }?;

@@ -1,12 +1,13 @@
 //! The interface that carries our addresses, over rtnetlink.
 //!
-//! Looks at what there is, says what is missing ([`plan`], pure), and does that and nothing else. A dummy interface is
-//! ours whole; of the loopback interface only our addresses are.
+//! Reads the current state, computes what is missing ([`plan`], pure), and does exactly that. A dummy interface belongs
+//! to nodens; of the loopback interface only the addresses do.
 //!
-//! Our addresses must never become the source address of what others on this host send. An IPv4 address therefore has
-//! scope link: the kernel takes source addresses for interfaces without one of their own, as the host ends of pods'
-//! veth pairs often are, from the first interface that has one of global scope, and the loopback interface is the
-//! first. An IPv6 address is deprecated (RFC 6724 §5, rule 3). Neither keeps a socket from answering.
+//! Our addresses must never become the source address of packets of other programs on this host. An IPv4 address
+//! therefore has scope link: the kernel takes source addresses for interfaces without one of their own, as the host
+//! ends of pods' veth pairs often are, from the first interface that has one of global scope, and the loopback
+//! interface is the first. An IPv6 address is deprecated (RFC 6724 §5, rule 3). Sockets can answer from such addresses
+//! all the same.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,18 +39,18 @@ const ADDRESS_HEADER: usize = 8;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 
-/// An interface there is.
+/// An existing interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Link {
     index: u32,
     name: String,
     up: bool,
     loopback: bool,
-    /// What made it, such as `dummy` or `veth`; empty for hardware.
+    /// Its kind, such as `dummy` or `veth`; empty for hardware.
     kind: String,
 }
 
-/// An address there is.
+/// An existing address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Held {
     index: u32,
@@ -57,7 +58,7 @@ struct Held {
     prefix_len: u8,
 }
 
-/// What is missing.
+/// A missing part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Create,
@@ -65,7 +66,7 @@ enum Step {
     Add(IpAddr),
 }
 
-/// Why what is there cannot be made what is wanted.
+/// Why the wanted state cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Obstacle {
     NoLoopback,
@@ -73,7 +74,7 @@ enum Obstacle {
     Elsewhere(Held),
 }
 
-/// Makes interface and addresses what `config` says; returns what had to be done.
+/// Creates the interface and addresses of `config` as far as they are missing; returns what was created.
 ///
 /// # Errors
 /// [`NodeError`], and then some of it may have been done.
@@ -129,7 +130,7 @@ pub(super) fn remove(config: &NodeConfig) -> Result<Vec<Object>, NodeError> {
     remove_addresses(name, &config.addresses)
 }
 
-/// As [`remove`], but of a dummy interface that has other addresses of an instance's, only ours go.
+/// As [`remove`], but if a dummy interface has addresses of another instance, only our addresses are deleted.
 ///
 /// # Errors
 /// [`NodeError`], and then some of it may be left.
@@ -146,7 +147,7 @@ pub(super) fn remove_ours(config: &NodeConfig) -> Result<Vec<Object>, NodeError>
     }
 }
 
-/// Whether the interface carries addresses such as we add, and they are not ours.
+/// Whether the interface carries addresses of another instance of nodens.
 fn is_shared(link: &Link, held: &[Held], ours: &[IpAddr]) -> bool {
     held.iter()
         .any(|held| held.index == link.index && is_single(held) && !ours.contains(&held.address))
@@ -180,7 +181,7 @@ fn is_ours(wanted: &InterfaceConfig, link: &Link) -> bool {
     }
 }
 
-/// Whether an address stands for itself alone. One with a shorter prefix is somebody else's: it makes a route.
+/// Whether an address has a full-length prefix. One with a shorter prefix was not added by nodens: it makes a route.
 fn is_single(held: &Held) -> bool {
     held.prefix_len == full_prefix(held.address)
 }
@@ -189,12 +190,12 @@ fn full_prefix(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// What is missing, in the order in which it must be done: an interface that is down loses its IPv6 addresses.
+/// The missing parts in the order in which they must be created: an interface that is down loses its IPv6 addresses.
 fn plan(config: &NodeConfig, link: Option<&Link>, held: &[Held]) -> Result<Vec<Step>, Obstacle> {
     let mut steps = Vec::new();
     match (link, config.interface.kind) {
         (None, InterfaceKind::Loopback) => return Err(Obstacle::NoLoopback),
-        // Made as one that is up.
+        // The interface is created up.
         (None, InterfaceKind::Dummy) => steps.push(Step::Create),
         (Some(link), _) if !is_ours(&config.interface, link) => return Err(Obstacle::OtherKind),
         (Some(link), _) if !link.up => steps.push(Step::SetUp),
@@ -294,7 +295,7 @@ fn create(name: &str) -> io::Result<()> {
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]),
     ];
     let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-    // Another instance that starts at the same moment was faster: what we wanted is there.
+    // Another instance that started at the same moment has created it.
     unless(
         libc::EEXIST,
         request(RouteNetlinkMessage::NewLink(message), flags),
@@ -335,7 +336,7 @@ fn add(index: u32, address: IpAddr) -> io::Result<()> {
         }
     }
     let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-    // Another instance that starts at the same moment was faster.
+    // Another instance that started at the same moment has added it.
     unless(
         libc::EEXIST,
         request(RouteNetlinkMessage::NewAddress(message), flags),
@@ -369,7 +370,7 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Received>
     exchange(NETLINK_ROUTE, vec![message])
 }
 
-/// Success, also where the kernel says this of a change: then somebody else made it.
+/// Success, also where the kernel answers with this error: then the change was made by another instance.
 fn unless(errno: i32, result: io::Result<Vec<Received>>) -> io::Result<()> {
     match result {
         Err(error) if error.raw_os_error() != Some(errno) => Err(error),

@@ -1,4 +1,4 @@
-//! What is counted of the node's interface, addresses and rules.
+//! Metrics of the node's interface, addresses and rules.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use prometheus::{IntCounterVec, IntGauge};
 
 use crate::metrics::{PerLabel, Registry, impl_label};
 
-/// What of `node:` could not be put in place.
+/// A part of `node:` that could not be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The interface, or an address.
@@ -32,7 +32,7 @@ pub struct NodeMetrics {
 }
 
 impl NodeMetrics {
-    /// Nothing amiss yet.
+    /// No trouble so far.
     #[must_use]
     pub fn register(registry: &Registry) -> Self {
         let setup_success = registry.gauge(
@@ -63,7 +63,7 @@ impl NodeMetrics {
         self.failed_checks.of(part).load(Ordering::Relaxed)
     }
 
-    /// The node is looked after from now on: shows that nothing was put back yet.
+    /// Checks begin: registers the count of repairs at 0.
     pub fn watched(&self) {
         for object in ["interface", "address", "rules"] {
             let _ = self.repairs.with_label_values(&[object]);

@@ -1,9 +1,9 @@
-//! What nodens sets up on the node for itself: the interface with the addresses that pods ask, and the rules that keep
-//! their DNS out of connection tracking.
+//! The interface with the addresses that pods ask, and the nftables rules that keep their DNS out of connection
+//! tracking.
 //!
 //! Owns one interface (or only addresses, on the loopback interface) and one nftables table, and touches nothing else
-//! of the node. Everything goes to the kernel over netlink, from this process. Each step looks first and does what is
-//! missing, so that whatever a killed predecessor left is taken over and nothing is ever there twice.
+//! of the node. Everything goes to the kernel over netlink, from this process. Each step reads the current state and
+//! adds what is missing. So a start takes over what a killed predecessor left, and nothing is set up twice.
 //!
 //! Limits: two instances that share a node during an upgrade must agree on addresses and ports; else each puts its own
 //! rules back until the old one is gone. An instance that is killed removes nothing.
@@ -24,16 +24,16 @@ use tokio::time::MissedTickBehavior;
 use crate::config::{InterfaceKind, NodeConfig, OnExit};
 use metrics::{NodeMetrics, Part};
 
-/// How often the node is looked at. A flushed ruleset or a deleted interface costs DNS for no longer than that; a look
-/// costs a few system calls.
+/// Pause between checks of the node. A flushed ruleset or a deleted interface interrupts DNS for at most this time; a
+/// check costs a few system calls.
 const RECHECK: Duration = Duration::from_secs(10);
 
-/// What can be there or not.
+/// A part of the set-up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// The dummy interface.
     Interface(String),
-    /// The interface's being up.
+    /// The state "up" of the interface.
     InterfaceUp(String),
     /// An address, on an interface.
     Address(IpAddr, String),
@@ -52,18 +52,18 @@ impl fmt::Display for Object {
     }
 }
 
-/// Why the node is not as it should be.
+/// Why the node could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The kernel does not let us.
+    /// The kernel denies permission.
     #[error(
         "node: {object}: this needs CAP_NET_ADMIN: grant it (Kubernetes: securityContext: {{capabilities: {{add: [NET_ADMIN]}}}} for a container of UID 0; systemd: AmbientCapabilities=CAP_NET_ADMIN), or write `node: null` and set up the node yourself"
     )]
     Capability {
-        /// What was to be done, to what.
+        /// The action and its object.
         object: String,
     },
-    /// The kernel makes no dummy interfaces.
+    /// The kernel has no dummy interfaces.
     #[error(
         "node.interface {name}: this kernel has no dummy interfaces: load the module (`modprobe dummy`), or write node.interface: {{kind: loopback}}"
     )]
@@ -81,7 +81,7 @@ pub enum NodeError {
         /// What it is.
         found: String,
     },
-    /// The interface is none of loopback.
+    /// The interface is no loopback interface.
     #[error(
         "node.interface {name}: it is {found}, not the loopback interface: write node.interface: {{kind: loopback}} without a name"
     )]
@@ -99,18 +99,18 @@ pub enum NodeError {
         /// The interface.
         name: String,
     },
-    /// Somebody else has the address.
+    /// Another interface has the address.
     #[error(
         "node.addresses {address}: {interface} has it already, as {address}/{prefix_len}: remove it there (`ip address del {address}/{prefix_len} dev {interface}`), or {instead}"
     )]
     AddressTaken {
         /// The address.
         address: IpAddr,
-        /// How much of it is the network.
+        /// Its prefix length.
         prefix_len: u8,
-        /// Who has it.
+        /// The interface that has it.
         interface: String,
-        /// The other way out.
+        /// The remedy.
         instead: &'static str,
     },
     /// The kernel has IPv6 switched off for the interface.
@@ -157,7 +157,7 @@ pub enum NodeError {
 }
 
 impl NodeError {
-    /// What is not in place.
+    /// The missing part.
     fn part(&self) -> Part {
         match self {
             Self::NoNotrack | Self::Table { .. } => Part::Rules,
@@ -217,12 +217,12 @@ impl NodeError {
     }
 }
 
-/// Whether somebody else serves our addresses when we end.
+/// Whether another instance serves our addresses when this one ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Successor {
-    /// Another instance does: what is set up is its by now.
+    /// Another instance does: it has taken over what is set up.
     Serves,
-    /// Nobody does.
+    /// None does.
     None,
 }
 
@@ -238,26 +238,27 @@ struct State {
     rules: Rules,
     /// Interface and addresses that were not there before this instance.
     made: Vec<Object>,
-    /// It is no longer ours to look after.
+    /// This instance has stopped looking after the node.
     left: bool,
 }
 
 /// The rules that this instance wants.
 #[derive(Debug, Default)]
 enum Rules {
-    /// None yet, or none at all.
+    /// None, or none yet.
     #[default]
     None,
-    /// None for what arrives yet: it goes to whoever else serves our addresses, if somebody does, and else comes here.
+    /// None yet for arriving packets: they go to another server of our addresses (kube-proxy), if there is one, else to
+    /// us.
     LeftToOthers,
     /// All, for these endpoints.
     All(Vec<SocketAddr>),
-    /// Those for our replies: what arrives goes to others again.
+    /// The rules for our replies only: arriving packets go to others again.
     Replies,
 }
 
 impl Node {
-    /// Makes sure that interface and addresses are there, before anybody binds to them.
+    /// Creates missing interface and addresses, before sockets are bound to them.
     ///
     /// # Errors
     /// Some of it may have been done, unless `on_exit` is `remove`.
@@ -283,8 +284,8 @@ impl Node {
         Ok(node)
     }
 
-    /// Makes sure that the rules for what is listened on are in place, and no others of ours. To be called once
-    /// listeners answer, and again when they change. Does nothing while the addresses are left to others.
+    /// Makes the rules those of the listen addresses. To be called once listeners answer, and again when the addresses
+    /// change. Does nothing while the addresses are left to others.
     ///
     /// # Errors
     /// The rules are then as they were.
@@ -293,7 +294,7 @@ impl Node {
             Self::remove_stale_table();
             return Ok(());
         }
-        // Held throughout, so that a check does not put back the rules of before.
+        // Held throughout, so that a check does not restore the earlier rules.
         let mut state = self.state();
         if matches!(state.rules, Rules::LeftToOthers) {
             return Ok(());
@@ -307,13 +308,14 @@ impl Node {
     }
 
     /// To be called in place of the first [`Self::ensure_notrack`] by an instance whose servers have not answered yet.
-    /// Whether it has left the addresses to others until [`Self::take_over`]: only `on_exit: remove` says that somebody
-    /// else may serve them, and with the rules in place nobody else does.
+    /// Returns whether it left the addresses to others until [`Self::take_over`]. It does so only with `on_exit:
+    /// remove`, which means that another server may serve them, and only while the rules, which would divert the
+    /// queries to us, are not in place.
     ///
-    /// Where nobody else serves them what arrives comes here all the same, through connection tracking.
+    /// If no other server has the addresses, queries reach us all the same, through connection tracking.
     ///
     /// # Errors
-    /// What keeps the rules from being made, now or later; there are none then.
+    /// Why the rules cannot be made; there are none then.
     pub fn leave_to_others(&self, listen: &[SocketAddr]) -> Result<bool, NodeError> {
         if !self.config.notrack || self.config.on_exit == OnExit::Keep {
             return Ok(false);
@@ -323,7 +325,7 @@ impl Node {
         if notrack::is_in_place(&endpoints).map_err(NodeError::table)? {
             return Ok(false);
         }
-        // A table there is belongs to an instance with other addresses, which still needs it.
+        // An existing table belongs to an instance with other addresses, which still needs it.
         if !notrack::exists().map_err(NodeError::table)? {
             notrack::replace_for_replies(&endpoints).map_err(NodeError::table)?;
         }
@@ -346,8 +348,8 @@ impl Node {
         made
     }
 
-    /// A predecessor may have left rules when they were still wanted. Not being allowed to look for them is no reason
-    /// not to start.
+    /// A predecessor with `notrack: true` may have left rules. Lack of permission to look for them must not prevent the
+    /// start.
     fn remove_stale_table() {
         match notrack::remove() {
             Ok(true) => tracing::info!("removed the rules that an earlier instance left"),
@@ -356,12 +358,12 @@ impl Node {
         }
     }
 
-    /// Puts back what somebody removed, and returns what that was.
+    /// Restores the parts that were removed, and returns them.
     ///
     /// # Errors
     /// What could not be put back.
     pub fn check(&self) -> Result<Vec<Object>, NodeError> {
-        // Held throughout: nothing may be put back once it was removed for good.
+        // Held throughout: nothing may be restored after the final removal.
         let state = self.state();
         if state.left {
             return Ok(Vec::new());
@@ -390,7 +392,7 @@ impl Node {
             // The kernel may hold its lock on the network's configuration for seconds.
             let check = tokio::task::spawn_blocking(move || node.check());
             let Ok(result) = check.await else {
-                // It panicked, and said so.
+                // It panicked, which is logged already.
                 metrics.setup_success.set(0);
                 continue;
             };
@@ -421,22 +423,22 @@ impl Node {
         }
     }
 
-    /// No other instance serves our addresses, and this one is about to end: with `on_exit: remove`, whoever translates
-    /// them otherwise (kube-proxy) gets new queries from now on, while we answer those that came. Addresses and the rules
-    /// for our replies stay until [`Self::leave`], because replies could not be sent without.
+    /// No other instance serves our addresses, and this one is about to end: with `on_exit: remove`, new queries go to
+    /// the addresses' other server (kube-proxy) from now on, while we answer those that arrived. Addresses and the
+    /// rules for our replies stay until [`Self::leave`], because replies could not be sent without.
     ///
-    /// Whether it did so; [`Self::ensure_notrack`] takes it back.
+    /// Returns whether it did so; [`Self::ensure_notrack`] undoes it.
     pub fn turn_away(&self) -> bool {
         let mut state = self.state();
         if self.config.on_exit == OnExit::Keep {
             return false;
         }
-        // Taken: neither a check nor an instance that waited for its servers may put the rules back.
+        // Removed from the state, so that neither a check nor a pending [`Self::take_over`] restores the rules.
         let Rules::All(endpoints) = std::mem::take(&mut state.rules) else {
             return false;
         };
         state.rules = Rules::Replies;
-        // Then what arrives for ours goes to others already.
+        // Then queries to our addresses go to others already.
         if notrack::is_for_others(&self.config.addresses).unwrap_or(false) {
             tracing::info!(
                 "on_exit: remove: the rules are those of an instance with other addresses"
@@ -479,8 +481,8 @@ impl Node {
         Ok(removed)
     }
 
-    /// The start failed elsewhere: with `on_exit: remove`, takes away what this instance made and found in nobody
-    /// else's hands, so that whoever else has the addresses keeps its traffic.
+    /// Undoes a failed start: with `on_exit: remove`, removes what this instance created, so that another server of the
+    /// addresses keeps its traffic.
     pub fn give_up(&self) {
         let mut state = self.state();
         state.left = true;
@@ -503,13 +505,12 @@ impl Node {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        // What it holds is whole at any time.
+        // A panic leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Takes away everything that is ours on the node: the table, and the interface or the addresses on it. Returns what
-/// was there.
+/// Removes the table, and the interface or the addresses on it. Returns what was removed.
 ///
 /// # Errors
 /// What could not be removed; the rest is removed all the same.
@@ -525,7 +526,7 @@ pub fn remove(config: &NodeConfig) -> Result<Vec<Object>, NodeError> {
     Ok(removed)
 }
 
-/// What a node that nodens left would have, if its configuration is gone: the interface by its default name.
+/// The set-up to remove if the configuration is gone: the interface with its default name.
 #[must_use]
 pub fn defaults() -> NodeConfig {
     NodeConfig {

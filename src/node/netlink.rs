@@ -1,8 +1,8 @@
-//! One exchange with the kernel over netlink: requests out, what it says back in (RFC 3549).
+//! One exchange with the kernel over netlink: sends requests and collects the replies (RFC 3549).
 //!
-//! Owns a socket for the length of one exchange, so that nothing left over from another can be mistaken for an answer.
-//! Only what is asked for is looked at: attributes this program has no use for, and those of kernels yet to come, must
-//! not make a node unusable.
+//! Owns a socket for the length of one exchange, so that a late reply to another exchange cannot be mistaken for an
+//! answer. Only what is asked for is looked at: attributes this program has no use for, and those of kernels yet to
+//! come, must not make a node unusable.
 
 use std::io;
 
@@ -12,8 +12,8 @@ use netlink_packet_core::{
 };
 use netlink_sys::{Socket, SocketAddr};
 
-/// What changes while the kernel lists it makes the list useless. Changes of a whole node come in bursts, so the third
-/// list is nearly always whole; the next check is seconds away.
+/// A list is inconsistent if its objects change while the kernel lists them. Changes come in bursts, so the third
+/// attempt nearly always succeeds; the next check follows within seconds.
 const ATTEMPTS: u32 = 5;
 
 /// Padding between messages (`NLMSG_ALIGNTO`).
@@ -78,7 +78,7 @@ fn encode<M: NetlinkSerializable>(messages: Vec<NetlinkMessage<M>>) -> Vec<u8> {
 
 fn attempt_exchange(protocol: isize, datagram: &[u8]) -> io::Result<Vec<Received>> {
     let socket = Socket::new(protocol)?;
-    // The kernel answers before `send` returns: what is not there then never comes.
+    // The kernel answers before `send` returns, so no reply comes later.
     socket.set_non_blocking(true)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     socket.send(datagram, 0)?;
@@ -91,7 +91,7 @@ fn attempt_exchange(protocol: isize, datagram: &[u8]) -> io::Result<Vec<Received
     }
 }
 
-/// Takes the messages out of a datagram; true when there is nothing more to come.
+/// Takes the messages out of a datagram; true when the exchange is complete.
 ///
 /// # Errors
 /// The error that the kernel reports, as its `errno`; `Interrupted` for a list that changed meanwhile; `InvalidData`.

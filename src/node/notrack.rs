@@ -1,8 +1,8 @@
 //! The nftables rules that keep DNS to and from our addresses out of connection tracking, over nfnetlink.
 //!
-//! Owns the table `inet nodens` and nothing else; it is put there as a whole, in one transaction, and so neither grows
-//! nor is ever half there. What it spares the node: an entry for every query, tables that fill up, and the race in
-//! which the second of two queries from one socket (A and AAAA) is dropped.
+//! Owns the table `inet nodens` and nothing else. The table is replaced as a whole in one transaction, so it is always
+//! complete and never has a rule twice. Without connection tracking the node has no entry for every query, its table
+//! does not fill up, and the second of two queries from one socket (A and AAAA) is not dropped by a race.
 //!
 //! Three rules for each address, port and protocol, before connection tracking looks (priority raw): what arrives for
 //! us, what this host itself sends to us, and what we send back.
@@ -71,14 +71,14 @@ impl Chain {
     }
 }
 
-/// Which end of a packet we are.
+/// Whether we are the packet's source or destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Source,
     Destination,
 }
 
-/// Where packets are looked at, and which end of them we are.
+/// The hook of a chain, and whether we are the source or the destination of its packets.
 const ALL: [(Chain, End); 3] = [
     (Chain::Prerouting, End::Destination),
     (Chain::Output, End::Destination),
@@ -100,7 +100,7 @@ pub(super) fn endpoints(addresses: &[IpAddr], listen: &[SocketAddr]) -> Vec<Sock
     endpoints.into_iter().collect()
 }
 
-/// Puts the whole table there, in place of whatever has its name.
+/// Creates the whole table, in place of one with its name.
 ///
 /// # Errors
 /// The kernel's `errno`; the table is then as it was.
@@ -108,8 +108,8 @@ pub(super) fn replace(endpoints: &[SocketAddr]) -> io::Result<()> {
     put(rules(endpoints, &ALL))
 }
 
-/// Leaves what arrives to connection tracking, and with it to whoever translates the addresses, such as kube-proxy; what
-/// we send back stays out of it, lest a client's next query count as the answer to our reply.
+/// Leaves arriving packets to connection tracking, and so to a translator of the addresses such as kube-proxy. Our
+/// replies stay out of connection tracking, because it would take a client's next query for the answer to a reply.
 ///
 /// # Errors
 /// The kernel's `errno`; the table is then as it was.
@@ -157,7 +157,7 @@ pub(super) fn exists() -> io::Result<bool> {
     Ok(!ask(request, NLM_F_ACK)?.is_empty())
 }
 
-/// Whether the table does what it should for these endpoints, no more and no less.
+/// Whether the table has exactly the rules for these endpoints.
 ///
 /// # Errors
 /// The kernel's `errno`.
@@ -187,7 +187,7 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
     Ok(rules_equal(&bodies, &rules(endpoints, &ALL)))
 }
 
-/// Whether the table's rules, and there are some, are all for other addresses.
+/// Whether the table has rules and all of them are for other addresses.
 ///
 /// # Errors
 /// The kernel's `errno`.
@@ -277,7 +277,7 @@ fn expressions_equal(
         return false;
     };
     wanted.iter().all(|wanted| match wanted {
-        // `notrack` has nothing to say beyond its name, and the kernel lists no data for it.
+        // `notrack` has no data beyond its name, and the kernel lists none.
         ExpressionAttribute::Data(Expressions::Other { .. }) => true,
         ExpressionAttribute::Data(wanted) => found.iter().any(|found| match found {
             ExpressionAttribute::Data(found) => covers(found, wanted),
@@ -311,7 +311,7 @@ fn rules(endpoints: &[SocketAddr], ends: &[(Chain, End)]) -> Vec<(Chain, RuleBod
     rules
 }
 
-/// `ip daddr 169.254.20.53 udp dport 53 notrack`, and its kin.
+/// A rule such as `ip daddr 169.254.20.53 udp dport 53 notrack`.
 fn notrack(endpoint: SocketAddr, protocol: u8, end: End) -> RuleBody {
     // Offsets of the addresses: RFC 791 §3.1, RFC 8200 §3.
     let (family, source, destination, address) = match endpoint.ip() {
@@ -387,7 +387,7 @@ fn chain_message(chain: Chain) -> ChainMessage {
     }
 }
 
-/// A message that changes or asks for something there is.
+/// A message that changes or reads an existing object.
 fn plain(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
     let header = NetfilterHeader::new(NetfilterProtoFamily::Inet, 0, 0);
     let mut message = NetlinkMessage::from(NetfilterMessage::new(header, message));
@@ -395,14 +395,14 @@ fn plain(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
     message
 }
 
-/// A message that makes something, behind what is there.
+/// A message that creates an object behind the existing ones.
 fn new(message: NfTablesMessage) -> NetlinkMessage<NetfilterMessage> {
     let mut message = plain(message);
     message.header.flags |= NLM_F_CREATE | NLM_F_APPEND;
     message
 }
 
-/// All of it or nothing.
+/// A transaction: all of it or nothing.
 fn transaction(mut messages: Vec<NetlinkMessage<NetfilterMessage>>) -> io::Result<()> {
     let mark = |control: ControlMessage| {
         let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM);
@@ -420,7 +420,7 @@ fn transaction(mut messages: Vec<NetlinkMessage<NetfilterMessage>>) -> io::Resul
     exchange(NETLINK_NETFILTER, messages).map(drop)
 }
 
-/// What there is; empty if there is nothing of the name.
+/// The listed objects; empty if there is none of the name.
 fn ask(request: NfTablesMessage, flags: u16) -> io::Result<Vec<NfTablesMessage>> {
     let mut message = plain(request);
     message.header.flags |= flags;
