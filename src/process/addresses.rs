@@ -1,11 +1,12 @@
 //! The life of a listen address: bound → waiting for the predecessor → sole → draining. Each address has one owner, whose
 //! drop ends everything it started.
 //!
-//! Two instances may share an address (`handover`): the kernel spreads clients over the sockets of both. The one that
-//! ends has to see to it that nothing is left in a socket of its own when that closes:
-//! - UDP: [`crate::net::steering::stop_receiving`] turns new datagrams to the other; what was queued is answered.
-//! - TCP: closing a listener resets the connections in its queue, so new ones are steered to the other's listener first
-//!   ([`crate::net::steering::steer`]), and what waits is accepted. Each instance has one listener, ours the earlier.
+//! Two instances may share an address (`handover`): the kernel spreads clients over the sockets of both. The instance
+//! that ends must empty its sockets before it closes them:
+//! - UDP: [`crate::net::steering::stop_receiving`] sends new datagrams to the other instance; queued ones are answered.
+//! - TCP: closing a listener resets the connections in its queue, so new ones are first steered to the other's listener
+//!   ([`crate::net::steering::steer`]), and queued ones are accepted. Each instance has one listener; ours began to
+//!   listen earlier.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,23 +31,23 @@ use crate::net::network::NewStream;
 use crate::net::open::{self, UdpOptions};
 use crate::net::steering;
 
-/// How often a free port is looked for when `listen` says 0: TCP may have what UDP just got.
+/// Attempts to find a free port when `listen` has port 0: the port that UDP got may be taken for TCP.
 const PORT_ATTEMPTS: usize = 20;
 
-/// Handshakes with a listener that is steered away from are over after this: each takes one round trip, on the node a
-/// fraction of a millisecond. Without the pause a connection that completes late would be reset.
+/// Pause between steering and accepting the last connections. Handshakes that have begun complete within it: each takes
+/// one round trip, on the node a fraction of a millisecond. A connection that completed later would be reset.
 const HANDSHAKES: Duration = Duration::from_millis(50);
 
-/// How often we look whether the predecessor is gone.
+/// Pause between checks whether the predecessor has ended.
 const CLAIM_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Index of the successor's listener in the reuseport group: the second, since ours began to listen earlier.
 const SUCCESSOR_LISTENER: u32 = 1;
 
-/// EMFILE and its like pass when a connection ends; asking again at once would spin.
+/// Pause after an error such as EMFILE, which passes when a connection ends. Accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where an address is in its life, once it is served.
+/// Stage of a served address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// The predecessor serves it too.
@@ -57,7 +58,7 @@ enum Stage {
     Draining,
 }
 
-/// The stage as others may look at it while the owner's task moves it on.
+/// The stage, shared with readers while the owner's task changes it.
 #[derive(Debug)]
 struct SharedStage(AtomicU8);
 
@@ -75,15 +76,15 @@ impl SharedStage {
     }
 }
 
-/// Sockets that are bound and not served yet: a UDP socket for each worker, and one TCP listener. Nothing that serving
-/// them takes can fail any more.
+/// Sockets that are bound and not served yet: a UDP socket for each worker, and one TCP listener. Serving them cannot
+/// fail.
 #[derive(Debug)]
 pub struct BoundAddress {
     wanted: SocketAddr,
     address: SocketAddr,
     /// None while the predecessor has it.
     claim: Option<Claim>,
-    /// By which the predecessor knows that it is not the last.
+    /// Tells the predecessor that a successor waits for the address.
     waiting: Option<Claim>,
     udp: Vec<Socket>,
     tcp: TcpListener,
@@ -91,11 +92,11 @@ pub struct BoundAddress {
 }
 
 impl BoundAddress {
-    /// Binds an address, without taking clients' queries from anybody yet but those who share the port.
+    /// Binds an address. Only another instance that shares the port loses queries to it before it is served.
     ///
     /// # Errors
-    /// `AddrInUse` if another instance or program is there, unless `handover` allows the former; else those of the
-    /// kernel.
+    /// `AddrInUse` if another program has the address, or another instance and `handover` is off; else the kernel's
+    /// errors.
     pub fn bind(config: &Config, wanted: SocketAddr) -> io::Result<Self> {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let options = UdpOptions {
@@ -207,7 +208,7 @@ pub struct ListenAddress {
     stage: Arc<SharedStage>,
     /// Ends the workers' UDP sockets, and tells connections that no more queries are wanted.
     stop: CancellationToken,
-    /// Has the acceptor turn new connections to a successor, accept those that are here, and end.
+    /// Tells the acceptor to steer new connections to a successor, to accept the queued ones, and to end.
     drain: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -308,7 +309,8 @@ impl Acceptor {
         }
     }
 
-    /// Past the runtime, which may not have heard of the last connections yet: what stays in the queue would be reset.
+    /// Accepts directly from the kernel, because the runtime may not know of the last connections yet. Connections left
+    /// in the queue would be reset.
     fn accept_what_waits(&mut self) {
         while let Ok((socket, peer)) = SockRef::from(&self.listener).accept() {
             let ready = socket.set_nonblocking(true).is_ok();
@@ -336,10 +338,10 @@ impl Acceptor {
         let _ = self.workers[self.turn].send(Command::Connection(accepted));
     }
 
-    /// Makes the address ours alone if the predecessor is gone. An instance that ends leaves its steering behind.
+    /// Claims the address if the predecessor has ended, and removes the steering that it left.
     fn try_to_take_over(&mut self) {
         let Ok(claim) = Claim::take(self.address) else {
-            // Whoever waited before us may be gone, or have taken over.
+            // The instance that waited before us may have ended or have taken over.
             if self.waiting.is_none() {
                 self.waiting = next_in_line(self.address);
             }
@@ -355,7 +357,8 @@ impl Acceptor {
     }
 }
 
-/// The sign that we are the next; None if that is another instance, which then is what the predecessor has to know.
+/// The claim as successor; none if another instance waits already, because then the predecessor knows that it has a
+/// successor.
 fn next_in_line(address: SocketAddr) -> Option<Claim> {
     Claim::wait_for(address)
         .inspect_err(|error| tracing::debug!(%address, %error, "another instance is the next"))

@@ -1,4 +1,4 @@
-//! From a configuration to running parts, and back: what is started in which order, how it changes, and how it stops.
+//! Starts, changes and stops the parts of the process, each in the right order.
 //!
 //! The one module that knows every other. Binding happens before anything starts, so that a mistake starts nothing, and
 //! before anything changes, so that a mistake changes nothing.
@@ -39,13 +39,13 @@ use crate::serving::worker::Shared;
 use crate::upstream::loops::LoopNames;
 use crate::upstream::{Upstreams, history, probe};
 
-/// Linux's own soft limit (`INR_OPEN_CUR`), where nobody has set another.
+/// Linux's default soft limit of open files (`INR_OPEN_CUR`).
 const USUAL_FILE_LIMIT: u64 = 1_024;
 
 /// Why nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A listen address cannot be had.
+    /// A listen address cannot be bound.
     #[error("listen {address}: {source}; {}", open::remedy(source))]
     Listen {
         /// The address.
@@ -62,10 +62,10 @@ pub enum StartError {
     /// The configuration cannot be put in force.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// There may be too few files open.
+    /// The limit of open files is too low.
     #[error(transparent)]
     Files(#[from] TooFewFiles),
-    /// A worker's thread, or its runtime, cannot be had.
+    /// A worker's thread or its runtime cannot be created.
     #[error(
         "worker thread: {0}; raise the limits of processes and of open files, or lower workers"
     )]
@@ -130,7 +130,7 @@ impl App {
         let metrics = Arc::new(metrics);
         let cache = Cache::new(&config.cache);
         let prepared = Prepared::new(config, None, &metrics, errors);
-        // Before clients come: from then on the cache must not change behind their backs.
+        // Before clients are served, because inherited entries must not replace newer ones.
         let cache = match &prepared.setup {
             Some(setup) if prepared.config.handover && prepared.errors.is_empty() => {
                 handover::inherit(cache, Arc::clone(setup), &metrics).await
@@ -300,7 +300,7 @@ impl App {
         (added, kept)
     }
 
-    /// Without a successor, gives new queries to whoever else serves the node's addresses before our sockets close.
+    /// Without a successor, leaves new queries to the other server of the node's addresses before our sockets close.
     async fn turn_away_if_last(&self, node: &Arc<Node>, listen: &[SocketAddr]) {
         let is_last = || !self.addresses.iter().any(ListenAddress::has_another);
         if !is_last() {
@@ -310,8 +310,8 @@ impl App {
         let turned_away = tokio::task::spawn_blocking(move || turning.turn_away()).await;
         let turned_away =
             turned_away.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-        // A successor that came meanwhile may have found the rules in place. One that comes later puts them there itself:
-        // it says that it waits first.
+        // A successor that started meanwhile may have found the rules in place. One that starts later makes them
+        // itself, because it claims the addresses first.
         if turned_away
             && !is_last()
             && let Err(error) = ensure_notrack(node, listen.to_vec()).await
@@ -330,7 +330,7 @@ impl App {
         }
         let mut drains: JoinSet<()> = self.addresses.drain(..).map(ListenAddress::drain).collect();
         while drains.join_next().await.is_some() {}
-        // With the last of those who can give it commands a worker ends.
+        // A worker ends when the last sender of its commands is dropped.
         let workers: Vec<_> = std::mem::take(&mut self.workers)
             .into_iter()
             .map(|worker| worker.handle)
@@ -371,7 +371,7 @@ fn successor(listen: &[SocketAddr]) -> Successor {
     }
 }
 
-/// Shares out the file descriptors that are left, and says so if clients cannot have as many as they may.
+/// Divides the remaining file descriptors, and warns if clients get fewer connections than configured.
 fn share_out_files(config: &Config) -> Result<FileShares, TooFewFiles> {
     let limit = file_limit().unwrap_or_else(|error| {
         tracing::warn!(%error, "the limit of open files is not known; the usual one is assumed");
@@ -395,7 +395,7 @@ fn served(addresses: &[ListenAddress]) -> Vec<SocketAddr> {
 }
 
 /// Has the rules of the node made for these addresses. The kernel may hold its lock on the network's configuration for
-/// long, so that is done beside the runtime.
+/// long, so this runs on a blocking thread.
 async fn ensure_notrack(node: &Arc<Node>, listen: Vec<SocketAddr>) -> Result<(), NodeError> {
     let node = Arc::clone(node);
     let ensured = tokio::task::spawn_blocking(move || node.ensure_notrack(&listen)).await;
@@ -463,7 +463,8 @@ impl Prepared {
             mut errors,
         } = self;
         let mut bound = Vec::new();
-        // Who shares the port must not lose clients to somebody who will not start; else all mistakes are told at once.
+        // An instance that shares the port must not lose clients to one that will not start. Otherwise all errors are
+        // reported at once.
         if errors.is_empty() || !config.handover {
             for &address in listen.unwrap_or(&config.listen) {
                 match BoundAddress::bind(&config, address) {

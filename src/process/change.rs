@@ -1,4 +1,4 @@
-//! Putting another setup in force, in the order in which nothing can be served by what no longer holds.
+//! Puts another setup in force, in an order in which no client is served by an outdated part.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::upstream::server::Server;
 /// How long a worker may take to work under another setup.
 const SETUP_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Has workers work under `setup` and whoever sends probes ask its servers; returns once that is so. Results that arrive late
-/// are compared with the setup in force, so that changes first.
+/// Gives `setup` to the workers and to the sender of probes, and returns once all use it. The setup in force is changed
+/// first, because results that arrive late are compared with it.
 pub async fn put_in_force(
     setup: &Arc<Setup>,
     shared: &Shared,
@@ -40,13 +40,13 @@ pub async fn put_in_force(
     }
 }
 
-/// Has the cache forget what the new setup does not vouch for. Takes as long as it takes to look at every entry.
+/// Removes the cache entries that the new setup does not keep. Reads every entry.
 pub fn forget_answers(shared: &Shared, setup: &Setup, old: &Setup) {
     let cache = &shared.cache;
     if setup.config.cache.max_size != old.config.cache.max_size {
         cache.resize(setup.config.cache.max_size);
     }
-    // Whoever failed may be somebody else now; asking again is cheap.
+    // Failures may be those of other servers than the present ones; asking again is cheap.
     cache.forget_failures();
     if !setup.config.status.failures {
         shared.failures.forget();
@@ -56,7 +56,7 @@ pub fn forget_answers(shared: &Shared, setup: &Setup, old: &Setup) {
     }
 }
 
-/// Has the metrics forget routes that are gone. What still waits under one of them is not counted any more.
+/// Has the metrics forget routes that are gone. Queries that still wait under one of them are not counted.
 pub fn forget_routes(metrics: &ServingFamilies, setup: &Setup, old: &Setup) {
     let zones = setup.routes.existing_zones();
     for (zone, old_zone) in zones.zip(old.routes.existing_zones()) {

@@ -1,8 +1,8 @@
 //! How the process's file descriptors are shared out: clients' connections must not take what upstream sockets, the admin
 //! interface and reloads need.
 //!
-//! Owns the arithmetic alone. Who opens something keeps to its share: [`crate::listener::slots`] for clients,
-//! [`crate::transport::udp::Shared`] for upstream sockets. What is left is for all else.
+//! Owns the arithmetic only. Each user enforces its own share: [`crate::listener::slots`] for clients,
+//! [`crate::transport::udp::Shared`] for upstream sockets. The rest is for everything else.
 
 use std::num::NonZeroUsize;
 
@@ -26,15 +26,15 @@ pub struct FileShares {
     "the limit of open files is {limit} (RLIMIT_NOFILE, `ulimit -n`): {needed} are needed at least; raise it or lower workers"
 )]
 pub struct TooFewFiles {
-    /// What there may be.
+    /// The limit.
     pub limit: usize,
-    /// What there would have to be.
+    /// The limit that would be needed.
     pub needed: usize,
 }
 
 impl FileShares {
-    /// Shares out what is left of `limit` when `open` descriptors are open, and the workers are not started yet. Half of it
-    /// is kept from clients, up to [`FILES_NOT_FOR_CLIENTS`]; three quarters of that are for upstream sockets.
+    /// Divides the rest of `limit` when `open` descriptors are open and the workers are not started yet. Half of it, up
+    /// to [`FILES_NOT_FOR_CLIENTS`], is not for clients; three quarters of that are for upstream sockets.
     ///
     /// # Errors
     /// If a worker's share would be no socket at all.

@@ -1,12 +1,12 @@
-//! How the cache comes from an instance to its successor.
+//! Transfers the cache from an instance to its successor.
 //!
-//! The successor connects to where the instance that serves one of its addresses can be met ([`crate::net::meeting`]), says how
-//! much it wants and how long it waits, and gets a description of the other's setup and then entries
-//! ([`crate::cache::transfer`]). Each is read as a server's response would be, and kept only if its name takes the same way here
-//! ([`crate::serving::inheritance`]). That happens before the successor listens, and for
-//! [`HANDOVER_TIME`] at most; what came until then is kept. Anything wrong with the stream, and the cache starts empty.
+//! The successor connects to the instance that serves one of its addresses ([`crate::net::meeting`]), sends the size of
+//! its cache and its time limit, and receives a description of the other's setup and then entries
+//! ([`crate::cache::transfer`]). Each entry is read as a server's response would be, and kept only if its name takes
+//! the same route here ([`crate::serving::inheritance`]). This happens before the successor listens, and takes at most
+//! [`HANDOVER_TIME`]; entries that arrived by then are kept. After any error in the stream the cache starts empty.
 //!
-//! Limits: what the predecessor learns afterwards, while both serve, is not handed over.
+//! Limits: answers that the predecessor gets afterwards, while both serve, are not handed over.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -28,10 +28,10 @@ use crate::serving::setup::Setup;
 use crate::serving::worker::Shared;
 use crate::upstream::routes::UnknownZones;
 
-/// How often we look whether the predecessor has left the place where it is met.
+/// Pause between checks whether the predecessor has released the socket.
 const OPEN_INTERVAL: Duration = Duration::from_millis(250);
 
-/// EMFILE and its like pass; asking again at once would spin.
+/// Pause after an error such as EMFILE, which passes. Accepting again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Octets read or written at once.
@@ -40,13 +40,13 @@ const BUFFER: usize = 64 << 10;
 /// Why nothing was taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
-    /// The stream is not what it should be.
+    /// The stream is malformed.
     #[error(transparent)]
     Transfer(#[from] TransferError),
-    /// What is said of the setup is no description of one.
+    /// The description of the setup is malformed.
     #[error("its setup cannot be read: {0}")]
     Setup(#[from] serde_json::Error),
-    /// Its routes lead nowhere.
+    /// Its routes are invalid.
     #[error(transparent)]
     Zones(#[from] UnknownZones),
 }
@@ -62,7 +62,7 @@ impl From<io::Error> for HandoverError {
 pub struct Counts {
     /// Those that are in the cache now, or were.
     pub taken: usize,
-    /// Those that take another way here, or cannot be read.
+    /// Those whose names take another route here, or that cannot be read.
     pub refused: usize,
 }
 
@@ -123,7 +123,7 @@ pub async fn inherit(cache: Cache, setup: Arc<Setup>, metrics: &Metrics) -> Cach
     cache
 }
 
-/// Whether there was somebody to take over from.
+/// Whether there was a predecessor.
 fn take_over(
     cache: &Cache,
     setup: &Setup,
@@ -151,7 +151,7 @@ pub fn take_from(
     let left = deadline.saturating_duration_since(Instant::now());
     let request = Request {
         bytes: setup.config.cache.max_size,
-        // The rest is for what is still on its way then.
+        // The rest of the time is for entries that are still on their way.
         time: left * 3 / 4,
     };
     request.write(&mut stream)?;
@@ -161,7 +161,8 @@ pub fn take_from(
     read_frame(&mut stream, &mut frame, HANDOVER_SETUP_BYTES)?;
     let words: SetupWords = serde_json::from_slice(&frame)?;
     let inheritance = setup.inheritance(&words)?;
-    // Ages are those of the moment they were sent: taken for those of an earlier one, entries are never too young.
+    // Ages are those at the time of sending. They are counted from an earlier time, so that entries are never taken for
+    // fresher than they are.
     let now = Instant::now();
     while read_frame(&mut stream, &mut frame, HANDOVER_ENTRY_BYTES)? {
         match take_entry(cache, setup, &inheritance, &frame, now) {
@@ -172,7 +173,7 @@ pub fn take_from(
     Ok(())
 }
 
-/// A stream to the instance that serves one of these addresses; none if nobody does.
+/// A stream to the instance that serves one of these addresses; none if there is none.
 fn predecessor(
     addresses: &[SocketAddr],
     deadline: Instant,
@@ -281,8 +282,7 @@ impl Write for Timed {
     }
 }
 
-/// What an instance does for its successor: on each of its addresses it can be met, and hands over its cache. Dropping it ends
-/// that.
+/// Hands the cache over to successors that connect, on each of the instance's addresses. Dropping it ends that.
 pub struct Offers {
     shared: Arc<Shared>,
     by_address: HashMap<SocketAddr, JoinSet<()>>,
@@ -340,11 +340,11 @@ async fn offer(address: SocketAddr, shared: Arc<Shared>) {
     }
 }
 
-/// Writes a stream of the entries there are to the successor at its other end; returns how many. It ends without its end if
-/// they change their meaning meanwhile: the successor believes none of them then.
+/// Writes the cache's entries to the successor; returns how many. After a reload or a flush meanwhile, the stream stops
+/// without its end mark, and the successor keeps none of the entries.
 ///
 /// # Errors
-/// That nobody there wants them, or not in time.
+/// The successor has closed the stream, or reads too slowly.
 pub fn hand_over(shared: &Shared, stream: UnixStream) -> Result<usize, TransferError> {
     let start = Instant::now();
     let mut stream = Timed {

@@ -1,6 +1,6 @@
 //! Host names of servers: resolved at start, and again as their TTLs say.
 //!
-//! Owns when a name is due. What its new addresses change is put in force by a reload, as anything else that changes.
+//! Owns when a name is due. New addresses are put in force by a reload, like any other change.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -15,9 +15,9 @@ use crate::serving::setup::Setup;
 use crate::upstream::Upstreams;
 use crate::upstream::host_lookup::{Found, HostError, look_up};
 
-/// A name is resolved no more often, whatever its TTL: each change is a reload.
+/// Shortest time between two lookups of a name, whatever its TTL: each change is a reload.
 const SHORTEST: Duration = Duration::from_secs(30);
-/// And no less often: who removes a server and keeps it running for a day expects that to be seen.
+/// Longest time between two lookups: an address that is removed from the DNS should not be used for much longer.
 const LONGEST: Duration = Duration::from_hours(1);
 /// The first pause after a failure; each further one is twice as long, up to [`SHORTEST`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);

@@ -1,8 +1,8 @@
 //! The last configuration that was in force, kept on the disk: a start that finds mistakes in the files goes on with it, because
 //! a node must not be without DNS until somebody has mended them.
 //!
-//! Owns one file. It holds all files that the configuration was made of, as they were: a resolv.conf may be what is wrong.
-//! Environment and flags are not kept, and are those of the new start.
+//! Owns one file. It holds copies of all files that the configuration was read from, because the mistake may be in a
+//! resolv.conf. Environment and flags are not kept; those of the new start apply.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
@@ -82,7 +82,8 @@ impl LastGood {
         self.kept()?.load(flags)
     }
 
-    /// Keeps the files that the configuration in force is made of. Waits for the disk, so it has a thread of its own.
+    /// Keeps the files that the configuration in force was read from. Runs on a thread of its own, because it waits for
+    /// the disk.
     pub async fn keep(&self, flags: &Flags, config: &Config) {
         let (this, flags, config) = (self.clone(), flags.clone(), config.clone());
         let kept = tokio::task::spawn_blocking(move || this.keep_now(&flags, &config)).await;
@@ -96,7 +97,7 @@ impl LastGood {
     fn keep_now(&self, flags: &Flags, config: &Config) -> io::Result<()> {
         let kept = Kept::read(flags, config)?;
         if !same_values(&kept.load(flags)?.settings, &config.settings) {
-            // They have changed since, and will be looked at.
+            // The files have changed since; the next check reads them.
             return Ok(());
         }
         if self.kept().is_ok_and(|before| before == kept) {
@@ -112,7 +113,7 @@ impl LastGood {
 
 /// Replaces a file as a whole; only its owner may read it.
 fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
-    // By chance, because two instances may share the directory, and each be process 1 of a container.
+    // A random name, because two instances may share the directory and both be process 1 of a container.
     let new = file.with_extension(format!("{:016x}.new", fastrand::u64(..)));
     let written = OpenOptions::new()
         .write(true)
@@ -125,7 +126,7 @@ fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
         })
         .and_then(|()| fs::rename(&new, file));
     if written.is_err() {
-        // A full disk must not keep what is of no use.
+        // An incomplete file on a full disk is of no use.
         let _ = fs::remove_file(&new);
     }
     written

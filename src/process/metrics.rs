@@ -32,7 +32,7 @@ pub struct Metrics {
     pub cache_max_bytes: IntGauge,
     /// Entries that made room for others.
     pub cache_evictions: IntCounter,
-    /// Answers that the predecessor offered at the start, by what became of them.
+    /// Answers that the predecessor offered at the start, by result.
     pub handover_answers: IntGaugeVec,
     /// How long that took.
     pub handover_seconds: GaugeVec,
@@ -119,13 +119,13 @@ impl Metrics {
         }
     }
 
-    /// Has everything made from now on count what CoreDNS's families need, too.
+    /// Parts created from now on also count what CoreDNS's families need.
     pub fn count_for_coredns(&mut self) {
         self.serving.count_for_coredns();
         self.upstream.count_for_coredns();
     }
 
-    /// Counts the process's panics from now on, beside whatever is done of them.
+    /// Counts the process's panics from now on, in addition to the present panic hook.
     pub fn count_panics(&self) {
         let panics = Arc::clone(&self.panics);
         let before = std::panic::take_hook();

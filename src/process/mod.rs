@@ -1,4 +1,4 @@
-//! The process: what is started, changed and stopped, and how people and programs look into it.
+//! The process: its start, changes and stop, and the interfaces by which people and programs watch it.
 
 pub mod addresses;
 pub mod admin;

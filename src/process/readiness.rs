@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// What a start waits for until it is over.
+/// A part of the start that /ready waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The first probes leave.
@@ -11,7 +11,7 @@ pub enum Part {
     Addresses = 2,
 }
 
-/// What /ready tells. It is about us, not about the world: it never goes back because upstreams are down.
+/// The state behind /ready. It concerns this process only: upstreams that are down do not change it.
 #[derive(Debug)]
 pub struct Readiness(AtomicU8);
 
@@ -24,22 +24,22 @@ impl Readiness {
         Self(AtomicU8::new(Part::Probes as u8))
     }
 
-    /// Nor before this.
+    /// Not ready before this part is done, too.
     pub fn awaits(&self, part: Part) {
         self.0.fetch_or(part as u8, Ordering::Relaxed);
     }
 
-    /// Listening, and this is done.
+    /// This part of the start is done.
     pub fn done(&self, part: Part) {
         self.0.fetch_and(!(part as u8), Ordering::Relaxed);
     }
 
-    /// No further traffic, please.
+    /// Not ready from now on, because the process stops.
     pub fn shut_down(&self) {
         self.0.fetch_or(Self::STOPPING, Ordering::Relaxed);
     }
 
-    /// What is missing until we are ready.
+    /// The parts of the start that are not done yet.
     #[must_use]
     pub fn pending(&self) -> Option<&'static str> {
         let missing = self.0.load(Ordering::Relaxed);

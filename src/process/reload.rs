@@ -1,11 +1,11 @@
 //! A changed configuration, or changed addresses of servers that it names, put in force while we run.
 //!
-//! Owns the question whether the files changed. They are read, not watched: a `ConfigMap` arrives by a swap of symlinks
+//! Owns the check whether the files changed. They are read, not watched: a `ConfigMap` arrives by a swap of symlinks
 //! that no watch on the file itself sees, and a read of a few kilobytes a second costs nothing. A file that is being
-//! written is not taken until it stays as it is for a second. SIGHUP takes everything at once, changed or not, and has the
-//! names of servers resolved anew.
+//! written is not taken until it stays as it is for a second. SIGHUP takes everything at once, changed or not, and has
+//! the names of servers resolved anew.
 //!
-//! Limits: files that cannot be read count as changed, which the configuration's own errors then tell.
+//! Limits: files that cannot be read count as changed; loading the configuration then reports the error.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -25,13 +25,13 @@ use crate::config::{Config, Flags, HostName, load};
 
 /// How often the files are read.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
-/// Octets of a file that are read at once: most files whole.
+/// Octets of a file that are read by one call: enough for most files.
 const READ_AT_ONCE: usize = 16 << 10;
 
 /// Each file and what it held; none if it could not be read.
 type Contents = BTreeMap<PathBuf, Option<Fingerprint>>;
 
-/// What tells one content from another, without holding it: lists of hosts may have megabytes.
+/// A fingerprint of a file's content. The content itself is not kept, because hosts files may have megabytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fingerprint {
     octets: usize,
@@ -39,7 +39,7 @@ struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// None if it cannot be read. Reading a pipe would wait for whoever writes to it.
+    /// None if it cannot be read. Reading a pipe would wait for its writer.
     fn of(file: &Path) -> Option<Self> {
         fs::metadata(file).ok().filter(fs::Metadata::is_file)?;
         Self::read(File::open(file).ok()?)
@@ -76,14 +76,14 @@ struct Changes {
 }
 
 impl Changes {
-    /// These contents are dealt with.
+    /// These contents were loaded.
     fn take(&mut self, contents: Contents) {
         self.seen.clone_from(&contents);
         self.taken = contents;
     }
 
-    /// Files that were not looked at before are new to us only: they were named by a configuration that was read together
-    /// with them.
+    /// Files that were not watched before do not count as changed: they were read together with the configuration that
+    /// names them.
     fn name(&mut self, contents: &Contents) {
         for (file, content) in contents {
             if !self.taken.contains_key(file) {
@@ -102,7 +102,8 @@ impl Changes {
     }
 }
 
-/// Puts changed configurations in force, for ever; `asked` has it done at once. `last_good` keeps what is in force.
+/// Puts changed configurations in force, for ever; `asked` triggers it at once. `last_good` keeps the configuration in
+/// force.
 pub async fn run(app: &mut App, flags: &Flags, last_good: Option<&LastGood>, asked: &Notify) {
     let file = flags.config_file.as_deref();
     keep(app, flags, last_good).await;
@@ -123,7 +124,7 @@ pub async fn run(app: &mut App, flags: &Flags, last_good: Option<&LastGood>, ask
         };
         let contents = read(file, &app.shared.current.load().config);
         if at_once || changes.settled(contents.clone()) {
-            // Read before the configuration is: should a file change in between, the next look sees it.
+            // Read before the configuration, so that a change between the two is seen by the next check.
             changes.take(contents);
             if at_once {
                 host_names.all_due(Instant::now());
@@ -170,7 +171,7 @@ async fn reload(app: &mut App, flags: &Flags, changes: &mut Changes) {
             return app.reloads.refused(mistakes);
         }
     };
-    // At once: who sees the new configuration in force may change its files again.
+    // At once, because whoever sees the new configuration in force may change its files again.
     changes.name(&read(flags.config_file.as_deref(), &loaded.config));
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");

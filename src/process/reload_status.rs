@@ -1,4 +1,4 @@
-//! What became of changes of the configuration, for /status and /metrics.
+//! Results of changes of the configuration, for /status and /metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::metrics::Metrics;
 
-/// What became of the last change.
+/// Result of the last change.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ReloadStatus {
     /// Configurations put in force since the start, the first included.
@@ -22,7 +22,7 @@ pub struct ReloadStatus {
     pub last: Option<Instant>,
 }
 
-/// What became of changes so far.
+/// Results of the changes so far.
 #[derive(Debug)]
 pub struct Reloads {
     status: Mutex<ReloadStatus>,
@@ -57,7 +57,7 @@ impl Reloads {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A configuration is in force, but for these keys.
+    /// A configuration was put in force, except for these keys.
     pub fn taken(&self, restart_needed: Vec<&'static str>) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = now.map_or(0, |now| now.as_secs());

@@ -1,7 +1,7 @@
 //! Real-time scheduling of workers (`scheduling: realtime`), and what keeps it from taking the node's CPUs.
 //!
-//! A worker that uses more CPU time than its budget goes on under normal scheduling for a while. Should it not come to look
-//! after its budget, the kernel ends the process.
+//! A worker that uses more CPU time than its budget goes on under normal scheduling for a while. If a worker does not
+//! get to check its budget, the kernel ends the process.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -44,8 +44,8 @@ impl SchedulingMetrics {
     }
 }
 
-/// The policy that workers can have: real-time scheduling if it is asked for and to be had. If it is not to be had, there is
-/// one warning.
+/// The policy for workers: real-time scheduling if it is configured and the kernel allows it. If the kernel refuses it,
+/// there is one warning.
 #[must_use]
 pub fn available(asked: Scheduling) -> Policy {
     if asked == Scheduling::Normal {
@@ -79,7 +79,7 @@ fn remedy(has_sys_nice: Option<bool>) -> &'static str {
     }
 }
 
-/// None where /proc is not to be read.
+/// None where /proc cannot be read.
 fn has_sys_nice() -> Option<bool> {
     let status = fs::read_to_string("/proc/thread-self/status").ok()?;
     let effective = status
@@ -110,7 +110,7 @@ impl WorkerScheduling {
         worker
     }
 
-    /// Looks after the budget; to be called a few times a second.
+    /// Checks the budget; to be called a few times a second.
     pub fn tick(&mut self, now: Instant) {
         let Ok(used) = own_cpu_time() else { return };
         match self.budget.policy(now, used) {
@@ -149,16 +149,16 @@ impl Drop for WorkerScheduling {
 /// A worker's CPU time under real-time scheduling. Pure: times come in.
 #[derive(Debug, Default)]
 struct Budget {
-    /// When it was looked at within the last [`WINDOW`], and the CPU time used by then.
+    /// Times of the checks within the last [`WINDOW`], and the CPU time used by then.
     looks: VecDeque<(Instant, Duration)>,
     /// Until when it is over.
     over_until: Option<Instant>,
 }
 
 impl Budget {
-    /// What is right at `now`, when so much CPU time was used since the start.
+    /// The policy for the time after `now`, when `used` CPU time was used since the start.
     fn policy(&mut self, now: Instant, used: Duration) -> Policy {
-        // One look at the window's beginning, or just before it, stays.
+        // The last check at or before the window's beginning is kept.
         while self
             .looks
             .get(1)

@@ -1,4 +1,4 @@
-//! When the node's addresses are taken from whoever else serves them: once our servers answer.
+//! Decides when to take the node's addresses from their other server: once our upstream servers answer.
 //!
 //! An instance that takes kube-dns's address before kube-proxy knows the way to its own upstream Service fails questions
 //! that kube-dns would have answered.
@@ -17,10 +17,10 @@ use crate::serving::setup::Setup;
 use crate::serving::worker::Shared;
 use crate::upstream::health::State;
 
-/// How often servers are looked at: so much longer a start takes.
+/// Pause between checks of the servers, which delays a start by at most this time.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Addresses that are left to others, and what decides how long.
+/// Addresses that are left to others, and the state that decides for how long.
 pub(super) struct TakeOver {
     node: Arc<Node>,
     shared: Arc<Shared>,

@@ -1,5 +1,5 @@
-//! Worker threads: each runs one worker's state, its client sockets and its upstream sockets on a runtime of its own. The
-//! one place that knows both listeners and serving.
+//! Worker threads: each runs one worker's state, its client sockets and its upstream sockets on a runtime of its own.
+//! The only module that uses both listeners and serving.
 
 use std::io;
 use std::rc::Rc;
@@ -22,10 +22,10 @@ use crate::runtime::{self, until};
 use crate::serving::setup::Setup;
 use crate::serving::worker::{CurrentWorker, Shared};
 
-/// How often a worker looks after what is over, flushes its counters and shows that it is alive.
+/// How often a worker cleans up, publishes its counters and updates its heartbeat.
 const TICK: Duration = Duration::from_millis(250);
 
-/// What is left of the end once the grace is over: enough to hand every waiting client its SERVFAIL.
+/// Time after the grace: enough to send SERVFAIL to every waiting client.
 const LAST_REPLIES: Duration = Duration::from_millis(200);
 
 /// One worker's UDP socket for one listen address.
@@ -36,7 +36,7 @@ pub struct Datagrams {
     pub stop: CancellationToken,
 }
 
-/// What a worker is told. It serves until nobody can tell it anything more.
+/// A command to a worker. A worker ends when all senders are dropped and its queries are answered.
 pub enum Command {
     /// Serve this address too.
     Listen(Datagrams),
@@ -87,9 +87,9 @@ impl Default for Heartbeat {
 
 /// A worker's thread.
 pub struct WorkerThread {
-    /// Tells it what to do.
+    /// Sends it commands.
     pub commands: Commands,
-    /// Ends once it has been told everything and has answered what was in flight.
+    /// Ends once all senders are dropped and the queries in flight are answered.
     pub handle: JoinHandle<io::Result<()>>,
 }
 
@@ -121,9 +121,9 @@ pub fn start(
                 Ok(runtime) => (Some(runtime), Ok(())),
                 Err(error) => (None, Err(error)),
             };
-            // Nobody waits any more once another has failed.
+            // The receiver is gone if another worker has failed.
             let _ = started.send(result);
-            // Whoever waits does so until nobody can send any more.
+            // The receiver waits until all senders are dropped.
             drop(started);
             runtime.map_or(Ok(()), |runtime| run(&runtime, parts, receiver))
         };
@@ -137,7 +137,7 @@ pub fn start(
     Ok(threads)
 }
 
-/// What a worker's thread is given.
+/// The parameters of a worker's thread.
 pub struct Parts {
     /// What all workers share.
     pub shared: Arc<Shared>,
@@ -159,7 +159,7 @@ pub fn runtime() -> io::Result<LocalRuntime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        // A LocalSet would be one task that runs ours, and wakes the runtime by a system call for each of them.
+        // A LocalSet would run all our tasks within one task, and wake the runtime by a system call for each of them.
         .build_local(LocalOptions::default())
 }
 
@@ -177,14 +177,15 @@ pub fn run(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> io::Result<()> {
     runtime.block_on(async move {
-        // As a task, polled when it is woken: what stands here itself is polled in every turn of the runtime.
+        // A task of its own, which is polled only when it is woken. The body of `block_on` is polled in every turn of
+        // the runtime.
         let work = tokio::task::spawn_local(work(parts, commands));
         work.await
             .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     })
 }
 
-/// The same on a runtime that there is, tokio's local one.
+/// Runs a worker on the current runtime, which must be tokio's local one.
 ///
 /// # Errors
 /// If a listener panicked.
@@ -212,14 +213,14 @@ pub async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) 
                 if let Some(realtime) = &mut realtime {
                     realtime.tick(runtime::now());
                 }
-                // What counts as lost from now on may be in a socket.
+                // Answers to tries that would now count as lost may be in a socket.
                 read_what_arrived().await;
                 current.tick();
             }
             command = commands.recv(), if !told_all => match command {
                 Some(Command::Connection(accepted)) => {
                     connections.admit(accepted);
-                    // Those that made room are closed before another is taken: each is an open file.
+                    // Connections that made room are closed before another is accepted, because each is an open file.
                     yield_now().await;
                 }
                 Some(Command::Listen(Datagrams { socket, stop })) => {
@@ -233,7 +234,7 @@ pub async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) 
                 }
                 Some(Command::Work(setup, done)) => {
                     current.replace(&setup);
-                    // Whoever waits for it may have been given up meanwhile.
+                    // The receiver may have given up waiting.
                     let _ = done.send(());
                 }
                 None => told_all = true,
@@ -244,7 +245,8 @@ pub async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) 
             () = connections.ended() => {}
             Some(ended) = listeners.join_next() => {
                 if let Err(panic) = ended && panic.is_panic() {
-                    // Listeners hold no state that a restart of the process would not rebuild better.
+                    // After a panic in a listener a restart of the process is safer than going on: listeners hold no
+                    // state worth keeping.
                     tracing::error!("a listener of this worker failed; /health will tell");
                     return Err(io::Error::other("listener panicked"));
                 }

@@ -1,8 +1,9 @@
-//! Who may ask the admin interface for what, as far as a browser could be made to ask for others.
+//! Which requests the admin interface refuses, because a foreign web page could have made a browser send them.
 //!
-//! A page of somebody else's can have its own host name resolve to this machine and then read what is here as its own (DNS
-//! rebinding), or send requests here without reading the answers (CSRF). Against the first, requests for a host name are
-//! refused; against the second, requests that act have to come from our own page or from no browser.
+//! A foreign page can make its own host name resolve to this machine and then read our answers as its own (DNS
+//! rebinding), or send requests here without reading the answers (CSRF). Against the first, requests for a host name
+//! are refused. Against the second, requests with an effect must come from our own page or from a program that is no
+//! browser.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
-    /// Our Unix socket, which our own user alone can open, and no browser.
+    /// Our Unix socket, which only our own user can open, and no browser.
     Socket,
     /// This machine, or a pod in its network.
     Loopback,
@@ -32,7 +33,7 @@ impl From<SocketAddr> for Peer {
     }
 }
 
-/// Refuses requests for a host name, but over the Unix socket.
+/// Refuses requests for a host name, except over the Unix socket.
 pub(super) async fn refuse_host_names(request: Request, next: Next) -> Response {
     let over_socket = request.extensions().get() == Some(&Peer::Socket);
     if !over_socket && !is_for_no_name(request.headers()) {
@@ -68,7 +69,7 @@ fn is_no_name(host: &str) -> bool {
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Why a request that has something done may not; none if it may.
+/// Why a request with an effect is refused; none if it is allowed.
 pub(super) fn refusal(peer: Peer, headers: &HeaderMap) -> Option<&'static str> {
     if peer == Peer::Network {
         return Some("this can be asked for on the node itself only\n");

@@ -1,8 +1,8 @@
-//! What `nodens cache` asks of the running instance: the cache's entries, the records of a name, a flush.
+//! The requests of `nodens cache` to the running instance: list entries, get the records of a name, flush.
 //!
-//! On the Unix socket alone, which only our own user can open: any pod in the node's network reaches a TCP address on
-//! loopback, and a flush while servers are down takes away what clients live on. Requests and answers are JSON. The entries
-//! are looked at beside the runtime, which has other connections to serve.
+//! Served only on the Unix socket, which only our own user can open: any pod in the node's network reaches a TCP
+//! address on loopback, and a flush while servers are down removes the answers that clients depend on. Requests and
+//! answers are JSON. Entries are read on a blocking thread, because the runtime has other connections to serve.
 
 use std::collections::BinaryHeap;
 use std::fmt;
@@ -85,7 +85,7 @@ impl AskedName {
 pub struct ListRequest {
     /// Those at and below this name; all without it.
     pub zone: Option<AskedName>,
-    /// So many at most, the first in the order of their names.
+    /// At most this many, the first in the order of their names.
     pub limit: usize,
 }
 
@@ -100,7 +100,7 @@ pub struct EntryList {
     pub entries: Vec<EntryLine>,
 }
 
-/// What is said of an entry.
+/// A listed entry.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EntryLine {
     /// QNAME.
@@ -116,7 +116,7 @@ pub struct EntryLine {
     pub ttl_seconds: u32,
     /// Seconds for which it has been stale.
     pub stale_seconds: u64,
-    /// What it counts for in `cache.max_size`.
+    /// Its weight in `cache.max_size`.
     pub bytes: u64,
     /// Its response code.
     pub rcode: String,
@@ -144,7 +144,7 @@ pub struct EntryMessage {
     pub message: Vec<u8>,
 }
 
-/// What is to be forgotten, for POST /cache/flush.
+/// The answers to be forgotten, for POST /cache/flush.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlushRequest {
@@ -245,7 +245,7 @@ async fn flush(State(instance): State<Arc<Instance>>, body: Bytes) -> Response {
     .await
 }
 
-/// Reads the request, does what it asks for beside the runtime, and answers with what came of it.
+/// Reads the request, handles it on a blocking thread, and replies with the result.
 async fn answer<Request, Reply>(
     instance: Arc<Instance>,
     body: &[u8],

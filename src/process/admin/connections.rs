@@ -1,4 +1,4 @@
-//! HTTP connections of the admin interface: no more than its budget, and none that sends its request's header for ever.
+//! HTTP connections of the admin interface, with limits on their number and on the time for a request's header.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -23,13 +23,14 @@ use crate::budgets::{
 };
 use crate::runtime;
 
-/// Connections that are accepted before those that were accepted get their turn: far fewer than there may be.
+/// Connections that are accepted before the accepted ones are served: far fewer than the limit.
 const ACCEPTED_AT_ONCE: usize = ADMIN_CONNECTIONS / 4;
 
 /// Serves a listening socket for ever; dropping the future ends all its connections. A connection over the budget takes
-/// the place of the oldest, so that nobody can lock others out by holding connections. Nor by opening them faster than they
-/// are served: those that were accepted get their turn before more are. Nor by asking a lot: each request lets others go first,
-/// and those of one connection have a pace. Requests carry where they come from.
+/// the place of the oldest, so that nobody can lock others out by holding connections. Opening them faster than they
+/// are served does not help either: accepted connections are served before more are accepted. Nor do many requests:
+/// each lets other tasks run first, and the requests of one connection are limited in rate. Requests carry their
+/// origin.
 pub(super) async fn serve_connections<L: Listener>(
     mut listener: L,
     router: Router,
@@ -72,25 +73,25 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(ADMIN_HEADER_TIME)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
-    // A client that goes away is no matter of ours.
+    // A client that closes the connection is no error.
     let _ = connection.await;
 }
 
-/// When a connection's next request would be answered if none had been saved up.
+/// The time of the next request if requests came at the fixed interval, without a burst.
 struct Pace(Mutex<Instant>);
 
 impl Pace {
     /// When a request that came now is to be answered.
     fn next(&self, now: Instant) -> Instant {
         let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The same as that many tokens that come back one by one.
+        // This is a token bucket of that many requests.
         let saved_up = ADMIN_REQUEST_INTERVAL * ADMIN_REQUESTS_AT_ONCE;
         *next = (*next).max(now) + ADMIN_REQUEST_INTERVAL;
         (*next).checked_sub(saved_up).unwrap_or(now)
     }
 }
 
-/// Answers a request after whatever else is ready, and not before its time: a connection may bring hundreds at once.
+/// Answers a request after other ready tasks and not before its time, because a connection may send hundreds at once.
 async fn at_a_pace(State(pace): State<Arc<Pace>>, request: Request, next: Next) -> Response {
     yield_now().await;
     sleep_until(pace.next(runtime::now()).into()).await;

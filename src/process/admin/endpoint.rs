@@ -1,4 +1,5 @@
-//! Where the admin interface is: a TCP address or a Unix socket, bound at once or when an earlier instance lets go of it.
+//! The locations of the admin interface: TCP addresses or a Unix socket, bound at once or when an earlier instance
+//! releases them.
 
 use std::fs;
 use std::io;
@@ -12,13 +13,13 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::net::open::LISTEN_BACKLOG;
 
-/// How often we look whether an earlier instance has let go of an address.
+/// Pause between checks whether an earlier instance has released an address.
 const BIND_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Why an endpoint cannot be had.
+/// Why an endpoint cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// The admin or metrics address cannot be had.
+    /// The admin or metrics address cannot be bound.
     #[error("{key} {address}: {source}; {}", crate::net::open::remedy(source))]
     Address {
         /// `admin` or `metrics.listen`.
@@ -38,7 +39,7 @@ pub enum AdminError {
     },
 }
 
-/// Where an endpoint is.
+/// The location of an endpoint.
 #[derive(Debug, Clone)]
 pub(super) enum Location {
     /// A TCP address, and the key that names it.
@@ -67,7 +68,7 @@ impl Location {
         }
     }
 
-    /// Why it cannot be had.
+    /// The error of binding it.
     pub(super) fn error(self, source: io::Error) -> AdminError {
         match self {
             Self::Address(key, address) => AdminError::Address {
@@ -79,7 +80,7 @@ impl Location {
         }
     }
 
-    /// Waits until an earlier instance lets go of it.
+    /// Waits until an earlier instance releases it.
     pub(super) async fn take_over(&self) -> Listener {
         loop {
             tokio::time::sleep(BIND_INTERVAL).await;

@@ -1,7 +1,8 @@
 //! The endpoints of the admin interface.
 //!
-//! `/health` is about our loops, `/ready` about our start and stop; neither is about the world: a node whose upstreams are
-//! all dead still needs its nameserver, if only for stale answers and clear errors.
+//! `/health` says whether the workers' loops run, `/ready` whether this process has started and is not stopping.
+//! Neither depends on upstream servers: a node whose upstreams are all down still needs its nameserver, for stale
+//! answers and clear errors.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ async fn ready(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
 
 async fn metrics(State(instance): State<Arc<Instance>>) -> Response {
     let text = if instance.shared.metrics.coredns().is_some() {
-        // Beside the runtime, because all entries of the cache are looked at.
+        // On a blocking thread, because all entries of the cache are read.
         tokio::task::spawn_blocking(move || instance.metrics_text()).await
     } else {
         Ok(instance.metrics_text())
@@ -78,7 +79,7 @@ pub(super) async fn status(State(instance): State<Arc<Instance>>) -> impl IntoRe
     }
 }
 
-/// What a node may show to its neighbours.
+/// The endpoints that a node shows to other hosts.
 pub(super) fn public(instance: &Arc<Instance>) -> Router {
     Router::new()
         .route("/health", get(health))

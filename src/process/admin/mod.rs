@@ -31,18 +31,18 @@ pub struct BoundAdmin(Vec<Endpoint>);
 struct Endpoint {
     location: Location,
     shows: Shows,
-    /// None: an earlier instance has the location until it ends.
+    /// None while an earlier instance has the location.
     listener: Option<Listener>,
 }
 
 /// What an endpoint shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shows {
-    /// What can be looked at, and the cache, which can be flushed.
+    /// Everything, and requests for the cache, which can be flushed.
     Everything,
-    /// What can be looked at.
+    /// Everything but requests for the cache.
     Status,
-    /// What neighbours may look at.
+    /// What other hosts may see.
     Public,
 }
 
@@ -59,8 +59,8 @@ pub struct Admin {
 }
 
 impl BoundAdmin {
-    /// Binds what the configuration names; what cannot be had is added to `errors`. With `handover`, what an earlier
-    /// instance has is waited for.
+    /// Binds the locations of the configuration; failures are added to `errors`. With `handover`, a location that an
+    /// earlier instance has is waited for.
     pub fn bind(config: &Config, errors: &mut Vec<AdminError>) -> Self {
         let admin = |address| (Location::Address("admin", address), Shows::Status);
         let metrics = |address| (Location::Address("metrics.listen", address), Shows::Public);
@@ -90,7 +90,7 @@ impl BoundAdmin {
         Self(endpoints)
     }
 
-    /// Address of the admin interface over TCP, be it ours already or not.
+    /// Address of the admin interface over TCP, even if an earlier instance still has it.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.0

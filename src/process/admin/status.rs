@@ -41,9 +41,9 @@ pub struct Instance {
     pub readiness: Arc<Readiness>,
     /// The addresses served.
     pub listen: Arc<ArcSwap<Vec<SocketAddr>>>,
-    /// What became of changes of the configuration.
+    /// Results of changes of the configuration.
     pub reloads: Arc<Reloads>,
-    /// What /health said.
+    /// Results of /health.
     pub health: HealthAnswers,
     /// The address of the admin interface.
     pub admin: Option<SocketAddr>,
@@ -150,7 +150,7 @@ pub(super) struct Status {
     pub(super) workers: usize,
     pub(super) configuration: ConfigurationStatus,
     pub(super) routes: Vec<RouteStatus>,
-    /// Queries that no route was asked.
+    /// Queries for which no route was asked.
     pub(super) answered_here: RouteTotals,
     pub(super) upstreams: Vec<GroupStatus>,
     pub(super) totals: Totals,
@@ -197,7 +197,7 @@ impl ConfigurationStatus {
 pub(super) struct RouteStatus {
     pub(super) zone: String,
     pub(super) groups: Vec<String>,
-    /// What it says by itself.
+    /// The answer that it gives by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) answer: Option<String>,
     /// Types that no name of it has.
@@ -280,7 +280,7 @@ impl GroupStatus {
 
 impl ServerStatus {
     fn new(server: &Server, now: Instant) -> Self {
-        // TCP beside UDP is shown once it was needed.
+        // TCP of a server over UDP is shown once it was used.
         let is_shown = |carrier: &&Carrier| {
             **carrier == server.carrier() || server.state_of(**carrier) != State::Unknown
         };

@@ -1,4 +1,4 @@
-//! What /health said, and how long it took.
+//! Results of /health, and the time that each took.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,12 +14,12 @@ type Seen = (Distribution<5>, u64);
 pub struct HealthAnswers(Mutex<Seen>);
 
 impl HealthAnswers {
-    /// It said that all is well, after so long.
+    /// Counts an answer, and the time that it took.
     pub fn well(&self, after: Duration) {
         self.lock().0.observe_time(&HEALTH_TIMES.bounds, after);
     }
 
-    /// It said that something is wrong.
+    /// Counts an answer that was not "ok".
     pub fn failed(&self, after: Duration) {
         self.well(after);
         self.lock().1 += 1;

@@ -1,8 +1,9 @@
-//! Families under CoreDNS's names on /metrics (`metrics.coredns`), so that dashboards and alerts made for CoreDNS go on telling.
+//! Families under CoreDNS's names on /metrics (`metrics.coredns`), so that dashboards and alerts made for CoreDNS go on
+//! working.
 //!
-//! Owns no count but those of /health: everything is read from what our own families, the setup in force and the cache know when
-//! somebody asks, and from `serving::coredns` and `transport::metrics::ServerCounts`. Names, labels and buckets are those of
-//! CoreDNS 1.11 to 1.15, and of `forward` before 1.11; what differs is in docs/coredns.md.
+//! Owns no count but those of /health: everything is read at the time of a request from our own families, the setup in
+//! force and the cache, and from `serving::coredns` and `transport::metrics::ServerCounts`. Names, labels and buckets
+//! are those of CoreDNS 1.11 to 1.15, and of `forward` before 1.11; what differs is in docs/coredns.md.
 
 mod health;
 mod plugins;
@@ -23,7 +24,7 @@ use crate::node::metrics::Part;
 use crate::serving::coredns::server_label;
 use crate::serving::worker::Shared;
 
-/// Who is asked.
+/// The sources of the values.
 pub struct Sources<'a> {
     /// What workers share.
     pub shared: &'a Shared,

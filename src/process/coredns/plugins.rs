@@ -1,4 +1,4 @@
-//! Which of CoreDNS's plugins do for each zone what the configuration has us do.
+//! The family of enabled plugins: for each zone, CoreDNS's plugins that correspond to our configuration.
 
 use std::net::SocketAddr;
 

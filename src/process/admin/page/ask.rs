@@ -1,6 +1,7 @@
 //! One name asked of each server of its route, for the button on the page.
 //!
-//! From this machine and by our own page only (see `access`), and so often at most: each press costs a query to each server.
+//! Only for requests of our own page from this machine (see `access`), and limited in rate: each press sends a query to
+//! each server.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -40,7 +41,7 @@ impl Questions {
 
     /// Takes one; false if there is none.
     fn take(&self, now: Instant) -> bool {
-        // Both numbers are whole.
+        // A panic leaves both numbers consistent.
         let mut questions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (left, since) = &mut *questions;
         while *left < PAGE_QUESTIONS
@@ -145,7 +146,7 @@ pub(super) async fn ask(
     if let Some(refusal) = refusal(peer, &headers) {
         return (StatusCode::FORBIDDEN, refusal).into_response();
     }
-    // Which no form of another page can say without being asked first.
+    // A form of a foreign page cannot send this type without a preflight request.
     let json = headers.get(header::CONTENT_TYPE);
     if json.is_none_or(|kind| kind != "application/json") {
         return (

@@ -24,8 +24,8 @@ pub use render::duration;
 /// Octets of a question from the page.
 const QUESTION_BYTES: usize = 2_048;
 
-/// What may follow when somebody gets markup into the page after all: nothing. `img-src data:` is for the empty icon, without
-/// which browsers ask for /favicon.ico.
+/// Limits the effect of markup that gets into the page in spite of escaping: it cannot load or run anything. `img-src
+/// data:` is for the empty icon, without which browsers ask for /favicon.ico.
 fn policy(nonce: &str) -> String {
     format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
@@ -56,7 +56,7 @@ async fn page(State(instance): State<Arc<Instance>>, Extension(peer): Extension<
         .into_response()
 }
 
-/// For every answer: no browser takes it for something else than it is, keeps it, or tells others where it was.
+/// Headers of every answer: browsers must not guess its type, store it, or send its address to other sites.
 const HEADERS: [(HeaderName, &str); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),

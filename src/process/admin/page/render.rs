@@ -232,7 +232,7 @@ fn server_rows(status: &Status) -> String {
     )
 }
 
-/// How much a state has to do with a failure.
+/// How likely a state is the cause of a failure.
 fn severity(state: State) -> u8 {
     match state {
         State::Good => 0,
@@ -243,7 +243,7 @@ fn severity(state: State) -> u8 {
     }
 }
 
-/// What is to be said first, and how bad it is.
+/// The headline of the page, and its gravity.
 fn verdict(status: &Status) -> (String, &'static str) {
     let first = |health: &[HealthReport]| health.first().map(|report| report.state);
     let all: Vec<State> = status
@@ -469,7 +469,7 @@ impl TopTables {
     }
 }
 
-/// The whole document for one who may have servers asked or not, depending on where they are.
+/// The whole document; whether it has the button that asks servers depends on where the request comes from.
 pub(super) fn document(status: &Status, peer: Peer, nonce: &str) -> String {
     let (verdict, health) = verdict(status);
     let (routes_head, routes) = route_table(status);
@@ -535,7 +535,7 @@ pub(super) fn document(status: &Status, peer: Peer, nonce: &str) -> String {
     filled(PAGE, &places)
 }
 
-/// Puts values into the places `{name}` of a template. What is put in is not looked at again.
+/// Replaces `{name}` in a template by values. Values are not expanded again.
 fn filled(template: &str, places: &[(&str, String)]) -> String {
     let mut out = String::with_capacity(64 << 10);
     let mut rest = template;
