@@ -1,4 +1,4 @@
-//! Files that a configuration is made of: as they are on the disk, or as they once were.
+//! The files that a configuration is read from: those on the disk, or kept copies.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub struct Files(Option<Arc<BTreeMap<PathBuf, Vec<u8>>>>);
 
 impl Files {
-    /// Files as they once were, by their absolute paths. Any other is read from the disk.
+    /// Kept copies, by absolute path. Other files are read from the disk.
     #[must_use]
     pub fn as_they_were(contents: BTreeMap<PathBuf, Vec<u8>>) -> Self {
         Self(Some(Arc::new(contents)))
@@ -29,7 +29,7 @@ impl Files {
         let mut bytes = Vec::new();
         match self.as_it_was(file) {
             Some(content) => content.take(most).read_to_end(&mut bytes)?,
-            // A device would never end.
+            // Reading a device would never end.
             None => fs::File::open(file)?.take(most).read_to_end(&mut bytes)?,
         };
         Ok(bytes)

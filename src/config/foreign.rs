@@ -19,7 +19,7 @@ pub(super) struct ConfigMaps {
 /// A Corefile within a ConfigMap.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HeldCorefile {
-    /// With white space in place of all around it, so that lines and columns are those of the file.
+    /// The text around it is replaced by white space, so that lines and columns are those of the file.
     InPlace(String),
     /// By itself, because it is written in quotes.
     Apart(String),
@@ -88,7 +88,7 @@ fn in_place(text: &str) -> Option<String> {
     Some(found)
 }
 
-/// What a file is that is no configuration of ours, and what to do with it; none if it may be one.
+/// What kind of foreign file it is, with the remedy; none if it may be a configuration of ours.
 pub(super) fn what_it_is(file: &str, text: &str, is_table: bool) -> Option<String> {
     if let Some(maps) = config_maps(text) {
         let keys: Vec<&String> = maps.others.keys().collect();

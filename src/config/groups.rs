@@ -21,18 +21,18 @@ use super::shape::{self, Shape};
 use super::spelling::nearest;
 use super::{Bogus, FailoverConfig, GroupConfig, Policy, Probe, limits};
 
-/// The group that stands in when nobody wrote one.
+/// The name of the group that is used when the configuration has none.
 pub(super) const DEFAULT_GROUP: &str = "resolv.conf";
 
-/// What to do about a resolv.conf that somebody named.
+/// The remedy for a resolv.conf that the configuration names.
 const FIX_SERVERS: &str = "write the servers' IP addresses instead";
-/// What to do about a server that is named itself.
+/// The remedy for a server that the configuration names.
 const FIX_LISTED: &str = "remove it from servers, or listen elsewhere";
-/// Where systemd-resolved listens, which /etc/resolv.conf then names alone (systemd-resolved.service(8)).
+/// The address of systemd-resolved, which is then the only one in /etc/resolv.conf (systemd-resolved.service(8)).
 const RESOLVED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
-/// What to do about that one.
+/// The remedy for systemd-resolved's address.
 const ASK_BEHIND_RESOLVED: &str = "name /run/systemd/resolve/resolv.conf in servers, which holds those that systemd-resolved asks, and listen at other addresses than its own";
-/// What to do about the one that nobody named.
+/// The remedy for the default /etc/resolv.conf.
 const SET_UPSTREAMS: &str =
     "set upstreams to the servers to ask, for example upstreams: {vpc: {servers: [10.0.0.2]}}";
 
@@ -61,7 +61,7 @@ pub(super) fn read(
         let section = report.table(&path, value, "a table such as {servers: [10.0.0.2]}");
         report.note(&path, || Shape::table(json!({"required": ["servers"]})));
         check_name(report, &path, value, name);
-        // What is no table has no servers, and was told so.
+        // A value that is no table has no servers; the mistake is reported already.
         let is_table = value.as_dict().is_some() || value.to_empty().is_some();
         let (found, resolv_confs) = if is_table {
             read_servers(&section, report, listen)
@@ -106,7 +106,7 @@ fn check_names(report: &Report<'_>, groups: &[GroupConfig], found: &[Vec<Found>]
     }
 }
 
-/// From a group to another one, by way of those that resolve the names of servers; none if there is no such way.
+/// The path from a group to another one through the groups that resolve servers' names; none if there is none.
 fn way_between<'a>(groups: &'a [GroupConfig], from: &'a str, to: &str) -> Option<Vec<&'a str>> {
     let mut ways = vec![vec![from]];
     let mut seen = BTreeSet::from([from]);
@@ -211,7 +211,7 @@ struct Servers {
 }
 
 impl Servers {
-    /// One that is there already came from a resolv.conf: that is the node's file, and nobody's mistake.
+    /// A server that is listed already and came from a resolv.conf is no mistake of the configuration.
     fn add(&mut self, one: Found) {
         if self.found.iter().all(|known| known.source != one.source) {
             self.found.push(one);
@@ -430,7 +430,7 @@ fn without_ourselves(
             all.find(|listen| reaches(**listen, server.address))
                 .copied()
         }
-        // Addresses of names are not known yet; loops through them are found as those through others are.
+        // The addresses of host names are not known yet; loops through them are found at run time, like other loops.
         Source::Host(_) => None,
     };
     if found.iter().any(|one| ours(one).is_none()) {

@@ -1,6 +1,6 @@
 //! `hosts`: files of addresses and names as in hosts(5), read with the configuration and whenever they change.
 //!
-//! A line that is wrong costs itself and a warning, never the file: it is often written by other programs.
+//! A wrong line is left out with a warning and never invalidates the file, which is often written by other programs.
 //!
 //! Limits: a name has at most [`limits::MAX_HOST_ADDRESSES`] addresses; a file, [`limits::MAX_HOSTS_FILE`] bytes.
 

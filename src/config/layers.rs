@@ -16,7 +16,7 @@ use super::yaml::{self, Document};
 /// Two underscores also after the name: a Service called `nodens` injects `NODENS_PORT` and the like into every pod.
 pub(super) const PREFIX: &str = "NODENS__";
 
-/// What everyone said, merged, and who said it.
+/// The merged values of all layers, and who set each one.
 #[derive(Debug)]
 pub(super) struct Layers {
     /// Merged keys and values.
@@ -197,7 +197,7 @@ fn variables(environment: impl IntoIterator<Item = (String, String)>, below: &Di
     ours.into_iter().map(single).collect()
 }
 
-/// `NODENS__CACHE=5` beside `NODENS__CACHE__MAX_SIZE=1`: merging would drop the first without a word.
+/// `NODENS__CACHE=5` beside `NODENS__CACHE__MAX_SIZE=1`: merging would silently drop the first.
 fn contradictions(variables: &[Single], errors: &mut Vec<ConfigError>) {
     for shorter in variables
         .iter()

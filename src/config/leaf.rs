@@ -1,4 +1,4 @@
-//! Single values: from what was typed to what the program uses, and back for `nodens check`.
+//! Single values: parsed from the configuration, and printed again by `nodens check`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -140,7 +140,7 @@ pub(super) fn show_list<T: std::fmt::Display>(items: impl IntoIterator<Item = T>
     format!("[{}]", items.join(", "))
 }
 
-/// The complaint about a text that holds several of what stands in a list, of which each is `fine`.
+/// The mistake of a text that holds several list items, each of which is `fine`.
 pub(super) fn several(text: &str, fine: impl Fn(&str) -> bool) -> Option<Problem> {
     let parts = text.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';'));
     let parts: Vec<&str> = parts.filter(|part| !part.is_empty()).collect();
@@ -258,7 +258,8 @@ impl Leaf for Size {
     }
 }
 
-/// Numbers of every width: too large for the type is over every limit there is, so the type's name stays out of it.
+/// Numbers of every width. A number too large for its type is also over the key's limit, so the message names the limit
+/// and not the type.
 macro_rules! number {
     ($($number:ty),*) => {$(
         impl Leaf for $number {

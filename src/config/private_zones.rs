@@ -1,4 +1,4 @@
-//! Reverse zones of addresses that mean something within one network only: nobody outside can answer for them.
+//! Reverse zones of addresses that have a meaning only within one network; servers outside cannot answer for them.
 //!
 //! Owns the list: RFC 6303 §4 (private, loopback, link-local, documentation and broadcast addresses), RFC 7793
 //! (100.64.0.0/10).

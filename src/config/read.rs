@@ -220,8 +220,8 @@ impl<'a> Report<'a> {
     }
 }
 
-/// What is meant by `cache.max_size: 16MiB` in a file, by `NODENS__CACHE_MAX_SIZE`, and by YAML 1.1's merge key, which YAML 1.2
-/// does not have.
+/// The hint for a key such as `cache.max_size: 16MiB` in a file or `NODENS__CACHE_MAX_SIZE`, and for YAML 1.1's merge
+/// key, which YAML 1.2 does not have.
 fn nested(key: &str, known: &[String], origin: &Origin) -> Option<String> {
     if let Origin::Env { .. } = origin {
         let first = known.iter().find(|known| {
@@ -450,7 +450,7 @@ impl<'a> Section<'a> {
         value
     }
 
-    /// `low` must not be over `high`. Said of the one that somebody set.
+    /// `low` must not be over `high`. The mistake is reported at the key that was set.
     pub(super) fn ordered<T: Leaf + PartialOrd>(
         &self,
         low: (&'static str, &T),

@@ -112,7 +112,7 @@ fn tiers_shape() -> Shape {
     Shape::list(shape::group()).at_least_one().unique()
 }
 
-/// Keys that say whom to ask or what to keep, which a route that answers by itself does not have.
+/// Keys about groups or the cache, which a route that answers by itself must not have.
 const NOT_WITH_ANSWER: [&str; 8] = [
     "group",
     "tiers",
@@ -209,7 +209,7 @@ fn read_route_table<'a>(
         .value("rewrite")
         .and_then(|_| read_rewrite(&section, report, zone));
     if answer.is_some() {
-        // Whoever answers without asking has nobody to ask, and nothing to keep.
+        // A route that answers by itself has no groups and stores nothing.
         for other in NOT_WITH_ANSWER {
             if section.value(other).is_some() {
                 report.error_at(path, value, Problem::Both("answer", other));
@@ -238,7 +238,7 @@ fn if_set(section: &Section<'_>, key: &'static str, range: &Range<Duration>) -> 
     section.read_in_if_set(key, range.max, range)
 }
 
-/// What a route says of the cache, and its `max_negative_ttl` there.
+/// A route's `cache`, and the `max_negative_ttl` in it.
 fn read_route_cache(route: &Section<'_>) -> (RouteCacheConfig, Option<Duration>) {
     let mut cache = RouteCacheConfig::default();
     match route.value("cache") {
@@ -281,7 +281,7 @@ fn read_route_cache(route: &Section<'_>) -> (RouteCacheConfig, Option<Duration>)
 const ANSWER_EXPECTED: &str =
     "NXDOMAIN, NODATA, REFUSED, or addresses such as [10.0.0.1, \"fd00::1\"]";
 
-/// What a route says by itself: a word, or addresses.
+/// A route's `answer`: a word, or addresses.
 fn read_answer(report: &Report<'_>, path: &KeyPath, value: &Value) -> Option<OwnAnswer> {
     let word = value.as_str().map(str::to_ascii_uppercase);
     let answer = match word.as_deref() {
@@ -403,7 +403,7 @@ fn is_of_records(record_type: RecordType) -> bool {
     record_type != RecordType::OPT && !matches!(u16::from(record_type), 0 | 128..=255)
 }
 
-/// Which denials are not believed at once; none unless somebody says so.
+/// `stale_on`: the denials that are not believed at once; none by default.
 fn read_stale_on(report: &Report<'_>, section: &Section<'_>) -> Vec<Denial> {
     let Some(value) = section.value("stale_on") else {
         return Vec::new();
@@ -559,7 +559,7 @@ pub(super) fn read_records(
     records
 }
 
-/// Says which aliases lead back to themselves, so that their names have no address.
+/// Warns of aliases that lead back to themselves, so that their names have no address.
 fn warn_of_circles(top: &Section<'_>, report: &Report<'_>, records: &[StaticRecords]) {
     let aliases: BTreeMap<&Name, &Name> = records
         .iter()

@@ -49,7 +49,7 @@ pub struct Loaded {
     pub config: Config,
     /// Every value in force and who set it, in the order of the schema.
     pub settings: Vec<Setting>,
-    /// What is allowed but hardly meant; for the log.
+    /// Warnings for the log: values that are valid but probably not intended.
     pub warnings: Vec<String>,
     /// The configuration file.
     pub file: Option<PathBuf>,
@@ -68,14 +68,14 @@ pub struct Imported {
     pub missing: Vec<ConfigError>,
 }
 
-/// Files of the host that defaults come from.
+/// Files and facts of the host that defaults are taken from.
 #[derive(Debug)]
 struct Host {
     resolv_conf: PathBuf,
     hostname: PathBuf,
     /// The kubelet's configuration, which knows the address of kube-dns.
     kubelet: PathBuf,
-    /// Is there where the kernel has IPv6.
+    /// A file that exists where the kernel has IPv6.
     ipv6: PathBuf,
     /// Where kube-dns is, if the user says so.
     cluster_dns: Option<IpAddr>,
@@ -188,7 +188,7 @@ pub fn import(
     })
 }
 
-/// The variables of the process. What is not UTF-8 is not lost without a word: it shows as U+FFFD.
+/// The variables of the process. Octets that are not UTF-8 become U+FFFD, so that the mistake is visible.
 fn environment() -> impl Iterator<Item = (String, String)> {
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
@@ -576,7 +576,7 @@ fn check_ports(
         } else if address.port() != 0 && admin == Some(address) {
             metrics.error("listen", twice(address, "admin"));
         } else if let Some(problem) = takes_in(address, admin_alone, "admin") {
-            // Not shared, with `handover` either: it would wait for itself.
+            // Not shared even with `handover`: the instance would wait for itself.
             metrics.error("listen", problem);
         }
     }
@@ -722,7 +722,7 @@ fn read_cache(top: &Section<'_>) -> CacheConfig {
 /// None if nobody set it: the default is another one on routes that cap their negative answers.
 fn read_stale_max_negative_age(stale: &Section<'_>, max_age: Duration) -> Option<Duration> {
     let key = "max_negative_age";
-    // Should the value be wrong, what stands in for it is nobody's mistake.
+    // If the value is wrong, its replacement must not be reported as another mistake.
     let default = CacheConfig::STALE_MAX_NEGATIVE_AGE.min(max_age);
     let age = stale.read_in_if_set(key, default, &limits::STALE_MAX_NEGATIVE_AGE)?;
     stale.ordered((key, &age), ("max_age", &max_age));

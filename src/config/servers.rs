@@ -249,7 +249,7 @@ fn nameserver(files: &Files, line: &str, written: &str) -> Result<SocketAddr, &'
         let index = index.ok_or("this host has no such interface")?;
         return Ok(SocketAddrV6::new(ip, DNS_PORT, 0, index).into());
     }
-    // hickory's only error for such a line is that nothing is left of it.
+    // hickory's only error for such a line is an empty list.
     let (config, _) = parse_resolv_conf(line).map_err(|_| "it is not an IP address")?;
     let nameserver = config.name_servers.first();
     let nameserver = nameserver.ok_or("it is not an IP address")?;

@@ -9,7 +9,7 @@ const OCTET: &str = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
 /// 0 to 65535.
 const PORT: &str =
     "(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[0-9]{1,4})";
-/// No more than its letters: what the groups say is checked when it is read.
+/// Checks only the characters; the groups of digits are checked when the value is read.
 const IPV6: &str = "[0-9A-Fa-f]*:[0-9A-Fa-f:.]*";
 /// A label, in which `\` makes the next character, or a number of three digits, a part of it (RFC 1035 §5.1).
 const LABEL: &str = r"(\\[0-9]{3}|\\[^0-9]|[^\s.\\]){1,63}";

@@ -23,7 +23,7 @@ const MAX_DEPTH: usize = 32;
 /// Nodes that aliases may add: nested ones double at each step (the "billion laughs").
 const MAX_NODES: usize = 20_000;
 
-/// What a text holds.
+/// The content of a text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Document {
     /// Keys and values.
@@ -239,7 +239,7 @@ fn build(text: &str, errors: &mut Vec<YamlError>) -> Result<Option<Node>, YamlEr
     Ok(builder.root)
 }
 
-/// The parser's complaint, or the cause that people meet most.
+/// The parser's error, or the most common cause of it.
 fn syntax(text: &str, error: &saphyr_parser::ScanError) -> YamlError {
     let line = error.marker().line().max(1);
     let tab = |(_, text): &(usize, &str)| {
@@ -261,7 +261,7 @@ fn syntax(text: &str, error: &saphyr_parser::ScanError) -> YamlError {
     }
 }
 
-/// What is mostly wrong with a line that the parser complains of.
+/// The most common mistake in a line that the parser rejects.
 fn hint(line: &str, info: &str) -> &'static str {
     let begins = |sign: char| {
         let mut words = line.split([' ', '[', '{', ',']);
@@ -395,7 +395,7 @@ impl Builder {
         Ok(())
     }
 
-    /// A value is complete: it goes into what is open, or is the whole document.
+    /// Puts a complete value into the open list or table; without one it is the whole document.
     fn close(&mut self, line: usize, data: Data, anchor: usize) {
         let node = Node { line, data };
         if anchor > 0 {

@@ -10,14 +10,14 @@ use super::syntax::{Directive, Place, Word};
 use crate::config::path::KeyPath;
 use crate::config::yaml::Document;
 
-/// What became of a line.
+/// How a line was translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It does here what it does there.
+    /// It has the same effect here as in CoreDNS.
     Taken,
-    /// It is taken, and something differs.
+    /// It is translated, with a difference.
     Differs,
-    /// There is nothing like it here; answers are the same without it.
+    /// It has no counterpart here; answers are the same without it.
     NoCounterpart,
 }
 
@@ -33,7 +33,7 @@ impl Verdict {
     }
 }
 
-/// What became of a line, for whoever moves in.
+/// A remark about the translation of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
     /// The Corefile, or what it imports.
@@ -44,7 +44,7 @@ pub struct Remark {
     pub text: String,
     /// What became of it.
     pub verdict: Verdict,
-    /// What it became, or what differs and what follows from that.
+    /// The keys that it became, or the difference and its consequence.
     pub note: String,
 }
 
@@ -107,7 +107,7 @@ pub enum Refusal {
         /// As typed.
         name: String,
     },
-    /// Nobody said where kube-dns is.
+    /// The address of kube-dns is not known.
     #[error(
         "where is kube-dns? Say it by --cluster-dns ADDRESS (`kubectl -n kube-system get service kube-dns` shows it)"
     )]
@@ -124,7 +124,7 @@ pub enum Refusal {
     },
 }
 
-/// A group of servers to be.
+/// A drafted group of servers.
 #[derive(Debug, Clone)]
 pub(super) struct Group {
     pub(super) name: String,
@@ -134,7 +134,7 @@ pub(super) struct Group {
     pub(super) place: Place,
 }
 
-/// What becomes of the names of a zone.
+/// How the names of a zone are answered.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Target {
     /// Names of a group.
@@ -143,7 +143,7 @@ pub(super) enum Target {
     Answer(Value),
 }
 
-/// A route to be.
+/// A drafted route.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     pub(super) target: Target,
@@ -152,7 +152,7 @@ pub(super) struct Route {
     pub(super) place: Place,
 }
 
-/// The configuration to be, and what is to be said of it.
+/// The drafted configuration, with remarks and mistakes.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     pub(super) groups: Vec<Group>,
@@ -169,7 +169,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Says what became of a line.
+    /// Adds a remark about a line.
     pub(super) fn remark(
         &mut self,
         directive: &Directive,
@@ -179,7 +179,7 @@ impl Draft {
         self.remark_at(&directive.name.place, directive.shown(), verdict, note);
     }
 
-    /// Says what became of a text that is no directive.
+    /// Adds a remark about a text that is no directive.
     pub(super) fn remark_at(
         &mut self,
         place: &Place,
@@ -240,14 +240,14 @@ impl Draft {
         self.refuse(&word.place, Refusal::Unexpected { typed, expected });
     }
 
-    /// Sets a key at the top; the first who says something is right.
+    /// Sets a top-level key, unless an earlier line has set it.
     pub(super) fn set(&mut self, path: &[&'static str], value: impl Into<Value>, place: &Place) {
         if !self.keys.iter().any(|(known, ..)| known == path) {
             self.keys.push((path.to_vec(), value.into(), place.clone()));
         }
     }
 
-    /// A group with these servers and options; one that is there already is taken.
+    /// The name of a group with these servers and options; an existing one is used.
     pub(super) fn group(&mut self, group: Group) -> String {
         let alike = |known: &&Group| {
             let keys = |group: &Group| -> Vec<(Vec<&'static str>, Value)> {

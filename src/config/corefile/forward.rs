@@ -17,29 +17,29 @@ pub(super) struct Forward<'a> {
     pub(super) from: String,
     /// As our configuration writes them.
     pub(super) servers: Vec<String>,
-    /// Names at and below these are not.
+    /// Zones below it that are not forwarded (`except`).
     pub(super) except: Vec<String>,
     pub(super) options: Vec<(Vec<&'static str>, Value, Place)>,
     pub(super) place: Place,
 }
 
-/// What to do without `next`.
+/// The remedy for `next` and `failover` codes that pass an answer over.
 const NOT_PASSED_OVER: &str = "no answer of a server that knows the zone is passed over here; give the names that others know a route of their own";
 
-/// What of the options decides how servers are written.
+/// Options that decide how servers are written.
 #[derive(Debug, Default)]
 struct Transport {
     force_tcp: bool,
     tls_name: Option<String>,
-    /// Who resolves the host names of servers.
+    /// The resolver of servers' host names.
     resolvers: Vec<String>,
 }
 
 /// The group that resolves the host names of servers.
 const RESOLVER: &str = "resolver";
 
-/// Reads a `forward`; what is wrong with it, and what becomes of it, goes to the draft. `behind` are the servers that stand behind
-/// others.
+/// Reads a `forward`; mistakes and remarks go to the draft. `behind` maps a server to the servers that the block behind
+/// it forwards to.
 pub(super) fn read<'a>(
     draft: &mut Draft,
     directive: &'a Directive,
@@ -110,7 +110,7 @@ fn named(transport: &Transport, text: &str) -> Option<String> {
     }
 }
 
-/// Whether it is a name of a host, and no file and no address, mistyped ones included.
+/// Whether it is a host name, and neither a file nor an address, even a mistyped one.
 fn is_host_name(text: &str) -> bool {
     let labels = text.strip_suffix('.').unwrap_or(text).split('.');
     let last = labels.clone().next_back().unwrap_or_default();
@@ -131,7 +131,7 @@ fn resolved(
     server: &str,
 ) -> String {
     let servers = match transport.resolvers.as_slice() {
-        // The system's resolver, there too.
+        // The system's resolver, as in CoreDNS.
         [] => vec!["/etc/resolv.conf".to_owned()],
         resolvers => resolvers.to_vec(),
     };

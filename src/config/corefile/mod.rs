@@ -35,17 +35,17 @@ use server::{Acl, Server};
 use syntax::{Directive, Place, ServerBlock, Sources};
 use zones::Key;
 
-/// Where NodeLocal DNSCache has its address, unless it is told otherwise.
+/// The default address of NodeLocal DNSCache.
 const NODE_LOCAL: &str = "169.254.20.10";
 
 /// The address of kube-dns, which NodeLocal DNSCache takes over.
 const KUBE_DNS_PLACEHOLDER: &str = "__PILLAR__DNS__SERVER__";
 
-/// What is said of an `import` that imports nothing.
+/// Remark about an `import` that imports nothing.
 const NO_FILE: &str = "there is no such file here, so nothing is imported; if the cluster has some, in a ConfigMap such as coredns-custom, \
                        have them here, too";
 
-/// What a Corefile leaves to its surroundings.
+/// Facts about the host that a Corefile depends on.
 pub(super) struct Surroundings<'a> {
     /// Where kube-dns is.
     pub(super) cluster_dns: Option<IpAddr>,
@@ -60,7 +60,7 @@ pub(super) struct Surroundings<'a> {
 /// A Corefile that was understood.
 #[derive(Debug)]
 pub(super) struct Imported {
-    /// What became of each line.
+    /// The remarks about its lines.
     pub(super) remarks: Vec<Remark>,
     /// Files that it imports.
     pub(super) files: BTreeSet<PathBuf>,
@@ -81,7 +81,7 @@ impl Imported {
     }
 }
 
-/// Whether a configuration file is a Corefile: by its name, because its text may be anything.
+/// Whether a configuration file is a Corefile. Its name decides, because the text of a Corefile has no mark.
 #[must_use]
 pub fn is_corefile(file: &Path) -> bool {
     let name = file
@@ -242,7 +242,7 @@ fn without_covered(listen: &mut Vec<SocketAddr>) {
     });
 }
 
-/// Says which blocks are asked at more addresses here than there.
+/// Remarks on blocks that are reached at more addresses here than in CoreDNS.
 fn tell_of_addresses(
     draft: &mut Draft,
     blocks: &[(&ServerBlock, Vec<SocketAddr>)],
@@ -278,7 +278,7 @@ fn unpacked<'t>(file: &Path, text: &'t str) -> Result<Unpacked<'t>, Vec<ConfigEr
     }
 }
 
-/// Says what each `acl` became. There is one `allow`, be the `acl` of all zones or not.
+/// Adds a remark about each `acl`. There is one `allow` for all zones.
 fn tell_of_acl(draft: &mut Draft, acls: &[Option<Acl<'_>>]) {
     for acl in acls.iter().flatten() {
         let alike = |other: &Option<Acl<'_>>| {
@@ -295,7 +295,8 @@ fn tell_of_acl(draft: &mut Draft, acls: &[Option<Acl<'_>>]) {
     }
 }
 
-/// Where /health, /ready and /metrics are served. The admin address, which shows more, steps aside.
+/// Where /health, /ready and /metrics are served. The admin address, which shows more, takes another port if they need
+/// its own.
 fn observe(draft: &mut Draft) {
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 9_153));
     let observed = std::mem::take(&mut draft.observed);

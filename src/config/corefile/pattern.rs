@@ -1,8 +1,8 @@
 //! The regular expressions by which `template` and `rewrite` take the names below a zone: `(.*)\.dev\.example`, as nearly all
 //! Corefiles have them.
 //!
-//! Nothing else of regular expressions is understood. What an expression without `^` or `$` takes beside these names, such as
-//! a name that has search domains behind it, is left to the zones.
+//! Nothing else of regular expressions is understood. Further names that an expression without `^` or `$` matches, such
+//! as names with a search domain appended, are left to the zones.
 
 /// The names that an expression takes.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Pattern {
     }
 }
 
-/// What stands in front of the zone: which names these are, and whether it is a group of its own.
+/// The part before the zone: which names it matches, and whether it is a capture group.
 fn front(text: &str, begins: bool, ends: bool) -> Option<(Names, bool, &str)> {
     const OR_NOTHING: [&str; 6] = [
         "(.*\\.)?",
@@ -94,7 +94,7 @@ fn front(text: &str, begins: bool, ends: bool) -> Option<(Names, bool, &str)> {
             // Any part of a name may be meant.
             None if !ends => return None,
             None if begins => return Some((Names::At, false, text)),
-            // What stands in front does not matter.
+            // The part before the zone is not used.
             None => return Some((Names::AtAndBelow, false, text)),
         },
     };

@@ -8,7 +8,7 @@ use super::forward;
 use super::syntax::{Directive, ServerBlock};
 use super::zones::Key;
 
-/// Plugins that change no answer of a block that forwards.
+/// Plugins that do not change the answers of a block that forwards.
 const SILENT: [&str; 6] = ["errors", "log", "loop", "reload", "bind", "prometheus"];
 
 /// A block that only passes on what it is asked.
@@ -21,7 +21,7 @@ pub(super) struct Relay {
 /// Where this host is asked by itself.
 const HERE: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
 
-/// Takes such blocks out of all.
+/// Removes such blocks from the list of all blocks.
 pub(super) fn apart(servers: Vec<ServerBlock>) -> (Vec<Relay>, Vec<ServerBlock>) {
     let targets: Vec<String> = servers
         .iter()
@@ -59,7 +59,7 @@ fn port_of(block: &ServerBlock) -> Option<u16> {
     (whole && alone).then_some(key.port)
 }
 
-/// The servers behind each of them, by how it is asked; says what became of it.
+/// The servers behind each such block, by the address at which it is asked; adds the remarks.
 pub(super) fn servers(draft: &mut Draft, relays: &[Relay]) -> BTreeMap<String, Vec<String>> {
     let mut behind = BTreeMap::new();
     for relay in relays {

@@ -103,7 +103,7 @@ impl Server<'_> {
                 let more: Vec<Value> = more.collect();
                 known.extend(more);
             }
-            // What comes first answers.
+            // The first line for a name answers.
             Some(_) => {}
             None => self
                 .answers
@@ -186,13 +186,13 @@ impl Server<'_> {
         for (zone, place) in &self.zones {
             let covered = routes.iter().any(|(route, _)| is_within(zone, route));
             if !covered {
-                // CoreDNS says SERVFAIL or REFUSED, depending on the plugin that comes last.
+                // CoreDNS answers SERVFAIL or REFUSED, depending on the last plugin.
                 add(&mut routes, zone, Target::Answer("REFUSED".into()), place);
             }
         }
         self.rewrites(draft, &mut routes);
         self.filters(draft, &mut routes);
-        // What lies below another block's zone is asked of that block, there too.
+        // Names below another block's zone are asked of that block, as in CoreDNS.
         routes.retain(|(zone, _)| self.takes(zone, zones));
         for (zone, mut route) in routes {
             if matches!(route.target, Target::Group(_)) {
@@ -280,7 +280,7 @@ impl Server<'_> {
                     is_within(except, &other.from)
                         && !other.except.iter().any(|zone| is_within(except, zone))
                 };
-                // A later forward takes them, and gets its route in its turn; else nobody does.
+                // A later `forward` takes them and gets its own route; without one nobody answers them.
                 if let Some(next) = self.forwards[number + 1..].iter().find(covers) {
                     let group = draft.group(Group {
                         name: group_name(except),
@@ -369,7 +369,7 @@ impl Server<'_> {
         }
     }
 
-    /// What `cache` says of a route.
+    /// The options that `cache` gives to a route.
     fn cache_options(&self, route: &str) -> (&'static str, Value) {
         let within =
             |zones: &[String]| zones.is_empty() || zones.iter().any(|zone| is_within(route, zone));
@@ -434,7 +434,7 @@ fn kubernetes_routes(
             add(routes, zone, Target::Group(group.clone()), place);
             continue;
         }
-        // Of these it knows the names of Services and of pods behind them alone.
+        // Of the reverse zones it knows only the names of Services and of the pods behind them.
         let services = match address {
             IpAddr::V4(_) => zones::reverse_of(address, 2),
             IpAddr::V6(_) => zones::reverse_of(address, 28),

@@ -1,7 +1,7 @@
 //! The plugin `template`: names that are answered by what is written there.
 //!
-//! Taken are addresses, an alias, or a response code, for zones or for the names that a [`Pattern`] takes. What is made of
-//! a name's own words is refused.
+//! Translated are addresses, an alias, or a response code, for zones or for the names that a [`Pattern`] matches.
+//! Answers computed from parts of the name are refused.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use Verdict::{Differs, NoCounterpart, Taken};
 
 const REMEDY: &str = "write what it answers into routes or records";
 
-/// What a template says of its names.
+/// How a template answers its names.
 enum Says {
     Addresses(Vec<IpAddr>),
     Alias(String),
@@ -185,7 +185,7 @@ fn record<'t>(
     (!data.contains(['{', '}'])).then(|| (kind, (*data).to_owned()))
 }
 
-/// Puts what a template says into the block's routes and records, and says what that is.
+/// Adds a template's answers to the block's routes and records, with a remark.
 fn take<'a>(
     server: &mut Server<'a>,
     directive: &'a Directive,

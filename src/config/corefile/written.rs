@@ -30,10 +30,10 @@ const OPEN: [&str; 3] = ["upstreams", "routes", "records"];
 /// Keys that the chart sets by its mode.
 const OF_THE_CHART: [&str; 4] = ["listen", "allow", "admin", "metrics"];
 
-/// The same as values of the chart, which has its own mind of where to listen and who may ask.
+/// The same as values of the chart, which sets by itself where to listen and who may ask.
 pub(super) fn values(document: &Document, cluster_dns: Option<IpAddr>) -> String {
     let mut document = document.clone();
-    // Networks of an `acl`, as distinct from all clients, are the user's own mind.
+    // The networks of an `acl` are the user's choice; `allow: all` is only CoreDNS's default.
     let allow = document
         .dict
         .get("allow")

@@ -13,7 +13,7 @@ use crate::config::corefile::server::Server;
 use crate::config::corefile::syntax::Directive;
 use crate::config::corefile::{KUBE_DNS_PLACEHOLDER, Surroundings};
 
-/// Where these plugins listen unless they say otherwise.
+/// Default addresses of these plugins.
 pub(super) const PROMETHEUS: &str = "localhost:9153";
 pub(super) const HEALTH: &str = ":8080";
 pub(super) const READY: &str = ":8181";
@@ -72,7 +72,8 @@ pub(super) fn bind(
     }
 }
 
-/// `health`, `ready` and `prometheus`: each has an address, where /health, /ready and /metrics are all served.
+/// `health`, `ready` and `prometheus`: each has an address. Here all of /health, /ready and /metrics are served at each
+/// of them.
 pub(super) fn observed(
     draft: &mut Draft,
     around: &Surroundings<'_>,

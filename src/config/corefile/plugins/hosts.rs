@@ -31,7 +31,8 @@ pub(super) fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &
                     for name in &line.arguments {
                         let name = zone(&name.text);
                         if name.contains('*') {
-                            // There it is a name like others, which nobody asks for; in `records` it would be a wildcard.
+                            // In CoreDNS it is an ordinary name, which nobody asks for; in `records` it would be a
+                            // wildcard.
                             let note = format!(
                                 "{name} stands for no other name in hosts; records and template have wildcards"
                             );
@@ -67,7 +68,7 @@ pub(super) fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &
         );
         return;
     }
-    // Without zones of its own it holds those of the block.
+    // Without zones of its own the plugin covers those of the block.
     let partial = server.zones.iter().all(|(zone, _)| zone != ".");
     let zones = if zones.is_empty() && (partial || !server.asks_others) {
         zones_or_all(server, &[])

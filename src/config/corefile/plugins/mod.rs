@@ -21,7 +21,7 @@ use cache::cache;
 use hosts::hosts;
 use untranslated::{REFUSED, WITHOUT};
 
-/// Those that are translated one by one.
+/// Plugins that have a translation of their own.
 const TRANSLATED: [&str; 15] = [
     "acl",
     "bind",
@@ -40,7 +40,7 @@ const TRANSLATED: [&str; 15] = [
     "template",
 ];
 
-/// Whether a word is a plugin that is translated, and hardly a zone.
+/// Whether a word is the name of such a plugin, and so hardly a zone.
 pub(super) fn is_translated(word: &str) -> bool {
     TRANSLATED.contains(&word)
 }
@@ -122,7 +122,7 @@ fn no_option(draft: &mut Draft, plugin: &'static str, option: &Directive) {
     draft.refuse(place, Refusal::NoOption { plugin, option });
 }
 
-/// The zones that arguments name, or those of the block.
+/// The zones that the arguments name; without arguments, those of the block.
 fn zones_or_all(server: &Server<'_>, arguments: &[Word]) -> Vec<String> {
     if arguments.is_empty() {
         return server.zones.iter().map(|(zone, _)| zone.clone()).collect();
@@ -133,7 +133,7 @@ fn zones_or_all(server: &Server<'_>, arguments: &[Word]) -> Vec<String> {
         .collect()
 }
 
-/// The same, of the block's names alone: a plugin that answers is asked for no others.
+/// The same zones as far as they are within the block's: CoreDNS asks the block's plugins for no other names.
 pub(super) fn zones_within(server: &Server<'_>, arguments: &[Word]) -> Vec<String> {
     let block = zones_or_all(server, &[]);
     let clipped = |zone: String| {
@@ -235,7 +235,7 @@ fn log(draft: &mut Draft, directive: &Directive) {
 
 fn acl<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
     const REMEDY: &str = "allow holds the networks whose clients are answered; others get REFUSED";
-    // Of whole zones, whoever asks.
+    // For whole zones, for all clients.
     if let ([_, ..], [line]) = (&*directive.arguments, &*directive.block)
         && line.arguments.is_empty()
         && let Some(answer) = match line.name.text.as_str() {

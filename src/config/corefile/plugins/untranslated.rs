@@ -1,8 +1,8 @@
-//! Plugins that become no key here: those that answers do not depend on, and those that cannot be replaced.
+//! Plugins without a translation: those on which answers do not depend, and those that cannot be replaced.
 
 use crate::config::corefile::draft::Verdict::{self, Differs, NoCounterpart, Taken};
 
-/// Plugins that answers do not depend on here, and what follows from their absence.
+/// Plugins on which answers do not depend, with the remark about each.
 pub(super) const WITHOUT: [(&str, Verdict, &str); 23] = [
     (
         "errors",
