@@ -28,11 +28,11 @@ pub const REALTIME_CPU_PER_SECOND: Duration = Duration::from_millis(500);
 /// How long a worker that used more CPU time than that goes on under normal scheduling.
 pub const REALTIME_PAUSE: Duration = Duration::from_secs(10);
 
-/// CPU time that a worker under real-time scheduling may use without sleeping before the kernel ends the process: the last
-/// line, should it not come to look after its budget.
+/// CPU time that a worker under real-time scheduling may use without sleeping before the kernel ends the process: the
+/// last resort if the worker does not get to check its budget.
 pub const REALTIME_WITHOUT_SLEEP: Duration = Duration::from_secs(2);
 
-/// Prefetches that a worker has in flight: they must never crowd out what clients wait for.
+/// Prefetches that a worker has in flight: they must not take the place of queries that clients wait for.
 pub const PREFETCHES_IN_FLIGHT: usize = 64;
 
 /// Tasks of flights that are over which a worker keeps for the next ones, of some 1.7 kB each.
@@ -67,13 +67,14 @@ pub const IN_FLIGHT_PER_SOCKET: usize = 4_096;
 /// Streams open to one server by one worker: one is enough for a server that answers out of order, and some do not.
 pub const UPSTREAM_STREAMS: usize = 4;
 
-/// The same for a server that closes streams after few answers.
+/// Streams to one server by one worker if the server closes streams after few answers.
 pub const UPSTREAM_STREAMS_SHORT_LIVED: usize = 16;
 
 /// Octets not yet sent on one upstream stream: a server that does not read must not make memory grow.
 pub const UPSTREAM_STREAM_UNSENT: usize = 64 << 10;
 
-/// Addresses of one host name that become servers; the lowest are taken. A name with more is no name of servers.
+/// Addresses of one host name that become servers; the lowest are taken. A name with more is probably no name of DNS
+/// servers.
 pub const HOST_ADDRESSES: usize = 16;
 
 /// Octets of the header of a response over HTTPS; the server is told so, and more ends the request.
@@ -99,22 +100,22 @@ pub const ADMIN_HEADER_TIME: Duration = Duration::from_secs(5);
 /// Requests of one connection to the admin interface that are answered in quick succession; the page begins with a handful.
 pub const ADMIN_REQUESTS_AT_ONCE: u32 = 20;
 
-/// The pause after which another one is.
+/// The pause after which one more request is answered.
 pub const ADMIN_REQUEST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Questions that the page at the admin address may ask of all servers of a route in quick succession.
 pub const PAGE_QUESTIONS: u32 = 5;
 
-/// The pause after which it may ask another one.
+/// The pause after which it may ask one more question.
 pub const PAGE_QUESTION_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long each server is waited for then.
+/// How long each server may take to answer such a question.
 pub const PAGE_QUESTION_TIME: Duration = Duration::from_secs(3);
 
 /// Round-trip times of a server that are kept, one a second.
 pub const RTT_HISTORY: usize = 120;
 
-/// Different failures that /status shows; the one that is longest ago makes room.
+/// Different failures that /status shows; the oldest one makes room.
 pub const RECENT_FAILURES: usize = 32;
 
 /// Names, and clients, that a worker counts at once. A name that makes up more than one in so many of a worker's queries is
@@ -124,13 +125,13 @@ pub const TOP_COUNTED: usize = 256;
 /// Names, and clients, of those that /status shows.
 pub const TOP_SHOWN: usize = 20;
 
-/// Entries of the cache that one request for a list may have: what is more is named by its number.
+/// Entries of the cache that one request for a list may have: of further ones only the number is told.
 pub const CACHE_ENTRIES_LISTED: usize = 10_000;
 
 /// Octets of an answer of the admin interface that our own commands read: a list of as many entries of the cache has fewer.
 pub const ADMIN_ANSWER_BYTES: usize = 16 << 20;
 
-/// How long an instance that starts takes over answers from its predecessor: so much later it is ready.
+/// How long an instance that starts takes over answers from its predecessor: a start is delayed by at most this time.
 pub const HANDOVER_TIME: Duration = Duration::from_secs(2);
 
 /// How long an instance that starts leaves the node's addresses to others that serve them, while its own servers do not answer. A
@@ -159,23 +160,25 @@ pub const EXTENDED_ERRORS_PASSED_ON: usize = 4;
 /// 1.3 queries a question.
 pub const EXTRA_QUERIES_PERCENT: i64 = 27;
 
-/// The same in a second, while fewer than [`FEW_QUESTIONS`] are asked in one: a link that loses half of all datagrams needs one for
-/// each question, or clients are not answered. 20 are 2 % of what a VPC's resolver takes from one interface.
+/// Such queries allowed in a second, while fewer than [`FEW_QUESTIONS`] are asked in it: a link that loses half of all
+/// datagrams needs one for each question, or clients are not answered. 20 are 2 % of what a VPC's resolver takes from
+/// one interface.
 pub const EXTRA_QUERIES_PER_SECOND: i64 = 20;
 
-/// Questions a second from which on their share alone counts.
+/// Questions a second from which on only [`EXTRA_QUERIES_PERCENT`] counts.
 pub const FEW_QUESTIONS: u64 = 40;
 
 /// Records of a reply's answer section in a line of the query log, and octets of each: a line has some 300 octets, and a few
 /// thousand at most, whatever the network sends.
 pub const QUERY_LOG_RECORDS: usize = 3;
-/// The longest names and addresses have their place; long texts are cut.
+/// Octets of each such record: the longest names and addresses fit; long texts are cut.
 pub const QUERY_LOG_RECORD_BYTES: usize = 300;
-/// Octets of all extended errors in a line of the query log: what half a dozen servers did.
+/// Octets of all extended errors in a line of the query log: enough for the results of half a dozen servers.
 pub const QUERY_LOG_ERROR_BYTES: usize = 1_000;
 
-/// Threads for work that would hold up the main thread: what a reload forgets, lists of the cache, its transfer. They stay once
-/// they are started, because a node that has no process left gives us no other. Such work takes turns.
+/// Threads for work that would block the main thread: removing entries after a reload, lists of the cache, its
+/// transfer. They are never ended, because a node that has reached its limit of processes gives no new ones. Further
+/// work waits.
 pub const BLOCKING_THREADS: usize = 8;
 
 /// Lines of the log that wait to be written.

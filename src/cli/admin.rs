@@ -1,4 +1,4 @@
-//! Where the running instance's admin interface is, and one request to it.
+//! Finds the admin interface of the running instance, and sends it requests.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use crate::budgets::ADMIN_ANSWER_BYTES;
 use crate::config::{Flags, load};
 
-/// Where an instance can be asked.
+/// The location of an instance's admin interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AdminAddress {
     /// Its Unix socket.
@@ -40,7 +40,7 @@ impl fmt::Display for AdminAddress {
 }
 
 impl AdminAddress {
-    /// What the configuration of the running instance says: its Unix socket if it has one, else its admin address.
+    /// The location in the running instance's configuration: its Unix socket if it has one, else its admin address.
     pub(super) fn of_configuration(config_file: Option<PathBuf>) -> anyhow::Result<Self> {
         let flags = Flags {
             config_file,
@@ -56,7 +56,7 @@ impl AdminAddress {
         }
     }
 
-    /// Sends a request and returns what came back.
+    /// Sends a request and returns the response.
     pub(super) async fn exchange(
         &self,
         request: Builder,

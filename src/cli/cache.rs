@@ -179,7 +179,7 @@ async fn flush(args: FlushArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything that is known of an entry, as a line.
+/// All fields of an entry, as a line.
 fn describe(entry: &EntryLine) -> String {
     let EntryLine {
         name, qtype, rcode, ..

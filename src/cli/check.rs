@@ -32,7 +32,7 @@ pub(super) fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             setting.path, setting.value, setting.origin
         );
         match line {
-            // Whoever reads us has read enough, as `head` does.
+            // The reader of the pipe may close it early, as `head` does.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
             written => written?,
         }

@@ -14,7 +14,7 @@ pub(super) struct CompletionsArgs {
 }
 
 pub(super) fn run(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
-    // The generator panics if it cannot write; a pipe that nobody reads is no bug.
+    // The generator panics if it cannot write. A closed pipe is no error, so the text is made first.
     let mut script = Vec::new();
     clap_complete::generate(
         args.shell,

@@ -1,8 +1,8 @@
 //! One query to one server, and everything that came of it.
 //!
-//! Queries of clients and probes only want the answer, and ignore what else arrives. Here the rest is the news: messages
-//! with a wrong ID, to another question, from another address, ICMP errors and their kinds. So UDP sockets are not
-//! connected, and each query has a socket, or a connection, of its own.
+//! Queries of clients and health probes use only the answer and ignore other messages. A diagnosis reports those, too:
+//! messages with a wrong ID, to another question, from another address, ICMP errors and their kinds. So UDP sockets are
+//! not connected, and each query has a socket, or a connection, of its own.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -31,14 +31,14 @@ use crate::transport::exchange::answers;
 use crate::transport::https::{self, Endpoint, Failure};
 use crate::transport::tls;
 
-/// How long things may take.
+/// Time limits, and the number of queries.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pace {
     /// Queries that measure a server.
     pub(super) tries: usize,
-    /// How long one may take.
+    /// Time limit of one query.
     pub(super) timeout: Duration,
-    /// When everything is to be over.
+    /// When the whole diagnosis must end.
     pub(super) deadline: Instant,
 }
 
@@ -120,7 +120,7 @@ impl Unheard {
         Self { trouble, text }
     }
 
-    /// What an error of UDP, or of connecting, means.
+    /// The failure for an error of UDP, or of connecting.
     pub(super) fn of_host(error: &io::Error) -> Self {
         let trouble = match error.kind() {
             io::ErrorKind::ConnectionRefused => Trouble::Refused,
@@ -138,13 +138,13 @@ impl Unheard {
         Self::new(trouble, error.to_string())
     }
 
-    /// What an error of a connection that stood means.
+    /// The failure for an error of an established connection.
     fn of_stream(error: &io::Error) -> Self {
         Self::new(Trouble::Closed, ended(error))
     }
 }
 
-/// What came of one query.
+/// The outcome of one query.
 #[derive(Debug, Clone)]
 pub(super) struct Tried {
     pub(super) medium: Medium,
@@ -283,7 +283,7 @@ impl Line {
 }
 
 impl Strays {
-    /// Whether a message is the answer to a query; counts it otherwise. Others' mistaken datagrams are no news.
+    /// Whether a message is the answer to a query; counts it otherwise. Stray datagrams of other hosts are not counted.
     fn sort(&mut self, query: &[u8], message: &[u8], from_server: bool) -> bool {
         let Ok(name_end) = wire::skip_question_name(query, HEADER_LEN) else {
             return false;
@@ -294,7 +294,7 @@ impl Strays {
             self.wrong_source += usize::from(fits && same_id);
             return false;
         }
-        // Servers that fail often get wrong what follows the header, and nobody needs it.
+        // Servers that report a failure often encode the rest wrongly, and it is not needed.
         let readable = Response::read(message).is_ok() || fits && failed(message);
         match (readable, same_id, fits) {
             (true, true, true) => return true,
@@ -305,7 +305,7 @@ impl Strays {
         false
     }
 
-    /// All of both.
+    /// The sum of both.
     pub(super) fn add(&mut self, other: Self) {
         self.wrong_id += other.wrong_id;
         self.wrong_question += other.wrong_question;
@@ -314,7 +314,8 @@ impl Strays {
     }
 }
 
-/// Whether both are the same place, whatever the kernel adds to an address of IPv6.
+/// Whether both are the same address and port. The kernel adds a scope and a flow label to IPv6 addresses, which are
+/// ignored.
 fn same(one: SocketAddr, other: SocketAddr) -> bool {
     one.ip() == other.ip() && one.port() == other.port()
 }
@@ -332,7 +333,7 @@ fn out_of_time() -> Unheard {
     Unheard::new(Trouble::OutOfTime, "the deadline was over first")
 }
 
-/// What a handshake that failed means.
+/// The failure for a handshake that failed.
 pub(super) fn of_handshake(error: &io::Error, certificate: Option<&CertificateReport>) -> Unheard {
     if let Some(trouble) = certificate.and_then(|seen| seen.trouble_text.clone()) {
         return Unheard::new(Trouble::Certificate, trouble);

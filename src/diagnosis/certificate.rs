@@ -1,8 +1,8 @@
-//! What a TLS handshake tells of the server's certificate.
+//! The verdict on a server's certificate, from a TLS handshake.
 //!
-//! The certificate is judged by rustls alone, as everywhere here, and nothing is sent to a server it does not trust. When
-//! a certificate expires is asked of the same judge: at the end of the year 9999 the answer is that the certificate
-//! expired, and when. So no second parser of certificates is needed.
+//! rustls alone validates the certificate, and nothing is sent to a server that it does not trust. It also tells when
+//! the certificate expires: validation for the end of the year 9999 fails with the time of expiry. So no other parser
+//! of certificates is needed.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +28,7 @@ use crate::transport::tls;
 const END_OF_TIME: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(253_402_300_799));
 const SECONDS_A_DAY: i64 = 86_400;
 
-/// What was seen of a certificate.
+/// A certificate that a server showed, with the verdict on it.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     shown: bool,
@@ -36,7 +36,7 @@ struct Seen {
     refused: Option<CertificateError>,
 }
 
-/// Judges as [`WebPkiServerVerifier`] does, and remembers what it saw.
+/// Validates as [`WebPkiServerVerifier`] does, and keeps the verdict.
 #[derive(Debug)]
 struct Witness {
     judge: Arc<WebPkiServerVerifier>,

@@ -1,5 +1,5 @@
-//! Connections to port 443 of the addresses of a name: whether they stand, and what certificate they show. No request is
-//! made.
+//! Connections to port 443 of a name's addresses: whether they are accepted, and with which certificate. No request is
+//! sent.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use super::certificate::Handshake;
 use super::report::{HttpsReport, Trouble, in_milliseconds};
 use crate::runtime::timeout::timeout_at;
 
-/// What web servers are offered (RFC 9113 §3.2, RFC 7301 §6).
+/// Protocols offered to web servers (RFC 9113 §3.2, RFC 7301 §6).
 const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
-/// A large site has more addresses than anybody wants to read about.
+/// The most addresses that are tried: a large site has too many to report.
 const ADDRESSES: usize = 8;
 
 /// How to connect.
@@ -24,7 +24,7 @@ const ADDRESSES: usize = 8;
 pub struct HttpsCheck {
     /// Usually 443.
     pub port: u16,
-    /// What certificates may lead to.
+    /// Roots that are trusted.
     pub roots: Arc<RootCertStore>,
 }
 

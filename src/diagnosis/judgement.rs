@@ -1,4 +1,4 @@
-//! What is wrong, and what to do next. Pure: it looks at what was heard, and asks nothing.
+//! Derives findings, each with the next step, from the examinations. Pure: it sends no queries.
 //!
 //! One cause is one finding: a server whose answers have the wrong ID is not called silent as well. A fault of a server
 //! degrades; only a group without any server that works, or a name without an answer, makes things unusable.
@@ -102,7 +102,7 @@ pub(super) fn verdict(findings: &[Finding]) -> Health {
     severities.max().unwrap_or(Health::Healthy)
 }
 
-/// A server that answers names works, whatever it says to the probe question.
+/// A server that answers queries for names works, even if it refuses the probe question.
 pub(super) fn credit(groups: &mut [GroupReport], names: &[NameReport]) {
     for group in groups {
         for server in &mut group.servers {
@@ -122,7 +122,7 @@ pub(super) fn credit(groups: &mut [GroupReport], names: &[NameReport]) {
 }
 
 impl Evidence<'_> {
-    /// Whether nothing was left out for want of time.
+    /// Whether everything was asked before the deadline.
     pub(super) fn is_complete(&self) -> bool {
         let late = |trouble: Option<Trouble>| trouble == Some(Trouble::OutOfTime);
         let servers = self.groups.iter().flat_map(|group| &group.servers);
@@ -272,7 +272,7 @@ fn slowness(group: &GroupReport, server: &ServerReport, config: &GroupConfig) ->
     Some(subject.is(Fault::Slow, problem, advice))
 }
 
-/// A server, and what is said about it.
+/// A server and its findings.
 struct Transport<'a> {
     subject: Subject,
     server: &'a ServerReport,
@@ -349,7 +349,7 @@ impl Transport<'_> {
         findings
     }
 
-    /// Why nothing came over the transport that queries take.
+    /// Why there was no answer over the transport that queries take.
     fn unreached(&self, first: &TransportReport, tcp: Option<&TransportReport>) -> Option<Finding> {
         let medium = first.transport;
         let text = first.failure_text.clone().unwrap_or_default();
@@ -504,7 +504,7 @@ impl Transport<'_> {
 
     fn large(&self, udp: &TransportReport) -> Option<Finding> {
         let large = self.server.large.as_ref()?;
-        // Where datagrams are lost anyway, silence to a large offer tells nothing.
+        // If datagrams are lost anyway, a missing answer to a large payload size proves nothing.
         if udp.loss_percent > 0.0 {
             return None;
         }
@@ -556,7 +556,7 @@ impl Transport<'_> {
     }
 }
 
-/// What TCP does where UDP does not.
+/// Findings about a server that answers over TCP and not over UDP.
 fn beside(tcp: Option<&TransportReport>) -> String {
     match tcp {
         Some(tcp) if tcp.reachable => "it answers over TCP".to_owned(),
@@ -645,7 +645,7 @@ fn unresolved(name: &NameReport) -> Option<Finding> {
     )
 }
 
-/// What a tier says, by its first final answers.
+/// A tier's answers: the first final one for each type.
 fn tier_result(tier: &TierReport) -> Option<NameResult> {
     let results: Vec<_> = tier
         .answers
@@ -725,7 +725,7 @@ fn judge_tier(name: &NameReport, tier: &TierReport, findings: &mut Vec<Finding>)
         findings.push(subject().is(Fault::ServersDisagree, problem, advice));
     }
     for (server, problem) in failures(tier) {
-        // What its examination has found already explains it.
+        // A finding of the server's examination explains it already.
         let explained = findings.iter().any(|finding| {
             matches!(finding.kind, Fault::Refuses | Fault::Loss)
                 && finding.server.as_deref() == Some(server)
@@ -739,7 +739,7 @@ fn judge_tier(name: &NameReport, tier: &TierReport, findings: &mut Vec<Finding>)
     }
 }
 
-/// Servers that fail for a name, or are silent to one of its types, where there are answers: each once, and what it does.
+/// Servers that fail for a name, or do not answer one of its types, while others answer: each once, with its fault.
 fn failures(tier: &TierReport) -> Vec<(&str, String)> {
     let mut failures: Vec<(&str, String)> = Vec::new();
     let answers_something = |server: &str| {
@@ -754,7 +754,7 @@ fn failures(tier: &TierReport) -> Vec<(&str, String)> {
                 let code = answer.rcode.as_deref().unwrap_or("nothing");
                 format!("it says {code} to {what}, other questions about the name are answered")
             }
-            // One that is silent altogether is found by its own examination.
+            // A server that answers nothing is reported by its own examination.
             NameResult::NoAnswer
                 if answer.failure == Some(Trouble::Silence) && answers_something(server) =>
             {
@@ -769,8 +769,8 @@ fn failures(tier: &TierReport) -> Vec<(&str, String)> {
     failures
 }
 
-/// How servers that all know a name contradict each other: one has addresses of a kind of which another has none, or inside
-/// addresses where another has outside ones.
+/// Contradictions between servers that all know a name: one has addresses of a family of which another has none, or
+/// private addresses where another has public ones.
 fn contradiction(tier: &TierReport, having: &[&NameAnswer]) -> Option<String> {
     if tier.agreement == Agreement::Conflict {
         let lacking = tier.answers.iter().find(|answer| {

@@ -1,12 +1,12 @@
-//! What is wrong with the DNS that a configuration leads to: every server of every group is asked, and names if wanted,
-//! and what comes is judged.
+//! Diagnoses the servers of a configuration: asks every server of every group, and looks names up if wanted, and
+//! derives findings from the answers.
 //!
-//! - [`report`] is what is said, plain data that others show;
+//! - [`report`] is the result, plain data for display;
 //! - `asking`, `certificate` and `https` make the queries and connections, `server`, `name` and `named` decide which;
-//! - `judgement` says what is wrong, and what to do about it. It asks nothing.
+//! - `judgement` derives the findings and their remedies. It sends no queries.
 //!
-//! Knows nothing of terminals, and serves nobody. Health, by which servers are chosen, is `upstream`'s: these queries do
-//! not count there.
+//! Knows nothing of terminals, and serves no clients. Health, by which servers are chosen, belongs to `upstream`: these
+//! queries do not change it.
 
 mod asking;
 mod certificate;
@@ -37,7 +37,7 @@ use name::Directory;
 use report::{Diagnosis, FORMAT, GroupReport, NameReport, ServerReport};
 use server::{Examination, question_text};
 
-/// How much is examined.
+/// The scope of a diagnosis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// All servers, and the names.
@@ -82,7 +82,7 @@ pub struct Subject {
 /// How far a diagnosis is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// So many servers and names are examined.
+    /// This many servers and names will be examined.
     Begun(usize),
     /// One of them is done.
     Done(String),
@@ -94,7 +94,7 @@ pub enum OrderError {
     /// The roots of a group cannot be read.
     #[error(transparent)]
     TlsCa(#[from] UpstreamError),
-    /// They can be read, and are none.
+    /// They can be read, but are no valid roots.
     #[error("upstreams.{group}.tls_ca: {source}")]
     Roots {
         /// The group.
@@ -104,16 +104,16 @@ pub enum OrderError {
     },
 }
 
-/// What part of it a task has done.
+/// The result of one task.
 enum Piece {
     Server(usize, usize, Box<ServerReport>),
     Name(usize, Box<NameReport>),
 }
 
-/// What certificates of a group's servers may lead to.
+/// The roots that a group trusts.
 type Roots = HashMap<Arc<str>, Arc<RootCertStore>>;
 
-/// Asks and judges. It ends within its deadline, whatever answers.
+/// Runs the diagnosis. It always ends within its deadline.
 ///
 /// # Errors
 /// If the configuration's roots cannot be used.
@@ -189,7 +189,7 @@ async fn gather(
 ) -> (Vec<Vec<ServerReport>>, Vec<NameReport>) {
     let tell = |what| {
         if let Some(progress) = &progress {
-            // Whoever has gone does not want to know.
+            // The receiver may be gone; then nobody needs the progress.
             let _ = progress.send(what);
         }
     };
@@ -206,7 +206,7 @@ async fn gather(
                 tell(Progress::Done(report.name.clone()));
                 names.insert(number, *report);
             }
-            // Nobody cancels them; one that panicked has said so.
+            // Tasks are never cancelled; a panic was printed already.
             Err(error) => tracing::error!(%error, "a part of the diagnosis failed"),
         }
     }

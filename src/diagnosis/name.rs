@@ -1,8 +1,9 @@
-//! What servers say about a name, and what a client makes of it.
+//! The servers' answers for a name, and the result that a client gets.
 //!
-//! Owns the way of a name: route, tiers, servers, aliases. Every server of every tier is asked, which no client's query
-//! does; what a client gets follows from the answers by the rules of failover. nodens is taken to know already which servers
-//! are silent; a stub resolver waits for each of them, again and again. Limits: wildcards of `records`, DNS64 and caches are left out.
+//! Owns the way of a name: route, tiers, servers, aliases. Every server of every tier is asked, unlike for a client's
+//! query; the client's result follows from the answers by the rules of failover. It is assumed that nodens knows
+//! already which servers are silent; a stub resolver waits for each of them in every query. Limits: wildcards of
+//! `records`, DNS64 and caches are left out.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -31,7 +32,7 @@ const TYPES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
 /// How often a question that got no answer is asked again, in each form: where a fifth of all datagrams is lost, one name in
 /// three thousand still gets none.
 const AGAIN: usize = 2;
-/// Names that lead to each other: as many as nodens follows.
+/// The most aliases that are followed: as many as nodens follows.
 const ALIASES: u8 = crate::budgets::ALIAS_STEPS;
 
 /// A configuration, to look names up by.
@@ -46,7 +47,7 @@ pub(super) struct Directory {
     pub(super) patience: Option<Duration>,
 }
 
-/// What became of one name.
+/// The result for one name.
 #[derive(Debug, Clone)]
 pub(super) struct Sighting {
     pub(super) route: Option<String>,
@@ -56,8 +57,9 @@ pub(super) struct Sighting {
 }
 
 impl Directory {
-    /// Tries the names that a pod would, in their order, until one has addresses. Returns the last one's name, what became
-    /// of it, and the search. A silent server must not cost its time for each of them, so that they are asked for at once.
+    /// Tries the names that a pod would, in their order, until one has addresses. Returns the last one's name, what
+    /// became of it, and the search. The names are asked for at the same time, so that a silent server costs its
+    /// timeout only once.
     pub(super) async fn search(
         self: &Arc<Self>,
         candidates: &[Name],
@@ -97,7 +99,7 @@ impl Directory {
         (name, sighting, search)
     }
 
-    /// Asks everybody about a name, and follows its aliases.
+    /// Asks all servers about a name, and follows its aliases.
     async fn look(&self, name: &Name) -> Sighting {
         let mut first = self.look_once(name).await;
         let mut target = first.alias_of_client();
@@ -169,7 +171,7 @@ impl Directory {
 /// The name that servers are asked for in place of one that the route rewrites.
 fn outward(route: &Route, wire: &[u8]) -> Option<Name> {
     let rewrite = route.rewrite.as_ref()?;
-    // Of a key, the name alone is looked at; a type, a class and bits end it.
+    // Only the name of the key is used; type, class and flags are fillers.
     let key: Rc<[u8]> = [wire, &rr::A.to_be_bytes(), &rr::IN.to_be_bytes(), &[0]]
         .concat()
         .into();
@@ -296,7 +298,7 @@ fn name_answer(line: &Line, record_type: RecordType, tried: &Tried, took: Durati
     }
     answer.addresses.sort_unstable();
     answer.addresses.dedup();
-    // What the server did not leave open is no news.
+    // A target whose records the server sent is not reported.
     let open = answer.addresses.is_empty()
         && answer.result == NameResult::Nodata
         && message
@@ -347,7 +349,8 @@ fn is_final(answer: &NameAnswer) -> bool {
     !matches!(answer.result, NameResult::Failure | NameResult::NoAnswer)
 }
 
-/// What a client gets of one type, and from which group: the first final answer, in the order of tiers and servers.
+/// The answer that a client gets for one type, and its group: the first final answer, in the order of tiers and
+/// servers.
 fn of_type<'a>(tiers: &'a [TierReport], record_type: &str) -> Option<(&'a str, &'a NameAnswer)> {
     let all = tiers.iter().flat_map(|tier| {
         let answers = tier.answers.iter();
@@ -358,7 +361,7 @@ fn of_type<'a>(tiers: &'a [TierReport], record_type: &str) -> Option<(&'a str, &
         .clone()
         .find(|(_, answer)| is_final(answer))
         .or_else(|| {
-            // Nobody knows: then whoever said anything.
+            // Without a final answer, any answer counts.
             of_type.find(|(_, answer)| answer.result == NameResult::Failure)
         })
 }

@@ -36,7 +36,7 @@ pub(super) async fn resolve(config: &mut Config, lines: impl Fn(&GroupConfig) ->
     }
 }
 
-/// The addresses that the first server has that has any.
+/// The addresses from the first server that has any.
 async fn addresses(lines: &[Line], host: &HostName) -> Vec<IpAddr> {
     for line in lines {
         let mut addresses = Vec::new();

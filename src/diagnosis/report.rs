@@ -1,5 +1,5 @@
-//! What a diagnosis says, as plain data. The names of fields are those of the JSON that docs/probe.md describes; they are
-//! only added to.
+//! The result of a diagnosis, as plain data. The names of fields are those of the JSON that docs/probe.md describes;
+//! they are only added to.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -63,21 +63,21 @@ pub struct ServerReport {
     pub server: String,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Whether it answered anything with a use, over the transport that queries take.
+    /// Whether it gave any useful answer over the transport that queries take.
     pub working: bool,
     /// The transport that queries take, then TCP beside UDP.
     pub transports: Vec<TransportReport>,
     /// Of servers over TLS and HTTPS.
     pub certificate: Option<CertificateReport>,
-    /// What it said to the probe question.
+    /// Its answer to the probe question.
     pub answer: Option<AnswerReport>,
     /// Whether it understands EDNS.
     pub edns: EdnsReport,
     /// How large its answers over UDP may be; none for servers that are not asked over UDP.
     pub large: Option<LargeReport>,
-    /// What it calls its software (`version.bind`).
+    /// Its software, by its own account (`version.bind`).
     pub software: Option<String>,
-    /// What it calls itself (`id.server`).
+    /// Its name, by its own account (`id.server`).
     pub identity: Option<String>,
 }
 
@@ -112,11 +112,11 @@ pub struct TransportReport {
     pub rtt_ms: Option<Spread>,
     /// Time to connect, and with TLS to shake hands.
     pub connect_ms: Option<Spread>,
-    /// What became of the last query that was not answered.
+    /// Why the last unanswered query failed.
     pub failure: Option<Trouble>,
     /// The same in words.
     pub failure_text: Option<String>,
-    /// Messages that came and answered nothing.
+    /// Messages that arrived and matched no query.
     pub strays: Strays,
 }
 
@@ -149,7 +149,7 @@ impl Spread {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trouble {
-    /// Nothing came.
+    /// No message arrived.
     Silence,
     /// The host says that nobody listens there (ICMP port unreachable, TCP reset).
     Refused,
@@ -165,15 +165,15 @@ pub enum Trouble {
     Certificate,
     /// The TLS handshake failed for another reason.
     Tls,
-    /// HTTP brought something else than a message.
+    /// The HTTP response was no DNS message.
     Http,
     /// This host cannot open a socket.
     NoSocket,
-    /// The deadline of the whole was over first.
+    /// The deadline of the diagnosis came first.
     OutOfTime,
 }
 
-/// Messages that arrived and answered nothing.
+/// Messages that arrived and matched no query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Strays {
     /// With another ID than the query's.
@@ -217,7 +217,7 @@ pub enum CertificateTrouble {
     Unusable,
 }
 
-/// What a response says in its header.
+/// The header of a response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "the bits of a header")]
 pub struct AnswerReport {
@@ -229,7 +229,7 @@ pub struct AnswerReport {
     pub referral: bool,
     /// RA: the server resolves for others.
     pub recursion: bool,
-    /// AA: it is its own zone.
+    /// AA: the server is authoritative for the name.
     pub authoritative: bool,
     /// AD: it has validated the answer.
     pub authenticated: bool,
@@ -239,7 +239,7 @@ pub struct AnswerReport {
     pub octets_over_tcp: Option<usize>,
 }
 
-/// What a server makes of EDNS.
+/// How a server reacts to EDNS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", content = "rcode", rename_all = "snake_case")]
 pub enum EdnsReport {
@@ -260,18 +260,18 @@ pub enum EdnsReport {
 pub struct LargeReport {
     /// Octets of the largest answer that came over UDP, if one was over 512.
     pub largest_octets: Option<usize>,
-    /// Octets of the largest answer there was to be had, over TCP.
+    /// Octets of the largest answer over TCP.
     pub available_octets: Option<usize>,
-    /// What came for each size that was offered.
+    /// The result for each payload size offered.
     pub offers: Vec<OfferReport>,
 }
 
-/// What came for a size that was offered.
+/// The result for a payload size offered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OfferReport {
     /// The size, in octets.
     pub offered: u16,
-    /// What came.
+    /// The result.
     pub result: OfferResult,
     /// Octets of the largest message.
     pub octets: Option<usize>,
@@ -300,24 +300,24 @@ pub struct NameReport {
     pub route: Option<String>,
     /// Whether the route, `records` or `hosts` answer it here.
     pub answered_here: bool,
-    /// What each tier's servers say.
+    /// The answers of each tier's servers.
     pub tiers: Vec<TierReport>,
-    /// What a client gets.
+    /// The result that a client gets.
     pub client: ClientReport,
-    /// What a pod sends until it has an answer.
+    /// The queries that a pod sends until it has an answer.
     pub search: SearchReport,
     /// Connections to the addresses, if they were asked for.
     pub https: Vec<HttpsReport>,
 }
 
-/// What a tier says about a name.
+/// A tier's answers for a name.
 #[derive(Debug, Clone, Serialize)]
 pub struct TierReport {
     /// The group.
     pub group: String,
     /// Whether its servers agree.
     pub agreement: Agreement,
-    /// What each server says to A, then to AAAA.
+    /// Each server's answer for A, then for AAAA.
     pub answers: Vec<NameAnswer>,
 }
 
@@ -335,7 +335,7 @@ pub enum Agreement {
     Unknown,
 }
 
-/// What a server says about a name.
+/// A server's answer for a name.
 #[derive(Debug, Clone, Serialize)]
 pub struct NameAnswer {
     /// As the configuration has it.
@@ -343,7 +343,7 @@ pub struct NameAnswer {
     /// `A` or `AAAA`.
     #[serde(rename = "type")]
     pub record_type: String,
-    /// What it comes to.
+    /// The meaning of the answer.
     pub result: NameResult,
     /// The response code, if it answered.
     pub rcode: Option<String>,
@@ -361,7 +361,7 @@ pub struct NameAnswer {
     pub failure: Option<Trouble>,
 }
 
-/// What an answer to a name comes to.
+/// The meaning of an answer for a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NameResult {
@@ -384,7 +384,7 @@ pub struct ClientReport {
     pub result: NameResult,
     /// Sorted.
     pub addresses: Vec<IpAddr>,
-    /// Who said so; none if it is answered here, or nobody did.
+    /// The server that gave it; none if it is answered here, or no server answered.
     pub server: Option<String>,
     /// Its group.
     pub group: Option<String>,

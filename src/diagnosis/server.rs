@@ -1,6 +1,7 @@
-//! The examination of one server: is it there, how fast, what does it understand, what gets through.
+//! Examines one server: whether it answers, how fast, whether it understands EDNS and TCP, and how large its answers
+//! may be.
 //!
-//! Owns which queries that takes. What it means is for [`super::judgement`] to say.
+//! Owns the queries for that. [`super::judgement`] derives the findings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +21,13 @@ use crate::message::labels::rcode_label;
 use crate::message::response::{Kind, Response};
 use crate::message::wire::{self, MIN_PAYLOAD, flag, rcode};
 
-/// Between two tries, so that they are not one burst.
+/// Pause between two tries, so that they are no burst.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Queries without EDNS beside those with it.
 const PLAIN_TRIES: usize = 2;
 /// Queries over TCP beside UDP.
 const TCP_TRIES: usize = 2;
-/// When tries are lost, so many times more are made: one lost datagram tells little.
+/// Factor by which tries are multiplied when some are lost: one lost datagram proves little.
 const MORE_TRIES: usize = 3;
 /// How often an offer is made before it counts as unanswered.
 const OFFER_TRIES: usize = 3;
@@ -124,7 +125,7 @@ impl Examination {
         }
     }
 
-    /// Asks the same several times, each from another port, without waiting for the answers in between.
+    /// Asks the same question several times, each from another port, without waiting for the earlier answers.
     async fn try_often(&self, medium: Medium, inquiry: &Inquiry, times: usize) -> Vec<Tried> {
         let mut tries = JoinSet::new();
         for _ in 0..times {
@@ -156,7 +157,7 @@ impl Examination {
         (!text.is_empty()).then_some(text)
     }
 
-    /// What the server says to the probe question; if it refuses that, to its zone's SOA.
+    /// The server's answer to the probe question; if it refuses that, to the SOA of its zone.
     async fn answer(
         &self,
         with_edns: &[Tried],
@@ -240,7 +241,7 @@ impl Examination {
     }
 }
 
-/// What came for one size, of all questions: the worst.
+/// The worst result among all questions for one size.
 fn offer_report(offered: u16, came: &[Option<(usize, bool)>]) -> OfferReport {
     let result = if came.iter().any(Option::is_none) {
         OfferResult::Silence
@@ -323,7 +324,7 @@ fn transport_report(medium: Medium, tries: &[Tried]) -> TransportReport {
         .iter()
         .filter_map(|tried| tried.result.as_ref().ok())
         .collect();
-    // What was not asked for want of time is not lost.
+    // A query that was not sent before the deadline does not count as lost.
     let unheard = tries.iter().filter_map(|tried| tried.result.as_ref().err());
     let unheard: Vec<_> = unheard.collect();
     let skipped = unheard

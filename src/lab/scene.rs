@@ -1,4 +1,4 @@
-//! The demo's world: stand-ins on loopback, and the real proxy in front of them.
+//! The demo's set-up: stand-ins on loopback, and the real proxy in front of them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -27,14 +27,14 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) enum Who {
     /// Knows the cluster's names.
     KubeDns,
-    /// There, and never answers.
+    /// Receives queries and never answers.
     BlackHole,
     /// Knows the company's names.
     VpcDns,
 }
 
 impl Who {
-    /// What the tour calls it.
+    /// Its name in the tour's text.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::KubeDns => "kube-dns",
@@ -114,7 +114,7 @@ impl Scene {
             .map(|(_, address)| *address)
     }
 
-    /// What the users' resolv.conf holds without us: the VPC's servers, the silent one first.
+    /// The servers in the users' resolv.conf without nodens: the VPC's, the silent one first.
     pub(crate) fn resolv_conf(&self) -> Vec<SocketAddr> {
         [Who::BlackHole, Who::VpcDns]
             .into_iter()
@@ -141,7 +141,7 @@ impl Scene {
         Ok(())
     }
 
-    /// What the proxy believes of each server now, over the transport its queries take.
+    /// The proxy's present state of each server, over the transport that its queries take.
     pub(crate) fn health(&self) -> Vec<Health> {
         let now = std::time::Instant::now();
         let setup = self.app.shared.current.load();

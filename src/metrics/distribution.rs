@@ -1,9 +1,9 @@
-//! A histogram of whole numbers: nanoseconds, octets. Plain memory, for whoever owns it or locks it; the bounds are an argument,
-//! so that they are not kept with each of many.
+//! A histogram of whole numbers: nanoseconds, octets. Plain memory without synchronisation. The bounds are an argument,
+//! so that they are not stored with each of many histograms.
 
 use std::time::Duration;
 
-/// How many values are at or below each bound, and what all of them add up to.
+/// The number of values at or below each bound, and their sum.
 #[derive(Debug, Clone, Copy)]
 pub struct Distribution<const BOUNDS: usize> {
     /// Values above the bound before, up to this one.
@@ -40,7 +40,7 @@ impl<const BOUNDS: usize> Distribution<BOUNDS> {
         self.observe(bounds, u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Adds what another counted.
+    /// Adds another distribution's counts.
     pub fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(other.counts) {
             *count += more;
@@ -55,7 +55,7 @@ impl<const BOUNDS: usize> Distribution<BOUNDS> {
         self.counts.iter().sum::<u64>() + self.over
     }
 
-    /// What they add up to.
+    /// The sum of the values.
     #[must_use]
     pub fn sum(&self) -> u64 {
         self.sum

@@ -1,18 +1,18 @@
-//! The text exposition of families whose values are read when they are asked for. Their names, labels and help are literals;
-//! the values of labels may be anything.
+//! The text exposition of families whose values are read at each scrape. Their names, labels and help are literals; the
+//! values of labels may be anything.
 
 use std::fmt::{Display, Write};
 
 use super::distribution::Distribution;
 
-/// What a family's values are.
+/// The type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// They only grow.
+    /// Counter.
     Counter,
-    /// They go up and down.
+    /// Gauge.
     Gauge,
-    /// Counts by bounds.
+    /// Histogram.
     Histogram,
 }
 

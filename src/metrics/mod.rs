@@ -1,5 +1,5 @@
-//! What all metrics share: the registry behind /metrics, closed sets of labels, the buckets of durations; CoreDNS's buckets, and
-//! the text of families that are read when they are asked for.
+//! The parts that all metrics share: the registry behind /metrics, closed sets of labels, the buckets of durations,
+//! CoreDNS's buckets, and the text of families that are read at each scrape.
 //!
 //! Families stand beside what they count (`metrics.rs` in `transport`, `upstream`, `serving`, `listener`, `node` and
 //! `process`), labels beside the enums they name. Label sets are closed: protocols, a fixed list of types and response
@@ -18,7 +18,7 @@ use prometheus::{
     IntGaugeVec, Opts, TextEncoder,
 };
 
-/// Seconds. Hits take microseconds, misses milliseconds; beyond a client's patience all durations are alike.
+/// Seconds. Hits take microseconds, misses milliseconds; there is no bucket beyond the time that clients wait.
 const BUCKETS: [f64; 16] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025,
     0.1, 0.25, 0.5, 1.0, 4.0,
@@ -94,7 +94,7 @@ impl<L: Label, T> PerLabel<L, T> {
     }
 }
 
-/// Where families register; a name that is taken twice is a bug of ours.
+/// The registry of families. Registering a name twice panics, because it is a bug.
 #[derive(Debug, Clone, Default)]
 pub struct Registry(prometheus::Registry);
 
@@ -142,7 +142,7 @@ impl Registry {
             .expect("each name is registered once");
     }
 
-    /// A counter that something else keeps.
+    /// A counter whose value is kept elsewhere.
     pub fn counted_elsewhere(
         &self,
         name: &str,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Long enough that a fault which lasts for hours does not fill the log, short enough to see when it ends.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How often something happened since it was last logged.
+/// Counts how often an event happened since it was last logged.
 #[derive(Debug, Default)]
 pub struct Repeated {
     logged: Cell<Option<Instant>>,
@@ -15,7 +15,7 @@ pub struct Repeated {
 }
 
 impl Repeated {
-    /// Notes that it happened; returns how often since the last line if another is due.
+    /// Counts an event; returns the number since the last line if another line is due.
     pub fn happened(&self, now: Instant) -> Option<u64> {
         let times = self.times.get() + 1;
         let due = self

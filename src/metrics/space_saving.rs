@@ -1,36 +1,36 @@
-//! The heaviest keys of an endless stream in bounded memory, each with how far its count may be off: the algorithm
+//! The heaviest keys of an endless stream in bounded memory, each with the largest error of its count: the algorithm
 //! "Space-Saving" of Metwally, Agrawal and El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data
 //! Streams" (ICDT 2005).
 //!
-//! With room for `m` keys and a total weight of `N`: a listed key's count is never below its true weight and never above it by
-//! more than its error, no error is over `N / m`, and a key heavier than that is listed. The same holds, with the sums of
-//! their bounds, for what several of them make together (Agarwal et al., "Mergeable Summaries", PODS 2012).
+//! With room for `m` keys and a total weight of `N`: a listed key's count is never below its true weight and never
+//! above it by more than its error, no error is over `N / m`, and a key heavier than that is listed. The same holds for
+//! several summaries merged into one, with the sums of their bounds (Agarwal et al., "Mergeable Summaries", PODS 2012).
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// A key and what is known of its weight.
+/// A key with the bounds of its weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counted<K> {
     /// The key.
     pub key: K,
-    /// Its weight is this at most ...
+    /// Upper bound of its weight.
     pub count: u64,
-    /// ... and less than that by this at most.
+    /// How far the true weight can be below `weight`.
     pub error: u64,
 }
 
 /// The heaviest keys, in no order.
 #[derive(Debug, Clone)]
 pub struct Summary<K> {
-    /// Those that are listed.
+    /// The listed keys.
     pub counted: Vec<Counted<K>>,
-    /// What any other key weighs at most.
+    /// Upper bound of the weight of any other key.
     pub floor: u64,
 }
 
-/// Counts as they come.
+/// Counts keys as they arrive.
 #[derive(Debug)]
 pub struct SpaceSaving<K> {
     capacity: usize,
@@ -72,7 +72,7 @@ impl<K: Clone + Eq + Hash> SpaceSaving<K> {
         self.sink(self.in_heap[place]);
     }
 
-    /// What is known now.
+    /// A summary of the counts so far.
     #[must_use]
     pub fn summary(&self) -> Summary<K> {
         let full = self.counted.len() == self.capacity;
@@ -97,7 +97,7 @@ impl<K: Clone + Eq + Hash> SpaceSaving<K> {
         place
     }
 
-    /// The new key may be one that made room earlier: it weighs what the lightest does at most.
+    /// The new key may have been removed earlier, with at most the weight of the lightest one.
     fn replace_lightest(&mut self, key: K) -> usize {
         let place = self.heap[0];
         let counted = &mut self.counted[place];
@@ -153,7 +153,7 @@ impl<K> Default for Summary<K> {
 }
 
 impl<K: Clone + Eq + Hash> Summary<K> {
-    /// What several streams make together.
+    /// Merges the summaries of several streams.
     pub fn merged<'a>(summaries: impl IntoIterator<Item = &'a Self>) -> Self
     where
         K: 'a,
@@ -170,7 +170,7 @@ impl<K: Clone + Eq + Hash> Summary<K> {
             }
         }
         let counted = together.into_iter().map(|(key, (count, error, known))| {
-            // Where it is not listed, it may have had this weight.
+            // In a summary that does not list the key, it may have had this weight.
             let elsewhere = floor - known;
             Counted {
                 key: key.clone(),

@@ -1,5 +1,4 @@
-//! What the tour asks the proxy, and how it knows what became of the question: by the proxy's own metrics, read before
-//! and after.
+//! Sends the tour's questions to the proxy. The proxy's metrics, read before and after, tell how each was answered.
 //!
 //! Plain sockets and hickory-proto's messages; the operating system's resolver is never used.
 
@@ -149,12 +148,12 @@ impl Cached {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Counters(BTreeMap<String, u64>);
 
-/// What happened between two readings.
+/// The differences between two readings.
 #[derive(Debug, Default)]
 pub(super) struct Counted(Vec<(String, u64)>);
 
 impl Counters {
-    /// Those that count what is asked and answered.
+    /// The families that count queries and replies.
     pub(super) fn read(metrics: &Metrics) -> Self {
         let text = metrics.render();
         let counters = text.lines().filter_map(|line| {
@@ -192,7 +191,7 @@ impl Counters {
             sleep(POLL).await;
             let now = Self::read(metrics);
             let counted = self.until(&now);
-            // A worker's counts come one after the other: done is what has not changed since the last look.
+            // A worker publishes its counts one after the other; they are complete when two readings are equal.
             if now == last && counted.sum("nodens_replies_total") > 0 {
                 return Ok(counted);
             }

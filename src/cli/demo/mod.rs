@@ -1,8 +1,9 @@
-//! `nodens demo`: the real proxy before stand-ins on loopback, and a guided tour of what it hides from its clients.
+//! `nodens demo`: the real proxy in front of stand-ins on loopback, and a guided tour of the failures that clients do
+//! not notice.
 //!
-//! Owns the order of the tour and how it is told. The questions and their promises are in `demo/step.rs`, the world in
-//! `lab/scene.rs`, asking and counting in `demo/client.rs`. Nothing is taken from the tour's own knowledge that can be read from the proxy: hit or miss, the
-//! route and the server that answered are what the metrics say.
+//! Owns the order of the tour and its text. The questions and their promises are in `demo/step.rs`, the world in
+//! `lab/scene.rs`, asking and counting in `demo/client.rs`. Whatever can be read from the proxy is read from it: hit or
+//! miss, the route, and the server that answered come from the metrics.
 //!
 //! Limits: IPv4 loopback only; the plain stub resolver beside it is [`crate::cli::stub`], which asks as glibc does.
 
@@ -79,7 +80,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The tour under way.
+/// The state of the tour.
 struct Tour {
     scene: Scene,
     number: usize,
@@ -221,7 +222,7 @@ impl Tour {
         )
     }
 
-    /// Where a reply came from, as the metrics have it.
+    /// The source of a reply, by the metrics.
     fn origin(&self, counted: &Counted) -> String {
         let route = counted.route();
         let from: Vec<String> = counted

@@ -1,4 +1,4 @@
-//! The questions of the tour, and what each of them promises.
+//! The questions of the tour, each with its expected result.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(super) struct Step {
     pub(super) promise: Promise,
 }
 
-/// What must become of a question.
+/// The expected result of a question.
 pub(super) struct Promise {
     /// In words.
     pub(super) words: &'static str,
@@ -38,16 +38,16 @@ pub(super) struct Promise {
     from: Option<Who>,
 }
 
-/// What a reply must hold.
+/// The expected records of a reply.
 #[derive(Clone, Copy)]
 enum Answer {
     /// These records, in this order.
     Data(&'static [&'static str]),
     /// NXDOMAIN with an SOA, from one server, asked once.
     NoName,
-    /// Some of so many records, marked as cut, small enough for the client.
+    /// A part of this many records, with TC, and small enough for the client.
     SomeOf(usize),
-    /// So many different records.
+    /// This many different records.
     AllOf(usize),
 }
 
@@ -156,7 +156,7 @@ pub(super) fn own_name() -> Step {
 }
 
 impl Promise {
-    /// Whether it was kept; if not, how not.
+    /// Whether the expectation was met; if not, why.
     pub(super) fn check(
         &self,
         scene: &Scene,

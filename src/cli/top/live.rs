@@ -1,4 +1,4 @@
-//! The terminal while `top` runs: its screen, its keys, and that it is left as it was found, whatever happens.
+//! The terminal while `top` runs: its screen and keys, and its restoration at the end, even after a panic.
 
 use std::io::{self, Stdout};
 use std::panic;
@@ -31,10 +31,10 @@ use crate::cli::admin::AdminAddress;
 /// Readings that are shown together.
 const READINGS_AT_ONCE: usize = 1_024;
 
-/// How often what is shown is brought up to date without a reading: for the seconds until the next try.
+/// How often the screen is drawn again without a new reading: for the seconds until the next try.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Whether our screen is shown. Of the whole process, as the terminal and what is called after a panic are.
+/// Whether our screen is shown. A static, because the terminal and the panic hook belong to the whole process.
 static IS_OPEN: AtomicBool = AtomicBool::new(false);
 
 /// A terminal that shows our screen in place of its own. Dropping it gives back what was there.
@@ -76,7 +76,7 @@ fn give_back() {
     let _ = disable_raw_mode();
 }
 
-/// What comes from the terminal.
+/// Input from the terminal.
 enum Typed {
     Command(Command),
     /// It has another size, or was used by others meanwhile.
@@ -168,7 +168,7 @@ pub(super) async fn run(
                 Some(Typed::Redraw) => {}
                 Some(Typed::Failed(error)) => return Err(error).context("the terminal"),
             },
-            // They end by a panic alone, which has given the screen back already.
+            // They end only by a panic, and the panic hook has restored the screen already.
             Some(ended) = watches.join_next() => ended?,
             _ = tick.tick() => {}
             _ = terminate.recv() => return Ok(ExitCode::SUCCESS),

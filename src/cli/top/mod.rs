@@ -1,4 +1,4 @@
-//! `nodens top`: what one or many instances say of themselves, what is worst first; live in a terminal, or once as text.
+//! `nodens top`: the state of one or many instances, the worst first; live in a terminal, or once as text.
 //!
 //! [`seen`] is what is read of /status, and [`counters`] makes rates of it, [`model`] sorted rows, [`sections`] words, [`table`]
 //! lines. [`view`] puts these on a screen, and [`live`] runs it. [`poll`] asks.
@@ -100,7 +100,7 @@ async fn read_twice(place: usize, address: &AdminAddress, interval: Duration) ->
     let mut lost = 0;
     let mut first = poll::read(place, address, interval, &mut lost).await;
     if first.result.is_err() {
-        // It is not read again, and nobody is told so.
+        // It is read only once, so the time of the next try is left out.
         first.pause = Duration::ZERO;
         return vec![first];
     }

@@ -1,4 +1,4 @@
-//! What was read of the instances in, rows sorted by what is worst out. Pure: time is an argument.
+//! Makes tables from the instances' readings, with the worst rows first. Pure: time is an argument.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::counters::{Counters, Rates};
 use super::seen::{CountSeen, Escaped, GroupSeen, HealthSeen, HostSeen, InstanceSeen, ServerSeen};
 
-/// How bad a state is.
+/// The gravity of a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Gravity {
     /// Nothing is wrong.
@@ -20,14 +20,14 @@ pub(super) enum Gravity {
     Dead,
 }
 
-/// What one reading of an instance gave.
+/// The result of one reading of an instance.
 #[derive(Debug)]
 pub(super) struct Reading {
     /// Its place among the instances.
     pub(super) instance: usize,
     /// When.
     pub(super) at: Instant,
-    /// What it said, or why it said nothing.
+    /// Its status, or why it could not be read.
     pub(super) result: Result<InstanceSeen, Escaped>,
     /// It is read again after this.
     pub(super) pause: Duration,
@@ -126,7 +126,7 @@ pub(super) struct GroupRow {
     pub(super) instances: Share,
 }
 
-/// Instances with the same to say, the worst first, of those that know the thing at all.
+/// Instances in the same state, the worst state first, out of those that have this row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Share {
     pub(super) names: Vec<String>,
@@ -168,10 +168,10 @@ pub(super) struct CountRow {
     pub(super) error: f64,
 }
 
-/// What is to be said first.
+/// The headline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Summary {
-    /// Nobody was read.
+    /// No instance could be read.
     Unreachable,
     /// Something is wrong.
     Sick,
@@ -196,7 +196,7 @@ impl Tables {
     }
 }
 
-/// The words are those of /status; one that this version does not know is not taken for harmless.
+/// The words are those of /status; an unknown one is not taken for harmless.
 fn gravity_of_state(state: &str) -> Gravity {
     match state {
         "good" => Gravity::Well,
@@ -268,7 +268,7 @@ impl Fleet {
         Self(addresses.into_iter().map(watch).collect())
     }
 
-    /// Takes what was read of one.
+    /// Adds one reading.
     pub(super) fn take(&mut self, reading: Reading) {
         if let Some(watch) = self.0.get_mut(reading.instance) {
             watch.take(reading);
@@ -392,7 +392,7 @@ fn all_servers(seen: &InstanceSeen) -> impl Iterator<Item = &ServerSeen> {
     seen.upstreams.iter().flat_map(|group| &group.servers)
 }
 
-/// How an instance is: how bad, in a word, and why.
+/// The state of an instance: its gravity, a word, and the reason.
 fn condition(seen: &InstanceSeen) -> (Gravity, &'static str, String) {
     let mut why = Vec::new();
     let is_dead = |group: &&GroupSeen| group_gravity(group) == Gravity::Dead;

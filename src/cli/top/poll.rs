@@ -1,4 +1,4 @@
-//! Reading /status of one instance, again and again; nobody waits for another.
+//! Reads /status of one instance periodically, independently of other instances.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ pub(super) async fn read(
     let asked = Instant::now();
     let result = match timeout(PATIENCE, ask(address)).await {
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
-        // The row says already where it was asked.
+        // The row shows the address already.
         Ok(answer) => answer.map_err(|error| error.root_cause().to_string()),
     };
     let at = Instant::now();

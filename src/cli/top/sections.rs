@@ -1,4 +1,4 @@
-//! The model's rows as tables of words.
+//! The model's rows as tables of text.
 
 use super::model::{CountRow, Gravity, Share, Summary, Tables};
 use super::table::{Table, TableCell, TableColumn, Tone};
@@ -109,7 +109,7 @@ fn state(word: &str, gravity: Gravity) -> TableCell {
     }
 }
 
-/// Which instances; nothing where there is but one to speak of.
+/// The instances' names; empty if there is only one.
 fn share(share: &Share, instances: usize) -> String {
     if instances <= 1 {
         return String::new();
@@ -127,7 +127,7 @@ fn counted(rows: &[CountRow], shown: fn(f64) -> String) -> Vec<Vec<TableCell>> {
 }
 
 impl Tables {
-    /// What is to be said first.
+    /// The headline.
     pub(super) fn verdict(&self) -> (String, Gravity) {
         let all = self.instances.len();
         let unreachable = self

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-/// A text from elsewhere, without anything that a terminal would obey or that would change the order of characters.
+/// A text from an instance, without control characters and without characters that change the order of others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Escaped(String);
 
@@ -31,7 +31,7 @@ impl Escaped {
     }
 }
 
-/// Neither a control character (C1 included) nor one of Unicode's for layout, direction or nothing at all.
+/// Neither a control character (C1 included) nor a Unicode character for layout or direction, nor an invisible one.
 fn is_harmless(character: char) -> bool {
     !character.is_control()
         && !matches!(character,
@@ -51,7 +51,7 @@ impl<'de> Deserialize<'de> for Escaped {
     }
 }
 
-/// A value of the wrong type is as good as none.
+/// A value of the wrong type counts as missing.
 fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
     deserializer: D,
 ) -> Result<T, D::Error> {
@@ -68,7 +68,7 @@ fn lenient_list<'de, D: Deserializer<'de>, T: DeserializeOwned>(
     Ok(elements.into_iter().filter_map(readable).collect())
 }
 
-/// What one instance says of itself.
+/// The status of one instance.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct InstanceSeen {

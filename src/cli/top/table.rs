@@ -1,4 +1,4 @@
-//! Tables as lines of so many columns of a terminal: what is too long is cut, and what matters least is left out.
+//! Tables as lines that fit the terminal's width: long texts are cut, and the least important columns are left out.
 
 use ratatui_core::text::Span;
 
@@ -7,7 +7,7 @@ use super::model::Gravity;
 /// Between two columns.
 const GAP: usize = 2;
 
-/// How a piece of text is to look; the text alone says as much.
+/// The style of a piece of text. The text must be clear without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
@@ -30,7 +30,7 @@ pub(super) enum Align {
 pub(super) struct TableColumn {
     pub(super) heading: &'static str,
     pub(super) align: Align,
-    /// Columns of the highest rank are left out first where there is no room; those of rank 0 never.
+    /// Columns with the highest rank are left out first if there is no room; those with rank 0 never.
     pub(super) rank: u8,
     /// It may be cut to so many; none if it may not be cut.
     pub(super) least: Option<usize>,
@@ -144,7 +144,7 @@ impl Table {
         let natural = |(place, column): (usize, &TableColumn)| {
             let cells = self.rows.iter().filter_map(|row| row.get(place));
             let widest = cells.map(|cell| width(&cell.text)).max().unwrap_or(0);
-            // A column without anything in it says nothing.
+            // An empty column is left out.
             (widest > 0).then_some(widest.max(width(column.heading)))
         };
         let columns = self.columns.iter();

@@ -1,4 +1,4 @@
-//! The screen: a line that says how things are, the tables, and a line of keys.
+//! The screen: a headline, the tables, and a line of keys.
 
 use ratatui_core::buffer::Buffer;
 use ratatui_core::layout::Rect;
@@ -91,7 +91,7 @@ impl Screen {
         }
     }
 
-    /// Does what a key asks for, [`Command::Quit`] apart.
+    /// Executes a key's command, except [`Command::Quit`].
     pub(super) fn obey(&mut self, command: Command) {
         let page = self.height.saturating_sub(1).max(1);
         match command {
