@@ -16,7 +16,7 @@ use nodens::cache::{Bounds, Cache, Entry, Origin};
 use nodens::config::Config;
 use nodens::message::response::Response;
 use nodens::net::network::{Connecting, Network, UdpSocket};
-use nodens::process::admin::{Instance, Pages, Peer, Shows};
+use nodens::process::admin::{Instance, Pages, RequestOrigin, Shows};
 use nodens::process::coredns::HealthAnswers;
 use nodens::process::metrics::Metrics;
 use nodens::process::readiness::Readiness;
@@ -168,7 +168,7 @@ struct Heard {
 struct Client<'a> {
     input: &'a [u8],
     shows: Shows,
-    peer: Peer,
+    peer: RequestOrigin,
     writing: Option<WriteHalf<DuplexStream>>,
     heard: Arc<Mutex<Heard>>,
     sent: VecDeque<Sent>,
@@ -260,11 +260,11 @@ impl Client<'_> {
             }
             text.push_str("0\r\n\r\n");
         }
-        let host_is_refused = self.peer != Peer::Socket
+        let host_is_refused = self.peer != RequestOrigin::Socket
             && host == "evil.example"
             && matches!(path, "/" | "/status" | "/ask" | "/?a=b");
         let act_is_refused =
-            path == "/ask" && (matches!(origin, 1 | 3) || self.peer == Peer::Network);
+            path == "/ask" && (matches!(origin, 1 | 3) || self.peer == RequestOrigin::Network);
         let is_shown = match path {
             "/health" | "/ready" | "/metrics" => true,
             "/" | "/status" | "/ask" | "/?a=b" => self.shows != Shows::Public,
@@ -371,7 +371,7 @@ async fn ended(connection: JoinHandle<()>, within: Duration) {
 async fn run(bytes: &[u8]) {
     let [what, input @ ..] = bytes else { return };
     let shows = [Shows::Everything, Shows::Status, Shows::Public][usize::from(what % 3)];
-    let peer = [Peer::Socket, Peer::Loopback, Peer::Network][usize::from(what / 3 % 3)];
+    let peer = [RequestOrigin::Socket, RequestOrigin::Loopback, RequestOrigin::Network][usize::from(what / 3 % 3)];
     let Node { shared, metrics } = &*NODE;
     fill(&shared.cache);
     let entries = shared.cache.entries();

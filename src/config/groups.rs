@@ -16,7 +16,7 @@ use super::leaf::{show_list, show_text, show_value};
 use super::named::Source;
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items};
-use super::servers::{self, Entry};
+use super::servers::{self, ServerEntry};
 use super::shape::{self, Shape};
 use super::spelling::nearest;
 use super::{Bogus, FailoverConfig, GroupConfig, Policy, Probe, limits};
@@ -38,7 +38,7 @@ const SET_UPSTREAMS: &str =
 
 /// A server with what is needed to say something about it.
 #[derive(Clone)]
-struct Found {
+struct ServerList {
     source: Source,
     path: KeyPath,
     origin: Origin,
@@ -83,7 +83,7 @@ pub(super) fn read(
 }
 
 /// Whether each name of a server can be resolved by the group that is to do it. `found` holds each group's servers.
-fn check_names(report: &Report<'_>, groups: &[GroupConfig], found: &[Vec<Found>]) {
+fn check_names(report: &Report<'_>, groups: &[GroupConfig], found: &[Vec<ServerList>]) {
     for (group, found) in groups.iter().zip(found) {
         for one in found {
             let Source::Host(named) = &one.source else {
@@ -159,7 +159,7 @@ fn default_group(
                 conf.servers
                     .into_iter()
                     .take(limits::MAX_SERVERS)
-                    .map(|server| Found {
+                    .map(|server| ServerList {
                         source: Source::Address(server),
                         path: path.clone(),
                         origin: Origin::Default,
@@ -205,14 +205,14 @@ fn group_defaults() -> GroupConfig {
 /// The servers of a group while its list is read.
 #[derive(Default)]
 struct Servers {
-    found: Vec<Found>,
+    found: Vec<ServerList>,
     typed: BTreeSet<String>,
     files: Vec<PathBuf>,
 }
 
 impl Servers {
     /// A server that is listed already and came from a resolv.conf is no mistake of the configuration.
-    fn add(&mut self, one: Found) {
+    fn add(&mut self, one: ServerList) {
         if self.found.iter().all(|known| known.source != one.source) {
             self.found.push(one);
         }
@@ -228,8 +228,8 @@ impl Servers {
         let origin = report.origin(&path, Some(item));
         let entry = servers::parse(text)?;
         let (shown, remedy) = match &entry {
-            Entry::Source(source) => (source.to_string(), FIX_LISTED),
-            Entry::File(file) => (file.display().to_string(), FIX_SERVERS),
+            ServerEntry::Source(source) => (source.to_string(), FIX_LISTED),
+            ServerEntry::File(file) => (file.display().to_string(), FIX_SERVERS),
         };
         if !self.typed.insert(format!("{entry:?}")) {
             let first = String::new();
@@ -239,18 +239,18 @@ impl Servers {
             });
         }
         match entry {
-            Entry::Source(source) => self.add(Found {
+            ServerEntry::Source(source) => self.add(ServerList {
                 source,
                 path,
                 origin,
                 remedy,
             }),
-            Entry::File(file) => {
+            ServerEntry::File(file) => {
                 let conf = servers::read_resolv_conf(report.files(), &file, FIX_SERVERS)?;
                 warn_left_out(report, &file, &conf);
                 for server in conf.servers {
                     let (path, origin) = (path.clone(), origin.clone());
-                    self.add(Found {
+                    self.add(ServerList {
                         source: Source::Address(server),
                         path,
                         origin,
@@ -269,7 +269,7 @@ fn read_servers(
     section: &Section<'_>,
     report: &Report<'_>,
     listen: &[SocketAddr],
-) -> (Vec<Found>, Vec<PathBuf>) {
+) -> (Vec<ServerList>, Vec<PathBuf>) {
     let mut servers = Servers::default();
     section.note("servers", || {
         Shape::list(shape::server())
@@ -421,10 +421,10 @@ fn read_failover(group: &Section<'_>) -> FailoverConfig {
 /// others has these others left; what is named in the configuration itself is a mistake.
 fn without_ourselves(
     report: &Report<'_>,
-    mut found: Vec<Found>,
+    mut found: Vec<ServerList>,
     listen: &[SocketAddr],
-) -> Vec<Found> {
-    let ours = |one: &Found| match &one.source {
+) -> Vec<ServerList> {
+    let ours = |one: &ServerList| match &one.source {
         Source::Address(server) => {
             let mut all = listen.iter();
             all.find(|listen| reaches(**listen, server.address))
@@ -438,7 +438,7 @@ fn without_ourselves(
             let Some(listen) = ours(one).filter(|_| one.remedy != FIX_LISTED) else {
                 return true;
             };
-            let Found { path, source, .. } = one;
+            let ServerList { path, source, .. } = one;
             report.warn(format!(
                 "{path}: {source} is left out: it is our own listen address {listen}, queries would go in a circle"
             ));

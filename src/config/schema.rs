@@ -70,7 +70,7 @@ pub struct Imported {
 
 /// Files and facts of the host that defaults are taken from.
 #[derive(Debug)]
-struct Host {
+struct HostFacts {
     resolv_conf: PathBuf,
     hostname: PathBuf,
     /// The kubelet's configuration, which knows the address of kube-dns.
@@ -83,7 +83,7 @@ struct Host {
     files: Files,
 }
 
-impl Default for Host {
+impl Default for HostFacts {
     fn default() -> Self {
         Self {
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
@@ -124,10 +124,10 @@ pub fn load_with(flags: &Flags, files: Files) -> Result<Loaded, ConfigErrors> {
         },
     };
     let file = text.as_ref().map(|(file, text)| (*file, text.as_str()));
-    let host = Host {
+    let host = HostFacts {
         cluster_dns: flags.cluster_dns,
         files,
-        ..Host::default()
+        ..HostFacts::default()
     };
     load_on(&host, file, environment(), &flags.overrides)
 }
@@ -142,7 +142,7 @@ pub fn load_from(
     environment: impl IntoIterator<Item = (String, String)>,
     overrides: &[(String, String)],
 ) -> Result<Loaded, ConfigErrors> {
-    load_on(&Host::default(), file, environment, overrides)
+    load_on(&HostFacts::default(), file, environment, overrides)
 }
 
 /// Makes our configuration of a Corefile, or of the ConfigMap that holds one, whatever the file's name is.
@@ -154,9 +154,9 @@ pub fn import(
     text: &str,
     cluster_dns: Option<IpAddr>,
 ) -> Result<Imported, ConfigErrors> {
-    let host = Host {
+    let host = HostFacts {
         cluster_dns,
-        ..Host::default()
+        ..HostFacts::default()
     };
     let environment: Vec<(String, String)> = environment().collect();
     let corefile = read_corefile(&host, file, text, &environment)?;
@@ -206,7 +206,7 @@ impl Config {
 }
 
 fn load_on(
-    host: &Host,
+    host: &HostFacts,
     file: Option<(&Path, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
     overrides: &[(String, String)],
@@ -285,7 +285,7 @@ fn read_yaml(path: &Path, text: &str, errors: &mut Vec<ConfigError>) -> Option<D
 }
 
 fn read_corefile(
-    host: &Host,
+    host: &HostFacts,
     path: &Path,
     text: &str,
     environment: &[(String, String)],
@@ -317,11 +317,11 @@ pub(super) fn shapes(document: Document) -> Shapes {
     let file = Some((Path::new("nodens.yaml"), document));
     let layers = Layers::merge(file, [], &[], &mut Vec::new());
     let report = Report::noting(&layers);
-    read(&report, &Host::default());
+    read(&report, &HostFacts::default());
     report.into_shapes()
 }
 
-fn read(report: &Report<'_>, host: &Host) -> Config {
+fn read(report: &Report<'_>, host: &HostFacts) -> Config {
     let top = report.top();
     let listen = read_listen(&top, report);
     let allow = read_allow(&top, report);
@@ -627,7 +627,7 @@ fn default_workers() -> usize {
         .min(4)
 }
 
-fn read_node_name(top: &Section<'_>, report: &Report<'_>, host: &Host) -> String {
+fn read_node_name(top: &Section<'_>, report: &Report<'_>, host: &HostFacts) -> String {
     top.note("node_name", || {
         let mut name = shape::text();
         name["minLength"] = 1.into();

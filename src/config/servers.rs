@@ -33,7 +33,7 @@ pub(super) const EXPECTED: &str = "a server such as 10.0.0.2, 10.0.0.2:5353, [fd
 
 /// An entry of `servers`.
 #[derive(Debug)]
-pub(super) enum Entry {
+pub(super) enum ServerEntry {
     /// One or more servers.
     Source(Source),
     /// A file that names servers.
@@ -41,7 +41,7 @@ pub(super) enum Entry {
 }
 
 /// What stands in an entry, as text.
-struct Parts<'a> {
+struct EntryParts<'a> {
     text: &'a str,
     scheme: &'a str,
     host: &'a str,
@@ -51,9 +51,9 @@ struct Parts<'a> {
 }
 
 /// Reads an entry of `servers`.
-pub(super) fn parse(text: &str) -> Result<Entry, Problem> {
+pub(super) fn parse(text: &str) -> Result<ServerEntry, Problem> {
     if text.starts_with(['/', '.']) && text.contains('/') {
-        return Ok(Entry::File(PathBuf::from(text)));
+        return Ok(ServerEntry::File(PathBuf::from(text)));
     }
     if let Some(problem) = several(text, |part| parse(part).is_ok()) {
         return Err(problem);
@@ -71,7 +71,7 @@ pub(super) fn parse(text: &str) -> Result<Entry, Problem> {
         Some(at) if scheme == "https" => (&host[..at], &host[at..]),
         _ => (host, HTTPS_PATH),
     };
-    let parts = Parts {
+    let parts = EntryParts {
         text,
         scheme,
         host,
@@ -82,7 +82,7 @@ pub(super) fn parse(text: &str) -> Result<Entry, Problem> {
         None => Source::Address(parts.server()?),
         Some(via) => Source::Host(parts.named(via)?),
     };
-    Ok(Entry::Source(source))
+    Ok(ServerEntry::Source(source))
 }
 
 /// Whether a group can have this name.
@@ -91,7 +91,7 @@ pub(super) fn is_group_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 63 && name.chars().all(fine)
 }
 
-impl Parts<'_> {
+impl EntryParts<'_> {
     fn server(&self) -> Result<ServerConfig, Problem> {
         if matches!((self.scheme, self.name), ("tls" | "https", None | Some(""))) {
             address(self.text, self.host, TLS_PORT)?;
@@ -368,13 +368,15 @@ mod tests {
         ];
         for (text, expected) in cases {
             match parse(text) {
-                Ok(Entry::Source(server)) => assert_eq!(server.to_string(), expected, "{text}"),
+                Ok(ServerEntry::Source(server)) => {
+                    assert_eq!(server.to_string(), expected, "{text}");
+                }
                 other => panic!("{text}: {other:?}"),
             }
         }
         for path in ["/etc/resolv.conf", "./resolv.conf", "../x/resolv.conf"] {
             assert!(
-                matches!(parse(path), Ok(Entry::File(file)) if file == Path::new(path)),
+                matches!(parse(path), Ok(ServerEntry::File(file)) if file == Path::new(path)),
                 "{path}"
             );
         }
@@ -439,7 +441,7 @@ mod named_tests {
     #[test]
     fn a_named_server_has_its_transports_port_and_its_own_name_in_its_certificate() {
         let named = |text: &str| match parse(text) {
-            Ok(Entry::Source(Source::Host(named))) => named,
+            Ok(ServerEntry::Source(Source::Host(named))) => named,
             other => panic!("{text}: {other:?}"),
         };
         let cases = [

@@ -26,14 +26,14 @@ impl Directory {
     }
 
     /// A host with two nameservers, named node-1.
-    fn host(&self) -> Host {
-        Host {
+    fn host(&self) -> HostFacts {
+        HostFacts {
             resolv_conf: self.file(
                 "resolv.conf",
                 "search a.example\nnameserver 10.0.0.2\nnameserver 10.0.0.3\n",
             ),
             hostname: self.file("hostname", "node-1\n"),
-            ..Host::default()
+            ..HostFacts::default()
         }
     }
 }
@@ -1500,10 +1500,10 @@ fn a_resolv_conf_is_expanded_in_order_without_duplicates() {
 #[test]
 fn a_host_without_nameservers_is_told_to_set_upstreams() {
     let directory = Directory::new("host");
-    let host = Host {
+    let host = HostFacts {
         resolv_conf: directory.0.join("none"),
         hostname: directory.0.join("none"),
-        ..Host::default()
+        ..HostFacts::default()
     };
     let found = load_on(&host, None, [], &[])
         .expect_err("no resolv.conf")
@@ -1517,10 +1517,10 @@ fn a_host_without_nameservers_is_told_to_set_upstreams() {
         "{found}"
     );
 
-    let host = Host {
+    let host = HostFacts {
         resolv_conf: directory.file("resolv.conf", "nameserver 127.0.0.1\n"),
         hostname: directory.0.join("none"),
-        ..Host::default()
+        ..HostFacts::default()
     };
     let listen = [("listen".to_owned(), "0.0.0.0:53".to_owned())];
     let found = load_on(&host, None, [], &listen)
@@ -1529,12 +1529,12 @@ fn a_host_without_nameservers_is_told_to_set_upstreams() {
     let expected = "127.0.0.1 is our own listen address 0.0.0.0:53, queries would go in a circle; set upstreams to";
     assert!(found.contains(expected), "{found}");
 
-    let both = Host {
+    let both = HostFacts {
         resolv_conf: directory.file(
             "both-resolv.conf",
             "nameserver 127.0.0.1\nnameserver 10.0.0.2\n",
         ),
-        ..Host::default()
+        ..HostFacts::default()
     };
     let loaded = load_on(&both, None, [], &listen).expect("another server");
     let servers: Vec<_> = loaded.config.groups[0]
@@ -1553,9 +1553,9 @@ fn a_host_without_nameservers_is_told_to_set_upstreams() {
         loaded.warnings
     );
 
-    let resolved = Host {
+    let resolved = HostFacts {
         resolv_conf: directory.file("stub-resolv.conf", "nameserver 127.0.0.53\n"),
-        ..Host::default()
+        ..HostFacts::default()
     };
     let found = load_on(&resolved, None, [], &listen)
         .expect_err("a loop")

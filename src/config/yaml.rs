@@ -17,7 +17,7 @@ use super::path::KeyPath;
 /// A configuration of 4,000 records is under 1 MiB; more is another file given by mistake.
 const MAX_BYTES: usize = 4 << 20;
 
-/// The deepest key, `upstreams.x.failover.hedge_min`, stands on level 4. Bounds the recursion of [`Node::flatten`].
+/// The deepest key, `upstreams.x.failover.hedge_min`, stands on level 4. Bounds the recursion of [`YamlNode::flatten`].
 const MAX_DEPTH: usize = 32;
 
 /// Nodes that aliases may add: nested ones double at each step (the "billion laughs").
@@ -89,7 +89,7 @@ pub(super) fn parse(text: &str) -> (Option<Document>, Vec<YamlError>) {
     match build(text, &mut errors) {
         Ok(
             None
-            | Some(Node {
+            | Some(YamlNode {
                 data: Data::Scalar(Value::Empty(..)),
                 ..
             }),
@@ -137,7 +137,7 @@ pub(super) fn parse_value(text: &str) -> Value {
 
 /// A value with the line it starts on.
 #[derive(Debug, Clone)]
-struct Node {
+struct YamlNode {
     line: usize,
     data: Data,
 }
@@ -145,18 +145,18 @@ struct Node {
 #[derive(Debug, Clone)]
 enum Data {
     Scalar(Value),
-    List(Vec<Node>),
-    Table(Vec<Entry>),
+    List(Vec<YamlNode>),
+    Table(Vec<YamlEntry>),
 }
 
 #[derive(Debug, Clone)]
-struct Entry {
+struct YamlEntry {
     key: String,
     line: usize,
-    value: Node,
+    value: YamlNode,
 }
 
-impl Node {
+impl YamlNode {
     fn count(&self) -> usize {
         1 + match &self.data {
             Data::Scalar(_) => 0,
@@ -192,8 +192,8 @@ impl Node {
 }
 
 /// A list or a table whose end has not been met.
-struct Open {
-    node: Node,
+struct OpenCollection {
+    node: YamlNode,
     anchor: usize,
     /// A table's keys so far, and their lines.
     seen: BTreeMap<String, usize>,
@@ -205,13 +205,13 @@ struct Open {
 
 #[derive(Default)]
 struct Builder {
-    open: Vec<Open>,
-    anchors: BTreeMap<usize, Node>,
+    open: Vec<OpenCollection>,
+    anchors: BTreeMap<usize, YamlNode>,
     aliased: usize,
-    root: Option<Node>,
+    root: Option<YamlNode>,
 }
 
-fn build(text: &str, errors: &mut Vec<YamlError>) -> Result<Option<Node>, YamlError> {
+fn build(text: &str, errors: &mut Vec<YamlError>) -> Result<Option<YamlNode>, YamlError> {
     if text.len() > MAX_BYTES {
         let problem = YamlProblem::TooLarge;
         return Err(YamlError { line: 1, problem });
@@ -385,8 +385,8 @@ impl Builder {
         if self.open.len() >= MAX_DEPTH {
             return Err(YamlProblem::TooDeep);
         }
-        self.open.push(Open {
-            node: Node { line, data },
+        self.open.push(OpenCollection {
+            node: YamlNode { line, data },
             anchor,
             seen: BTreeMap::new(),
             key: None,
@@ -397,7 +397,7 @@ impl Builder {
 
     /// Puts a complete value into the open list or table; without one it is the whole document.
     fn close(&mut self, line: usize, data: Data, anchor: usize) {
-        let node = Node { line, data };
+        let node = YamlNode { line, data };
         if anchor > 0 {
             self.anchors.insert(anchor, node.clone());
         }
@@ -412,7 +412,7 @@ impl Builder {
                     && !std::mem::take(&mut open.duplicate)
                 {
                     let value = node;
-                    entries.push(Entry { key, line, value });
+                    entries.push(YamlEntry { key, line, value });
                 }
             }
             Data::Scalar(_) => {}

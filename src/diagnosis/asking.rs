@@ -33,7 +33,7 @@ use crate::transport::tls;
 
 /// Time limits, and the number of queries.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct QueryLimits {
     /// Queries that measure a server.
     pub(super) tries: usize,
     /// Time limit of one query.
@@ -155,13 +155,13 @@ pub(super) struct Tried {
 
 /// The way to one server.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(super) struct ServerPath {
     pub(super) server: ServerConfig,
     pub(super) roots: Arc<RootCertStore>,
-    pub(super) pace: Pace,
+    pub(super) pace: QueryLimits,
 }
 
-impl Line {
+impl ServerPath {
     /// The transport that queries take.
     pub(super) fn medium(&self) -> Medium {
         match self.server.transport {

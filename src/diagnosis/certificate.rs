@@ -30,7 +30,7 @@ const SECONDS_A_DAY: i64 = 86_400;
 
 /// A certificate that a server showed, with the verdict on it.
 #[derive(Debug, Clone, Default)]
-struct Seen {
+struct ShownCertificate {
     shown: bool,
     not_after: Option<UnixTime>,
     refused: Option<CertificateError>,
@@ -40,7 +40,7 @@ struct Seen {
 #[derive(Debug)]
 struct Witness {
     judge: Arc<WebPkiServerVerifier>,
-    seen: Mutex<Seen>,
+    seen: Mutex<ShownCertificate>,
 }
 
 impl ServerCertVerifier for Witness {

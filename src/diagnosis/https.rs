@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::RootCertStore;
 
-use super::asking::{Pace, Unheard, of_handshake};
+use super::asking::{QueryLimits, Unheard, of_handshake};
 use super::certificate::Handshake;
 use super::report::{HttpsReport, Trouble, in_milliseconds};
 use crate::runtime::timeout::timeout_at;
@@ -34,7 +34,7 @@ impl HttpsCheck {
         &self,
         name: &str,
         addresses: &[IpAddr],
-        pace: Pace,
+        pace: QueryLimits,
     ) -> Vec<HttpsReport> {
         let mut connections = JoinSet::new();
         for (place, &ip) in addresses.iter().take(ADDRESSES).enumerate() {
@@ -47,7 +47,7 @@ impl HttpsCheck {
         reports.into_iter().map(|(_, report)| report).collect()
     }
 
-    async fn connect(&self, name: &str, address: SocketAddr, pace: Pace) -> HttpsReport {
+    async fn connect(&self, name: &str, address: SocketAddr, pace: QueryLimits) -> HttpsReport {
         let mut report = HttpsReport {
             address,
             connect_ms: None,

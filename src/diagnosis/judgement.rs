@@ -23,14 +23,14 @@ pub(super) struct Evidence<'a> {
 
 /// What a finding is about.
 #[derive(Debug, Clone, Default)]
-struct Subject {
+struct FindingSubject {
     group: Option<String>,
     server: Option<String>,
     transport: Option<Medium>,
     name: Option<String>,
 }
 
-impl Subject {
+impl FindingSubject {
     fn group(group: &GroupReport) -> Self {
         Self {
             group: Some(group.group.clone()),
@@ -142,7 +142,7 @@ impl Evidence<'_> {
             let problem = "there is no route to any server from here";
             let advice = "look at its interfaces and routes (`ip route`); in a pod, at the CNI plugin's log.";
             findings.push(
-                Subject::default()
+                FindingSubject::default()
                     .is(Fault::NoNetwork, problem, advice)
                     .unusable(),
             );
@@ -157,7 +157,7 @@ impl Evidence<'_> {
         if !self.is_complete() {
             let problem = "the deadline was over before everything was asked";
             let advice = "give it more time with --deadline.";
-            findings.push(Subject::default().is(Fault::OutOfTime, problem, advice));
+            findings.push(FindingSubject::default().is(Fault::OutOfTime, problem, advice));
         }
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         findings
@@ -172,7 +172,7 @@ impl Evidence<'_> {
 
     fn judge_group(&self, group: &GroupReport, config: &GroupConfig, findings: &mut Vec<Finding>) {
         for written in &group.unresolved {
-            let subject = Subject::group(group).at(written);
+            let subject = FindingSubject::group(group).at(written);
             findings.push(subject.is(
                 Fault::ServerNameUnresolved,
                 "its name has no address",
@@ -180,8 +180,8 @@ impl Evidence<'_> {
             ));
         }
         for server in &group.servers {
-            let subject = Subject::server(group, server);
-            let transport = Transport { subject, server };
+            let subject = FindingSubject::server(group, server);
+            let transport = ServerFindings { subject, server };
             findings.extend(transport.findings());
             findings.extend(slowness(group, server, config));
             if let Some(first) = server.transports.first()
@@ -194,7 +194,7 @@ impl Evidence<'_> {
                 && server.identity.as_deref() == self.node_name
                 && server.software.as_deref().is_some_and(is_nodens)
             {
-                findings.push(Subject::server(group, server).is(
+                findings.push(FindingSubject::server(group, server).is(
                     Fault::Loop,
                     "it is the nodens of this node: queries would go round in a circle",
                     "name a server that does not forward to this node's address.",
@@ -223,7 +223,7 @@ fn group_down(group: &GroupReport) -> Finding {
     };
     let advice =
         "see what is said of each server; a route with a second tier goes on to other servers.";
-    Subject::group(group)
+    FindingSubject::group(group)
         .is(Fault::GroupDown, problem, advice)
         .unusable()
 }
@@ -236,7 +236,7 @@ fn loss(group: &GroupReport, server: &ServerReport, transport: &TransportReport)
     );
     let advice = "compare with another node: if all lose, look at the server's load and rate limits, else at this node's \
                   network and connection tracking table.";
-    Subject::server(group, server)
+    FindingSubject::server(group, server)
         .over(transport.transport)
         .is(Fault::Loss, problem, advice)
 }
@@ -268,17 +268,17 @@ fn slowness(group: &GroupReport, server: &ServerReport, config: &GroupConfig) ->
     let advice =
         "look at its load, and at what it has to ask itself; put a nearer server in front of it.";
     let transport = server.transports.first()?.transport;
-    let subject = Subject::server(group, server).over(transport);
+    let subject = FindingSubject::server(group, server).over(transport);
     Some(subject.is(Fault::Slow, problem, advice))
 }
 
 /// A server and its findings.
-struct Transport<'a> {
-    subject: Subject,
+struct ServerFindings<'a> {
+    subject: FindingSubject,
     server: &'a ServerReport,
 }
 
-impl Transport<'_> {
+impl ServerFindings<'_> {
     fn findings(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let Some(first) = self.server.transports.first() else {
@@ -609,7 +609,7 @@ fn unresolved(name: &NameReport) -> Option<Finding> {
     {
         return None;
     }
-    let subject = Subject::name(name);
+    let subject = FindingSubject::name(name);
     if name.route.is_none() && !name.answered_here {
         let problem = "no route holds it: clients get REFUSED";
         let advice = "add a route for its zone, or one for \".\".";
@@ -671,7 +671,7 @@ fn between_tiers(name: &NameReport) -> Option<Finding> {
     let (first, says) = tiers.next()?;
     let knows = says == NameResult::Addresses;
     let (other, _) = tiers.find(|(_, other)| (*other == NameResult::Addresses) != knows)?;
-    let subject = Subject::name(name).in_group(&other.group);
+    let subject = FindingSubject::name(name).in_group(&other.group);
     Some(if knows {
         let problem = format!(
             "group {} has it, group {} of a later tier denies it: clients are told so when the first does not answer",
@@ -705,7 +705,7 @@ fn judge_tier(name: &NameReport, tier: &TierReport, findings: &mut Vec<Finding>)
         answers.filter(|answer| answer.result == wanted).collect()
     };
     let (having, denying) = (of(NameResult::Addresses), of(NameResult::Nxdomain));
-    let subject = || Subject::name(name).in_group(&tier.group);
+    let subject = || FindingSubject::name(name).in_group(&tier.group);
     if !denying.is_empty() && (!having.is_empty() || !of(NameResult::Nodata).is_empty()) {
         let known = tier
             .answers
@@ -810,7 +810,7 @@ fn is_private(ip: IpAddr) -> bool {
 }
 
 fn https(name: &NameReport, report: &HttpsReport) -> Option<Finding> {
-    let subject = Subject::name(name)
+    let subject = FindingSubject::name(name)
         .at(&report.address.to_string())
         .over(Medium::Https);
     let text = report.failure_text.clone().unwrap_or_default();

@@ -30,7 +30,7 @@ use crate::config::{Config, GroupConfig, ServerConfig, Source};
 use crate::transport::tls::trusted_roots;
 use crate::upstream::routes::Routes;
 use crate::upstream::{UpstreamError, own_roots};
-use asking::{Inquiry, Line, Pace};
+use asking::{Inquiry, QueryLimits, ServerPath};
 pub use https::HttpsCheck;
 use judgement::Evidence;
 use name::Directory;
@@ -54,7 +54,7 @@ pub struct Order {
     /// Whether servers are examined.
     pub scope: Scope,
     /// Names to look up.
-    pub names: Vec<Subject>,
+    pub names: Vec<NameToDiagnose>,
     /// Queries that measure a server, at least 1.
     pub tries: usize,
     /// How long a query may take.
@@ -72,7 +72,7 @@ pub struct Order {
 
 /// A name to look up.
 #[derive(Debug, Clone)]
-pub struct Subject {
+pub struct NameToDiagnose {
     /// As it was given.
     pub text: String,
     /// The names it may stand for, in the order a stub resolver tries them.
@@ -122,7 +122,7 @@ pub async fn diagnose(
     progress: Option<UnboundedSender<Progress>>,
 ) -> Result<Diagnosis, OrderError> {
     let started = Instant::now();
-    let pace = Pace {
+    let pace = QueryLimits {
         tries: order.tries.max(1),
         timeout: order.timeout,
         deadline: started + order.deadline,
@@ -217,10 +217,10 @@ async fn gather(
     )
 }
 
-fn lines_of(group: &GroupConfig, roots: &Roots, pace: Pace) -> Vec<Line> {
+fn lines_of(group: &GroupConfig, roots: &Roots, pace: QueryLimits) -> Vec<ServerPath> {
     let none = || Arc::new(RootCertStore::empty());
     let roots = roots.get(&group.name).map_or_else(none, Arc::clone);
-    let line = |server: &ServerConfig| Line {
+    let line = |server: &ServerConfig| ServerPath {
         server: server.clone(),
         roots: Arc::clone(&roots),
         pace,
@@ -255,7 +255,12 @@ fn probe_of(group: &GroupConfig) -> Inquiry {
     Inquiry::new(group.probe.name.clone(), group.probe.record_type)
 }
 
-fn examination(config: &Config, index: usize, group: &GroupConfig, line: &Line) -> Examination {
+fn examination(
+    config: &Config,
+    index: usize,
+    group: &GroupConfig,
+    line: &ServerPath,
+) -> Examination {
     let shortest = zones_of(config, index).into_iter().next();
     let below_root = shortest.filter(|zone| !zone.is_root());
     Examination {
@@ -286,9 +291,9 @@ fn group_report(
 
 async fn name_report(
     directory: &Arc<Directory>,
-    subject: Subject,
+    subject: NameToDiagnose,
     https: Option<HttpsCheck>,
-    pace: Pace,
+    pace: QueryLimits,
 ) -> NameReport {
     let (name, sighting, search) = directory.search(&subject.candidates).await;
     let https = match https {
@@ -342,7 +347,7 @@ mod tests {
         let order = Order {
             config: Config::from_yaml(yaml).expect("valid"),
             scope: Scope::Names,
-            names: vec![Subject {
+            names: vec![NameToDiagnose {
                 text: "www.example".to_owned(),
                 candidates: vec![name],
             }],

@@ -14,7 +14,7 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RData, RecordType};
 use tokio::task::JoinSet;
 
-use super::asking::{Inquiry, Line, Tried, Unheard};
+use super::asking::{Inquiry, ServerPath, Tried, Unheard};
 use super::report::{
     Agreement, ClientReport, Medium, NameAnswer, NameResult, SearchReport, SearchStep, TierReport,
     Trouble, in_milliseconds,
@@ -41,7 +41,7 @@ pub(super) struct Directory {
     pub(super) config: Arc<Config>,
     pub(super) routes: Routes,
     /// The servers of each group.
-    pub(super) lines: Vec<Vec<Line>>,
+    pub(super) lines: Vec<Vec<ServerPath>>,
     /// How long a client waits for a silent server before it asks the next one, if clients ask the servers themselves; none
     /// if nodens asks for them.
     pub(super) patience: Option<Duration>,
@@ -190,7 +190,7 @@ fn outward(route: &Route, wire: &[u8]) -> Option<Name> {
     Some(name)
 }
 
-async fn ask_tier(group: String, lines: &[Line], name: &Name) -> TierReport {
+async fn ask_tier(group: String, lines: &[ServerPath], name: &Name) -> TierReport {
     let mut asked = JoinSet::new();
     for (place, line) in lines.iter().enumerate() {
         for (number, record_type) in TYPES.into_iter().enumerate() {
@@ -213,7 +213,7 @@ async fn ask_tier(group: String, lines: &[Line], name: &Name) -> TierReport {
 
 /// Asks a server for one type, as nodens does: without EDNS if it refuses that, over TCP if the answer is truncated, and again
 /// if nothing comes.
-async fn ask_server(line: &Line, name: &Name, record_type: RecordType) -> NameAnswer {
+async fn ask_server(line: &ServerPath, name: &Name, record_type: RecordType) -> NameAnswer {
     let started = Instant::now();
     let inquiry = Inquiry::new(name.clone(), record_type);
     let plain = inquiry.with_edns(None);
@@ -238,7 +238,7 @@ async fn ask_server(line: &Line, name: &Name, record_type: RecordType) -> NameAn
 }
 
 /// Asks in each of these forms, [`AGAIN`] times at once; the first answer, if there is one.
-async fn ask_again(line: &Line, forms: [&Inquiry; 2]) -> Option<Tried> {
+async fn ask_again(line: &ServerPath, forms: [&Inquiry; 2]) -> Option<Tried> {
     let mut tries = JoinSet::new();
     for inquiry in forms {
         for _ in 0..AGAIN {
@@ -256,7 +256,12 @@ async fn ask_again(line: &Line, forms: [&Inquiry; 2]) -> Option<Tried> {
     None
 }
 
-fn name_answer(line: &Line, record_type: RecordType, tried: &Tried, took: Duration) -> NameAnswer {
+fn name_answer(
+    line: &ServerPath,
+    record_type: RecordType,
+    tried: &Tried,
+    took: Duration,
+) -> NameAnswer {
     let mut answer = NameAnswer {
         server: line.server.to_string(),
         record_type: record_type.to_string(),

@@ -7,11 +7,11 @@ use tokio::task::JoinSet;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
 
-use super::asking::{Inquiry, Line};
+use super::asking::{Inquiry, ServerPath};
 use crate::config::{Config, GroupConfig, HostName, is_server_address};
 
 /// Resolves all names there are. `lines` gives the servers of a group as they are then.
-pub(super) async fn resolve(config: &mut Config, lines: impl Fn(&GroupConfig) -> Vec<Line>) {
+pub(super) async fn resolve(config: &mut Config, lines: impl Fn(&GroupConfig) -> Vec<ServerPath>) {
     let hosts = |config: &Config| -> Vec<HostName> {
         let named = config.groups.iter().flat_map(GroupConfig::named);
         let unknown = named.filter(|named| named.addresses.is_empty());
@@ -37,7 +37,7 @@ pub(super) async fn resolve(config: &mut Config, lines: impl Fn(&GroupConfig) ->
 }
 
 /// The addresses from the first server that has any.
-async fn addresses(lines: &[Line], host: &HostName) -> Vec<IpAddr> {
+async fn addresses(lines: &[ServerPath], host: &HostName) -> Vec<IpAddr> {
     for line in lines {
         let mut addresses = Vec::new();
         for record_type in [RecordType::A, RecordType::AAAA] {

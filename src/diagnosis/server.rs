@@ -11,7 +11,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::asking::{Inquiry, Line, Tried};
+use super::asking::{Inquiry, ServerPath, Tried};
 use super::report::{
     AnswerReport, EdnsReport, LargeReport, Medium, OfferReport, OfferResult, ServerReport, Spread,
     Strays, TransportReport, Trouble,
@@ -37,7 +37,7 @@ const OFFERS: [u16; 4] = [MIN_PAYLOAD, wire::MAX_PAYLOAD, 1_400, 4_096];
 /// What to ask a server.
 #[derive(Debug, Clone)]
 pub(super) struct Examination {
-    pub(super) line: Line,
+    pub(super) line: ServerPath,
     /// The group's probe question.
     pub(super) probe: Inquiry,
     /// The SOA of the zone by which the group is reached, if that is not the root: its servers need not know others.

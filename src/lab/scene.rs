@@ -60,7 +60,7 @@ pub(crate) struct Scene {
 }
 
 /// A server's health as /status shows it.
-pub(crate) struct Health {
+pub(crate) struct ShownHealth {
     pub(crate) group: String,
     pub(crate) server: String,
     pub(crate) who: Option<Who>,
@@ -142,12 +142,12 @@ impl Scene {
     }
 
     /// The proxy's present state of each server, over the transport that its queries take.
-    pub(crate) fn health(&self) -> Vec<Health> {
+    pub(crate) fn health(&self) -> Vec<ShownHealth> {
         let now = std::time::Instant::now();
         let setup = self.app.shared.current.load();
         let servers = setup.upstreams.servers.iter();
         servers
-            .map(|server| Health {
+            .map(|server| ShownHealth {
                 group: server.group.to_string(),
                 server: server.label.clone(),
                 who: self.who(&server.label),
@@ -166,7 +166,7 @@ impl Scene {
         let started = Instant::now();
         loop {
             let believed =
-                |health: &Health| health.who == Some(who) && health.report.state == state;
+                |health: &ShownHealth| health.who == Some(who) && health.report.state == state;
             if self.health().iter().any(believed) {
                 return Some(started.elapsed());
             }

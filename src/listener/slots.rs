@@ -36,7 +36,7 @@ impl ConnectionMetrics {
 /// Counts the connections of all workers, in all and by client address.
 #[derive(Debug)]
 pub struct ConnectionSlots {
-    counts: Mutex<Counts>,
+    counts: Mutex<ConnectionCounts>,
     /// Octets of memory that all connections hold.
     held: AtomicUsize,
     /// Number of connections that there are file descriptors for. A larger `tcp.max_connections` does not count.
@@ -46,7 +46,7 @@ pub struct ConnectionSlots {
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ConnectionCounts {
     total: usize,
     by_client: HashMap<IpAddr, usize, ahash::RandomState>,
 }
@@ -87,7 +87,7 @@ impl ConnectionSlots {
         self.held.load(Ordering::Relaxed)
     }
 
-    fn counts(&self) -> std::sync::MutexGuard<'_, Counts> {
+    fn counts(&self) -> std::sync::MutexGuard<'_, ConnectionCounts> {
         // A panic cannot leave the counts in a broken state.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }

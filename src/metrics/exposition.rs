@@ -7,7 +7,7 @@ use super::distribution::Distribution;
 
 /// The type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FamilyKind {
     /// Counter.
     Counter,
     /// Gauge.
@@ -48,11 +48,16 @@ pub struct Family<'a> {
 
 impl Exposition {
     /// Begins a family; each name once.
-    pub fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) -> Family<'_> {
+    pub fn family(
+        &mut self,
+        name: &'static str,
+        kind: FamilyKind,
+        help: &'static str,
+    ) -> Family<'_> {
         let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            FamilyKind::Counter => "counter",
+            FamilyKind::Gauge => "gauge",
+            FamilyKind::Histogram => "histogram",
         };
         let text = &mut self.0;
         put(
@@ -133,9 +138,9 @@ mod tests {
     #[test]
     fn it_is_written_as_the_format_has_it() {
         let mut out = Exposition::default();
-        let mut counter = out.family("a_total", Kind::Counter, "Of a.");
+        let mut counter = out.family("a_total", FamilyKind::Counter, "Of a.");
         counter.sample(&[("zone", "."), ("odd", "a\\b\"c\nd")], 3);
-        out.family("b", Kind::Gauge, "Of b.").sample(&[], 0.5);
+        out.family("b", FamilyKind::Gauge, "Of b.").sample(&[], 0.5);
         let buckets = Buckets {
             bounds: [250_000, 1_000_000_000],
             unit: 1_000_000_000,
@@ -144,7 +149,7 @@ mod tests {
         for value in [1_000, 250_001, 3_000_000_000] {
             times.observe(&buckets.bounds, value);
         }
-        let mut histogram = out.family("c_seconds", Kind::Histogram, "Of c.");
+        let mut histogram = out.family("c_seconds", FamilyKind::Histogram, "Of c.");
         histogram.distribution(&[("to", "x")], &buckets, &times);
         let expected = [
             "# HELP a_total Of a.",

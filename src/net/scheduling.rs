@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// How the kernel treats a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
+pub enum ThreadPolicy {
     /// `SCHED_OTHER`: by its weight.
     Normal,
     /// `SCHED_RR` with the lowest priority: before all threads that are not under real-time scheduling.
@@ -17,10 +17,10 @@ pub enum Policy {
 /// # Errors
 /// Those of `sched_setscheduler(2)`: `EPERM` without the right, or where the kernel groups real-time tasks and this group
 /// has no share.
-pub fn set_own(policy: Policy) -> io::Result<()> {
+pub fn set_own(policy: ThreadPolicy) -> io::Result<()> {
     let (number, priority) = match policy {
-        Policy::Normal => (libc::SCHED_OTHER, 0),
-        Policy::Realtime => (libc::SCHED_RR, 1),
+        ThreadPolicy::Normal => (libc::SCHED_OTHER, 0),
+        ThreadPolicy::Realtime => (libc::SCHED_RR, 1),
     };
     let parameters = libc::sched_param {
         sched_priority: priority,

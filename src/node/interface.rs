@@ -22,7 +22,7 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, L
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::netlink::{Received, attributes, exchange};
+use super::netlink::{KernelMessage, attributes, exchange};
 use super::{NodeError, Object};
 use crate::config::{InterfaceConfig, InterfaceKind, NodeConfig};
 
@@ -41,7 +41,7 @@ const IFF_LOOPBACK: u32 = 8;
 
 /// An existing interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Link {
+struct ExistingLink {
     index: u32,
     name: String,
     up: bool,
@@ -60,7 +60,7 @@ struct Held {
 
 /// A missing part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum InterfaceStep {
     Create,
     SetUp,
     Add(IpAddr),
@@ -68,7 +68,7 @@ enum Step {
 
 /// Why the wanted state cannot be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Obstacle {
+enum InterfaceObstacle {
     NoLoopback,
     OtherKind,
     Elsewhere(Held),
@@ -87,24 +87,24 @@ pub(super) fn ensure(config: &NodeConfig, done: &mut Vec<Object>) -> Result<(), 
         .map_err(|obstacle| explain(&config.interface, link.as_ref(), obstacle))?;
     for step in steps {
         match step {
-            Step::Create => {
+            InterfaceStep::Create => {
                 create(name).map_err(|source| NodeError::create(name, source))?;
                 link = find(name).map_err(failed)?;
             }
-            Step::SetUp => {
-                let up = |link: &Link| set_up(link.index);
+            InterfaceStep::SetUp => {
+                let up = |link: &ExistingLink| set_up(link.index);
                 on(link.as_ref(), up).map_err(|source| NodeError::link("set up", name, source))?;
             }
-            Step::Add(address) => {
-                let add = |link: &Link| add(link.index, address);
+            InterfaceStep::Add(address) => {
+                let add = |link: &ExistingLink| add(link.index, address);
                 on(link.as_ref(), add)
                     .map_err(|source| NodeError::address(address, name, source))?;
             }
         }
         done.push(match step {
-            Step::Create => Object::Interface(name.clone()),
-            Step::SetUp => Object::InterfaceUp(name.clone()),
-            Step::Add(address) => Object::Address(address, name.clone()),
+            InterfaceStep::Create => Object::Interface(name.clone()),
+            InterfaceStep::SetUp => Object::InterfaceUp(name.clone()),
+            InterfaceStep::Add(address) => Object::Address(address, name.clone()),
         });
     }
     Ok(())
@@ -121,7 +121,11 @@ pub(super) fn remove(config: &NodeConfig) -> Result<Vec<Object>, NodeError> {
         return Ok(Vec::new());
     };
     if !is_ours(&config.interface, &link) {
-        return Err(explain(&config.interface, Some(&link), Obstacle::OtherKind));
+        return Err(explain(
+            &config.interface,
+            Some(&link),
+            InterfaceObstacle::OtherKind,
+        ));
     }
     if config.interface.kind == InterfaceKind::Dummy {
         delete(link.index).map_err(|source| NodeError::link("delete", name, source))?;
@@ -148,7 +152,7 @@ pub(super) fn remove_ours(config: &NodeConfig) -> Result<Vec<Object>, NodeError>
 }
 
 /// Whether the interface carries addresses of another instance of nodens.
-fn is_shared(link: &Link, held: &[Held], ours: &[IpAddr]) -> bool {
+fn is_shared(link: &ExistingLink, held: &[Held], ours: &[IpAddr]) -> bool {
     held.iter()
         .any(|held| held.index == link.index && is_single(held) && !ours.contains(&held.address))
 }
@@ -174,7 +178,7 @@ pub(super) fn remove_addresses(name: &str, ours: &[IpAddr]) -> Result<Vec<Object
     Ok(removed)
 }
 
-fn is_ours(wanted: &InterfaceConfig, link: &Link) -> bool {
+fn is_ours(wanted: &InterfaceConfig, link: &ExistingLink) -> bool {
     match wanted.kind {
         InterfaceKind::Dummy => link.kind == "dummy",
         InterfaceKind::Loopback => link.loopback,
@@ -191,34 +195,44 @@ fn full_prefix(address: IpAddr) -> u8 {
 }
 
 /// The missing parts in the order in which they must be created: an interface that is down loses its IPv6 addresses.
-fn plan(config: &NodeConfig, link: Option<&Link>, held: &[Held]) -> Result<Vec<Step>, Obstacle> {
+fn plan(
+    config: &NodeConfig,
+    link: Option<&ExistingLink>,
+    held: &[Held],
+) -> Result<Vec<InterfaceStep>, InterfaceObstacle> {
     let mut steps = Vec::new();
     match (link, config.interface.kind) {
-        (None, InterfaceKind::Loopback) => return Err(Obstacle::NoLoopback),
+        (None, InterfaceKind::Loopback) => return Err(InterfaceObstacle::NoLoopback),
         // The interface is created up.
-        (None, InterfaceKind::Dummy) => steps.push(Step::Create),
-        (Some(link), _) if !is_ours(&config.interface, link) => return Err(Obstacle::OtherKind),
-        (Some(link), _) if !link.up => steps.push(Step::SetUp),
+        (None, InterfaceKind::Dummy) => steps.push(InterfaceStep::Create),
+        (Some(link), _) if !is_ours(&config.interface, link) => {
+            return Err(InterfaceObstacle::OtherKind);
+        }
+        (Some(link), _) if !link.up => steps.push(InterfaceStep::SetUp),
         (Some(_), _) => {}
     }
     for &address in &config.addresses {
         let here = |held: &&Held| Some(held.index) == link.map(|link| link.index);
         let same = || held.iter().filter(|held| held.address == address);
         if let Some(elsewhere) = same().find(|held| !(here(held) && is_single(held))) {
-            return Err(Obstacle::Elsewhere(*elsewhere));
+            return Err(InterfaceObstacle::Elsewhere(*elsewhere));
         }
         if same().next().is_none() {
-            steps.push(Step::Add(address));
+            steps.push(InterfaceStep::Add(address));
         }
     }
     Ok(steps)
 }
 
-fn explain(wanted: &InterfaceConfig, link: Option<&Link>, obstacle: Obstacle) -> NodeError {
+fn explain(
+    wanted: &InterfaceConfig,
+    link: Option<&ExistingLink>,
+    obstacle: InterfaceObstacle,
+) -> NodeError {
     let name = wanted.name.clone();
     match obstacle {
-        Obstacle::NoLoopback => NodeError::NoLoopback { name },
-        Obstacle::OtherKind => {
+        InterfaceObstacle::NoLoopback => NodeError::NoLoopback { name },
+        InterfaceObstacle::OtherKind => {
             let found = match link {
                 Some(link) if link.loopback => "the loopback interface".to_owned(),
                 Some(link) if !link.kind.is_empty() => format!("a {} interface", link.kind),
@@ -229,7 +243,7 @@ fn explain(wanted: &InterfaceConfig, link: Option<&Link>, obstacle: Obstacle) ->
                 InterfaceKind::Loopback => NodeError::NotLoopback { name, found },
             }
         }
-        Obstacle::Elsewhere(held) => {
+        InterfaceObstacle::Elsewhere(held) => {
             // Its name is for people; without it they still have its number.
             let other = find_index(held.index).ok().flatten();
             let loopback = other.as_ref().is_some_and(|other| other.loopback);
@@ -249,11 +263,14 @@ fn explain(wanted: &InterfaceConfig, link: Option<&Link>, obstacle: Obstacle) ->
     }
 }
 
-fn on(link: Option<&Link>, act: impl FnOnce(&Link) -> io::Result<()>) -> io::Result<()> {
+fn on(
+    link: Option<&ExistingLink>,
+    act: impl FnOnce(&ExistingLink) -> io::Result<()>,
+) -> io::Result<()> {
     act(link.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?)
 }
 
-fn find(name: &str) -> io::Result<Option<Link>> {
+fn find(name: &str) -> io::Result<Option<ExistingLink>> {
     let mut message = LinkMessage::default();
     message
         .attributes
@@ -261,17 +278,17 @@ fn find(name: &str) -> io::Result<Option<Link>> {
     get_link(message)
 }
 
-fn find_index(index: u32) -> io::Result<Option<Link>> {
+fn find_index(index: u32) -> io::Result<Option<ExistingLink>> {
     let mut message = LinkMessage::default();
     message.header.index = index;
     get_link(message)
 }
 
-fn get_link(message: LinkMessage) -> io::Result<Option<Link>> {
+fn get_link(message: LinkMessage) -> io::Result<Option<ExistingLink>> {
     match request(RouteNetlinkMessage::GetLink(message), NLM_F_ACK) {
         Ok(received) => Ok(received
             .iter()
-            .find_map(|message| Link::read(&message.payload))),
+            .find_map(|message| ExistingLink::read(&message.payload))),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
         Err(error) => Err(error),
     }
@@ -364,21 +381,21 @@ fn address_message(index: u32, address: IpAddr) -> AddressMessage {
     message
 }
 
-fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<Received>> {
+fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<KernelMessage>> {
     let mut message = NetlinkMessage::from(message);
     message.header.flags = NLM_F_REQUEST | flags;
     exchange(NETLINK_ROUTE, vec![message])
 }
 
 /// Success, also where the kernel answers with this error: then the change was made by another instance.
-fn unless(errno: i32, result: io::Result<Vec<Received>>) -> io::Result<()> {
+fn unless(errno: i32, result: io::Result<Vec<KernelMessage>>) -> io::Result<()> {
     match result {
         Err(error) if error.raw_os_error() != Some(errno) => Err(error),
         _ => Ok(()),
     }
 }
 
-impl Link {
+impl ExistingLink {
     /// `None` for what is too short to be a link.
     fn read(payload: &[u8]) -> Option<Self> {
         let (header, rest) = payload.split_at_checked(LINK_HEADER)?;
@@ -455,8 +472,8 @@ mod tests {
         }
     }
 
-    fn link(kind: &str) -> Link {
-        Link {
+    fn link(kind: &str) -> ExistingLink {
+        ExistingLink {
             index: 7,
             name: "dns0".to_owned(),
             up: true,
@@ -476,7 +493,14 @@ mod tests {
     #[test]
     fn on_a_bare_node_everything_is_missing() {
         let steps = plan(&config(InterfaceKind::Dummy), None, &[]);
-        assert_eq!(steps, Ok(vec![Step::Create, Step::Add(V4), Step::Add(V6)]));
+        assert_eq!(
+            steps,
+            Ok(vec![
+                InterfaceStep::Create,
+                InterfaceStep::Add(V4),
+                InterfaceStep::Add(V6)
+            ])
+        );
     }
 
     #[test]
@@ -492,7 +516,7 @@ mod tests {
 
     #[test]
     fn an_interface_that_is_down_goes_up_before_it_gets_addresses() {
-        let down = Link {
+        let down = ExistingLink {
             up: false,
             ..link("dummy")
         };
@@ -501,7 +525,10 @@ mod tests {
             Some(&down),
             &[held(7, V4, 32)],
         );
-        assert_eq!(steps, Ok(vec![Step::SetUp, Step::Add(V6)]));
+        assert_eq!(
+            steps,
+            Ok(vec![InterfaceStep::SetUp, InterfaceStep::Add(V6)])
+        );
     }
 
     #[test]
@@ -510,15 +537,19 @@ mod tests {
             (
                 InterfaceKind::Dummy,
                 Some(link("veth")),
-                Obstacle::OtherKind,
+                InterfaceObstacle::OtherKind,
             ),
-            (InterfaceKind::Dummy, Some(link("")), Obstacle::OtherKind),
+            (
+                InterfaceKind::Dummy,
+                Some(link("")),
+                InterfaceObstacle::OtherKind,
+            ),
             (
                 InterfaceKind::Loopback,
                 Some(link("dummy")),
-                Obstacle::OtherKind,
+                InterfaceObstacle::OtherKind,
             ),
-            (InterfaceKind::Loopback, None, Obstacle::NoLoopback),
+            (InterfaceKind::Loopback, None, InterfaceObstacle::NoLoopback),
         ];
         for (kind, link, obstacle) in cases {
             assert_eq!(
@@ -534,14 +565,14 @@ mod tests {
         for other in [held(3, V4, 32), held(7, V4, 16), held(3, V6, 64)] {
             let there = [held(3, "10.0.0.1".parse().expect("an address"), 24), other];
             let steps = plan(&config(InterfaceKind::Dummy), Some(&link("dummy")), &there);
-            assert_eq!(steps, Err(Obstacle::Elsewhere(other)));
+            assert_eq!(steps, Err(InterfaceObstacle::Elsewhere(other)));
             // Nor where we have it as well: pods would reach either.
             let twice = [held(7, V4, 32), held(7, V6, 128), other];
             let steps = plan(&config(InterfaceKind::Dummy), Some(&link("dummy")), &twice);
-            assert_eq!(steps, Err(Obstacle::Elsewhere(other)));
+            assert_eq!(steps, Err(InterfaceObstacle::Elsewhere(other)));
         }
         let before = plan(&config(InterfaceKind::Dummy), None, &[held(3, V4, 32)]);
-        assert_eq!(before, Err(Obstacle::Elsewhere(held(3, V4, 32))));
+        assert_eq!(before, Err(InterfaceObstacle::Elsewhere(held(3, V4, 32))));
     }
 
     #[test]
@@ -566,8 +597,8 @@ mod tests {
         bytes.extend([0; 4]);
         bytes.extend(attribute(IFLA_IFNAME, b"lo\0"));
         assert_eq!(
-            Link::read(&bytes),
-            Some(Link {
+            ExistingLink::read(&bytes),
+            Some(ExistingLink {
                 index: 1,
                 name: "lo".to_owned(),
                 up: true,
@@ -579,8 +610,8 @@ mod tests {
             IFLA_LINKINFO,
             &attribute(IFLA_INFO_KIND, b"dummy\0"),
         ));
-        assert_eq!(Link::read(&bytes).expect("a link").kind, "dummy");
-        assert_eq!(Link::read(&bytes[..10]), None);
+        assert_eq!(ExistingLink::read(&bytes).expect("a link").kind, "dummy");
+        assert_eq!(ExistingLink::read(&bytes[..10]), None);
 
         let mut bytes = vec![2, 32, 0x80, 253];
         bytes.extend(1_u32.to_ne_bytes());

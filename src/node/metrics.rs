@@ -9,14 +9,14 @@ use crate::metrics::{PerLabel, Registry, impl_label};
 
 /// A part of `node:` that could not be set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum NodePart {
     /// The interface, or an address.
     Interface,
     /// The rules.
     Rules,
 }
 
-impl_label!(Part {
+impl_label!(NodePart {
     Interface => "interface",
     Rules => "rules",
 });
@@ -28,7 +28,7 @@ pub struct NodeMetrics {
     pub setup_success: IntGauge,
     /// Its series appear with the first [`NodeMetrics::watched`].
     repairs: IntCounterVec,
-    failed_checks: Arc<PerLabel<Part, AtomicU64>>,
+    failed_checks: Arc<PerLabel<NodePart, AtomicU64>>,
 }
 
 impl NodeMetrics {
@@ -53,13 +53,13 @@ impl NodeMetrics {
     }
 
     /// A check found a part missing and could not put it back.
-    pub fn check_failed(&self, part: Part) {
+    pub fn check_failed(&self, part: NodePart) {
         self.failed_checks.of(part).fetch_add(1, Ordering::Relaxed);
     }
 
     /// How often that happened.
     #[must_use]
-    pub fn failed_checks(&self, part: Part) -> u64 {
+    pub fn failed_checks(&self, part: NodePart) -> u64 {
         self.failed_checks.of(part).load(Ordering::Relaxed)
     }
 

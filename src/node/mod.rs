@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::{InterfaceKind, NodeConfig, OnExit};
-use metrics::{NodeMetrics, Part};
+use metrics::{NodeMetrics, NodePart};
 
 /// Pause between checks of the node. A flushed ruleset or a deleted interface interrupts DNS for at most this time; a
 /// check costs a few system calls.
@@ -158,10 +158,10 @@ pub enum NodeError {
 
 impl NodeError {
     /// The missing part.
-    fn part(&self) -> Part {
+    fn part(&self) -> NodePart {
         match self {
-            Self::NoNotrack | Self::Table { .. } => Part::Rules,
-            _ => Part::Interface,
+            Self::NoNotrack | Self::Table { .. } => NodePart::Rules,
+            _ => NodePart::Interface,
         }
     }
 
@@ -230,11 +230,11 @@ pub enum Successor {
 #[derive(Debug)]
 pub struct Node {
     config: NodeConfig,
-    state: Mutex<State>,
+    state: Mutex<NodeState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct NodeState {
     rules: Rules,
     /// Interface and addresses that were not there before this instance.
     made: Vec<Object>,
@@ -504,7 +504,7 @@ impl Node {
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, NodeState> {
         // A panic leaves the state consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -24,14 +24,14 @@ const HEADER: usize = 16;
 
 /// A message of the kernel, without its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Received {
+pub struct KernelMessage {
     /// Its header.
     pub header: NetlinkHeader,
     /// What follows it.
     pub payload: Vec<u8>,
 }
 
-impl NetlinkDeserializable for Received {
+impl NetlinkDeserializable for KernelMessage {
     type Error = DecodeError;
 
     fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
@@ -50,7 +50,7 @@ impl NetlinkDeserializable for Received {
 pub(super) fn exchange<M: NetlinkSerializable>(
     protocol: isize,
     messages: Vec<NetlinkMessage<M>>,
-) -> io::Result<Vec<Received>> {
+) -> io::Result<Vec<KernelMessage>> {
     let datagram = encode(messages);
     let mut attempt = 1;
     loop {
@@ -76,7 +76,7 @@ fn encode<M: NetlinkSerializable>(messages: Vec<NetlinkMessage<M>>) -> Vec<u8> {
     datagram
 }
 
-fn attempt_exchange(protocol: isize, datagram: &[u8]) -> io::Result<Vec<Received>> {
+fn attempt_exchange(protocol: isize, datagram: &[u8]) -> io::Result<Vec<KernelMessage>> {
     let socket = Socket::new(protocol)?;
     // The kernel answers before `send` returns, so no reply comes later.
     socket.set_non_blocking(true)?;
@@ -95,11 +95,11 @@ fn attempt_exchange(protocol: isize, datagram: &[u8]) -> io::Result<Vec<Received
 ///
 /// # Errors
 /// The error that the kernel reports, as its `errno`; `Interrupted` for a list that changed meanwhile; `InvalidData`.
-pub fn read(datagram: &[u8], received: &mut Vec<Received>) -> io::Result<bool> {
+pub fn read(datagram: &[u8], received: &mut Vec<KernelMessage>) -> io::Result<bool> {
     let malformed = |error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error);
     let mut rest = datagram;
     while rest.len() >= HEADER {
-        let message = NetlinkMessage::<Received>::deserialize(rest).map_err(malformed)?;
+        let message = NetlinkMessage::<KernelMessage>::deserialize(rest).map_err(malformed)?;
         if message.header.flags & NLM_F_DUMP_INTR != 0 {
             return Err(io::ErrorKind::Interrupted.into());
         }

@@ -48,12 +48,12 @@ const UDP: u8 = 17;
 type RuleBody = Vec<ListAttribute<ExpressionAttribute>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chain {
+enum RuleChain {
     Prerouting,
     Output,
 }
 
-impl Chain {
+impl RuleChain {
     const ALL: [Self; 2] = [Self::Prerouting, Self::Output];
 
     fn name(self) -> &'static str {
@@ -79,12 +79,12 @@ enum End {
 }
 
 /// The hook of a chain, and whether we are the source or the destination of its packets.
-const ALL: [(Chain, End); 3] = [
-    (Chain::Prerouting, End::Destination),
-    (Chain::Output, End::Destination),
-    (Chain::Output, End::Source),
+const ALL: [(RuleChain, End); 3] = [
+    (RuleChain::Prerouting, End::Destination),
+    (RuleChain::Output, End::Destination),
+    (RuleChain::Output, End::Source),
 ];
-const REPLIES: [(Chain, End); 1] = [(Chain::Output, End::Source)];
+const REPLIES: [(RuleChain, End); 1] = [(RuleChain::Output, End::Source)];
 
 /// Addresses with the ports at which they are served, from what is listened on.
 pub(super) fn endpoints(addresses: &[IpAddr], listen: &[SocketAddr]) -> Vec<SocketAddr> {
@@ -117,14 +117,15 @@ pub(super) fn replace_for_replies(endpoints: &[SocketAddr]) -> io::Result<()> {
     put(rules(endpoints, &REPLIES))
 }
 
-fn put(rules: Vec<(Chain, RuleBody)>) -> io::Result<()> {
+fn put(rules: Vec<(RuleChain, RuleBody)>) -> io::Result<()> {
     let mut messages = vec![
         // Deleting what is not there would fail the transaction.
         new(NfTablesMessage::NewTable(table())),
         plain(NfTablesMessage::DeleteTable(table())),
         new(NfTablesMessage::NewTable(table())),
     ];
-    messages.extend(Chain::ALL.map(|chain| new(NfTablesMessage::NewChain(chain_message(chain)))));
+    messages
+        .extend(RuleChain::ALL.map(|chain| new(NfTablesMessage::NewChain(chain_message(chain)))));
     for (chain, body) in rules {
         let attributes = vec![
             RuleAttribute::Table(TABLE.to_owned()),
@@ -169,7 +170,7 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
         _ => return Ok(false),
     }
     let mut bodies = Vec::new();
-    for chain in Chain::ALL {
+    for chain in RuleChain::ALL {
         let attributes = vec![
             ChainAttribute::Table(TABLE.to_owned()),
             ChainAttribute::Name(chain.name().to_owned()),
@@ -193,7 +194,7 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
 /// The kernel's `errno`.
 pub(super) fn is_for_others(addresses: &[IpAddr]) -> io::Result<bool> {
     let mut bodies = Vec::new();
-    for chain in Chain::ALL {
+    for chain in RuleChain::ALL {
         bodies.extend(bodies_of(chain)?);
     }
     let is_for = |address| bodies.iter().any(|(_, body)| names(body, address));
@@ -216,7 +217,7 @@ fn names(body: &RuleBody, address: &IpAddr) -> bool {
 }
 
 /// The rules of a chain; none if it is not there.
-fn bodies_of(chain: Chain) -> io::Result<Vec<(Chain, RuleBody)>> {
+fn bodies_of(chain: RuleChain) -> io::Result<Vec<(RuleChain, RuleBody)>> {
     let attributes = vec![
         RuleAttribute::Table(TABLE.to_owned()),
         RuleAttribute::Chain(chain.name().to_owned()),
@@ -231,7 +232,7 @@ fn bodies_of(chain: Chain) -> io::Result<Vec<(Chain, RuleBody)>> {
         .collect())
 }
 
-fn body(message: NfTablesMessage, chain: Chain) -> Option<(Chain, RuleBody)> {
+fn body(message: NfTablesMessage, chain: RuleChain) -> Option<(RuleChain, RuleBody)> {
     let NfTablesMessage::NewRule(rule) = message else {
         return None;
     };
@@ -245,7 +246,7 @@ fn body(message: NfTablesMessage, chain: Chain) -> Option<(Chain, RuleBody)> {
     Some((chain, bodies.flatten().collect()))
 }
 
-fn is_hooked(found: &ChainMessage, chain: Chain) -> bool {
+fn is_hooked(found: &ChainMessage, chain: RuleChain) -> bool {
     hook(chain).iter().all(|wanted| {
         found.attributes.iter().any(|attribute| match attribute {
             ChainAttribute::Hook(found) => found.contains(wanted),
@@ -254,7 +255,7 @@ fn is_hooked(found: &ChainMessage, chain: Chain) -> bool {
     })
 }
 
-fn rules_equal(found: &[(Chain, RuleBody)], wanted: &[(Chain, RuleBody)]) -> bool {
+fn rules_equal(found: &[(RuleChain, RuleBody)], wanted: &[(RuleChain, RuleBody)]) -> bool {
     let mut wanted: Vec<_> = wanted.iter().collect();
     // The kernel lists one chain after the other.
     wanted.sort_by_key(|(chain, _)| *chain as u8);
@@ -299,7 +300,7 @@ fn covers(found: &Expressions, wanted: &Expressions) -> bool {
     }
 }
 
-fn rules(endpoints: &[SocketAddr], ends: &[(Chain, End)]) -> Vec<(Chain, RuleBody)> {
+fn rules(endpoints: &[SocketAddr], ends: &[(RuleChain, End)]) -> Vec<(RuleChain, RuleBody)> {
     let mut rules = Vec::new();
     for &endpoint in endpoints {
         for protocol in [UDP, TCP] {
@@ -368,14 +369,14 @@ fn table() -> TableMessage {
     }
 }
 
-fn hook(chain: Chain) -> Vec<Hook> {
+fn hook(chain: RuleChain) -> Vec<Hook> {
     vec![
         Hook::Number(chain.hook().into()),
         Hook::Priority(PRIORITY_RAW.cast_unsigned()),
     ]
 }
 
-fn chain_message(chain: Chain) -> ChainMessage {
+fn chain_message(chain: RuleChain) -> ChainMessage {
     ChainMessage {
         attributes: vec![
             ChainAttribute::Table(TABLE.to_owned()),
@@ -474,13 +475,13 @@ mod tests {
         assert_eq!(rules.len(), 12);
         let prerouting = rules
             .iter()
-            .filter(|(chain, _)| *chain == Chain::Prerouting);
+            .filter(|(chain, _)| *chain == RuleChain::Prerouting);
         assert_eq!(prerouting.count(), 4);
     }
 
     #[test]
     fn rules_are_those_wanted_or_not() {
-        let sort = |mut rules: Vec<(Chain, RuleBody)>| {
+        let sort = |mut rules: Vec<(RuleChain, RuleBody)>| {
             rules.sort_by_key(|(chain, _)| *chain as u8);
             rules
         };

@@ -20,7 +20,7 @@ use super::coredns::HealthAnswers;
 use super::files::{FileShares, TooFewFiles};
 use super::handover::{self, Offers};
 use super::metrics::Metrics;
-use super::readiness::{Part, Readiness};
+use super::readiness::{Readiness, StartPart};
 use super::reload_status::Reloads;
 use super::scheduling;
 use super::take_over::TakeOver;
@@ -31,7 +31,7 @@ use crate::listener::slots::ConnectionSlots;
 use crate::net::network::kernel;
 use crate::net::open;
 use crate::net::process::{file_limit, open_files};
-use crate::net::scheduling::Policy;
+use crate::net::scheduling::ThreadPolicy;
 use crate::node::{Node, NodeError, Successor};
 use crate::serving::setup::{Setup, SetupError};
 use crate::serving::top::TopBoard;
@@ -158,7 +158,7 @@ impl App {
             .map(|_| Arc::new(Heartbeat::new()))
             .collect();
         let policy = scheduling::available(setup.config.scheduling);
-        let realtime = (policy == Policy::Realtime).then_some(&metrics.scheduling);
+        let realtime = (policy == ThreadPolicy::Realtime).then_some(&metrics.scheduling);
         let workers = threads::start(&shared, &slots, &heartbeats, &stop, realtime)
             .map_err(|error| StartErrors(vec![StartError::Thread(error)]))?;
         let addresses = serve(bound, &workers);
@@ -198,7 +198,7 @@ impl App {
         let offers = setup.config.handover.then(|| Offers::new(&shared));
         tasks.spawn(history::run(receiver.clone()));
         tasks.spawn(probe::run(receiver, loops, move || {
-            ready.done(Part::Probes);
+            ready.done(StartPart::Probes);
         }));
         let mut app = Self {
             admin: admin_address,

@@ -59,7 +59,7 @@ impl From<io::Error> for HandoverError {
 
 /// What became of the answers that were offered.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Counts {
+pub struct HandoverCounts {
     /// Those that are in the cache now, or were.
     pub taken: usize,
     /// Those whose names take another route here, or that cannot be read.
@@ -72,7 +72,7 @@ pub async fn inherit(cache: Cache, setup: Arc<Setup>, metrics: &Metrics) -> Cach
     let start = Instant::now();
     let config = setup.config.cache.clone();
     let take = move || {
-        let mut counts = Counts::default();
+        let mut counts = HandoverCounts::default();
         let result = take_over(&cache, &setup, &mut counts, start);
         (cache, counts, result)
     };
@@ -127,7 +127,7 @@ pub async fn inherit(cache: Cache, setup: Arc<Setup>, metrics: &Metrics) -> Cach
 fn take_over(
     cache: &Cache,
     setup: &Setup,
-    counts: &mut Counts,
+    counts: &mut HandoverCounts,
     start: Instant,
 ) -> Result<bool, HandoverError> {
     let deadline = start + HANDOVER_TIME;
@@ -145,7 +145,7 @@ pub fn take_from(
     mut stream: UnixStream,
     cache: &Cache,
     setup: &Setup,
-    counts: &mut Counts,
+    counts: &mut HandoverCounts,
     deadline: Instant,
 ) -> Result<(), HandoverError> {
     let left = deadline.saturating_duration_since(Instant::now());

@@ -25,12 +25,12 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// All names that servers have, and when they are due.
 #[derive(Debug, Default)]
 pub(super) struct HostNames {
-    known: BTreeMap<HostName, Known>,
+    known: BTreeMap<HostName, NameSchedule>,
     lookups: JoinSet<(HostName, Result<Found, HostError>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct NameSchedule {
     due: Due,
     /// In a row.
     failures: u32,
@@ -79,10 +79,13 @@ impl HostNames {
         self.known
             .retain(|host, _| named().any(|named| named.host == *host));
         for named in named() {
-            let known = self.known.entry(named.host.clone()).or_insert(Known {
-                due: Due::At(now),
-                failures: 0,
-            });
+            let known = self
+                .known
+                .entry(named.host.clone())
+                .or_insert(NameSchedule {
+                    due: Due::At(now),
+                    failures: 0,
+                });
             let via = groups.iter().position(|group| group.name == named.host.via);
             if let Due::At(due) = known.due
                 && due <= now

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A part of the start that /ready waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum StartPart {
     /// The first probes leave.
     Probes = 1,
     /// The node's addresses are taken from others that serve them.
@@ -21,16 +21,16 @@ impl Readiness {
     /// Not ready before the first probes.
     #[must_use]
     pub fn new() -> Self {
-        Self(AtomicU8::new(Part::Probes as u8))
+        Self(AtomicU8::new(StartPart::Probes as u8))
     }
 
     /// Not ready before this part is done, too.
-    pub fn awaits(&self, part: Part) {
+    pub fn awaits(&self, part: StartPart) {
         self.0.fetch_or(part as u8, Ordering::Relaxed);
     }
 
     /// This part of the start is done.
-    pub fn done(&self, part: Part) {
+    pub fn done(&self, part: StartPart) {
         self.0.fetch_and(!(part as u8), Ordering::Relaxed);
     }
 
@@ -45,9 +45,9 @@ impl Readiness {
         let missing = self.0.load(Ordering::Relaxed);
         if missing & Self::STOPPING != 0 {
             Some("shutting down")
-        } else if missing & Part::Probes as u8 != 0 {
+        } else if missing & StartPart::Probes as u8 != 0 {
             Some("the first probes have not left yet")
-        } else if missing & Part::Addresses as u8 != 0 {
+        } else if missing & StartPart::Addresses as u8 != 0 {
             Some("the node's addresses are left to others until our servers have answered")
         } else {
             None
@@ -68,17 +68,17 @@ mod tests {
     #[test]
     fn ready_once_every_part_is_done_and_never_again_after_the_shutdown() {
         let readiness = Readiness::new();
-        readiness.awaits(Part::Addresses);
-        readiness.done(Part::Addresses);
+        readiness.awaits(StartPart::Addresses);
+        readiness.done(StartPart::Addresses);
         assert!(
             readiness
                 .pending()
                 .is_some_and(|why| why.contains("probes"))
         );
-        readiness.done(Part::Probes);
+        readiness.done(StartPart::Probes);
         assert_eq!(readiness.pending(), None);
         readiness.shut_down();
-        readiness.done(Part::Probes);
+        readiness.done(StartPart::Probes);
         assert_eq!(readiness.pending(), Some("shutting down"));
     }
 }

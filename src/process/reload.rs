@@ -70,12 +70,12 @@ fn read<'a>(file: Option<&'a Path>, config: &'a Config) -> Contents {
 
 /// Whether files changed, and stay as they are.
 #[derive(Default)]
-struct Changes {
+struct FileChanges {
     taken: Contents,
     seen: Contents,
 }
 
-impl Changes {
+impl FileChanges {
     /// These contents were loaded.
     fn take(&mut self, contents: Contents) {
         self.seen.clone_from(&contents);
@@ -107,7 +107,7 @@ impl Changes {
 pub async fn run(app: &mut App, flags: &Flags, last_good: Option<&LastGood>, asked: &Notify) {
     let file = flags.config_file.as_deref();
     keep(app, flags, last_good).await;
-    let mut changes = Changes::default();
+    let mut changes = FileChanges::default();
     changes.take(read(file, &app.shared.current.load().config));
     let mut ticks = interval(READ_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -163,7 +163,7 @@ async fn move_servers(app: &mut App, host: &HostName, addresses: &[IpAddr]) {
 }
 
 /// Puts the configuration as it is now in force, or says why not.
-async fn reload(app: &mut App, flags: &Flags, changes: &mut Changes) {
+async fn reload(app: &mut App, flags: &Flags, changes: &mut FileChanges) {
     let mut loaded = match load(flags) {
         Ok(loaded) => loaded,
         Err(errors) => {
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_change_counts_once_it_has_settled() {
-        let mut changes = Changes::default();
+        let mut changes = FileChanges::default();
         changes.take(contents(&[("a", "1")]));
         assert!(!changes.settled(contents(&[("a", "1")])), "as it was");
         assert!(!changes.settled(contents(&[("a", "2")])), "being written");
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_change_that_is_taken_back_is_none() {
-        let mut changes = Changes::default();
+        let mut changes = FileChanges::default();
         changes.take(contents(&[("a", "1")]));
         assert!(!changes.settled(contents(&[("a", "2")])));
         assert!(!changes.settled(contents(&[("a", "1")])));
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_anew_is_no_change_but_what_comes_into_it_is() {
-        let mut changes = Changes::default();
+        let mut changes = FileChanges::default();
         changes.take(contents(&[("a", "1")]));
         let both = contents(&[("a", "1"), ("resolv.conf", "x")]);
         assert!(!changes.settled(both.clone()));
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_file_that_vanishes_is_a_change() {
-        let mut changes = Changes::default();
+        let mut changes = FileChanges::default();
         changes.take(contents(&[("a", "1")]));
         let gone: Contents = [(PathBuf::from("a"), None)].into();
         assert!(!changes.settled(gone.clone()));

@@ -12,7 +12,7 @@ use prometheus::{IntCounter, IntGauge};
 use crate::budgets::{REALTIME_CPU_PER_SECOND, REALTIME_PAUSE, REALTIME_WITHOUT_SLEEP};
 use crate::config::Scheduling;
 use crate::metrics::Registry;
-use crate::net::scheduling::{Policy, end_after_realtime, own_cpu_time, set_own};
+use crate::net::scheduling::{ThreadPolicy, end_after_realtime, own_cpu_time, set_own};
 
 /// The time over which a worker's CPU time is added up.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -47,22 +47,22 @@ impl SchedulingMetrics {
 /// The policy for workers: real-time scheduling if it is configured and the kernel allows it. If the kernel refuses it,
 /// there is one warning.
 #[must_use]
-pub fn available(asked: Scheduling) -> Policy {
+pub fn available(asked: Scheduling) -> ThreadPolicy {
     if asked == Scheduling::Normal {
-        return Policy::Normal;
+        return ThreadPolicy::Normal;
     }
     let tried = end_after_realtime(REALTIME_WITHOUT_SLEEP)
-        .and_then(|()| set_own(Policy::Realtime))
-        .and_then(|()| set_own(Policy::Normal));
+        .and_then(|()| set_own(ThreadPolicy::Realtime))
+        .and_then(|()| set_own(ThreadPolicy::Normal));
     let Err(error) = tried else {
-        return Policy::Realtime;
+        return ThreadPolicy::Realtime;
     };
     tracing::warn!(
         %error,
         "scheduling: realtime is not to be had here, so workers run under normal scheduling: {}",
         remedy(has_sys_nice())
     );
-    Policy::Normal
+    ThreadPolicy::Normal
 }
 
 fn remedy(has_sys_nice: Option<bool>) -> &'static str {
@@ -106,7 +106,7 @@ impl WorkerScheduling {
             budget: Budget::default(),
             realtime: false,
         };
-        worker.put_under(Policy::Realtime);
+        worker.put_under(ThreadPolicy::Realtime);
         worker
     }
 
@@ -114,8 +114,8 @@ impl WorkerScheduling {
     pub fn tick(&mut self, now: Instant) {
         let Ok(used) = own_cpu_time() else { return };
         match self.budget.policy(now, used) {
-            Policy::Normal if self.realtime => {
-                self.put_under(Policy::Normal);
+            ThreadPolicy::Normal if self.realtime => {
+                self.put_under(ThreadPolicy::Normal);
                 self.metrics.stepdowns.inc();
                 tracing::warn!(
                     "this worker used more than {} ms of CPU time in a second: it goes on under normal scheduling for {} s",
@@ -123,17 +123,17 @@ impl WorkerScheduling {
                     REALTIME_PAUSE.as_secs()
                 );
             }
-            Policy::Realtime if !self.realtime => self.put_under(Policy::Realtime),
-            Policy::Normal | Policy::Realtime => {}
+            ThreadPolicy::Realtime if !self.realtime => self.put_under(ThreadPolicy::Realtime),
+            ThreadPolicy::Normal | ThreadPolicy::Realtime => {}
         }
     }
 
-    fn put_under(&mut self, policy: Policy) {
+    fn put_under(&mut self, policy: ThreadPolicy) {
         if let Err(error) = set_own(policy) {
             tracing::debug!(%error, ?policy, "the scheduling of a worker stays as it is");
             return;
         }
-        self.realtime = policy == Policy::Realtime;
+        self.realtime = policy == ThreadPolicy::Realtime;
         self.metrics.workers.add(if self.realtime { 1 } else { -1 });
     }
 }
@@ -157,7 +157,7 @@ struct Budget {
 
 impl Budget {
     /// The policy for the time after `now`, when `used` CPU time was used since the start.
-    fn policy(&mut self, now: Instant, used: Duration) -> Policy {
+    fn policy(&mut self, now: Instant, used: Duration) -> ThreadPolicy {
         // The last check at or before the window's beginning is kept.
         while self
             .looks
@@ -168,15 +168,15 @@ impl Budget {
         }
         self.looks.push_back((now, used));
         if self.over_until.is_some_and(|until| now < until) {
-            return Policy::Normal;
+            return ThreadPolicy::Normal;
         }
         self.over_until = None;
         let before = self.looks.front().map_or(used, |(_, before)| *before);
         if used.saturating_sub(before) > REALTIME_CPU_PER_SECOND {
             self.over_until = Some(now + REALTIME_PAUSE);
-            return Policy::Normal;
+            return ThreadPolicy::Normal;
         }
-        Policy::Realtime
+        ThreadPolicy::Realtime
     }
 }
 
@@ -187,7 +187,7 @@ mod tests {
     const TICK: Duration = Duration::from_millis(250);
 
     /// The policy at each tick of a worker that uses these shares of a CPU, in hundredths.
-    fn policies(shares: impl IntoIterator<Item = u32>) -> Vec<Policy> {
+    fn policies(shares: impl IntoIterator<Item = u32>) -> Vec<ThreadPolicy> {
         let (mut now, mut used) = (Instant::now(), Duration::ZERO);
         let mut budget = Budget::default();
         budget.policy(now, used);
@@ -204,11 +204,11 @@ mod tests {
         assert!(
             policies([49; 100])
                 .iter()
-                .all(|policy| *policy == Policy::Realtime)
+                .all(|policy| *policy == ThreadPolicy::Realtime)
         );
         // Half a second at once, and then nothing.
         let burst = policies([100, 100, 0, 0, 0, 0]);
-        assert_eq!(burst, [Policy::Realtime; 6]);
+        assert_eq!(burst, [ThreadPolicy::Realtime; 6]);
     }
 
     #[test]
@@ -216,16 +216,18 @@ mod tests {
         let ticks_of_pause =
             usize::try_from(REALTIME_PAUSE.as_millis() / TICK.as_millis()).expect("few");
         let all = policies(std::iter::repeat_n(100, 4).chain(std::iter::repeat_n(1, 100)));
-        let down = all.iter().position(|policy| *policy == Policy::Normal);
+        let down = all
+            .iter()
+            .position(|policy| *policy == ThreadPolicy::Normal);
         assert_eq!(down, Some(2), "600 ms were used by then, or 750");
         let back = all[2..]
             .iter()
-            .position(|policy| *policy == Policy::Realtime);
+            .position(|policy| *policy == ThreadPolicy::Realtime);
         assert_eq!(back, Some(ticks_of_pause));
         assert!(
             all[2 + ticks_of_pause..]
                 .iter()
-                .all(|policy| *policy == Policy::Realtime)
+                .all(|policy| *policy == ThreadPolicy::Realtime)
         );
     }
 
@@ -234,7 +236,7 @@ mod tests {
         let all = policies([80; 200]);
         let up = all
             .iter()
-            .filter(|policy| **policy == Policy::Realtime)
+            .filter(|policy| **policy == ThreadPolicy::Realtime)
             .count();
         assert_eq!(up, 2, "before it was found out");
     }
@@ -246,7 +248,7 @@ mod tests {
         budget.policy(start, Duration::ZERO);
         // As after the machine was stopped for a minute.
         let later = budget.policy(start + Duration::from_mins(1), Duration::from_millis(400));
-        assert_eq!(later, Policy::Realtime);
+        assert_eq!(later, ThreadPolicy::Realtime);
     }
 
     #[test]

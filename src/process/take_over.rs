@@ -10,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
-use super::readiness::{Part, Readiness};
+use super::readiness::{Readiness, StartPart};
 use crate::budgets::TAKE_OVER_TIME;
 use crate::node::Node;
 use crate::serving::setup::Setup;
@@ -36,7 +36,7 @@ impl TakeOver {
         served: &Arc<ArcSwap<Vec<SocketAddr>>>,
         readiness: &Arc<Readiness>,
     ) -> Self {
-        readiness.awaits(Part::Addresses);
+        readiness.awaits(StartPart::Addresses);
         Self {
             node: Arc::clone(node),
             shared: Arc::clone(shared),
@@ -68,7 +68,7 @@ impl TakeOver {
         if let Ok(Err(error)) = taken {
             tracing::error!(%error, "the node is not as it should be");
         }
-        self.readiness.done(Part::Addresses);
+        self.readiness.done(StartPart::Addresses);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::cli::ConfigArgs;
 use crate::cli::stub::Stub;
 use crate::config::{Config, ConfigErrors, load, load_from};
 use crate::diagnosis::report::Health;
-use crate::diagnosis::{HttpsCheck, Order, Scope, Subject, diagnose};
+use crate::diagnosis::{HttpsCheck, NameToDiagnose, Order, Scope, diagnose};
 use crate::transport::tls::{read_roots, trusted_roots};
 use text::Style;
 
@@ -94,7 +94,7 @@ pub(crate) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let stub = stub(&args)?;
-    let subject = |given: &Given| Subject {
+    let subject = |given: &Given| NameToDiagnose {
         text: given.text.clone(),
         candidates: stub.candidates(&given.name),
     };

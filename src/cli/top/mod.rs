@@ -21,7 +21,7 @@ use clap::Args;
 use tokio::task::JoinSet;
 
 use super::admin::AdminAddress;
-use model::{Fleet, Reading, Summary, Tables};
+use model::{Fleet, Headline, Reading, Tables};
 use table::plain;
 use view::Palette;
 
@@ -90,9 +90,9 @@ async fn once(instances: Vec<AdminAddress>, interval: Duration) -> anyhow::Resul
         .lock()
         .write_all(text(&tables, room).as_bytes())?;
     Ok(match tables.summary() {
-        Summary::Well => ExitCode::SUCCESS,
-        Summary::Sick => ExitCode::FAILURE,
-        Summary::Unreachable => ExitCode::from(2),
+        Headline::Well => ExitCode::SUCCESS,
+        Headline::Sick => ExitCode::FAILURE,
+        Headline::Unreachable => ExitCode::from(2),
     })
 }
 

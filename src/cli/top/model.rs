@@ -170,7 +170,7 @@ pub(super) struct CountRow {
 
 /// The headline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Summary {
+pub(super) enum Headline {
     /// No instance could be read.
     Unreachable,
     /// Something is wrong.
@@ -180,18 +180,18 @@ pub(super) enum Summary {
 }
 
 impl Tables {
-    pub(super) fn summary(&self) -> Summary {
+    pub(super) fn summary(&self) -> Headline {
         let unreachable = |row: &InstanceRow| row.uptime_seconds.is_none();
         if self.instances.iter().all(unreachable) {
-            Summary::Unreachable
+            Headline::Unreachable
         } else if self
             .instances
             .iter()
             .any(|row| row.gravity >= Gravity::Sick)
         {
-            Summary::Sick
+            Headline::Sick
         } else {
-            Summary::Well
+            Headline::Well
         }
     }
 }
@@ -764,7 +764,7 @@ mod tests {
                 ("sick", "1 mistake in its files"),
             ]
         );
-        assert_eq!(tables.summary(), Summary::Sick);
+        assert_eq!(tables.summary(), Headline::Sick);
         let states: Vec<_> = tables
             .servers
             .iter()
@@ -814,7 +814,7 @@ mod tests {
     fn a_state_of_a_later_version_is_not_taken_for_harmless() {
         let tables = fleet(&[status("a", &["good", "drowsy"])]).tables(Instant::now());
         assert_eq!(tables.servers[0].health.state.as_str(), "drowsy");
-        assert_eq!(tables.summary(), Summary::Sick);
+        assert_eq!(tables.summary(), Headline::Sick);
     }
 
     #[test]
@@ -869,7 +869,7 @@ mod tests {
     fn nobody_reached_is_worse_than_somebody_sick() {
         let mut fleet = Fleet::new(["a".to_owned(), "b".to_owned()]);
         let now = Instant::now();
-        assert_eq!(fleet.tables(now).summary(), Summary::Unreachable);
+        assert_eq!(fleet.tables(now).summary(), Headline::Unreachable);
         let lost = |instance| Reading {
             instance,
             at: now,
@@ -878,10 +878,10 @@ mod tests {
         };
         fleet.take(lost(0));
         fleet.take(lost(1));
-        assert_eq!(fleet.tables(now).summary(), Summary::Unreachable);
+        assert_eq!(fleet.tables(now).summary(), Headline::Unreachable);
         fleet.take(reading(0, now, &status("a", &["good"])));
-        assert_eq!(fleet.tables(now).summary(), Summary::Sick);
+        assert_eq!(fleet.tables(now).summary(), Headline::Sick);
         fleet.take(reading(1, now, &status("b", &["good"])));
-        assert_eq!(fleet.tables(now).summary(), Summary::Well);
+        assert_eq!(fleet.tables(now).summary(), Headline::Well);
     }
 }

@@ -1,6 +1,6 @@
 //! The model's rows as tables of text.
 
-use super::model::{CountRow, Gravity, Share, Summary, Tables};
+use super::model::{CountRow, Gravity, Headline, Share, Tables};
 use super::table::{Table, TableCell, TableColumn, Tone};
 use crate::process::admin::duration;
 
@@ -146,9 +146,9 @@ impl Tables {
             .filter(|row| row.gravity >= Gravity::Sick);
         let sick: usize = sick.map(|row| row.instances.names.len()).sum();
         let gravity = match self.summary() {
-            Summary::Unreachable => Gravity::Dead,
-            Summary::Sick => Gravity::Sick,
-            Summary::Well => Gravity::Well,
+            Headline::Unreachable => Gravity::Dead,
+            Headline::Sick => Gravity::Sick,
+            Headline::Well => Gravity::Well,
         };
         let instances = if all == 1 { "instance" } else { "instances" };
         let text =

@@ -126,7 +126,7 @@ pub enum Refusal {
 
 /// A drafted group of servers.
 #[derive(Debug, Clone)]
-pub(super) struct Group {
+pub(super) struct DraftGroup {
     pub(super) name: String,
     pub(super) servers: Vec<String>,
     /// Further keys of the group.
@@ -145,7 +145,7 @@ pub(super) enum Target {
 
 /// A drafted route.
 #[derive(Debug, Clone)]
-pub(super) struct Route {
+pub(super) struct DraftRoute {
     pub(super) target: Target,
     /// Further keys of the route.
     pub(super) options: Vec<(&'static str, Value)>,
@@ -155,8 +155,8 @@ pub(super) struct Route {
 /// The drafted configuration, with remarks and mistakes.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    pub(super) groups: Vec<Group>,
-    pub(super) routes: BTreeMap<String, Route>,
+    pub(super) groups: Vec<DraftGroup>,
+    pub(super) routes: BTreeMap<String, DraftRoute>,
     /// Keys at the top, such as `cache.prefetch.hits`.
     pub(super) keys: Vec<(Vec<&'static str>, Value, Place)>,
     /// Where /health, /ready and /metrics are served.
@@ -248,9 +248,9 @@ impl Draft {
     }
 
     /// The name of a group with these servers and options; an existing one is used.
-    pub(super) fn group(&mut self, group: Group) -> String {
-        let alike = |known: &&Group| {
-            let keys = |group: &Group| -> Vec<(Vec<&'static str>, Value)> {
+    pub(super) fn group(&mut self, group: DraftGroup) -> String {
+        let alike = |known: &&DraftGroup| {
+            let keys = |group: &DraftGroup| -> Vec<(Vec<&'static str>, Value)> {
                 group
                     .options
                     .iter()
@@ -268,7 +268,7 @@ impl Draft {
             name = format!("{}-{number}", group.name);
             number += 1;
         }
-        self.groups.push(Group {
+        self.groups.push(DraftGroup {
             name: name.clone(),
             ..group
         });

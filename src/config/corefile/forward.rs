@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use figment::value::Value;
 
-use super::draft::{Draft, Group, Refusal, Verdict, duration};
+use super::draft::{Draft, DraftGroup, Refusal, Verdict, duration};
 use super::syntax::{Directive, Place, Word};
 use super::zones::{zone, zones};
 
@@ -28,7 +28,7 @@ const NOT_PASSED_OVER: &str = "no answer of a server that knows the zone is pass
 
 /// Options that decide how servers are written.
 #[derive(Debug, Default)]
-struct Transport {
+struct ServerOptions {
     force_tcp: bool,
     tls_name: Option<String>,
     /// The resolver of servers' host names.
@@ -52,7 +52,7 @@ pub(super) fn read<'a>(
         1,
         "a server such as 10.0.0.2, or /etc/resolv.conf",
     )?;
-    let mut transport = Transport::default();
+    let mut transport = ServerOptions::default();
     let mut forward = Forward {
         directive,
         from,
@@ -87,7 +87,7 @@ pub(super) fn read<'a>(
 }
 
 /// A server by its host name, without the group that resolves it.
-fn named(transport: &Transport, text: &str) -> Option<String> {
+fn named(transport: &ServerOptions, text: &str) -> Option<String> {
     let (scheme, rest) = text.split_once("://").unwrap_or(("dns", text));
     let (authority, path) = match rest.find('/') {
         Some(slash) if scheme == "https" => rest.split_at(slash),
@@ -126,7 +126,7 @@ fn is_host_name(text: &str) -> bool {
 /// The server with the group that resolves its name.
 fn resolved(
     draft: &mut Draft,
-    transport: &Transport,
+    transport: &ServerOptions,
     directive: &Directive,
     server: &str,
 ) -> String {
@@ -135,7 +135,7 @@ fn resolved(
         [] => vec!["/etc/resolv.conf".to_owned()],
         resolvers => resolvers.to_vec(),
     };
-    let group = draft.group(Group {
+    let group = draft.group(DraftGroup {
         name: RESOLVER.to_owned(),
         servers,
         options: Vec::new(),
@@ -149,7 +149,7 @@ fn resolved(
 }
 
 /// A server as our configuration writes it.
-fn server(draft: &mut Draft, transport: &Transport, word: &Word) -> Option<String> {
+fn server(draft: &mut Draft, transport: &ServerOptions, word: &Word) -> Option<String> {
     const EXPECTED: &str =
         "a server such as 10.0.0.2, 10.0.0.2:5353, tls://9.9.9.9 or /etc/resolv.conf";
     let text = word.text.as_str();
@@ -203,7 +203,7 @@ fn bracketed(text: &str) -> String {
 fn read_option(
     draft: &mut Draft,
     forward: &mut Forward<'_>,
-    transport: &mut Transport,
+    transport: &mut ServerOptions,
     option: &Directive,
 ) {
     use Verdict::{Differs, NoCounterpart, Taken};

@@ -31,9 +31,9 @@ use super::files::Files;
 use super::foreign::{self, HeldCorefile};
 use super::yaml::Document;
 use draft::Draft;
-use server::{Acl, Server};
+use server::{AclPlugin, DraftBlock};
 use syntax::{Directive, Place, ServerBlock, Sources};
-use zones::Key;
+use zones::BlockKey;
 
 /// The default address of NodeLocal DNSCache.
 const NODE_LOCAL: &str = "169.254.20.10";
@@ -121,7 +121,7 @@ pub(super) fn import(
         .servers
         .iter()
         .flat_map(|block| &block.keys)
-        .filter_map(|word| Key::read(&word.text))
+        .filter_map(|word| BlockKey::read(&word.text))
         .flat_map(|key| key.zones)
         .collect();
     let (relays, servers) = relay::apart(corefile.servers);
@@ -204,12 +204,12 @@ fn translate<'a>(
     around: &Surroundings<'_>,
     (block, behind): (&'a ServerBlock, &BTreeMap<String, Vec<String>>),
     zones: &BTreeSet<String>,
-) -> Server<'a> {
+) -> DraftBlock<'a> {
     let asks = |directive: &Directive| {
         let name = directive.name.text.as_str();
         matches!(name, "forward" | "proxy" | "kubernetes")
     };
-    let mut server = Server::default();
+    let mut server = DraftBlock::default();
     server.asks_others = block.body.iter().any(asks);
     for key in &block.keys {
         server.key(draft, key);
@@ -279,9 +279,9 @@ fn unpacked<'t>(file: &Path, text: &'t str) -> Result<Unpacked<'t>, Vec<ConfigEr
 }
 
 /// Adds a remark about each `acl`. There is one `allow` for all zones.
-fn tell_of_acl(draft: &mut Draft, acls: &[Option<Acl<'_>>]) {
+fn tell_of_acl(draft: &mut Draft, acls: &[Option<AclPlugin<'_>>]) {
     for acl in acls.iter().flatten() {
-        let alike = |other: &Option<Acl<'_>>| {
+        let alike = |other: &Option<AclPlugin<'_>>| {
             other
                 .as_ref()
                 .is_some_and(|other| other.whole && other.networks == acl.networks)

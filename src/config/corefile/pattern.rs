@@ -9,14 +9,14 @@
 pub(super) struct Pattern {
     /// Lower-cased, without its final dot.
     pub(super) zone: String,
-    pub(super) names: Names,
+    pub(super) names: MatchedNames,
     /// Whether `{1}` is what stands in front of the zone.
     pub(super) captured: bool,
 }
 
 /// Where the names are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Names {
+pub(super) enum MatchedNames {
     /// The zone alone.
     At,
     /// Below the zone.
@@ -51,7 +51,7 @@ impl Pattern {
 }
 
 /// The part before the zone: which names it matches, and whether it is a capture group.
-fn front(text: &str, begins: bool, ends: bool) -> Option<(Names, bool, &str)> {
+fn front(text: &str, begins: bool, ends: bool) -> Option<(MatchedNames, bool, &str)> {
     const OR_NOTHING: [&str; 6] = [
         "(.*\\.)?",
         "(.*[.])?",
@@ -61,18 +61,18 @@ fn front(text: &str, begins: bool, ends: bool) -> Option<(Names, bool, &str)> {
         "(?:[^.]+\\.)*",
     ];
     if let Some(rest) = OR_NOTHING.iter().find_map(|or| text.strip_prefix(or)) {
-        return Some((Names::AtAndBelow, false, rest));
+        return Some((MatchedNames::AtAndBelow, false, rest));
     }
     for boundary in ["(^|\\.)", "(^|[.])", "(?:^|\\.)"] {
         if let Some(rest) = text.strip_prefix(boundary) {
-            return Some((Names::AtAndBelow, false, rest));
+            return Some((MatchedNames::AtAndBelow, false, rest));
         }
     }
     for label in ["(?:[^.]+\\.){", "([^.]+\\.){"] {
         if let Some(rest) = text.strip_prefix(label) {
             let (count, rest) = rest.split_once(",}")?;
             count.parse::<u8>().ok()?;
-            return Some((Names::Deep, false, rest));
+            return Some((MatchedNames::Deep, false, rest));
         }
     }
     let (captured, rest) = match text.strip_prefix('(') {
@@ -93,13 +93,13 @@ fn front(text: &str, begins: bool, ends: bool) -> Option<(Names, bool, &str)> {
             Some(rest) => (false, rest),
             // Any part of a name may be meant.
             None if !ends => return None,
-            None if begins => return Some((Names::At, false, text)),
+            None if begins => return Some((MatchedNames::At, false, text)),
             // The part before the zone is not used.
-            None => return Some((Names::AtAndBelow, false, text)),
+            None => return Some((MatchedNames::AtAndBelow, false, text)),
         },
     };
     let rest = DOTS.iter().find_map(|dot| rest.strip_prefix(dot))?;
-    Some((Names::Below, captured, rest))
+    Some((MatchedNames::Below, captured, rest))
 }
 
 /// What follows after `.*`, `.+`, `\w+`, or a class of characters such as `[a-z0-9-]+`.
@@ -139,11 +139,11 @@ fn literal(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Names, Pattern};
+    use super::{MatchedNames, Pattern};
 
     #[test]
     fn the_expressions_of_corefiles_are_read() {
-        use Names::{At, AtAndBelow, Below, Deep};
+        use MatchedNames::{At, AtAndBelow, Below, Deep};
         let cases = [
             (r"(.*)\.dev\.example", Below, true, "dev.example"),
             (r"^(.*)\.dev\.example\.$", Below, true, "dev.example"),

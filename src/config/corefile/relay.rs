@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::draft::{Draft, Verdict};
 use super::forward;
 use super::syntax::{Directive, ServerBlock};
-use super::zones::Key;
+use super::zones::BlockKey;
 
 /// Plugins that do not change the answers of a block that forwards.
 const SILENT: [&str; 6] = ["errors", "log", "loop", "reload", "bind", "prometheus"];
@@ -49,7 +49,7 @@ fn port_of(block: &ServerBlock) -> Option<u16> {
     let [key] = block.keys.as_slice() else {
         return None;
     };
-    let key = Key::read(&key.text)?;
+    let key = BlockKey::read(&key.text)?;
     let whole = key.scheme == "dns" && key.zones == ["."] && key.port != 53;
     let forwards = |directive: &&Directive| directive.name.text == "forward";
     let silent = |directive: &Directive| SILENT.contains(&directive.name.text.as_str());

@@ -1,16 +1,16 @@
 //! The plugin `rewrite`: names that are asked for under others.
 
 use super::draft::{Draft, Verdict};
-use super::pattern::{Names, Pattern};
+use super::pattern::{MatchedNames, Pattern};
 use super::plugins::changes_answers;
-use super::server::Server;
+use super::server::DraftBlock;
 use super::syntax::Directive;
 use super::zones::{is_within, zone};
 use Verdict::{Differs, Taken};
 
 const REMEDY: &str = "names, suffixes and patterns such as (.*)\\.dev\\.example are rewritten here: see rewrite in the routes";
 
-pub(super) fn rewrite(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+pub(super) fn rewrite(draft: &mut Draft, server: &mut DraftBlock<'_>, directive: &Directive) {
     let texts = directive.texts();
     let mut words = texts.as_slice();
     if let ["stop" | "continue", rest @ ..] = words {
@@ -47,7 +47,7 @@ fn trimmed(text: &str) -> String {
 
 fn route(
     draft: &mut Draft,
-    server: &mut Server<'_>,
+    server: &mut DraftBlock<'_>,
     directive: &Directive,
     (from, to): (String, String),
     note: &str,
@@ -64,7 +64,7 @@ fn route(
 /// A suffix, written as an expression, or all names below one that become a single other name.
 fn by_pattern(
     draft: &mut Draft,
-    server: &mut Server<'_>,
+    server: &mut DraftBlock<'_>,
     directive: &Directive,
     (from, to): (&str, &str),
 ) {
@@ -78,17 +78,17 @@ fn by_pattern(
     }
     let place = &directive.name.place;
     match (pattern.names, suffix) {
-        (Names::Below, Some(suffix)) => {
+        (MatchedNames::Below, Some(suffix)) => {
             let note = "a route with rewrite, for the name itself and all below it; names of the answer are always put back";
             route(draft, server, directive, (pattern.zone, zone(suffix)), note);
         }
-        (Names::At, None) => {
+        (MatchedNames::At, None) => {
             let note = "a route with rewrite; names below it too";
             route(draft, server, directive, (pattern.zone, zone(to)), note);
         }
-        (Names::Below | Names::AtAndBelow, None) => {
+        (MatchedNames::Below | MatchedNames::AtAndBelow, None) => {
             let mut alias = |name| server.aliases.push((name, zone(to), place.clone()));
-            if pattern.names == Names::AtAndBelow {
+            if pattern.names == MatchedNames::AtAndBelow {
                 alias(pattern.zone.clone());
             }
             alias(format!("*.{}", pattern.zone));

@@ -6,15 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use figment::value::Value;
 
 use super::Surroundings;
-use super::draft::{Draft, Group, Refusal, Route, Target, Verdict};
+use super::draft::{Draft, DraftGroup, DraftRoute, Refusal, Target, Verdict};
 use super::forward::Forward;
 use super::syntax::{Directive, Place, Word};
-use super::zones::{self, Key, is_within, zone};
+use super::zones::{self, BlockKey, is_within, zone};
 use crate::config::servers::is_group_name;
 
 /// What a server block says, in the order in which CoreDNS asks its plugins.
 #[derive(Debug, Default)]
-pub(super) struct Server<'a> {
+pub(super) struct DraftBlock<'a> {
     pub(super) zones: Vec<(String, Place)>,
     ports: BTreeSet<u16>,
     /// Whether it has a plugin that asks others.
@@ -22,8 +22,8 @@ pub(super) struct Server<'a> {
     pub(super) bind: Vec<IpAddr>,
     pub(super) forwards: Vec<Forward<'a>>,
     /// Zones that `kubernetes` answers, and those it passes on when it does not know a name.
-    pub(super) kubernetes: Option<Kubernetes<'a>>,
-    pub(super) cache: Option<Cache>,
+    pub(super) kubernetes: Option<KubernetesPlugin<'a>>,
+    pub(super) cache: Option<CachePlugin>,
     /// Zones answered here.
     pub(super) answers: Vec<(String, Value, Place)>,
     /// Types that zones do not have.
@@ -36,12 +36,12 @@ pub(super) struct Server<'a> {
     pub(super) aliases: Vec<(String, String, Place)>,
     pub(super) dns64: Option<String>,
     pub(super) balances: bool,
-    pub(super) acl: Option<Acl<'a>>,
+    pub(super) acl: Option<AclPlugin<'a>>,
 }
 
 /// The plugin `acl`.
 #[derive(Debug)]
-pub(super) struct Acl<'a> {
+pub(super) struct AclPlugin<'a> {
     pub(super) directive: &'a Directive,
     /// Whether it holds for all zones of the block.
     pub(super) whole: bool,
@@ -50,7 +50,7 @@ pub(super) struct Acl<'a> {
 
 /// The plugin `kubernetes`.
 #[derive(Debug)]
-pub(super) struct Kubernetes<'a> {
+pub(super) struct KubernetesPlugin<'a> {
     pub(super) directive: &'a Directive,
     pub(super) zones: Vec<String>,
     pub(super) passes_on: Vec<String>,
@@ -58,7 +58,7 @@ pub(super) struct Kubernetes<'a> {
 
 /// The plugin `cache`.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct CachePlugin {
     /// Empty: all of the block.
     pub(super) zones: Vec<String>,
     pub(super) options: Vec<(&'static str, Value)>,
@@ -76,10 +76,10 @@ pub(super) enum CacheKind {
     Denial,
 }
 
-impl Server<'_> {
+impl DraftBlock<'_> {
     /// A zone in front of the block.
     pub(super) fn key(&mut self, draft: &mut Draft, word: &Word) {
-        let Some(key) = Key::read(&word.text) else {
+        let Some(key) = BlockKey::read(&word.text) else {
             return draft.unexpected(word, "a zone, or zone:port");
         };
         if key.scheme != "dns" {
@@ -172,7 +172,7 @@ impl Server<'_> {
         around: &Surroundings<'_>,
         zones: &BTreeSet<String>,
     ) {
-        let mut routes: Vec<(String, Route)> = Vec::new();
+        let mut routes: Vec<(String, DraftRoute)> = Vec::new();
         for (zone, answer, place) in &self.answers {
             add(&mut routes, zone, Target::Answer(answer.clone()), place);
         }
@@ -212,7 +212,7 @@ impl Server<'_> {
     }
 
     /// Zones of `cache`, and of its `disable`, that are a part of a route become one.
-    fn cached_apart(&self, routes: &mut Vec<(String, Route)>) {
+    fn cached_apart(&self, routes: &mut Vec<(String, DraftRoute)>) {
         let Some(cache) = &self.cache else {
             return;
         };
@@ -231,7 +231,7 @@ impl Server<'_> {
         draft: &mut Draft,
         number: usize,
         forward: &Forward<'_>,
-        routes: &mut Vec<(String, Route)>,
+        routes: &mut Vec<(String, DraftRoute)>,
     ) {
         let reaches = |(zone, _): &(String, Place)| {
             let both = is_within(&forward.from, zone) || is_within(zone, &forward.from);
@@ -256,7 +256,7 @@ impl Server<'_> {
         } else {
             &forward.from
         };
-        let group = draft.group(Group {
+        let group = draft.group(DraftGroup {
             name: group_name(name),
             servers: forward.servers.clone(),
             options: forward.options.clone(),
@@ -282,7 +282,7 @@ impl Server<'_> {
                 };
                 // A later `forward` takes them and gets its own route; without one nobody answers them.
                 if let Some(next) = self.forwards[number + 1..].iter().find(covers) {
-                    let group = draft.group(Group {
+                    let group = draft.group(DraftGroup {
                         name: group_name(except),
                         servers: next.servers.clone(),
                         options: next.options.clone(),
@@ -312,7 +312,7 @@ impl Server<'_> {
             let excepted = |except: &String| is_within(zone, except);
             is_within(zone, &forward.from) && !forward.except.iter().any(excepted)
         })?;
-        Some(draft.group(Group {
+        Some(draft.group(DraftGroup {
             name: group_name(self.zones.first().map_or(".", |(zone, _)| zone.as_str())),
             servers: forward.servers.clone(),
             options: forward.options.clone(),
@@ -320,7 +320,7 @@ impl Server<'_> {
         }))
     }
 
-    fn rewrites(&self, draft: &mut Draft, routes: &mut Vec<(String, Route)>) {
+    fn rewrites(&self, draft: &mut Draft, routes: &mut Vec<(String, DraftRoute)>) {
         for (from, to, place) in &self.rewrites {
             let Some(group) = group_of(routes, to).or_else(|| self.forwards_to(draft, to)) else {
                 let what = format!(
@@ -337,7 +337,7 @@ impl Server<'_> {
             routes.retain(|(zone, _)| zone != from);
             routes.push((
                 from.clone(),
-                Route {
+                DraftRoute {
                     target: Target::Group(group),
                     options: vec![("rewrite", rewrite)],
                     place: place.clone(),
@@ -346,7 +346,7 @@ impl Server<'_> {
         }
     }
 
-    fn filters(&self, draft: &mut Draft, routes: &mut Vec<(String, Route)>) {
+    fn filters(&self, draft: &mut Draft, routes: &mut Vec<(String, DraftRoute)>) {
         for (zone, rtype, place) in &self.filters {
             if !routes.iter().any(|(route, _)| route == zone) {
                 let Some(group) = group_of(routes, zone) else {
@@ -357,7 +357,7 @@ impl Server<'_> {
                 };
                 add(routes, zone, Target::Group(group), place);
             }
-            let forwarded = |(route, what): &&mut (String, Route)| {
+            let forwarded = |(route, what): &&mut (String, DraftRoute)| {
                 is_within(route, zone) && matches!(what.target, Target::Group(_))
             };
             for (_, route) in routes.iter_mut().filter(forwarded) {
@@ -405,14 +405,14 @@ impl Server<'_> {
 fn kubernetes_routes(
     draft: &mut Draft,
     around: &Surroundings<'_>,
-    kubernetes: &Kubernetes<'_>,
-    routes: &mut Vec<(String, Route)>,
+    kubernetes: &KubernetesPlugin<'_>,
+    routes: &mut Vec<(String, DraftRoute)>,
 ) {
     let place = &kubernetes.directive.name.place;
     let Some(address) = around.cluster_dns else {
         return draft.refuse(place, Refusal::NoClusterDns);
     };
-    let group = draft.group(Group {
+    let group = draft.group(DraftGroup {
         name: "cluster".to_owned(),
         servers: vec![address.to_string()],
         // kube-dns may have no upstream of its own, and then never answers a question about the root.
@@ -478,7 +478,7 @@ fn group_name(zone: &str) -> String {
 }
 
 /// The route that names of a zone take.
-fn longest<'r>(routes: &'r [(String, Route)], zone: &str) -> Option<&'r Route> {
+fn longest<'r>(routes: &'r [(String, DraftRoute)], zone: &str) -> Option<&'r DraftRoute> {
     let longest = routes
         .iter()
         .filter(|(route, _)| is_within(zone, route))
@@ -487,7 +487,7 @@ fn longest<'r>(routes: &'r [(String, Route)], zone: &str) -> Option<&'r Route> {
 }
 
 /// The group that names of a zone are asked of.
-fn group_of(routes: &[(String, Route)], zone: &str) -> Option<String> {
+fn group_of(routes: &[(String, DraftRoute)], zone: &str) -> Option<String> {
     match &longest(routes, zone)?.target {
         Target::Group(group) => Some(group.clone()),
         Target::Answer(_) => None,
@@ -495,10 +495,10 @@ fn group_of(routes: &[(String, Route)], zone: &str) -> Option<String> {
 }
 
 /// Adds a route, unless a plugin that comes earlier has one.
-fn add(routes: &mut Vec<(String, Route)>, name: &str, target: Target, place: &Place) {
+fn add(routes: &mut Vec<(String, DraftRoute)>, name: &str, target: Target, place: &Place) {
     let name = zone(name);
     if !routes.iter().any(|(known, _)| *known == name) {
-        let route = Route {
+        let route = DraftRoute {
             target,
             options: Vec::new(),
             place: place.clone(),

@@ -8,9 +8,9 @@ use std::net::IpAddr;
 use figment::value::Value;
 
 use super::draft::{Draft, Verdict};
-use super::pattern::{Names, Pattern};
+use super::pattern::{MatchedNames, Pattern};
 use super::plugins::{changes_answers, zones_within};
-use super::server::Server;
+use super::server::DraftBlock;
 use super::syntax::Directive;
 use super::zones::{is_within, zone};
 use Verdict::{Differs, NoCounterpart, Taken};
@@ -33,7 +33,11 @@ struct Body<'a> {
     passes_on: bool,
 }
 
-pub(super) fn template<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
+pub(super) fn template<'a>(
+    draft: &mut Draft,
+    server: &mut DraftBlock<'a>,
+    directive: &'a Directive,
+) {
     let texts = directive.texts();
     let [class, rtype, ..] = texts.as_slice() else {
         let _ = draft.argument(directive, 1, "a class and a type, such as IN A or ANY ANY");
@@ -49,7 +53,7 @@ pub(super) fn template<'a>(draft: &mut Draft, server: &mut Server<'a>, directive
         let note = "its expression takes no name of its zones";
         return draft.remark(directive, NoCounterpart, note);
     }
-    let deep = scopes.iter().any(|(_, names)| *names == Names::Deep);
+    let deep = scopes.iter().any(|(_, names)| *names == MatchedNames::Deep);
     let denies = body.rcode.as_deref() == Some("NXDOMAIN") && body.answers.is_empty();
     if deep && denies && body.passes_on {
         let note = "these names are forwarded, and the servers deny them, which know none so deep";
@@ -110,9 +114,11 @@ fn read<'a>(draft: &mut Draft, directive: &'a Directive) -> Option<Body<'a>> {
 }
 
 /// The zones whose names a template answers, and which of their names.
-fn scopes(zones: &[String], patterns: &[Pattern]) -> Vec<(String, Names)> {
+fn scopes(zones: &[String], patterns: &[Pattern]) -> Vec<(String, MatchedNames)> {
     if patterns.is_empty() {
-        let whole = zones.iter().map(|zone| (zone.clone(), Names::AtAndBelow));
+        let whole = zones
+            .iter()
+            .map(|zone| (zone.clone(), MatchedNames::AtAndBelow));
         return whole.collect();
     }
     let mut scopes = Vec::new();
@@ -121,13 +127,13 @@ fn scopes(zones: &[String], patterns: &[Pattern]) -> Vec<(String, Names)> {
             scopes.push((pattern.zone.clone(), pattern.names));
         } else {
             let below = zones.iter().filter(|zone| is_within(zone, &pattern.zone));
-            scopes.extend(below.map(|zone| (zone.clone(), Names::AtAndBelow)));
+            scopes.extend(below.map(|zone| (zone.clone(), MatchedNames::AtAndBelow)));
         }
     }
     scopes
 }
 
-fn says(body: &Body<'_>, rtype: &str, scopes: &[(String, Names)]) -> Option<Says> {
+fn says(body: &Body<'_>, rtype: &str, scopes: &[(String, MatchedNames)]) -> Option<Says> {
     let code = body.rcode.as_deref().unwrap_or("NOERROR");
     if body.answers.is_empty() {
         return match (code, rtype) {
@@ -160,7 +166,7 @@ fn says(body: &Body<'_>, rtype: &str, scopes: &[(String, Names)]) -> Option<Says
 fn record<'t>(
     answer: &str,
     rtype: &'t str,
-    scopes: &[(String, Names)],
+    scopes: &[(String, MatchedNames)],
 ) -> Option<(&'t str, String)> {
     // One word each.
     let mut text = answer.to_owned();
@@ -171,7 +177,7 @@ fn record<'t>(
     let [owner, .., kind, data] = words.as_slice() else {
         return None;
     };
-    let is_zone = |(scope, _): &(String, Names)| zone(owner) == *scope;
+    let is_zone = |(scope, _): &(String, MatchedNames)| zone(owner) == *scope;
     if *owner != "{{.Name}}" && !scopes.iter().any(is_zone) {
         return None;
     }
@@ -187,11 +193,11 @@ fn record<'t>(
 
 /// Adds a template's answers to the block's routes and records, with a remark.
 fn take<'a>(
-    server: &mut Server<'a>,
+    server: &mut DraftBlock<'a>,
     directive: &'a Directive,
     rtype: &str,
     says: Says,
-    scopes: &[(String, Names)],
+    scopes: &[(String, MatchedNames)],
 ) -> (Verdict, String) {
     const RECORDS: &str = "records, with TTL 60 s, for names at any depth; other types of them are \"no such record\"";
     let place = &directive.name.place;
@@ -201,7 +207,7 @@ fn take<'a>(
     match says {
         Says::Addresses(addresses) => {
             for (zone, names) in scopes {
-                if *names == Names::AtAndBelow && !literal {
+                if *names == MatchedNames::AtAndBelow && !literal {
                     let shown = addresses
                         .iter()
                         .map(|address| Value::from(address.to_string()));
@@ -211,7 +217,7 @@ fn take<'a>(
                 }
                 verdict = Differs;
                 let name = match names {
-                    Names::Below => format!("*.{zone}"),
+                    MatchedNames::Below => format!("*.{zone}"),
                     _ => zone.clone(),
                 };
                 let owned = addresses
@@ -219,8 +225,10 @@ fn take<'a>(
                     .map(|address| (name.clone(), *address, directive));
                 server.names.extend(owned);
             }
-            let as_answers =
-                scopes.iter().all(|(_, names)| *names == Names::AtAndBelow) && !literal;
+            let as_answers = scopes
+                .iter()
+                .all(|(_, names)| *names == MatchedNames::AtAndBelow)
+                && !literal;
             let note = if as_answers {
                 "answer on the route, with TTL 60 s; other types of its names are \"no such record\""
             } else {
@@ -231,10 +239,10 @@ fn take<'a>(
         Says::Alias(target) => {
             for (zone, names) in scopes {
                 let mut alias = |name| server.aliases.push((name, target.clone(), place.clone()));
-                if *names != Names::Below {
+                if *names != MatchedNames::Below {
                     alias(zone.clone());
                 }
-                if matches!(names, Names::Below | Names::AtAndBelow) && !literal {
+                if matches!(names, MatchedNames::Below | MatchedNames::AtAndBelow) && !literal {
                     alias(format!("*.{zone}"));
                 }
             }
@@ -253,7 +261,10 @@ fn take<'a>(
             if code == "NXDOMAIN" || code == "REFUSED" {
                 note = format!("answer: {code} on the route");
             }
-            if let Some((zone, _)) = scopes.iter().find(|(_, names)| *names != Names::AtAndBelow) {
+            if let Some((zone, _)) = scopes
+                .iter()
+                .find(|(_, names)| *names != MatchedNames::AtAndBelow)
+            {
                 verdict = Differs;
                 note = format!("{note}; for all names at and below {zone}");
             }

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 /// A zone in front of a server block.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Key<'a> {
+pub(super) struct BlockKey<'a> {
     /// `dns`, unless it says otherwise.
     pub(super) scheme: &'a str,
     /// Without its final dot, lower-cased; a network may have several.
@@ -14,7 +14,7 @@ pub(super) struct Key<'a> {
     pub(super) port: u16,
 }
 
-impl<'a> Key<'a> {
+impl<'a> BlockKey<'a> {
     /// Reads `dns://10.0.0.0/24:5353`; none if the port is no number.
     pub(super) fn read(text: &'a str) -> Option<Self> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("dns", text));
@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn keys_have_schemes_zones_and_ports() {
-        let key = |text| Key::read(text).map(|key| (key.scheme.to_owned(), key.zones, key.port));
+        let key =
+            |text| BlockKey::read(text).map(|key| (key.scheme.to_owned(), key.zones, key.port));
         let dns = |zones: &[&str], port| {
             let zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
             Some(("dns".to_owned(), zones, port))

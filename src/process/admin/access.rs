@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub enum RequestOrigin {
     /// Our Unix socket, which only our own user can open, and no browser.
     Socket,
     /// This machine, or a pod in its network.
@@ -23,7 +23,7 @@ pub enum Peer {
     Network,
 }
 
-impl From<SocketAddr> for Peer {
+impl From<SocketAddr> for RequestOrigin {
     fn from(address: SocketAddr) -> Self {
         if address.ip().to_canonical().is_loopback() {
             Self::Loopback
@@ -35,7 +35,7 @@ impl From<SocketAddr> for Peer {
 
 /// Refuses requests for a host name, except over the Unix socket.
 pub(super) async fn refuse_host_names(request: Request, next: Next) -> Response {
-    let over_socket = request.extensions().get() == Some(&Peer::Socket);
+    let over_socket = request.extensions().get() == Some(&RequestOrigin::Socket);
     if !over_socket && !is_for_no_name(request.headers()) {
         let text = "nodens shows this to those who ask for an IP address or localhost only, not for a host name: \
                     another page could have that name lead here\n";
@@ -70,8 +70,8 @@ fn is_no_name(host: &str) -> bool {
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Why a request with an effect is refused; none if it is allowed.
-pub(super) fn refusal(peer: Peer, headers: &HeaderMap) -> Option<&'static str> {
-    if peer == Peer::Network {
+pub(super) fn refusal(peer: RequestOrigin, headers: &HeaderMap) -> Option<&'static str> {
+    if peer == RequestOrigin::Network {
         return Some("this can be asked for on the node itself only\n");
     }
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
@@ -123,38 +123,46 @@ mod tests {
         let origin = |origin| (header::ORIGIN, origin);
         let site = |site| (FETCH_SITE, site);
         for (peer, headers, may) in [
-            (Peer::Loopback, headers(&[host()]), true),
-            (Peer::Socket, headers(&[]), true),
-            (Peer::Network, headers(&[host()]), false),
+            (RequestOrigin::Loopback, headers(&[host()]), true),
+            (RequestOrigin::Socket, headers(&[]), true),
+            (RequestOrigin::Network, headers(&[host()]), false),
             (
-                Peer::Loopback,
+                RequestOrigin::Loopback,
                 headers(&[host(), origin("http://127.0.0.1:9153"), site("same-origin")]),
                 true,
             ),
             (
-                Peer::Loopback,
+                RequestOrigin::Loopback,
                 headers(&[host(), origin("http://127.0.0.1:9153")]),
                 true,
             ),
             (
-                Peer::Loopback,
+                RequestOrigin::Loopback,
                 headers(&[host(), origin("http://127.0.0.1:80")]),
                 false,
             ),
             (
-                Peer::Loopback,
+                RequestOrigin::Loopback,
                 headers(&[host(), origin("http://evil.example")]),
                 false,
             ),
-            (Peer::Loopback, headers(&[host(), origin("null")]), false),
             (
-                Peer::Loopback,
+                RequestOrigin::Loopback,
+                headers(&[host(), origin("null")]),
+                false,
+            ),
+            (
+                RequestOrigin::Loopback,
                 headers(&[host(), site("cross-site")]),
                 false,
             ),
-            (Peer::Loopback, headers(&[host(), site("same-site")]), false),
             (
-                Peer::Socket,
+                RequestOrigin::Loopback,
+                headers(&[host(), site("same-site")]),
+                false,
+            ),
+            (
+                RequestOrigin::Socket,
                 headers(&[origin("http://evil.example")]),
                 false,
             ),
@@ -170,14 +178,14 @@ mod tests {
     #[test]
     fn loopback_is_known_in_both_families() {
         for (address, want) in [
-            ("127.0.0.1:1", Peer::Loopback),
-            ("[::1]:1", Peer::Loopback),
-            ("[::ffff:127.0.0.1]:1", Peer::Loopback),
-            ("10.0.0.1:1", Peer::Network),
-            ("[::ffff:10.0.0.1]:1", Peer::Network),
+            ("127.0.0.1:1", RequestOrigin::Loopback),
+            ("[::1]:1", RequestOrigin::Loopback),
+            ("[::ffff:127.0.0.1]:1", RequestOrigin::Loopback),
+            ("10.0.0.1:1", RequestOrigin::Network),
+            ("[::ffff:10.0.0.1]:1", RequestOrigin::Network),
         ] {
             let address: SocketAddr = address.parse().expect("an address");
-            assert_eq!(Peer::from(address), want, "{address}");
+            assert_eq!(RequestOrigin::from(address), want, "{address}");
         }
     }
 }

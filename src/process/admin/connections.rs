@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::sleep_until;
 
-use super::access::Peer;
+use super::access::RequestOrigin;
 use crate::budgets::{
     ADMIN_CONNECTIONS, ADMIN_HEADER_TIME, ADMIN_REQUEST_INTERVAL, ADMIN_REQUESTS_AT_ONCE,
 };
@@ -34,7 +34,7 @@ const ACCEPTED_AT_ONCE: usize = ADMIN_CONNECTIONS / 4;
 pub(super) async fn serve_connections<L: Listener>(
     mut listener: L,
     router: Router,
-    peer: impl Fn(&L::Addr) -> Peer,
+    peer: impl Fn(&L::Addr) -> RequestOrigin,
 ) -> Infallible {
     let mut connections = JoinSet::new();
     let mut accepted = 0;
@@ -61,11 +61,11 @@ pub(super) async fn serve_connections<L: Listener>(
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve_connection<S>(stream: S, router: Router, peer: Peer)
+pub(super) async fn serve_connection<S>(stream: S, router: Router, peer: RequestOrigin)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let pace = Arc::new(Pace(Mutex::new(runtime::now())));
+    let pace = Arc::new(RequestPace(Mutex::new(runtime::now())));
     let router = router
         .layer(Extension(peer))
         .layer(from_fn_with_state(pace, at_a_pace));
@@ -78,9 +78,9 @@ where
 }
 
 /// The time of the next request if requests came at the fixed interval, without a burst.
-struct Pace(Mutex<Instant>);
+struct RequestPace(Mutex<Instant>);
 
-impl Pace {
+impl RequestPace {
     /// When a request that came now is to be answered.
     fn next(&self, now: Instant) -> Instant {
         let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,7 +92,7 @@ impl Pace {
 }
 
 /// Answers a request after other ready tasks and not before its time, because a connection may send hundreds at once.
-async fn at_a_pace(State(pace): State<Arc<Pace>>, request: Request, next: Next) -> Response {
+async fn at_a_pace(State(pace): State<Arc<RequestPace>>, request: Request, next: Next) -> Response {
     yield_now().await;
     sleep_until(pace.next(runtime::now()).into()).await;
     next.run(request).await

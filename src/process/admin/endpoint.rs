@@ -49,7 +49,7 @@ pub(super) enum Location {
 }
 
 /// A listening socket.
-pub(super) enum Listener {
+pub(super) enum AdminListener {
     /// Over TCP.
     Tcp(std::net::TcpListener),
     /// Over a Unix socket.
@@ -58,12 +58,12 @@ pub(super) enum Listener {
 
 impl Location {
     /// Binds it.
-    pub(super) fn bind(&self) -> io::Result<Listener> {
+    pub(super) fn bind(&self) -> io::Result<AdminListener> {
         match self {
-            Self::Address(_, address) => bind_tcp(*address).map(Listener::Tcp),
+            Self::Address(_, address) => bind_tcp(*address).map(AdminListener::Tcp),
             Self::File(path) => {
                 let listener = bind_unix(path)?;
-                Ok(Listener::Unix(listener, SocketFile::new(path.clone())))
+                Ok(AdminListener::Unix(listener, SocketFile::new(path.clone())))
             }
         }
     }
@@ -81,7 +81,7 @@ impl Location {
     }
 
     /// Waits until an earlier instance releases it.
-    pub(super) async fn take_over(&self) -> Listener {
+    pub(super) async fn take_over(&self) -> AdminListener {
         loop {
             tokio::time::sleep(BIND_INTERVAL).await;
             if let Ok(listener) = self.bind() {

@@ -18,21 +18,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
-pub use access::Peer;
+pub use access::RequestOrigin;
 use connections::{serve_connection, serve_connections};
 pub use endpoint::AdminError;
-use endpoint::{Listener, Location};
+use endpoint::{AdminListener, Location};
 pub use page::duration;
 pub use status::Instance;
 
 /// The endpoints of the admin interface, not served yet.
-pub struct BoundAdmin(Vec<Endpoint>);
+pub struct BoundAdmin(Vec<AdminEndpoint>);
 
-struct Endpoint {
+struct AdminEndpoint {
     location: Location,
     shows: Shows,
     /// None while an earlier instance has the location.
-    listener: Option<Listener>,
+    listener: Option<AdminListener>,
 }
 
 /// What an endpoint shows.
@@ -81,7 +81,7 @@ impl BoundAdmin {
                     continue;
                 }
             };
-            endpoints.push(Endpoint {
+            endpoints.push(AdminEndpoint {
                 location,
                 shows,
                 listener,
@@ -96,7 +96,7 @@ impl BoundAdmin {
         self.0
             .iter()
             .find_map(|endpoint| match (&endpoint.location, &endpoint.listener) {
-                (Location::Address("admin", _), Some(Listener::Tcp(listener))) => {
+                (Location::Address("admin", _), Some(AdminListener::Tcp(listener))) => {
                     listener.local_addr().ok()
                 }
                 (Location::Address("admin", address), _) => Some(*address),
@@ -141,7 +141,7 @@ impl Pages {
     }
 
     /// Serves one connection until it ends, as an endpoint that shows this serves each of its own.
-    pub async fn serve_connection<S>(&self, stream: S, shows: Shows, peer: Peer)
+    pub async fn serve_connection<S>(&self, stream: S, shows: Shows, peer: RequestOrigin)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -149,25 +149,27 @@ impl Pages {
     }
 }
 
-impl Endpoint {
+impl AdminEndpoint {
     async fn serve(self, router: Router) {
         let listener = match self.listener {
             Some(listener) => listener,
             None => self.location.take_over().await,
         };
         let error = match listener {
-            Listener::Tcp(listener) => match tokio::net::TcpListener::from_std(listener) {
+            AdminListener::Tcp(listener) => match tokio::net::TcpListener::from_std(listener) {
                 Ok(listener) => {
                     match serve_connections(listener, router, |&from| from.into()).await {}
                 }
                 Err(error) => error,
             },
-            Listener::Unix(listener, _file) => match tokio::net::UnixListener::from_std(listener) {
-                Ok(listener) => {
-                    match serve_connections(listener, router, |_| Peer::Socket).await {}
+            AdminListener::Unix(listener, _file) => {
+                match tokio::net::UnixListener::from_std(listener) {
+                    Ok(listener) => {
+                        match serve_connections(listener, router, |_| RequestOrigin::Socket).await {}
+                    }
+                    Err(error) => error,
                 }
-                Err(error) => error,
-            },
+            }
         };
         tracing::error!(%error, "the admin interface cannot be served");
     }

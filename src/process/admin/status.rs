@@ -79,7 +79,7 @@ impl Instance {
             server.show(clocks);
         }
         let mut text = metrics.render();
-        text.push_str(&coredns::text(&coredns::Sources {
+        text.push_str(&coredns::text(&coredns::CorednsSources {
             shared: &self.shared,
             metrics,
             reloads: &self.reloads,

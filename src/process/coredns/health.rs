@@ -7,11 +7,11 @@ use crate::metrics::coredns::HEALTH_TIMES;
 use crate::metrics::distribution::Distribution;
 
 /// Times of all answers, and how many of them were not ok.
-type Seen = (Distribution<5>, u64);
+type HealthRecord = (Distribution<5>, u64);
 
 /// All answers so far.
 #[derive(Debug, Default)]
-pub struct HealthAnswers(Mutex<Seen>);
+pub struct HealthAnswers(Mutex<HealthRecord>);
 
 impl HealthAnswers {
     /// Counts an answer, and the time that it took.
@@ -27,11 +27,11 @@ impl HealthAnswers {
 
     /// Times, and failures.
     #[must_use]
-    pub fn read(&self) -> Seen {
+    pub fn read(&self) -> HealthRecord {
         *self.lock()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, HealthRecord> {
         // Numbers that are only added to.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -19,13 +19,13 @@ use super::metrics::Metrics;
 use super::reload_status::Reloads;
 use crate::config::Config;
 use crate::metrics::coredns::HEALTH_TIMES;
-use crate::metrics::exposition::{Exposition, Kind};
-use crate::node::metrics::Part;
+use crate::metrics::exposition::{Exposition, FamilyKind};
+use crate::node::metrics::NodePart;
 use crate::serving::coredns::server_label;
 use crate::serving::worker::Shared;
 
 /// The sources of the values.
-pub struct Sources<'a> {
+pub struct CorednsSources<'a> {
     /// What workers share.
     pub shared: &'a Shared,
     /// Our own families.
@@ -38,7 +38,7 @@ pub struct Sources<'a> {
     pub listen: &'a [SocketAddr],
 }
 
-impl Sources<'_> {
+impl CorednsSources<'_> {
     /// The label `server` of what is known of the whole process alone.
     fn first_server(&self) -> String {
         self.listen
@@ -49,7 +49,7 @@ impl Sources<'_> {
 
 /// The text of all families; none without `metrics.coredns`. Looks at every entry of the cache.
 #[must_use]
-pub fn text(sources: &Sources<'_>) -> String {
+pub fn text(sources: &CorednsSources<'_>) -> String {
     let mut out = Exposition::default();
     let setup = sources.shared.current.load();
     if let Some(totals) = sources.shared.metrics.coredns() {
@@ -62,20 +62,20 @@ pub fn text(sources: &Sources<'_>) -> String {
     out.into_text()
 }
 
-fn write_process(out: &mut Exposition, sources: &Sources<'_>, config: &Config) {
+fn write_process(out: &mut Exposition, sources: &CorednsSources<'_>, config: &Config) {
     let version = format!("nodens-{}", env!("CARGO_PKG_VERSION"));
     let labels = [("version", &*version), ("revision", ""), ("goversion", "")];
     out.family(
         "coredns_build_info",
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Always 1; the version is in the label.",
     )
     .sample(&labels, 1);
-    out.family("coredns_panics_total", Kind::Counter, "Panics.")
+    out.family("coredns_panics_total", FamilyKind::Counter, "Panics.")
         .sample(&[], sources.metrics.panics.load(Ordering::Relaxed));
     out.family(
         "coredns_reload_failed_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Changes of the configuration that hold a mistake and are not in force.",
     )
     .sample(&[], sources.reloads.refusals());
@@ -83,13 +83,13 @@ fn write_process(out: &mut Exposition, sources: &Sources<'_>, config: &Config) {
     let (times, failures) = sources.health.read();
     out.family(
         "coredns_health_request_duration_seconds",
-        Kind::Histogram,
+        FamilyKind::Histogram,
         "How long /health took to answer.",
     )
     .distribution(&[], &HEALTH_TIMES, &times);
     out.family(
         "coredns_health_request_failures_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Times that /health did not say ok.",
     )
     .sample(&[], failures);
@@ -99,13 +99,13 @@ fn write_process(out: &mut Exposition, sources: &Sources<'_>, config: &Config) {
         let node = &sources.metrics.node;
         let mut errors = out.family(
             "coredns_nodecache_setup_errors_total",
-            Kind::Counter,
+            FamilyKind::Counter,
             "Checks of the node's interface, addresses and rules that could not put them in place.",
         );
         for (kind, count) in [
             ("interface_add", 0),
-            ("interface_check", node.failed_checks(Part::Interface)),
-            ("iptables", node.failed_checks(Part::Rules)),
+            ("interface_check", node.failed_checks(NodePart::Interface)),
+            ("iptables", node.failed_checks(NodePart::Rules)),
             ("iptables_lock", 0),
             ("configmap", sources.reloads.refusals()),
         ] {
@@ -114,10 +114,10 @@ fn write_process(out: &mut Exposition, sources: &Sources<'_>, config: &Config) {
     }
 }
 
-fn write_hosts(out: &mut Exposition, sources: &Sources<'_>, config: &Config) {
+fn write_hosts(out: &mut Exposition, sources: &CorednsSources<'_>, config: &Config) {
     let mut entries = out.family(
         "coredns_hosts_entries",
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Addresses of names and names of addresses in the hosts files, and addresses in records.",
     );
     let addresses = |names: &[crate::config::StaticRecords]| -> usize {
@@ -139,7 +139,7 @@ fn write_hosts(out: &mut Exposition, sources: &Sources<'_>, config: &Config) {
     entries.sample(&[("hostsfile", "")], addresses(&config.records));
     out.family(
         "coredns_hosts_reload_timestamp_seconds",
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "When the configuration, its hosts files included, was last put in force, as Unix time.",
     )
     .sample(&[], sources.metrics.reload_timestamp.get());

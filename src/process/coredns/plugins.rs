@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::{Config, OwnAnswer, QueryLog, RouteConfig};
-use crate::metrics::exposition::{Exposition, Kind};
+use crate::metrics::exposition::{Exposition, FamilyKind};
 use crate::serving::coredns::server_label;
 
 /// Whether a route, or the whole configuration, does what the plugin does.
@@ -46,7 +46,7 @@ const PLUGINS: [(&str, Does); 12] = [
 pub(super) fn write(out: &mut Exposition, config: &Config, listen: &[SocketAddr]) {
     let mut enabled = out.family(
         "coredns_plugin_enabled",
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "1 for each of CoreDNS's plugins whose work is done here, by listen address and zone.",
     );
     let mut servers: Vec<String> = listen.iter().map(|at| server_label(*at)).collect();

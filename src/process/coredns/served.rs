@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use super::Sources;
+use super::CorednsSources;
 use crate::message::labels::{COREDNS_TYPES, coredns_code};
 use crate::message::reply::Protocol;
 use crate::metrics::Label;
 use crate::metrics::coredns::{SIZE_BOUNDS, SIZES, TIMES};
 use crate::metrics::distribution::Distribution;
-use crate::metrics::exposition::{Exposition, Kind};
+use crate::metrics::exposition::{Exposition, FamilyKind};
 use crate::serving::coredns::{Counts, FAMILIES, Plugin, Stored, route_label};
 
 /// What was counted, by `server` and `zone`.
 type ByLabels = BTreeMap<(String, String), Counts>;
 
 /// Writes them all.
-pub(super) fn write(out: &mut Exposition, sources: &Sources<'_>, counted: &ByLabels) {
+pub(super) fn write(out: &mut Exposition, sources: &CorednsSources<'_>, counted: &ByLabels) {
     write_queries(out, counted);
     write_sizes(out, counted);
     write_replies(out, counted);
@@ -46,7 +46,7 @@ fn with<'a>(
 fn write_queries(out: &mut Exposition, counted: &ByLabels) {
     let mut requests = out.family(
         "coredns_dns_requests_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Queries that were answered, by zone, protocol, family of the client's address (1 for IPv4, 2 for IPv6) and type.",
     );
     for (at, counts) in counted {
@@ -66,7 +66,7 @@ fn write_queries(out: &mut Exposition, counted: &ByLabels) {
     }
     let mut dnssec_ok = out.family(
         "coredns_dns_do_requests_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Queries with the DO bit that were answered.",
     );
     for (at, counts) in counted {
@@ -76,7 +76,7 @@ fn write_queries(out: &mut Exposition, counted: &ByLabels) {
 
 fn write_sizes(out: &mut Exposition, counted: &ByLabels) {
     let mut sizes = |name, help, of: fn(&Counts) -> &Sizes| {
-        let mut family = out.family(name, Kind::Histogram, help);
+        let mut family = out.family(name, FamilyKind::Histogram, help);
         for (at, counts) in counted {
             for (protocol, values) in Protocol::ALL.iter().zip(of(counts)) {
                 if values.count() > 0 {
@@ -101,7 +101,7 @@ fn write_sizes(out: &mut Exposition, counted: &ByLabels) {
 fn write_replies(out: &mut Exposition, counted: &ByLabels) {
     let mut duration = out.family(
         "coredns_dns_request_duration_seconds",
-        Kind::Histogram,
+        FamilyKind::Histogram,
         "From reading a query to its reply.",
     );
     for (at, counts) in counted {
@@ -111,7 +111,7 @@ fn write_replies(out: &mut Exposition, counted: &ByLabels) {
     }
     let mut responses = out.family(
         "coredns_dns_responses_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Replies, by response code and by the plugin of CoreDNS that does what made them; errors are made by none.",
     );
     for (at, counts) in counted {
@@ -125,7 +125,7 @@ fn write_replies(out: &mut Exposition, counted: &ByLabels) {
 }
 
 /// What queries found in the cache. All are there from the start for the first address, or a ratio would be missing.
-fn write_cache_use(out: &mut Exposition, sources: &Sources<'_>, counted: &ByLabels) {
+fn write_cache_use(out: &mut Exposition, sources: &CorednsSources<'_>, counted: &ByLabels) {
     let mut known = BTreeMap::from([((sources.first_server(), ".".to_owned()), Counts::default())]);
     for (at, counts) in counted {
         known.entry(at.clone()).or_default().add(counts);
@@ -135,7 +135,7 @@ fn write_cache_use(out: &mut Exposition, sources: &Sources<'_>, counted: &ByLabe
     });
     let mut hits = out.family(
         "coredns_cache_hits_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Queries answered from the cache by a fresh answer, by what that was.",
     );
     for ((server, zone), counts) in &known {
@@ -145,7 +145,7 @@ fn write_cache_use(out: &mut Exposition, sources: &Sources<'_>, counted: &ByLabe
         }
     }
     let mut each = |name, help, of: fn(&Counts) -> u64| {
-        let mut family = out.family(name, Kind::Counter, help);
+        let mut family = out.family(name, FamilyKind::Counter, help);
         for ((server, zone), counts) in &known {
             family.sample(&cache_place(server, zone), of(counts));
         }
@@ -168,7 +168,7 @@ fn write_cache_use(out: &mut Exposition, sources: &Sources<'_>, counted: &ByLabe
 }
 
 /// What is known of the cache as a whole.
-fn write_cache(out: &mut Exposition, sources: &Sources<'_>) {
+fn write_cache(out: &mut Exposition, sources: &CorednsSources<'_>) {
     let (cache, first) = (&sources.shared.cache, sources.first_server());
     let setup = sources.shared.current.load();
     let mut entries: BTreeMap<(String, usize), u64> = Stored::ALL
@@ -184,7 +184,7 @@ fn write_cache(out: &mut Exposition, sources: &Sources<'_>) {
     }
     let mut family = out.family(
         "coredns_cache_entries",
-        Kind::Gauge,
+        FamilyKind::Gauge,
         "Answers in the cache now, expired ones included.",
     );
     for ((zone, stored), count) in &entries {
@@ -193,7 +193,7 @@ fn write_cache(out: &mut Exposition, sources: &Sources<'_>) {
     }
     let mut evictions = out.family(
         "coredns_cache_evictions_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Answers that made room for others.",
     );
     let negative = cache.negative_evictions();
@@ -205,7 +205,7 @@ fn write_cache(out: &mut Exposition, sources: &Sources<'_>) {
     let prefetches = sources.shared.metrics.totals().prefetches;
     out.family(
         "coredns_cache_prefetch_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Popular answers fetched anew shortly before they expired.",
     )
     .sample(&cache_place(&first, "."), prefetches);
@@ -216,7 +216,7 @@ fn write_cache(out: &mut Exposition, sources: &Sources<'_>) {
         .sum();
     out.family(
         "coredns_cache_drops_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Messages of upstream servers that answer another question than ours, and are not kept.",
     )
     .sample(&cache_place(&first, "."), dropped);

@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Sources;
+use super::CorednsSources;
 use crate::config::Transport;
 use crate::message::labels::coredns_code;
 use crate::metrics::Label;
 use crate::metrics::coredns::{TIME_BOUNDS, TIMES};
 use crate::metrics::distribution::Distribution;
-use crate::metrics::exposition::{Exposition, Kind};
+use crate::metrics::exposition::{Exposition, FamilyKind};
 use crate::serving::metrics::{Cap, StaleReason};
 use crate::transport::metrics::SocketUse;
 use crate::upstream::server::Server;
 
 /// What is known of one address, whatever groups it is in.
 #[derive(Default)]
-struct Known {
+struct AddressCounts {
     durations: BTreeMap<usize, Distribution<TIME_BOUNDS>>,
     tries: u64,
     probes_lost: u64,
@@ -24,7 +24,7 @@ struct Known {
     sockets: BTreeMap<&'static str, [u64; 2]>,
 }
 
-impl Known {
+impl AddressCounts {
     fn add(&mut self, server: &Server) {
         let exchanges = server.exchanges();
         self.tries += exchanges.tries();
@@ -56,10 +56,10 @@ impl Known {
 }
 
 /// What each address is called in the label `to`.
-type ByAddress = BTreeMap<String, Known>;
+type ByAddress = BTreeMap<String, AddressCounts>;
 
 /// Writes them all.
-pub(super) fn write(out: &mut Exposition, sources: &Sources<'_>, servers: &[Arc<Server>]) {
+pub(super) fn write(out: &mut Exposition, sources: &CorednsSources<'_>, servers: &[Arc<Server>]) {
     let mut known = ByAddress::new();
     for server in servers {
         let to = server.config.address.to_string();
@@ -70,14 +70,14 @@ pub(super) fn write(out: &mut Exposition, sources: &Sources<'_>, servers: &[Arc<
     let totals = sources.shared.metrics.totals();
     out.family(
         "coredns_forward_max_concurrent_rejects_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Queries not forwarded because their group had as many in flight as it may.",
     )
     .sample(&[], totals.rejected[Cap::Group.label()]);
     let stale = totals.stale[StaleReason::UpstreamsDown.label()];
     out.family(
         "coredns_forward_healthcheck_broken_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Queries that came while all servers for them were down.",
     )
     .sample(&[], stale + sources.metrics.upstream.last_resorts());
@@ -86,7 +86,7 @@ pub(super) fn write(out: &mut Exposition, sources: &Sources<'_>, servers: &[Arc<
 fn write_proxy(out: &mut Exposition, known: &ByAddress) {
     let mut durations = out.family(
         "coredns_proxy_request_duration_seconds",
-        Kind::Histogram,
+        FamilyKind::Histogram,
         "From sending a query to an upstream server to its response, by response code.",
     );
     for (to, server) in known {
@@ -101,7 +101,7 @@ fn write_proxy(out: &mut Exposition, known: &ByAddress) {
     }
     let mut failures = out.family(
         "coredns_proxy_healthcheck_failures_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Health probes that were lost.",
     );
     for (to, server) in known {
@@ -119,7 +119,7 @@ fn write_proxy(out: &mut Exposition, known: &ByAddress) {
             1,
         ),
     ] {
-        let mut family = out.family(name, Kind::Counter, help);
+        let mut family = out.family(name, FamilyKind::Counter, help);
         for (to, server) in known {
             for (protocol, counts) in &server.sockets {
                 let labels = [
@@ -137,7 +137,7 @@ fn write_proxy(out: &mut Exposition, known: &ByAddress) {
 fn write_forward(out: &mut Exposition, known: &ByAddress) {
     let mut requests = out.family(
         "coredns_forward_requests_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Queries sent to an upstream server.",
     );
     for (to, server) in known {
@@ -145,7 +145,7 @@ fn write_forward(out: &mut Exposition, known: &ByAddress) {
     }
     let mut durations = out.family(
         "coredns_forward_request_duration_seconds",
-        Kind::Histogram,
+        FamilyKind::Histogram,
         "From sending a query to an upstream server to its response, by response code.",
     );
     for (to, server) in known {
@@ -156,7 +156,7 @@ fn write_forward(out: &mut Exposition, known: &ByAddress) {
     }
     let mut responses = out.family(
         "coredns_forward_responses_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Responses of an upstream server, by response code.",
     );
     for (to, server) in known {
@@ -167,7 +167,7 @@ fn write_forward(out: &mut Exposition, known: &ByAddress) {
     }
     let mut failures = out.family(
         "coredns_forward_healthcheck_failures_total",
-        Kind::Counter,
+        FamilyKind::Counter,
         "Health probes that were lost.",
     );
     for (to, server) in known {
@@ -185,7 +185,7 @@ fn write_forward(out: &mut Exposition, known: &ByAddress) {
             1,
         ),
     ] {
-        let mut family = out.family(name, Kind::Counter, help);
+        let mut family = out.family(name, FamilyKind::Counter, help);
         for (to, server) in known {
             for (protocol, counts) in &server.sockets {
                 family.sample(&[("to", to), ("proto", protocol)], counts[index]);

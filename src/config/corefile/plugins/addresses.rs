@@ -9,7 +9,7 @@ use crate::config::corefile::draft::{
     duration,
 };
 use crate::config::corefile::forward::duration_ms;
-use crate::config::corefile::server::Server;
+use crate::config::corefile::server::DraftBlock;
 use crate::config::corefile::syntax::Directive;
 use crate::config::corefile::{KUBE_DNS_PLACEHOLDER, Surroundings};
 
@@ -21,7 +21,7 @@ pub(super) const READY: &str = ":8181";
 pub(super) fn bind(
     draft: &mut Draft,
     around: &Surroundings<'_>,
-    server: &mut Server<'_>,
+    server: &mut DraftBlock<'_>,
     directive: &Directive,
 ) {
     let mut taken = Vec::new();

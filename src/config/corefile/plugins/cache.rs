@@ -9,11 +9,11 @@ use crate::config::corefile::draft::{
     seconds,
 };
 use crate::config::corefile::forward::duration_ms;
-use crate::config::corefile::server::{Cache, CacheKind, Server};
+use crate::config::corefile::server::{CacheKind, CachePlugin, DraftBlock};
 use crate::config::corefile::syntax::Directive;
 use crate::config::corefile::zones::zones as zones_of;
 
-pub(super) fn cache(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+pub(super) fn cache(draft: &mut Draft, server: &mut DraftBlock<'_>, directive: &Directive) {
     let mut arguments = &directive.arguments[..];
     let mut most = None;
     if let Some((first, rest)) = arguments.split_first()
@@ -58,7 +58,7 @@ pub(super) fn cache(draft: &mut Draft, server: &mut Server<'_>, directive: &Dire
         note += "; stale answers are served in an outage, for a day: cache.stale.max_age: 0s turns that off";
     }
     draft.remark(directive, Differs, note);
-    server.cache = Some(Cache {
+    server.cache = Some(CachePlugin {
         zones,
         options,
         stale: read.stale,

@@ -7,11 +7,11 @@ use crate::config::corefile::draft::{
     Draft,
     Verdict::{Differs, NoCounterpart, Taken},
 };
-use crate::config::corefile::server::Server;
+use crate::config::corefile::server::DraftBlock;
 use crate::config::corefile::syntax::Directive;
 use crate::config::corefile::zones::{is_within, zone};
 
-pub(super) fn hosts<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
+pub(super) fn hosts<'a>(draft: &mut Draft, server: &mut DraftBlock<'a>, directive: &'a Directive) {
     let (mut inline, mut passes_on) = (false, false);
     for line in &directive.block {
         match line.name.text.as_str() {

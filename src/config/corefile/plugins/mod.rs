@@ -11,7 +11,7 @@ use super::draft::{
     Draft, Refusal,
     Verdict::{Differs, NoCounterpart, Taken},
 };
-use super::server::{Acl, Kubernetes, Server};
+use super::server::{AclPlugin, DraftBlock, KubernetesPlugin};
 use super::syntax::{Directive, Word};
 use super::zones::{is_within, zones as zones_of};
 use super::{Surroundings, rewrite, template};
@@ -49,7 +49,7 @@ pub(super) fn is_translated(word: &str) -> bool {
 pub(super) fn read<'a>(
     draft: &mut Draft,
     around: &Surroundings<'_>,
-    server: &mut Server<'a>,
+    server: &mut DraftBlock<'a>,
     directive: &'a Directive,
 ) {
     let name = directive.name.text.as_str();
@@ -123,7 +123,7 @@ fn no_option(draft: &mut Draft, plugin: &'static str, option: &Directive) {
 }
 
 /// The zones that the arguments name; without arguments, those of the block.
-fn zones_or_all(server: &Server<'_>, arguments: &[Word]) -> Vec<String> {
+fn zones_or_all(server: &DraftBlock<'_>, arguments: &[Word]) -> Vec<String> {
     if arguments.is_empty() {
         return server.zones.iter().map(|(zone, _)| zone.clone()).collect();
     }
@@ -134,7 +134,7 @@ fn zones_or_all(server: &Server<'_>, arguments: &[Word]) -> Vec<String> {
 }
 
 /// The same zones as far as they are within the block's: CoreDNS asks the block's plugins for no other names.
-pub(super) fn zones_within(server: &Server<'_>, arguments: &[Word]) -> Vec<String> {
+pub(super) fn zones_within(server: &DraftBlock<'_>, arguments: &[Word]) -> Vec<String> {
     let block = zones_or_all(server, &[]);
     let clipped = |zone: String| {
         if block.iter().any(|above| is_within(&zone, above)) {
@@ -149,7 +149,7 @@ pub(super) fn zones_within(server: &Server<'_>, arguments: &[Word]) -> Vec<Strin
         .collect()
 }
 
-fn kubernetes<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
+fn kubernetes<'a>(draft: &mut Draft, server: &mut DraftBlock<'a>, directive: &'a Directive) {
     let zones = zones_or_all(server, &directive.arguments);
     let mut passes_on = Vec::new();
     for option in &directive.block {
@@ -192,14 +192,14 @@ fn kubernetes<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Dir
             _ => no_option(draft, "kubernetes", option),
         }
     }
-    server.kubernetes = Some(Kubernetes {
+    server.kubernetes = Some(KubernetesPlugin {
         directive,
         zones,
         passes_on,
     });
 }
 
-fn loadbalance(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+fn loadbalance(draft: &mut Draft, server: &mut DraftBlock<'_>, directive: &Directive) {
     server.balances = true;
     let note = "cache.rotate: A and AAAA records turn";
     if directive.texts().first() == Some(&"weighted") {
@@ -233,7 +233,7 @@ fn log(draft: &mut Draft, directive: &Directive) {
     draft.remark(directive, Differs, note);
 }
 
-fn acl<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive) {
+fn acl<'a>(draft: &mut Draft, server: &mut DraftBlock<'a>, directive: &'a Directive) {
     const REMEDY: &str = "allow holds the networks whose clients are answered; others get REFUSED";
     // For whole zones, for all clients.
     if let ([_, ..], [line]) = (&*directive.arguments, &*directive.block)
@@ -270,14 +270,14 @@ fn acl<'a>(draft: &mut Draft, server: &mut Server<'a>, directive: &'a Directive)
     let all = |(zone, _): &(String, _)| zones.iter().any(|above| is_within(zone, above));
     let whole = server.zones.iter().all(all);
     draft.set(&["allow"], networks.clone(), &directive.name.place);
-    server.acl = Some(Acl {
+    server.acl = Some(AclPlugin {
         directive,
         whole,
         networks,
     });
 }
 
-fn dns64(draft: &mut Draft, server: &mut Server<'_>, directive: &Directive) {
+fn dns64(draft: &mut Draft, server: &mut DraftBlock<'_>, directive: &Directive) {
     let mut prefix = directive.texts().first().map(|text| (*text).to_owned());
     for option in &directive.block {
         match option.name.text.as_str() {

@@ -19,7 +19,7 @@ use crate::message::labels::rcode_label;
 use crate::message::query::wire_name;
 use crate::message::wire::rr;
 use crate::metrics::Label;
-use crate::process::admin::access::{Peer, refusal};
+use crate::process::admin::access::{RequestOrigin, refusal};
 use crate::process::admin::cache::AskedName;
 use crate::process::admin::status::Instance;
 use crate::serving::setup::Setup;
@@ -139,7 +139,7 @@ fn records(message: &Message) -> Vec<String> {
 /// POST /ask.
 pub(super) async fn ask(
     State((instance, questions)): State<(Arc<Instance>, Arc<Questions>)>,
-    Extension(peer): Extension<Peer>,
+    Extension(peer): Extension<RequestOrigin>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {

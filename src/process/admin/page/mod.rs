@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, middleware};
 
-use crate::process::admin::access::{Peer, refuse_host_names};
+use crate::process::admin::access::{RequestOrigin, refuse_host_names};
 use crate::process::admin::http::status;
 use crate::process::admin::status::Instance;
 use ask::Questions;
@@ -42,7 +42,10 @@ fn nonce() -> Result<String, getrandom::Error> {
     ))
 }
 
-async fn page(State(instance): State<Arc<Instance>>, Extension(peer): Extension<Peer>) -> Response {
+async fn page(
+    State(instance): State<Arc<Instance>>,
+    Extension(peer): Extension<RequestOrigin>,
+) -> Response {
     let Ok(nonce) = nonce() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };

@@ -7,7 +7,7 @@ use std::fmt::{self, Display, Write};
 
 use crate::message::labels::RCODES;
 use crate::metrics::Label;
-use crate::process::admin::access::Peer;
+use crate::process::admin::access::RequestOrigin;
 use crate::process::admin::status::{ConfigurationStatus, Status};
 use crate::serving::metrics::RouteTotals;
 use crate::upstream::health::State;
@@ -470,7 +470,7 @@ impl TopTables {
 }
 
 /// The whole document; whether it has the button that asks servers depends on where the request comes from.
-pub(super) fn document(status: &Status, peer: Peer, nonce: &str) -> String {
+pub(super) fn document(status: &Status, peer: RequestOrigin, nonce: &str) -> String {
     let (verdict, health) = verdict(status);
     let (routes_head, routes) = route_table(status);
     let failures = failure_rows(status);
@@ -485,8 +485,8 @@ pub(super) fn document(status: &Status, peer: Peer, nonce: &str) -> String {
         .collect();
     let text = |text: &dyn Display| Text(text).to_string();
     let may_ask = match peer {
-        Peer::Network => "",
-        Peer::Socket | Peer::Loopback => " data-may-ask",
+        RequestOrigin::Network => "",
+        RequestOrigin::Socket | RequestOrigin::Loopback => " data-may-ask",
     };
     let places = [
         ("node", text(&status.node)),
