@@ -371,7 +371,11 @@ async fn ended(connection: JoinHandle<()>, within: Duration) {
 async fn run(bytes: &[u8]) {
     let [what, input @ ..] = bytes else { return };
     let shows = [Shows::Everything, Shows::Status, Shows::Public][usize::from(what % 3)];
-    let peer = [RequestOrigin::Socket, RequestOrigin::Loopback, RequestOrigin::Network][usize::from(what / 3 % 3)];
+    let peer = [
+        RequestOrigin::Socket,
+        RequestOrigin::Loopback,
+        RequestOrigin::Network,
+    ][usize::from(what / 3 % 3)];
     let Node { shared, metrics } = &*NODE;
     fill(&shared.cache);
     let entries = shared.cache.entries();

@@ -16,7 +16,7 @@ use nodens::cache::{Bounds, Cache, Origin};
 use nodens::config::Config;
 use nodens::message::response::{Kind, Response};
 use nodens::net::network::kernel;
-use nodens::process::handover::{Counts, hand_over, take_from};
+use nodens::process::handover::{HandoverCounts, hand_over, take_from};
 use nodens::process::metrics::Metrics;
 use nodens::serving::setup::Setup;
 use nodens::serving::top::TopBoard;
@@ -86,7 +86,7 @@ fn stream_with(octets: &[u8]) -> (UnixStream, UnixStream) {
 fn received(octets: &[u8]) -> Cache {
     let cache = Cache::new(&SETUP.config.cache);
     let (near, _far) = stream_with(octets);
-    let mut counts = Counts::default();
+    let mut counts = HandoverCounts::default();
     let deadline = Instant::now() + HANDOVER_TIME;
     let result = take_from(near, &cache, &SETUP, &mut counts, deadline);
     if let Err(error) = result {
