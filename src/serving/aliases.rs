@@ -1,12 +1,13 @@
-//! Aliases that lead out of what a server knows: their targets are looked up, each by its own route, and the client gets
-//! alias and target in one answer (RFC 1034 §4.3.2 asks that of whoever recurses; stub resolvers do not follow).
+//! Aliases whose targets the answering server does not know. Each target is looked up by its own route, and the client gets
+//! alias and target in one answer. RFC 1034 §4.3.2 requires that of recursive servers, and stub resolvers do not follow aliases
+//! themselves.
 //!
-//! Owns which targets are looked up, and the limits: [`ALIAS_STEPS`], the question's own deadline, no circles. A target is
-//! looked up as if a client had asked for it: from its route's own answer, from the cache, in a flight that others share,
-//! kept under its own name.
+//! Owns which targets are looked up, and the limits: [`ALIAS_STEPS`], the question's deadline, no circles. A target is looked
+//! up as if a client had asked for it: by its route's own answer, in the cache, or in a flight that clients may share. Its
+//! answer is cached under its own name.
 //!
-//! Limits: only the end of a chain is looked up. Aliases that a server followed itself stay as it followed them. A target
-//! that no route holds stays with what the server said.
+//! Limits: only the end of a chain of aliases is looked up. The aliases that a server followed by itself are not checked. If no
+//! route has the target's name, the server's answer is not changed.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -30,22 +31,23 @@ use crate::message::wire::{rcode, rr};
 use crate::runtime;
 use crate::upstream::ask::{Answer, Failed};
 
-/// Seconds for which an alias is kept whose target its servers have left out, and fail to resolve when they are asked for it. What
-/// they refuse, as authoritative servers do, they will go on to refuse.
+/// Seconds for which an alias is cached if its servers left out the target, and fail when they are asked for the target itself.
+/// If they refuse instead, as authoritative servers do, the alias is cached for its whole TTL, because asking again would not
+/// help.
 const LEFT_OUT: u32 = 5;
 
-/// What is wrong with aliases that no answer can come of.
+/// Text of the extended error for aliases that can never be resolved.
 const CIRCLE: &str = "the aliases lead in a circle";
 
-/// An answer, and what the targets of its aliases make of it.
+/// An answer, completed by the answers for targets of its aliases.
 pub(super) struct Found {
     /// The whole answer.
     pub(super) answer: Answer,
-    /// Seconds for which each part that was cached is fresh.
+    /// Seconds until the first of the added answers expires.
     seconds: u32,
-    /// Whether each part may be kept.
+    /// Whether all added answers may be cached.
     storable: bool,
-    /// Why a part of it is an expired answer, if one is.
+    /// If one of the added answers is expired: why it was used.
     pub(super) stale: Option<StaleReason>,
 }
 
@@ -60,7 +62,7 @@ impl From<Answer> for Found {
     }
 }
 
-/// Answers a question from the configuration, and looks up where its aliases lead.
+/// Answers a question from the configuration, and looks up the targets of its aliases.
 pub(super) async fn answer_locally(
     worker: &Rc<Worker>,
     key: &[u8],
@@ -111,30 +113,30 @@ async fn local_response(worker: &Worker, key: &[u8], query: &[u8]) -> Result<Res
     })
 }
 
-/// Whose servers gave an answer.
+/// The group whose servers gave an answer.
 #[derive(Clone, Copy)]
 pub(super) struct Informant {
-    /// By way of this route, which may have asked in other words.
+    /// The route by which the group was asked. It may have rewritten the name.
     pub(super) route: u16,
     pub(super) group: usize,
 }
 
-/// A question whose answer takes further questions: where an alias leads.
+/// A question whose answer may need further questions.
 pub(super) struct Chain<'a> {
     pub(super) worker: &'a Rc<Worker>,
     pub(super) key: &'a [u8],
-    /// Its flight; none if it is answered from the configuration.
+    /// The question's flight. None if it is answered from the configuration.
     pub(super) flight: Option<&'a Rc<Flight>>,
-    /// The client, if it alone waits.
+    /// The client, if the answer is for one client alone.
     pub(super) client: Option<Client>,
-    /// When the question's time is over. Of one answered from the configuration, when it came: its target's route says how
-    /// long it may take.
+    /// The question's deadline. If the question is answered from the configuration: when it was received, and the target's
+    /// route adds its deadline.
     pub(super) end: Instant,
 }
 
 impl Chain<'_> {
-    /// Puts behind the aliases of `first` what is known of the names they lead to. `by` gave `first`; nobody, if it is
-    /// from the configuration.
+    /// Looks up the targets of the aliases in `first`, and appends their answers. `by` is the group that answered `first`; None
+    /// if `first` is from the configuration.
     pub(super) async fn follow(
         &self,
         first: Answer,
@@ -159,7 +161,7 @@ impl Chain<'_> {
             let so_far = is_asked_again.then(|| found.answer.response.clone());
             let refused = matches!(content, Content::Failure(rcode::REFUSED, _));
             if let Err(failed) = found.append(&target, content) {
-                // They were asked for the name, and did answer that.
+                // The target is unknown, but the servers did answer the question: their answer without the target is served.
                 found.answer.response = so_far.ok_or(failed)?;
                 if !refused {
                     found.keep_for(LEFT_OUT);
@@ -167,7 +169,7 @@ impl Chain<'_> {
                 break;
             }
             if !is_local {
-                // Its own flight has followed it further.
+                // The target's flight has followed any further aliases.
                 break;
             }
             by = None;
@@ -175,7 +177,7 @@ impl Chain<'_> {
         Ok(found)
     }
 
-    /// How many aliases were followed on the way to this question.
+    /// Number of aliases that were followed on the way to this question.
     pub(super) fn steps(&self) -> u8 {
         match self.flight.map(|flight| flight.purpose()) {
             Some(Purpose::Alias(steps)) => steps,
@@ -183,10 +185,12 @@ impl Chain<'_> {
         }
     }
 
-    /// The name to look up next: the aliases end there, and whoever answered does not know it, or is not the one to ask.
+    /// The name to look up next: the end of the aliases, unless the group that answered has settled it. None if there is
+    /// nothing to look up.
     pub(super) fn target(&self, response: &Response, by: Option<Informant>) -> Option<Vec<u8>> {
         let (setup, question) = (&self.worker.setup, Question::of(self.key));
-        // DNSSEC is between the client and the server. Of an alias itself, these types say what was asked for.
+        // Questions of these types are about the alias itself, and the target has no part in the answer. Questions with DO are
+        // left alone as well, because validation is between the client and the server.
         let apart = matches!(question.qtype, rr::RRSIG | rr::DS | rr::DNSKEY | rr::DNAME);
         if !setup.config.complete_cnames
             || question.dnssec_ok
@@ -206,7 +210,8 @@ impl Chain<'_> {
         if route.own_answer(question.qtype).is_some() {
             return Some(target);
         }
-        // Servers of the group that would be asked first, and for this very name, say that there is nothing.
+        // The target would be looked up at the group that has answered already, under the same name, and that group said that
+        // the target has no such record.
         let settled = by.is_some_and(|by| {
             route.tiers.first() == Some(&by.group)
                 && (by.route == index || !route.rewrites(&target))
@@ -215,7 +220,7 @@ impl Chain<'_> {
         (!settled).then_some(target)
     }
 
-    /// Whether the servers that gave an alias without its target are all that can be asked for that.
+    /// Whether the group that gave an alias without its target is the only one that can be asked for the target.
     fn has_left_out(&self, target: &[u8], by: Option<Informant>) -> bool {
         let (setup, question) = (&self.worker.setup, Question::of(self.key));
         let route = setup.routes.find(target, question.qtype);
@@ -232,8 +237,8 @@ impl Chain<'_> {
         }
     }
 
-    /// What a client would get for a further question, whose name has a route; but for what is about to expire when nobody
-    /// waits: what is made of it would be gone as soon.
+    /// What a client would get for a further question whose name has a route. One thing differs: if no client waits, a cached
+    /// answer that is about to expire is not used, because an answer made from it would expire as soon.
     pub(super) async fn by_its_route(&self, key: &[u8], steps: u8) -> Content {
         let (worker, now) = (self.worker, runtime::now());
         let (setup, question) = (&worker.setup, Question::of(key));
@@ -297,7 +302,7 @@ impl Chain<'_> {
 }
 
 impl Found {
-    /// What `route`'s bounds leave of it: no part is kept for longer than it would be by itself.
+    /// `route`'s bounds, lowered so that no part of the answer is kept for longer than it would be by itself.
     pub(super) fn bounds(&self, route: Bounds) -> Bounds {
         let bounds = route.at_most(self.seconds);
         Bounds {
@@ -310,11 +315,11 @@ impl Found {
         }
     }
 
-    /// Makes what is known of a further question a part of it, whose bytes are still to be put in place.
+    /// Takes the answer to a further question into account, and returns it. The caller adds its records.
     pub(super) fn take(&mut self, content: Content) -> Result<Entry, Rc<ExtendedError>> {
         match content {
             Content::Answer(entry, _) | Content::Local(entry) => {
-                // What is not kept has the TTLs that the client is to be told.
+                // An answer that may not be cached is never fresh. Its TTLs for clients count.
                 let seconds = if entry.storable() {
                     entry.seconds_left(runtime::now())
                 } else {
@@ -332,12 +337,12 @@ impl Found {
         }
     }
 
-    /// It is fresh for so many seconds at most.
+    /// Limits the time for which the answer is fresh to this many seconds.
     pub(super) fn keep_for(&mut self, seconds: u32) {
         self.seconds = self.seconds.min(seconds);
     }
 
-    /// Puts what is known of `target` behind the aliases that lead there.
+    /// Appends the answer for `target` to the aliases that lead there.
     fn append(&mut self, target: &[u8], content: Content) -> Result<(), Failed> {
         let entry = self.take(content).map_err(|error| {
             let mut failed = failed(target, error.code, &error.text);
@@ -360,8 +365,7 @@ impl Found {
     }
 }
 
-/// The failure that an alias is whose target is not known: by itself, it would be taken for the answer that there is no such
-/// record.
+/// The failure for an alias whose target cannot be looked up. The alias alone would be understood as "no such record".
 fn failed(target: &[u8], code: u16, text: &str) -> Failed {
     let text = format!("alias {}: {text}", presentation(target));
     Failed {

@@ -1,4 +1,4 @@
-//! A client that waits for its reply: what the reply repeats, what it says, where it goes.
+//! Clients that wait for replies: what a reply repeats of the query, its content, and the socket that it is sent from.
 
 use std::cell::RefCell;
 use std::collections::hash_map::{self, HashMap};
@@ -17,29 +17,29 @@ use crate::message::query::{Edns, Query};
 use crate::message::reply::Asked;
 use crate::runtime;
 
-/// Most questions are no longer, in octets.
+/// In octets. Most question sections are no longer.
 const SHORT_SECTION: usize = 56;
 
-/// Takes replies that are ready later. Each kind of client socket implements it.
+/// Takes replies that are not ready at once. Each kind of client socket implements it.
 pub trait ReplySink {
-    /// Sends a reply, now or when there is room for it.
+    /// Sends a reply, at once or when the socket has room for it.
     fn send(self: Rc<Self>, reply: Reply);
 }
 
-/// Where a reply that is ready later goes.
+/// The destination of a reply that is not ready at once.
 pub struct ReplyTo {
     /// The client's socket or connection.
     pub sink: Rc<dyn ReplySink>,
-    /// The address that a datagram was sent to, on wildcard sockets: its reply leaves from there.
+    /// On wildcard sockets: the address that the query was sent to, which is the source address of the reply.
     pub source: Option<IpAddr>,
 }
 
-/// Queries that wait, by client address; bounded by `limits.client_in_flight`.
+/// Numbers of waiting queries by client address, bounded by `limits.client_in_flight`.
 #[derive(Debug, Default)]
 pub struct ClientCounts(RefCell<HashMap<IpAddr, usize, ahash::RandomState>>);
 
 impl ClientCounts {
-    /// How many queries of this client wait.
+    /// Number of waiting queries of this client.
     #[must_use]
     pub fn of(&self, client: IpAddr) -> usize {
         self.0.borrow().get(&client).copied().unwrap_or(0)
@@ -89,7 +89,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// The client of `query`. In a box, because it is handed on from one to the next until it has its reply.
+    /// The client of `query`. Boxed, because it is moved several times until its reply is sent.
     #[must_use]
     pub fn new(
         replies: &Rc<Replies>,
@@ -126,7 +126,7 @@ impl Waiter {
         }
     }
 
-    /// Sends what it waited for. `route` is the one that failed, for metrics.
+    /// Sends the reply. `route` is for metrics of failures.
     pub fn reply(self: Box<Self>, content: Content, route: Option<u16>) {
         let sink = Rc::clone(&self.reply_to.sink);
         sink.send(Reply {
@@ -137,41 +137,41 @@ impl Waiter {
     }
 }
 
-/// Who waits for an answer.
+/// A waiter for an answer.
 pub enum Waiting {
     /// A client.
     Client(Box<Waiter>),
-    /// Whoever follows an alias to this question.
+    /// A flight or a local answer that needs this answer, because of an alias or for DNS64.
     Alias(oneshot::Sender<Content>),
 }
 
 impl Waiting {
-    /// Gives what was waited for; see [`Waiter::reply`].
+    /// Delivers the answer; see [`Waiter::reply`].
     pub fn reply(self, content: Content, route: Option<u16>) {
         match self {
             Self::Client(waiter) => waiter.reply(content, route),
             Self::Alias(sender) => {
-                // Nobody there: it was out of time.
+                // Sending fails if the receiver's deadline has passed.
                 let _ = sender.send(content);
             }
         }
     }
 }
 
-/// What a client that waited hears.
+/// The content of a reply to a waiting client.
 pub enum Content {
-    /// What the upstreams answered.
+    /// An answer of the upstreams.
     Answer(Entry, Turn),
-    /// What is answered from the configuration.
+    /// An answer from the configuration.
     Local(Entry),
     /// An expired answer.
     Stale(Entry, StaleReason),
-    /// A response code, and why.
+    /// A response code and its reason.
     Failure(u16, Rc<ExtendedError>),
 }
 
 impl Content {
-    /// Appends the reply that says it. `route` is the one that failed, for metrics.
+    /// Appends the reply with this content. `route` is for metrics of failures.
     pub fn write(
         &self,
         replies: &Replies,
@@ -189,8 +189,8 @@ impl Content {
     }
 }
 
-/// A reply to a client that waited. Its bytes are made when there is room for them, so that replies that wait share what
-/// they say.
+/// A reply to a client that waited. Its bytes are written when the socket has room for them; until then, replies with the same
+/// content share one entry.
 pub struct Reply {
     waiter: Box<Waiter>,
     content: Content,
@@ -198,13 +198,13 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The client it goes to.
+    /// The client that it is sent to.
     #[must_use]
     pub fn client(&self) -> Client {
         self.waiter.client
     }
 
-    /// Octets of memory that it keeps.
+    /// Octets of memory that the reply holds.
     #[must_use]
     pub fn octets(&self) -> usize {
         let said = match &self.content {
@@ -216,13 +216,13 @@ impl Reply {
         size_of::<Self>() + size_of::<Waiter>() + said
     }
 
-    /// The address it leaves from, on wildcard sockets.
+    /// On wildcard sockets: the source address to send from.
     #[must_use]
     pub fn source(&self) -> Option<IpAddr> {
         self.waiter.reply_to.source
     }
 
-    /// Appends its bytes, and counts it.
+    /// Appends the reply's bytes, and counts the reply.
     pub fn write(self, out: &mut Vec<u8>) {
         let (asked, client, replies) = (
             self.waiter.asked(),

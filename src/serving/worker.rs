@@ -1,7 +1,7 @@
-//! A worker's state: what it shares with others, and what is its own. No query crosses to another thread.
+//! A worker's state: the part that all workers share, and the part of its own. A query never crosses to another thread.
 //!
-//! A [`Worker`] works under one setup for all its life. A reload puts another one in its place ([`CurrentWorker`]); what
-//! was in flight ends under the setup it began with.
+//! A [`Worker`] uses one setup for all its life. A reload replaces the worker ([`CurrentWorker`]). Queries in flight end under
+//! the setup that they began with.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -24,54 +24,56 @@ use crate::runtime::{Tasks, Turns};
 use crate::upstream::ask::Links;
 use crate::upstream::loops::LoopNames;
 
-/// What all workers share, whatever the configuration.
+/// State that all workers share, and that outlives reloads.
 pub struct Shared {
-    /// The setup in force. Each worker has its own reference to the one it works by; results that arrive after a reload
-    /// are compared with this one before they are cached.
+    /// The setup in force. Each worker has a reference to the setup that it uses. Results that arrive after a reload are checked
+    /// against this one before they are cached.
     pub current: ArcSwap<Setup>,
     /// The answer cache.
     pub cache: Cache,
-    /// What is counted of queries.
+    /// Metrics of queries.
     pub metrics: ServingFamilies,
     /// The last failures, for /status.
     pub failures: Arc<RecentFailures>,
-    /// What workers count of names and clients, for /status.
+    /// Counts of names and clients, for /status.
     pub top: TopBoard,
-    /// Hashes names, to tell them apart in the servers' health: one for all workers, who report to the same health.
+    /// Hashes names for the servers' health, which tells names apart by their hashes. All workers report to the same health, so
+    /// they share the hasher.
     pub hasher: ahash::RandomState,
     /// Names of our own loop probes.
     pub loops: Arc<LoopNames>,
-    /// How many upstream sockets each worker may have open.
+    /// Number of upstream sockets that each worker may have open.
     pub upstream_sockets: usize,
 }
 
 /// One worker's state under one setup; lives on its thread.
 pub struct Worker {
-    /// What all workers share.
+    /// State that all workers share.
     pub shared: Arc<Shared>,
-    /// What it works by.
+    /// The setup that the worker uses.
     pub setup: Arc<Setup>,
-    /// Own counters.
+    /// The worker's counters.
     pub metrics: Rc<WorkerMetrics>,
-    /// What it says to clients.
+    /// Writes replies to clients.
     pub(super) replies: Rc<Replies>,
     /// The thread's turns.
     pub turns: Turns,
-    /// Own transports to every server.
+    /// The worker's transports to each server.
     pub(super) links: Links,
     /// Questions in flight, by key.
     pub(super) flights: Flights,
-    /// The thread's tasks that ask the upstreams.
+    /// The thread's tasks that run flights.
     pub(super) asking: Rc<Tasks<Leader>>,
-    /// Under this setup and earlier ones.
+    /// Waiting queries of clients, under this setup and earlier ones.
     pub(super) clients: Rc<ClientCounts>,
-    /// REFUSED replies to clients outside `allow` that are left this second.
+    /// Number of REFUSED replies that clients outside `allow` may still get in this second.
     pub(super) refused_left: Cell<u32>,
+    /// When this second began.
     pub(super) refused_second: Cell<Option<Instant>>,
 }
 
-/// Whoever asks the upstreams for a flight. Everybody who waits is answered exactly once: dropped before it landed (a bug,
-/// or the end of the process), it lets the waiters know. What it does is [`super::query_path`]'s.
+/// Runs a flight, and sees to it that each waiter is answered exactly once: if it is dropped before the flight landed (by a
+/// bug, or at the end of the process), the waiters get SERVFAIL. Its methods are in [`super::query_path`].
 pub(super) struct Leader {
     pub(super) worker: Rc<Worker>,
     pub(super) flight: Rc<Flight>,
@@ -81,7 +83,7 @@ pub(super) struct Leader {
 }
 
 impl Worker {
-    /// Takes over the sockets of `previous` where the servers are the same.
+    /// A worker that uses `setup`. It takes over from `previous` the sockets to servers that are the same, tasks and counts.
     #[must_use]
     pub fn new(shared: &Arc<Shared>, setup: &Arc<Setup>, previous: Option<&Self>) -> Self {
         let metrics = Rc::new(shared.metrics.worker(setup.routes.existing_zones()));
@@ -136,15 +138,15 @@ impl Drop for Worker {
     }
 }
 
-/// Where a thread's listeners find the worker of the setup in force.
+/// A thread's worker of the setup in force, for the thread's listeners.
 pub struct CurrentWorker {
     worker: RefCell<Rc<Worker>>,
-    /// Earlier ones that still have something in flight.
+    /// Earlier workers that still have queries in flight.
     earlier: RefCell<Vec<Weak<Worker>>>,
 }
 
 impl CurrentWorker {
-    /// A worker of the setup in force.
+    /// With a worker of the setup in force.
     #[must_use]
     pub fn new(shared: &Arc<Shared>) -> Self {
         let worker = Worker::new(shared, &shared.current.load_full(), None);
@@ -161,7 +163,7 @@ impl CurrentWorker {
         Rc::clone(&self.worker.borrow())
     }
 
-    /// Puts a worker of another setup in place of the one there is.
+    /// Replaces the worker by one that uses `setup`.
     pub fn replace(&self, setup: &Arc<Setup>) {
         let old = self.get();
         let new = Worker::new(&old.shared, setup, Some(&old));
@@ -169,21 +171,21 @@ impl CurrentWorker {
         self.earlier.borrow_mut().push(Rc::downgrade(&old));
     }
 
-    /// Looks after what is over and flushes counters; to be called a few times a second.
+    /// Sweeps upstream sockets, and flushes counters. To be called a few times a second.
     pub fn tick(&self) {
         for worker in self.all() {
             worker.tick();
         }
     }
 
-    /// The grace is over: all clients that still wait get SERVFAIL.
+    /// Answers all waiting clients with SERVFAIL, because the grace of a stop is over.
     pub fn abandon(&self) {
         for worker in self.all() {
             worker.flights.abandon();
         }
     }
 
-    /// All that still have something to do.
+    /// The current worker, and earlier ones that still have queries in flight.
     fn all(&self) -> Vec<Rc<Worker>> {
         let mut earlier = self.earlier.borrow_mut();
         earlier.retain(|worker| worker.strong_count() > 0);
