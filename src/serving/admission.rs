@@ -1,4 +1,4 @@
-//! Who may ask, how much at once, and when the upstreams are not asked.
+//! Which clients may ask, how many queries they may have in flight, and when the upstreams are not asked.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -16,16 +16,16 @@ use crate::upstream::group::Group;
 
 /// Why the upstreams are not asked.
 pub(super) struct Obstacle {
-    /// The reason for serving an expired answer, if there is one.
+    /// The reason to report if an expired answer is served.
     pub(super) stale_reason: StaleReason,
-    /// The response code of the reply if there is none.
+    /// The response code of the reply if there is no expired answer.
     pub(super) code: u16,
-    /// Why, in that reply.
+    /// The extended error of that reply.
     pub(super) error: ExtendedError,
 }
 
-/// Whether an expired answer may be served for this reason. "No such name" may not in place of one that is only late: the
-/// name may have come to be.
+/// Whether an expired answer may be served for this reason. A negative answer may not be served only because the new answer is
+/// late: the name may exist by then.
 pub(super) fn may_stand_in(entry: &Entry, reason: StaleReason) -> bool {
     match reason {
         StaleReason::UpstreamsDown | StaleReason::Failed | StaleReason::Denied => true,
@@ -33,7 +33,7 @@ pub(super) fn may_stand_in(entry: &Entry, reason: StaleReason) -> bool {
     }
 }
 
-/// The type of addresses of the other family; none for what is no address.
+/// AAAA for A, and A for AAAA.
 fn other_family(qtype: u16) -> Option<u16> {
     match qtype {
         rr::A => Some(rr::AAAA),
@@ -43,7 +43,7 @@ fn other_family(qtype: u16) -> Option<u16> {
 }
 
 impl Worker {
-    /// Whether this client is answered at all.
+    /// Whether `allow` has the client's address.
     #[inline]
     #[must_use]
     pub fn allows(&self, client: SocketAddr) -> bool {
@@ -81,13 +81,13 @@ impl Worker {
         if age >= stale.max_age || !entry.is_negative() {
             return age < stale.max_age;
         }
-        // A later tier's denial is kept while it is fresh, and no longer.
+        // A later tier's denial is never served when it has expired.
         (entry.tier() == 0 && age < stale.max_negative_age)
             || self.stands_beside_addresses(key, entry, stale.max_age, now)
     }
 
-    /// Whether an entry says that a name has no addresses of one family, while those of the other may be served. Clients
-    /// ask for both, and musl fails the lookup if it hears of an error for either.
+    /// Whether an entry says that a name has no addresses of one family, while addresses of the other family may be served.
+    /// Clients ask for both, and musl fails the lookup if one of the two queries gets an error.
     fn stands_beside_addresses(
         &self,
         key: &[u8],
@@ -114,7 +114,7 @@ impl Worker {
         entry.age_if_fresh(now).is_some() || self.may_serve_stale(key, route, entry, now)
     }
 
-    /// Why what was answered before is served on although something else is answered now, if it is.
+    /// Whether the `earlier` answer is to be served in place of the `later` one, and why.
     pub(super) fn doubts(
         &self,
         key: &[u8],
@@ -123,9 +123,9 @@ impl Worker {
         now: Instant,
     ) -> Option<StaleReason> {
         let is_later_tier = earlier.tier() < later.tier();
-        // Those who know the name better cannot be asked, which is no reason to believe that it is gone, or that what they
-        // said does not hold for as long as they said. Nothing is remembered of this, so that their next answer is
-        // served at once.
+        // The earlier tier has the better view of the name, and cannot be asked at the moment. That is no reason to believe a
+        // later tier's denial, nor to drop an answer of the earlier tier that is still fresh. No failure is remembered, so that
+        // the earlier tier's next answer is served at once.
         let outranks = if later.is_negative() {
             is_later_tier && self.is_usable(key, route, earlier, now)
         } else {
@@ -138,8 +138,8 @@ impl Worker {
             .then_some(StaleReason::Denied)
     }
 
-    /// Whether what was answered before is served on although a server denies it now (`stale_on`): records, for a while; and
-    /// beside addresses of one family that there are none of the other, because "no such name" would take both.
+    /// Whether the earlier answer is served although a server denies it (`stale_on`). Records are served for some time. An
+    /// empty answer for one family of addresses is served beside addresses of the other, because NXDOMAIN would deny both.
     fn outlives(
         &self,
         key: &[u8],
@@ -163,8 +163,8 @@ impl Worker {
         earlier.expired_for(now) < self.setup.config.cache.stale_max_denied_age.min(max_age)
     }
 
-    /// Whether no server of a route is left to say something better than an expired answer: each is down, or at least silent
-    /// if that answer holds records.
+    /// Whether no server of a route can be expected to answer, so that an expired answer is served at once: all are down, or,
+    /// if the answer has records, all are silent or down.
     pub(super) fn is_gone(&self, route: u16, entry: &Entry) -> bool {
         if !entry.is_negative() {
             return self.nobody_is_left(route);
@@ -181,13 +181,13 @@ impl Worker {
         tiers.all(|&tier| groups[tier].suspected())
     }
 
-    /// The group a route asks first, whose cap its questions count against. Routes that answer by themselves have none, and
-    /// no flights.
+    /// The group that a route asks first. Flights count against its limit. Must not be called for a route that answers by
+    /// itself: it has no groups and no flights.
     pub(super) fn first_group(&self, route: u16) -> &Group {
         &self.setup.upstreams.groups[self.setup.routes.get(route).tiers[0]]
     }
 
-    /// Whether a client is over its share of queries in flight.
+    /// The obstacle, if a client has as many queries in flight as `limits.client_in_flight` allows.
     pub(super) fn client_obstacle(&self, client: Client) -> Option<Obstacle> {
         let ip: IpAddr = client.address.ip();
         let most = self.setup.config.limits.client_in_flight;
@@ -203,8 +203,9 @@ impl Worker {
         })
     }
 
-    /// Why a question is not to be asked now: it failed a moment ago, or its group is full, or its servers are sent all
-    /// that they may be. With an expired answer to fall back on, nobody waits for that.
+    /// Why a question cannot be asked upstream at the moment: it failed recently, its group has too many questions in flight, or
+    /// its servers get as many queries a second as they may. The last is an obstacle if the question would have to wait longer
+    /// than half of the group's deadline, or at all if there is an expired answer.
     pub(super) fn upstream_obstacle(
         &self,
         key: &[u8],
@@ -256,7 +257,7 @@ impl Worker {
         })
     }
 
-    /// Replies to bytes that are no query we can answer.
+    /// Replies to a message that is not a query which we can answer, or drops it.
     pub(super) fn reject(
         &self,
         message: &[u8],
@@ -284,7 +285,8 @@ impl Worker {
         Served::Replied
     }
 
-    /// A client outside `allow`: REFUSED, but not so often that we could be used to flood it.
+    /// Replies REFUSED to a client outside `allow`. The rate is limited, so that queries with forged source addresses cannot
+    /// make us flood a victim.
     pub(super) fn turn_away(&self, asked: &Asked<'_>, client: Client, out: &mut Vec<u8>) -> Served {
         if !self.may_refuse(client.received) {
             self.metrics.dropped(Dropped::NotAllowed);
@@ -298,8 +300,8 @@ impl Worker {
         Served::Replied
     }
 
-    /// NOTIMP for a query that is signed as a whole. Forwarded in our own words it would lose its signature, and the reply
-    /// would be unsigned; as it is, it would need a way of its own past flights, cache and failover.
+    /// Replies NOTIMP to a signed query (TSIG, SIG(0)). Forwarded as a query of ours it would lose its signature, and the reply
+    /// would be unsigned. Forwarded unchanged it would need a path of its own past flights, cache and failover.
     #[cold]
     pub(super) fn decline_signed(
         &self,
@@ -315,7 +317,7 @@ impl Worker {
         Served::Replied
     }
 
-    /// REFUSED for what is never forwarded.
+    /// Replies REFUSED to a query that is never forwarded.
     pub(super) fn refuse(
         &self,
         asked: &Asked<'_>,

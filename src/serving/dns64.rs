@@ -1,11 +1,13 @@
-//! DNS64 (RFC 6147): a name without IPv6 addresses gets some that the network's NAT64 translates to its IPv4 addresses.
+//! DNS64 (RFC 6147): a name without IPv6 addresses gets synthesised ones, which the network's NAT64 translates to its IPv4
+//! addresses.
 //!
-//! Owns when addresses are made, of which answers, and for how long they hold. The A records are looked up as if a client
-//! had asked for them, by the same route, as targets of aliases are; what comes of them is cached in place of the answer to
-//! the AAAA question. Reverse names of made addresses are aliases of those of IPv4 (§5.3.1), answered here.
+//! Owns when addresses are synthesised, from which answers, and how long they are fresh. The A records are looked up by the
+//! same route as if a client had asked for them, as targets of aliases are. The answer with synthesised addresses is cached in
+//! place of the answer to the AAAA question. Reverse names of synthesised addresses are aliases of the IPv4 reverse names
+//! (§5.3.1), and are answered here.
 //!
-//! Limits: names of `records` and `hosts` have the addresses that stand there. Clients that validate (DO and CD), that ask
-//! without RD, or for ANY, get what the servers say. Addresses in additional sections stay as they came.
+//! Limits: names of `records` and `hosts` have the addresses of the configuration only. Queries of clients that validate (DO
+//! and CD), queries without RD, and queries for ANY get the servers' answers. Addresses in additional sections are not changed.
 
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ use crate::runtime;
 use crate::upstream::ask::{Answer, Failed};
 use crate::upstream::routes::Route;
 
-/// The rule by which a route's answer to a question gets addresses; none if it is to stay as it is.
+/// The rule for synthesising addresses in a route's answer to a question. None if the answer is not to be changed.
 pub(super) fn rule<'a>(route: &'a Route, question: &Question<'_>) -> Option<&'a Dns64> {
     let applies = question.qtype == rr::AAAA && question.cacheable() && !question.validates();
     route.dns64.as_ref().filter(|_| applies)
@@ -38,7 +40,7 @@ pub(super) struct Completion<'a> {
 }
 
 impl Completion<'_> {
-    /// What comes of the servers' answer.
+    /// Completes the servers' answer.
     pub(super) async fn complete(&self, answer: Result<Answer, Failed>) -> Result<Found, Failed> {
         let answer = match answer {
             Ok(answer) => answer,
@@ -49,7 +51,7 @@ impl Completion<'_> {
             group: self.route().tiers[answer.tier],
         };
         if self.chain.target(&answer.response, Some(by)).is_some() {
-            // The addresses are another route's, which says whether any are made.
+            // The addresses are those of an alias's target. The target's route decides whether any are synthesised.
             return self.chain.follow(answer, Some(by)).await;
         }
         let response = &answer.response;
@@ -78,8 +80,9 @@ impl Completion<'_> {
         Ok(found)
     }
 
-    /// RFC 6147 §5.1.2: a failure counts as an empty answer, because there are servers that know A alone. But when nobody
-    /// answers, or a validator has spoken, or addresses of the name's own are known, it is a failure.
+    /// Handles a failure of the AAAA question. RFC 6147 §5.1.2: it counts as an empty answer, because some servers can only
+    /// answer A. It stays a failure if no server answers, if a validator gave a verdict, or if real IPv6 addresses of the name
+    /// are known.
     async fn in_place_of(&self, failed: Failed) -> Result<Found, Failed> {
         let groups = &self.chain.worker.setup.upstreams.groups;
         let mut tiers = self.route().tiers.iter();
@@ -110,12 +113,12 @@ impl Completion<'_> {
         }
     }
 
-    /// Looks up the name's A records, and puts what is made of them in place of an answer without addresses; false if there
-    /// are none, so that the answer stays.
+    /// Looks up the name's A records, and replaces an answer without addresses by one with synthesised addresses. Returns
+    /// false, and leaves the answer, if there are no A records.
     async fn synthesise(&self, found: &mut Found) -> Result<bool, Failed> {
         let key = key_for_type(self.chain.key, rr::A);
         let content = self.chain.by_its_route(&key, self.chain.steps()).await;
-        // RFC 6147 §5.1.6: an error is the answer then. That there are no addresses would be wrong.
+        // RFC 6147 §5.1.6: if the A question fails, the client gets an error. An empty answer would be wrong.
         let entry = found.take(content).map_err(|error| {
             let text = format!("dns64, A records: {}", error.text);
             let error = ExtendedError::new(error.code, &text).with_servers(error.servers.clone());
@@ -146,7 +149,8 @@ impl Completion<'_> {
         self.chain.worker.setup.routes.get(self.route)
     }
 
-    /// At most as long as a negative answer of the route may be kept: addresses of the name's own are not seen before.
+    /// Limits the time that synthesised addresses are fresh to that of a negative answer of the route, because real addresses
+    /// of the name are not noticed before.
     fn bounded(&self, seconds: u32, tier: usize) -> u32 {
         let bounds = &self.route().bounds;
         seconds.min(match tier {
@@ -155,13 +159,13 @@ impl Completion<'_> {
         })
     }
 
-    /// An earlier answer with addresses of the name's own, to fall back on.
+    /// An earlier answer with real IPv6 addresses of the name, to fall back on.
     fn known(&self) -> Option<&Entry> {
         let known = self.chain.flight?.stale();
         known.filter(|entry| self.rule.has_real_addresses(entry.response()))
     }
 
-    /// Whether the name had addresses of its own which this empty answer does not take away.
+    /// Whether the name has real IPv6 addresses which this empty answer does not replace.
     fn is_doubted(&self, empty: &Answer) -> bool {
         let Some(known) = self.known() else {
             return false;
@@ -192,8 +196,8 @@ fn failed(error: ExtendedError) -> Failed {
 }
 
 impl Worker {
-    /// The answer that makes a reverse name of an address with a route's prefix an alias of the one of IPv4; none for other
-    /// questions.
+    /// The answer to a question for the reverse name of a synthesised address: an alias of the IPv4 reverse name. None for
+    /// other questions.
     pub(super) fn reverse_alias(&self, question: &Question<'_>) -> Option<Vec<u8>> {
         if self.setup.local.owns(question.name, question.qclass) {
             return None;

@@ -1,7 +1,7 @@
-//! Which answers of another process may be served under a setup of this one.
+//! Which answers of a predecessor's cache may be served under a setup of this process.
 //!
-//! Owns the description that an instance gives of its setup to its successor, and the comparison. It decides as a reload does
-//! ([`Setup::keeps_answer`]), with less knowledge: what cannot be told for sure is refused, which costs a query.
+//! Owns the description of its setup that an instance gives to its successor, and the comparison of setups. The comparison
+//! follows the rules of a reload ([`Setup::keeps_answer`]), but knows less: an answer in doubt is refused, which costs a query.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -13,28 +13,28 @@ use crate::message::alias;
 use crate::message::wire::rr;
 use crate::upstream::routes::{RouteWords, Routes, UnknownZones};
 
-/// What an instance says of the setup to which its cache belongs.
+/// An instance's description of the setup that its cached answers belong to.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetupWords {
-    /// By index.
+    /// Routes by index. None where a route is gone.
     routes: Vec<Option<RouteWords>>,
-    /// Hash of all that is said of `records` and `hosts`.
+    /// Hash of `records` and `hosts`.
     local_names: u64,
     complete_cnames: bool,
 }
 
-/// Another process's setup, compared with one of this process.
+/// A predecessor's setup, compared with one of this process.
 pub struct Inheritance<'a> {
     setup: &'a Setup,
     theirs: Routes,
-    /// Where in `setup`, by their index.
+    /// Index of the same route in `setup`, by index of the predecessor's route.
     indices: Vec<Option<u16>>,
-    /// Whether answers with aliases can be judged at all.
+    /// Whether both setups have the same local names and `complete_cnames`. If not, answers with aliases are refused.
     same_aliases: bool,
 }
 
 impl Setup {
-    /// It, in words for a successor.
+    /// A description of the setup for a successor.
     #[must_use]
     pub fn words(&self) -> SetupWords {
         let mut hasher = DefaultHasher::new();
@@ -46,10 +46,10 @@ impl Setup {
         }
     }
 
-    /// What of a predecessor with such a setup may be served under this one.
+    /// Compares a predecessor's setup with this one.
     ///
     /// # Errors
-    /// [`UnknownZones`] if the words make no sense.
+    /// [`UnknownZones`] if the description has zones that cannot be routes.
     pub fn inheritance(&self, words: &SetupWords) -> Result<Inheritance<'_>, UnknownZones> {
         let (theirs, indices) = self.routes.of_another(&self.config, &words.routes)?;
         let own = self.words();
@@ -64,13 +64,13 @@ impl Setup {
 }
 
 impl Inheritance<'_> {
-    /// The index here of their route.
+    /// The index in this process of the predecessor's route `theirs`.
     #[must_use]
     pub fn route(&self, theirs: u16) -> Option<u16> {
         *self.indices.get(usize::from(theirs))?
     }
 
-    /// Whether an answer that came by a route that they have, [`Inheritance::route`], may be served here.
+    /// Whether an answer of the predecessor may be served here. Its route must be the one that [`Inheritance::route`] returns.
     #[must_use]
     pub fn takes(&self, entry: &Entry) -> bool {
         let (name, qtype) = (entry.name(), entry.qtype());
@@ -120,7 +120,7 @@ mod tests {
         Name::from_ascii(text).expect("a name")
     }
 
-    /// What `x.corp. A` has: an address, behind an alias if there is one.
+    /// An answer to `x.corp. A`: an address, behind an alias if one is given.
     fn answer(alias: Option<&str>) -> Response {
         let owner = name("x.corp.");
         let mut message = Message::new(0, MessageType::Response, OpCode::Query);
@@ -136,7 +136,7 @@ mod tests {
         Response::read(&message.to_vec().expect("short")).expect("well-formed")
     }
 
-    /// Whether `ours` takes such an answer of `theirs`, described in JSON as a predecessor does.
+    /// Whether `ours` takes [`answer`] of `theirs`, which is described in JSON as by a predecessor.
     fn takes(theirs: &Setup, ours: &Setup, alias: Option<&str>) -> bool {
         let words = serde_json::to_vec(&theirs.words()).expect("JSON");
         let words: SetupWords = serde_json::from_slice(&words).expect("JSON");

@@ -1,6 +1,6 @@
-//! The last failures that clients heard of, for /status: each question once, with the reason and how often.
+//! The last failures in replies to clients, for /status: each question once, with the last reason and the number of replies.
 //!
-//! A worker keeps its own, and adds them to the process's four times a second.
+//! A worker collects its own failures, and adds them to the process's list four times a second.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,24 +10,24 @@ use crate::budgets::RECENT_FAILURES;
 use crate::message::ede::ExtendedError;
 use crate::message::wire;
 
-/// A failure as it is now known.
+/// All failures of one question with one response code.
 #[derive(Debug, Clone)]
 pub struct RecentFailure {
     /// QNAME in wire format, lower-cased.
     pub name: Box<[u8]>,
     /// QTYPE.
     pub qtype: u16,
-    /// The route that failed; none for a question that no route was asked.
+    /// The route that failed. None if the question reached no route.
     pub route: Option<u16>,
-    /// The response code clients got.
+    /// The response code that clients got.
     pub code: u16,
-    /// Code of the extended error, the last time.
+    /// Code of the last extended error.
     pub error: u16,
-    /// Its text, the last time.
+    /// Text of the last extended error.
     pub text: Box<str>,
-    /// When a client heard it last.
+    /// When the last reply was sent.
     pub last: Instant,
-    /// How often clients heard it.
+    /// Number of replies.
     pub count: u64,
 }
 
@@ -36,7 +36,7 @@ pub struct RecentFailure {
 pub struct RecentFailures(Mutex<Vec<RecentFailure>>);
 
 impl RecentFailures {
-    /// All there are, the last first.
+    /// All failures, the latest first.
     #[must_use]
     pub fn all(&self) -> Vec<RecentFailure> {
         let mut all = self.lock().clone();
@@ -44,18 +44,18 @@ impl RecentFailures {
         all
     }
 
-    /// Nobody is to see them any more.
+    /// Forgets all failures, because /status is to show them no longer.
     pub fn forget(&self) {
         self.lock().clear();
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<RecentFailure>> {
-        // Each failure in it is whole.
+        // A panic cannot leave the list in a broken state.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A worker's own, until they are flushed.
+/// A worker's failures since the last flush.
 #[derive(Debug)]
 pub(super) struct WorkerFailures {
     own: RefCell<Vec<RecentFailure>>,
@@ -70,7 +70,7 @@ impl WorkerFailures {
         }
     }
 
-    /// A client got `code` for the question in `section`.
+    /// Adds a failure: a client got `code` for the question in `section`.
     pub(super) fn add(
         &self,
         section: &[u8],
@@ -96,7 +96,7 @@ impl WorkerFailures {
         merge(&mut self.own.borrow_mut(), failure);
     }
 
-    /// Adds them to the process's.
+    /// Moves the worker's failures to the process's list.
     pub(super) fn flush(&self) {
         let mut own = self.own.borrow_mut();
         if !own.is_empty() {
@@ -114,7 +114,7 @@ impl Drop for WorkerFailures {
     }
 }
 
-/// Adds a failure to a list of no more than [`RECENT_FAILURES`].
+/// Adds a failure to a list, which has at most [`RECENT_FAILURES`].
 fn merge(list: &mut Vec<RecentFailure>, failure: RecentFailure) {
     let same = |known: &&mut RecentFailure| {
         (known.qtype, known.code) == (failure.qtype, failure.code) && known.name == failure.name
@@ -164,7 +164,7 @@ mod tests {
             workers[worker].add(&section(label), Some(7), rcode::SERVFAIL, &error, now);
         }
         assert!(all.all().is_empty(), "not flushed yet");
-        // Whichever comes first.
+        // The order of flushes must not matter.
         workers[1].flush();
         workers[0].flush();
         workers[0].flush();

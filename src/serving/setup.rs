@@ -1,7 +1,7 @@
-//! One configuration and what is made from it. A reload makes another one and puts it in this one's place, as a whole.
+//! One configuration, and what is made from it. A reload makes a new setup and replaces the old one as a whole.
 //!
-//! Owns no sockets and no threads. What must outlive a reload (the cache, metrics, clients' connections) is in
-//! [`crate::serving::worker::Shared`]; servers that the new configuration names in the same words are taken over with their health.
+//! Owns no sockets and no threads. State that must outlive a reload (the cache, metrics) is in
+//! [`crate::serving::worker::Shared`]. A server that both configurations name in the same words is taken over with its health.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,16 +17,16 @@ use crate::upstream::metrics::UpstreamFamilies;
 use crate::upstream::routes::{Routes, TooManyZones};
 use crate::upstream::{UpstreamError, Upstreams};
 
-/// A configuration in force, and what it is made of.
+/// A configuration, and what is made from it.
 #[derive(Debug)]
 pub struct Setup {
-    /// As validated.
+    /// The validated configuration.
     pub config: Config,
     /// Zone → groups.
     pub routes: Routes,
     /// Groups, servers and their health.
     pub upstreams: Arc<Upstreams>,
-    /// Names answered here.
+    /// Names that are answered from the configuration.
     pub local: LocalZone,
 }
 
@@ -36,16 +36,17 @@ pub enum SetupError {
     /// A group cannot be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
-    /// Its routes cannot be told apart from earlier ones.
+    /// There were too many zones since the start, so that the new routes cannot get indices of their own.
     #[error(transparent)]
     Zones(#[from] TooManyZones),
 }
 
 impl Setup {
-    /// What `config` describes, taking over what `previous` has in the same words.
+    /// The setup that `config` describes. Servers and indices of zones are taken over from `previous` where the configurations
+    /// agree.
     ///
     /// # Errors
-    /// All there are.
+    /// All errors, not the first one alone.
     pub fn new(
         config: Config,
         previous: Option<&Self>,
@@ -68,13 +69,13 @@ impl Setup {
         })
     }
 
-    /// Whether a question is answered here, because the configuration holds the name or DNS64 makes it an alias.
+    /// Whether a question is answered without servers, because the configuration has the name, or DNS64 makes it an alias.
     #[must_use]
     pub fn answers(&self, question: &Question<'_>) -> bool {
         self.local.owns(question.name, question.qclass) || self.ipv4_pointer(question).is_some()
     }
 
-    /// The name that DNS64 makes a reverse name an alias of.
+    /// The target, if DNS64 makes the question's reverse name an alias.
     #[must_use]
     pub fn ipv4_pointer(&self, question: &Question<'_>) -> Option<Vec<u8>> {
         if question.qclass != rr::IN || question.validates() {
@@ -83,8 +84,8 @@ impl Setup {
         self.routes.ipv4_pointer(question.name, question.qtype)
     }
 
-    /// Whether an answer for a lower-cased wire name and type, cached by way of `other`'s route `index`, may be served under
-    /// this configuration.
+    /// Whether an answer for a lower-cased wire name and type, which `other`'s route `index` gave, may be served under this
+    /// setup.
     #[must_use]
     pub fn keeps(&self, name: &[u8], qtype: u16, index: u16, other: &Self) -> bool {
         self.routes.keeps(name, qtype, index, &other.routes)
@@ -92,8 +93,8 @@ impl Setup {
             && self.routes.ipv4_pointer(name, qtype).is_none()
     }
 
-    /// Whether an answer cached under `other` may be served under this configuration: its own route and those to which its
-    /// aliases lead are as they were.
+    /// Whether an answer cached under `other` may be served under this setup: its own route and the routes of its aliases'
+    /// targets have not changed.
     #[must_use]
     pub fn keeps_answer(&self, entry: &Entry, other: &Self) -> bool {
         let (name, qtype) = (entry.name(), entry.qtype());
@@ -102,8 +103,8 @@ impl Setup {
             && self.keeps_aliases(entry, other)
     }
 
-    /// Whether each alias in an answer of `other` leads where it led. Which of the targets were looked up here, and which the
-    /// server knew, does not matter: forgetting one too many costs a query.
+    /// Whether each alias's target in an answer cached under `other` would be looked up in the same way under this setup.
+    /// Targets that the server itself followed are checked as well: an answer that is dropped without need costs one query.
     #[must_use]
     pub fn keeps_aliases(&self, entry: &Entry, other: &Self) -> bool {
         let targets = alias::targets(entry.response());
@@ -135,7 +136,7 @@ impl Setup {
         self.config.records == other.config.records && self.config.hosts == other.config.hosts
     }
 
-    /// Whether it keeps everything cached under `other`.
+    /// Whether all answers cached under `other` may be served under this setup.
     #[must_use]
     pub fn keeps_all(&self, other: &Self) -> bool {
         self.routes.same_as(&other.routes)
