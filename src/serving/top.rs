@@ -1,7 +1,7 @@
-//! The most asked names, those that clients waited for longest, and the most active clients, for /status. Counted if
-//! `status.top` says so, since names and clients are people's own business.
+//! For /status: the names with most queries, the names that clients waited for longest, and the clients with most queries.
+//! Counted only if `status.top` says so, because names and clients are private data.
 //!
-//! A worker counts by itself and publishes what it knows four times a second. Counts are of the last 5 to 10 minutes, and
+//! Each worker has counts of its own, and publishes them four times a second. Counts cover the last 5 to 10 minutes, and are
 //! bounded: see [`crate::metrics::space_saving`].
 
 use std::cell::{Cell, RefCell};
@@ -15,13 +15,13 @@ use crate::config::TopCounts;
 use crate::message::wire;
 use crate::metrics::space_saving::{Counted, SpaceSaving, Summary};
 
-/// After this long, counting starts anew; what was counted in the period before is still shown.
+/// Length of a period of counting. The counts of the period before are shown, too.
 const PERIOD: Duration = Duration::from_mins(5);
 
 /// A name in wire format, lower-cased.
 pub type WireName = Arc<[u8]>;
 
-/// Counts of this period and the one before.
+/// Counts of this period and of the one before.
 #[derive(Debug)]
 struct Counts<K> {
     current: SpaceSaving<K>,
@@ -46,19 +46,19 @@ impl<K: Clone + Eq + Hash> Counts<K> {
     }
 }
 
-/// A worker's own.
+/// A worker's counts.
 #[derive(Debug)]
 pub(super) struct WorkerTop {
     what: TopCounts,
     asked: RefCell<Counts<WireName>>,
     waited: RefCell<Counts<WireName>>,
     clients: RefCell<Counts<IpAddr>>,
-    /// When this period began, and the one before.
+    /// When this period began, and when the one before began.
     began: Cell<[Instant; 2]>,
     published: Arc<Mutex<Option<Published>>>,
 }
 
-/// What a worker counted.
+/// A worker's published counts.
 #[derive(Debug)]
 struct Published {
     asked: Summary<WireName>,
@@ -68,7 +68,7 @@ struct Published {
 }
 
 impl WorkerTop {
-    /// Counts as `what` says, and publishes at `board`; none if nothing is to be counted.
+    /// A worker's counters of what `what` says, which are published on `board`. None if nothing is to be counted.
     pub(super) fn new(what: TopCounts, board: &TopBoard, now: Instant) -> Option<Self> {
         if what == TopCounts::Off {
             return None;
@@ -85,7 +85,7 @@ impl WorkerTop {
         })
     }
 
-    /// What it counts.
+    /// What is counted.
     pub(super) fn what(&self) -> TopCounts {
         self.what
     }
@@ -94,7 +94,7 @@ impl WorkerTop {
         matches!(self.what, TopCounts::Names | TopCounts::All)
     }
 
-    /// A client asked for a lower-cased wire name.
+    /// Counts a client's query for a lower-cased wire name.
     #[inline(never)]
     pub(super) fn asked(&self, name: &[u8], client: IpAddr) {
         if self.counts_names() {
@@ -106,21 +106,21 @@ impl WorkerTop {
         }
     }
 
-    /// A client waited so long for the answer to a question.
+    /// Adds the time that a client waited for the answer to a question.
     #[inline(never)]
     pub(super) fn waited(&self, section: &[u8], duration: Duration) {
         if !self.counts_names() {
             return;
         }
         let end = wire::skip_question_name(section, 0).unwrap_or(0);
-        // Lengths of labels are below the letters.
+        // Octets that are lengths of labels do not change, because they are below `A`.
         let name = section[..end].to_ascii_lowercase();
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         let mut waited = self.waited.borrow_mut();
         waited.current.add(&name[..], micros, || name[..].into());
     }
 
-    /// Publishes what is known; to be called a few times a second.
+    /// Publishes the counts. To be called a few times a second.
     pub(super) fn publish(&self, now: Instant) {
         let [began, _] = self.began.get();
         if now.saturating_duration_since(began) >= PERIOD {
@@ -143,21 +143,21 @@ impl WorkerTop {
     }
 }
 
-/// Where one worker publishes.
+/// The published counts of one worker.
 type Place = Mutex<Option<Published>>;
 
-/// Where all workers publish.
+/// The published counts of all workers.
 #[derive(Debug, Default)]
 pub struct TopBoard(Mutex<Vec<Weak<Place>>>);
 
-/// What all workers counted, the heaviest first.
+/// The largest sums of all workers' counts, the largest first.
 #[derive(Debug)]
 pub struct Top {
     /// When counting began.
     pub since: Instant,
     /// Queries for each name.
     pub asked: Vec<Counted<WireName>>,
-    /// Microseconds that clients waited for answers about each name that the cache did not have.
+    /// Microseconds that clients waited for answers about each name, when the cache had none.
     pub waited: Vec<Counted<WireName>>,
     /// Queries of each client.
     pub clients: Vec<Counted<IpAddr>>,
@@ -170,7 +170,7 @@ impl TopBoard {
         places.push(Arc::downgrade(place));
     }
 
-    /// What is known now; none if nothing is counted.
+    /// Adds up the published counts. None if nothing is counted.
     #[must_use]
     pub fn read(&self) -> Option<Top> {
         let places: Vec<_> = {

@@ -1,6 +1,6 @@
-//! The answering half that [`crate::serving::local`] and [`crate::lab::stand_in`] share: from what is known of a name to a reply.
+//! Makes replies from the records of names, for [`crate::serving::local`] and [`crate::lab::stand_in`].
 //!
-//! Owns following CNAMEs, negative answers (RFC 2308), the header of a reply and its way through hickory-server.
+//! Owns following CNAMEs, negative answers (RFC 2308), the header of a reply, and the calls of hickory-server.
 //! Must not know where the names come from. Limits: QUERY only, no zone transfers, no DNSSEC.
 
 use std::collections::HashMap;
@@ -17,15 +17,15 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 
 use crate::message::wire::OPT_LEN;
 
-/// RFC 2308 §5: how long an NXDOMAIN or NODATA of ours may be kept, in seconds. One minute, so that a name added to
-/// the configuration is seen soon after the reload; longer hides it from clients that asked too early.
+/// RFC 2308 §5: how long clients may cache an NXDOMAIN or NODATA of ours, in seconds. With a longer time, clients would see a
+/// name that was added to the configuration too late.
 pub(crate) const NEGATIVE_TTL: u32 = 60;
 
-/// Names in lower-case wire format with what is known of them. Keyed afresh in each process, since clients choose
-/// what is looked up.
+/// Records by name in lower-case wire format. The hasher is randomly seeded, because clients choose the names that are looked
+/// up.
 pub(crate) type Names = HashMap<Box<[u8]>, Vec<Stored>, ahash::RandomState>;
 
-/// A record without its owner, which is the key it is stored under.
+/// A record without its owner name, which is the key in [`Names`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stored {
     /// Seconds.
@@ -33,23 +33,23 @@ pub(crate) struct Stored {
     pub(crate) data: RData,
 }
 
-/// What an [`Authority`] knows of a name.
+/// What an [`Authority`] has for a name.
 pub(crate) enum Known<'a> {
     /// The name exists; without records it is an empty non-terminal.
     Name { records: &'a [Stored], apex: Name },
     /// The name is in the zone `apex` and does not exist.
     Nothing { apex: Name },
-    /// The name is none of ours.
+    /// The name is in no zone of the authority.
     Elsewhere,
 }
 
-/// Something that knows names.
+/// A source of names and records.
 pub(crate) trait Authority {
-    /// What is known of `name` in `class`.
+    /// Looks up `name` in `class`.
     fn look_up(&self, name: &Name, class: DNSClass) -> Known<'_>;
 }
 
-/// What a reply says.
+/// The contents of a reply.
 #[derive(Debug)]
 pub(crate) struct Verdict {
     pub(crate) rcode: ResponseCode,
@@ -66,7 +66,7 @@ impl Verdict {
         }
     }
 
-    /// Whether we speak for the zone the verdict is about.
+    /// Whether the reply gets AA.
     fn is_authoritative(&self) -> bool {
         matches!(self.rcode, ResponseCode::NoError | ResponseCode::NXDomain)
     }
@@ -86,7 +86,7 @@ pub(crate) fn wire_key(name: &Name) -> Box<[u8]> {
 
 /// Answers one question, following CNAMEs as far as `authority` knows their targets.
 ///
-/// A CNAME that leads elsewhere, or back to where it came from, ends the answer there.
+/// The answer ends with a CNAME if its target is in no zone of the authority, or was followed before.
 pub(crate) fn decide(authority: &impl Authority, query: &Query) -> Verdict {
     let mut answers: Vec<Record> = Vec::new();
     let mut owner = query.name().clone();
@@ -161,10 +161,10 @@ pub(crate) async fn reply<R: ResponseHandler>(
     }
 }
 
-/// Cuts `verdict` so that the OPT fits behind it, and tells whether that took anything away.
+/// Truncates `verdict` so that the OPT fits into the message, and returns whether records were removed.
 ///
-/// hickory-server cuts on its own, but writes the OPT last and leaves it out when the answers have filled the message.
-/// A client would take us for a server without EDNS then.
+/// hickory-server truncates by itself, but it writes the OPT last, and leaves it out when the answers have filled the message.
+/// The client would take us for a server without EDNS then.
 fn cut(verdict: &mut Verdict, metadata: Metadata, request: &Request) -> bool {
     let mut scratch = Vec::new();
     let mut encoder = BinEncoder::new(&mut scratch);
@@ -183,7 +183,7 @@ fn cut(verdict: &mut Verdict, metadata: Metadata, request: &Request) -> bool {
             verdict.soa = None;
             true
         }
-        // An error comes back when the reply itself is encoded.
+        // The same error is handled when the reply itself is encoded.
         Ok(_) | Err(_) => false,
     }
 }
@@ -194,7 +194,7 @@ fn judge(authority: &impl Authority, request: &Request) -> Verdict {
     }
     match request.queries.queries() {
         [query] if is_transfer(query) => Verdict::error(ResponseCode::Refused),
-        // The original spelling, so that owner names come back as the client wrote them.
+        // The original spelling, because owner names in the reply are spelt as in the query.
         [query] => decide(authority, query.original()),
         _ => Verdict::error(ResponseCode::FormErr),
     }
@@ -221,8 +221,8 @@ fn answers_of(
         .collect()
 }
 
-/// The SOA that tells resolvers how long a negative answer may be kept (RFC 2308 §3). There is no zone to transfer, so
-/// its names are those of nobody and its timers never count.
+/// The SOA by which clients know how long to cache a negative answer (RFC 2308 §3). There are no zone transfers, so its names
+/// are invalid ones and its timers are never used.
 fn soa_record(apex: Name, class: DNSClass) -> Record {
     let nobody = Name::from_labels(["nobody", "invalid"]).unwrap_or_default();
     let soa = SOA::new(apex.clone(), nobody, 1, 3_600, 1_200, 604_800, NEGATIVE_TTL);

@@ -1,13 +1,12 @@
-//! What is answered here rather than forwarded: the configuration's `records:` and `hosts:`, and the CHAOS names of the
+//! Answers for names that are not forwarded: those of `records:` and `hosts:` in the configuration, and the CHAOS names of the
 //! process.
 //!
-//! Owns the names, their reverse names and the whole response. Must not touch sockets, nor stamp what belongs to one
-//! client: OPT, truncation and the ID are the caller's. Follows RFC 4892 (`id.server`), RFC 2308 (negative answers), RFC 4592
-//! (wildcards).
+//! Owns the names, their reverse names and the response. Must not touch sockets. The caller adds what belongs to one client:
+//! OPT, truncation and the ID. Follows RFC 4892 (`id.server`), RFC 2308 (negative answers), RFC 4592 (wildcards).
 //!
-//! Limits: names and wildcards, no zones; names beneath or beside them are forwarded, as the `hosts` plugin of `CoreDNS` does with
-//! `fallthrough`, but a type that a name does not have is NODATA, never forwarded. A CNAME is followed here only to names
-//! that are in `records:` too; a target elsewhere is looked up by [`super::aliases`]. No zone transfers.
+//! Limits: names and wildcards, no zones. Names below or beside them are forwarded, as the `hosts` plugin of `CoreDNS` does
+//! with `fallthrough`. A type that a name does not have is NODATA, and is never forwarded. A CNAME is followed here only to
+//! names that are in `records:`, too; [`super::aliases`] looks up other targets. No zone transfers.
 
 pub(crate) mod authority;
 
@@ -29,16 +28,16 @@ use crate::config::{HostsConfig, StaticRecords};
 use crate::message::wire::HEADER_LEN;
 use authority::{Authority, Known, Names, Stored, wire_key};
 
-/// TTL of `records:`, in seconds. They change with a reload or a restart of ours, of which clients hear nothing; a minute
-/// bounds how long they keep the old ones, and asking again costs us next to nothing.
+/// TTL of `records:`, in seconds. Clients do not notice when a reload or a restart changes records. A minute limits how long
+/// they use the old ones, and asking again costs next to nothing.
 pub const RECORD_TTL: u32 = 60;
 
-/// TTL of CHAOS answers, in seconds: which node answered is true of this one answer only, so nobody in between may
-/// keep it (BIND uses 0 too).
+/// TTL of CHAOS answers, in seconds. They tell which node answered this one query, so no cache may keep them (BIND uses 0,
+/// too).
 pub const CHAOS_TTL: u32 = 0;
 
-/// RFC 1035 §3.3: a character-string has at most 255 bytes; longer texts are cut into several, which readers of TXT
-/// put together again.
+/// RFC 1035 §3.3: a character-string has at most 255 bytes. A longer text is split into several, which readers of TXT join
+/// again.
 const MAX_CHARACTER_STRING: usize = 255;
 
 /// Names that tell which node answered (RFC 4892, and BIND's older one).
@@ -47,7 +46,7 @@ const NODE_NAMES: [&[u8]; 2] = [b"\x02id\x06server\0", b"\x08hostname\x04bind\0"
 /// Names that tell which software answered.
 const VERSION_NAMES: [&[u8]; 2] = [b"\x07version\x06server\0", b"\x07version\x04bind\0"];
 
-/// Names answered by this process itself. Cloning is cheap and shares them.
+/// The names that this process answers by itself. Clones share them.
 #[derive(Debug, Clone)]
 pub struct LocalZone {
     names: Arc<LocalNames>,
@@ -57,18 +56,18 @@ pub struct LocalZone {
 struct LocalNames {
     /// Class IN.
     internet: Names,
-    /// Records of wildcards, by the name that the wildcard stands below. Empty for most, so that nobody looks.
+    /// Records of wildcards, by the wildcard's parent name. Empty in most configurations; then no lookup is made.
     wildcards: Names,
     /// Class CH.
     chaos: Names,
 }
 
 impl LocalZone {
-    /// Names from `records`, those of `hosts` that are not there, the reverse names of their addresses, and the CHAOS names
-    /// that tell `node_name` and `version`.
+    /// The names of `records`, those of `hosts` that are not in `records`, the reverse names of their addresses, and the CHAOS
+    /// names for `node_name` and `version`.
     ///
-    /// A reverse name is made for every address but the unspecified ones (which stand for "blocked"), unless `records`
-    /// has that reverse name itself.
+    /// Each address gets a reverse name, unless `records` has that reverse name itself. Unspecified addresses, which stand for
+    /// "blocked", get none.
     #[must_use]
     pub fn new(
         records: &[StaticRecords],
@@ -124,8 +123,8 @@ impl LocalZone {
 
     /// Whether a question is answered here.
     ///
-    /// `lower_qname_wire` is the QNAME in wire format and lower case, uncompressed and with the root's zero. The type
-    /// does not matter: were A ours and AAAA the upstream's, a name would be two hosts.
+    /// `lower_qname_wire` is the QNAME in wire format and lower case, uncompressed and with the root's zero. All types of a
+    /// name are answered here. If A were answered here and AAAA by an upstream, the name could be two different hosts.
     #[must_use]
     pub fn owns(&self, lower_qname_wire: &[u8], qclass: u16) -> bool {
         self.names
@@ -133,13 +132,13 @@ impl LocalZone {
             .is_some()
     }
 
-    /// The whole response to `query`, a message with one question that [`owns`](Self::owns) said yes to.
+    /// The whole response to `query`, a message with one question for which [`owns`](Self::owns) is true.
     ///
-    /// It has AA and RA set, RD copied, no OPT, and up to 65,535 bytes; a question that is not ours gets REFUSED, and
+    /// It has AA and RA set, RD copied, no OPT, and up to 65,535 bytes. A question for which `owns` is false gets REFUSED, and
     /// bytes that are no query get FORMERR.
     pub async fn answer(&self, query: &[u8]) -> Vec<u8> {
         let request = without_records(query).and_then(|bare| {
-            // Nobody looks at the client's address; "TCP" because no client's payload size limits the message here.
+            // The address is not used. The protocol is TCP, so that no payload size limits the message.
             let client = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
             Request::from_bytes(bare, client, Protocol::Tcp).ok()
         });
@@ -177,7 +176,7 @@ impl LocalNames {
 }
 
 impl LocalNames {
-    /// Records of a name, or of the wildcard that stands for it.
+    /// Records of a name, or of the wildcard that matches it.
     fn records_of(&self, key: &[u8], class: DNSClass) -> Option<&[Stored]> {
         let records = self.of_class(class)?.get(key);
         let records = records.or_else(|| match class {
@@ -187,8 +186,8 @@ impl LocalNames {
         records.map(Vec::as_slice)
     }
 
-    /// RFC 4592 §3.3.1: a wildcard stands for a name that does not exist if it is right below the closest name above it that
-    /// does.
+    /// RFC 4592 §3.3.1: a wildcard matches a name that does not exist if the wildcard's parent is the closest existing ancestor
+    /// of the name.
     fn synthesized(&self, key: &[u8]) -> Option<&Vec<Stored>> {
         let mut above = key;
         loop {
@@ -206,7 +205,7 @@ impl LocalNames {
 impl Authority for LocalNames {
     fn look_up(&self, name: &Name, class: DNSClass) -> Known<'_> {
         match self.records_of(&wire_key(name), class) {
-            // Each name is a zone of its own: what surrounds it belongs to others.
+            // Each name is the apex of a zone of its own, because the names around it are forwarded.
             Some(records) => Known::Name {
                 records,
                 apex: name.clone(),
@@ -245,7 +244,7 @@ impl ResponseHandler for Captured {
         >,
     ) -> Result<ResponseInfo, NetError> {
         let mut bytes = Vec::with_capacity(512);
-        // Without a limit of ours the encoder stops at 65,535 bytes, the most that TCP can frame.
+        // Without a limit set, the encoder stops at 65,535 bytes, the most that TCP can frame.
         let info = response.destructive_emit(&mut BinEncoder::new(&mut bytes))?;
         *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
         Ok(info)
@@ -281,8 +280,8 @@ fn pointer_to(name: &Name) -> Stored {
     }
 }
 
-/// Names between `name` and a wildcard's parent above it. They exist, without records, and so do all below them for the
-/// wildcard (RFC 4592 §2.2.2).
+/// Names between `name` and the topmost wildcard's parent above it. They exist as empty non-terminals, so the wildcard matches
+/// no name below them (RFC 4592 §2.2.2).
 fn between(name: &Name, wildcards: &Names) -> Vec<Box<[u8]>> {
     let (mut passed, mut above) = (Vec::new(), name.clone());
     let mut existing = 0;
@@ -333,7 +332,7 @@ fn text_rdata(text: &str) -> RData {
     RData::TXT(TXT::from_bytes(strings))
 }
 
-/// `query` with its header and question only: no OPT, so that none is answered, and nothing that could fail to parse.
+/// `query` cut to header and question, so that the response has no OPT and no other record can fail to parse.
 fn without_records(query: &[u8]) -> Option<Vec<u8>> {
     let mut end = HEADER_LEN;
     loop {
@@ -342,7 +341,7 @@ fn without_records(query: &[u8]) -> Option<Vec<u8>> {
         match label_len {
             0 => break,
             1..=63 => {}
-            // A pointer: there is nothing before the first name to point at (RFC 1035 §4.1.4).
+            // A compression pointer, which is invalid here: there is no name before the first (RFC 1035 §4.1.4).
             _ => return None,
         }
     }
