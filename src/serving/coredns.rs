@@ -1,9 +1,9 @@
-//! What CoreDNS's families tell of clients' queries and our own do not, counted with `metrics.coredns` alone: by listen address
-//! and zone, sizes, DO, families of addresses.
+//! Counts of clients' queries that only CoreDNS's metric families need, kept only with `metrics.coredns`: counts by listen
+//! address and zone, sizes, DO, address families.
 //!
-//! A worker counts into arrays of its own and hands them in with its other counters. The first reply of a zone at an address
-//! makes their arrays, about 3 KiB; no other allocates. Messages that are no query of DNS are not counted, as CoreDNS does not
-//! see them either.
+//! A worker counts into arrays of its own, and flushes them with its other counters. The first reply for a zone at a listen
+//! address allocates an array of about 3 KiB; no other reply allocates. Messages that are not DNS queries are not counted, as
+//! CoreDNS does not count them either.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,11 +24,11 @@ use crate::runtime;
 pub enum Made {
     /// A fresh answer of the cache.
     Hit(Stored),
-    /// What the upstreams said just now.
+    /// An answer that has just come from the upstreams.
     Fresh,
-    /// A name of the configuration.
+    /// An answer from the configuration.
     Local,
-    /// What a route says by itself.
+    /// An answer that a route gives by itself.
     Own,
     /// An expired answer of the cache.
     Stale,
@@ -36,7 +36,7 @@ pub enum Made {
     Failure,
 }
 
-/// What the cache holds of a question.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// An answer with records.
@@ -51,7 +51,7 @@ impl_label!(Stored {
 });
 
 impl Stored {
-    /// What an entry is.
+    /// The kind of `entry`.
     #[inline]
     #[must_use]
     pub fn of(entry: &crate::cache::Entry) -> Self {
@@ -63,10 +63,10 @@ impl Stored {
     }
 }
 
-/// CoreDNS's plugin that does what made a reply here.
+/// The plugin of CoreDNS that would have made the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plugin {
-    /// None: an error.
+    /// No plugin: the reply is an error.
     None,
     /// The cache.
     Cache,
@@ -104,17 +104,17 @@ pub const FAMILIES: [&str; 2] = ["1", "2"];
 /// Types with a label of their own, and all others.
 const TYPES: usize = COREDNS_TYPES.len() + 1;
 
-/// Names answered here, and queries that no route took, come before the routes.
+/// Index of the first route's zone in [`Cells`]. Index 0 is for names answered here, and 1 for queries without a route.
 const NOT_ROUTES: usize = 2;
 
-/// What was counted of one zone at one listen address.
+/// The counts of one zone at one listen address.
 #[derive(Debug, Clone, Default)]
 pub struct Counts {
     /// Queries that were answered, by family, protocol and type.
     pub requests: [[[u64; TYPES]; Protocol::ALL.len()]; FAMILIES.len()],
     /// Replies, by plugin and response code.
     pub responses: [[u64; COREDNS_CODES]; Plugin::ALL.len()],
-    /// From reading a query to its reply.
+    /// Times from reading a query to its reply.
     pub duration: Distribution<TIME_BOUNDS>,
     /// Octets of queries, by protocol.
     pub request_size: [Distribution<SIZE_BOUNDS>; Protocol::ALL.len()],
@@ -122,18 +122,18 @@ pub struct Counts {
     pub response_size: [Distribution<SIZE_BOUNDS>; Protocol::ALL.len()],
     /// Queries with DO.
     pub dnssec_ok: u64,
-    /// Fresh answers of the cache, by what they are.
+    /// Fresh answers of the cache, by kind.
     pub hits: [u64; Stored::ALL.len()],
-    /// Queries that the cache could have answered and did not.
+    /// Queries for which the cache was searched in vain.
     pub misses: u64,
     /// Expired answers of the cache.
     pub stale: u64,
-    /// Whether anything was counted since the last time that it was handed in.
+    /// Whether anything was counted since the last flush.
     touched: bool,
 }
 
 impl Counts {
-    /// Adds what another counted.
+    /// Adds the counts of `other`.
     pub fn add(&mut self, other: &Self) {
         let own = self.requests.as_flattened_mut().as_flattened_mut();
         add_each(own, other.requests.as_flattened().as_flattened());
@@ -194,7 +194,7 @@ fn cell(cells: &mut Cells, listener: usize, zone: usize) -> &mut Counts {
     zones[zone].get_or_insert_default()
 }
 
-/// What all workers together counted.
+/// The counts of all workers.
 #[derive(Debug, Default)]
 pub struct ServedTotals {
     listeners: Mutex<Vec<SocketAddr>>,
@@ -211,11 +211,11 @@ impl ServedTotals {
             listeners.push(address);
             listeners.len() - 1
         });
-        // More than 65,536 different addresses since the start are counted as the last of those.
+        // From the 65,536th on, addresses share the last index.
         ListenerIndex(u16::try_from(index).unwrap_or(u16::MAX))
     }
 
-    /// A worker's own counts.
+    /// Counters for one worker.
     #[must_use]
     pub fn worker(self: &Arc<Self>) -> WorkerCounts {
         WorkerCounts {
@@ -224,7 +224,7 @@ impl ServedTotals {
         }
     }
 
-    /// What was counted by CoreDNS's labels `server` and `zone`; `routes` are the labels of zones by index.
+    /// The counts by CoreDNS's labels `server` and `zone`. `routes` are the labels of the routes by index.
     #[must_use]
     pub fn by_labels(&self, routes: &[&str]) -> BTreeMap<(String, String), Counts> {
         let listeners = lock(&self.listeners).clone();
@@ -261,18 +261,18 @@ fn zone_label(zone: usize, routes: &[&str]) -> String {
     }
 }
 
-/// CoreDNS's label of a route. What is no name stands for many zones.
+/// CoreDNS's label of a route. A label that is not a name stands for many zones, and becomes `.`.
 #[must_use]
 pub fn route_label(zone: &str) -> String {
     if zone.ends_with('.') { zone } else { "." }.to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Numbers and lists that are only added to.
+    // A panic cannot leave these lists and counters in a broken state.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one worker counted since it last handed it in.
+/// The counts of one worker since its last flush.
 #[derive(Debug)]
 pub struct WorkerCounts {
     cells: RefCell<Cells>,
@@ -280,7 +280,7 @@ pub struct WorkerCounts {
 }
 
 impl WorkerCounts {
-    /// A reply of so many octets leaves.
+    /// Counts a reply of `octets` octets.
     #[inline(never)]
     pub fn reply(
         &self,
@@ -299,7 +299,7 @@ impl WorkerCounts {
         });
     }
 
-    /// A query could not be answered from the cache.
+    /// Counts a query that the cache could not answer.
     pub fn miss(&self, listener: ListenerIndex, route: u16) {
         let zone = usize::from(route) + NOT_ROUTES;
         self.count(listener, zone, |counts| counts.misses += 1);
@@ -313,7 +313,7 @@ impl WorkerCounts {
         count(counts);
     }
 
-    /// Hands in what was counted.
+    /// Adds the counts to those of all workers.
     pub fn flush(&self) {
         let mut totals = lock(&self.totals.cells);
         for (listener, zones) in self.cells.borrow_mut().iter_mut().enumerate() {

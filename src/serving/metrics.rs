@@ -1,6 +1,6 @@
-//! What is counted of clients' queries.
+//! Metrics of clients' queries.
 //!
-//! Workers count into plain local counters and flush them four times a second, so that the hit path touches no shared
+//! Workers count into plain counters of their own, and flush them four times a second, so that the hit path writes no shared
 //! memory.
 
 use std::cell::RefCell;
@@ -25,11 +25,11 @@ pub enum Dropped {
     Short,
     /// A response, not a query.
     NotAQuery,
-    /// A client outside `allow`, over the rate at which such are told so.
+    /// The client is outside `allow`, and the limit on REFUSED replies to such clients was reached.
     NotAllowed,
-    /// The kernel would not send the reply.
+    /// The kernel refused to send the reply.
     SendFailed,
-    /// The client's connection was gone before its reply was ready.
+    /// The client's connection was closed before the reply was ready.
     ClientGone,
 }
 
@@ -41,14 +41,14 @@ impl_label!(Dropped {
     ClientGone => "client_gone",
 });
 
-/// What the cache had to do with a reply.
+/// The cache's part in a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cached {
-    /// It came from there.
+    /// A fresh answer of the cache.
     Hit,
-    /// An upstream had to be asked.
+    /// The upstreams were asked, and the client waited.
     Miss,
-    /// It was given here at once: local names, errors, expired answers.
+    /// Neither: local names, and immediate errors and expired answers.
     Neither,
 }
 
@@ -61,7 +61,7 @@ impl_label!(Cached {
 /// Why an expired answer was served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StaleReason {
-    /// Every server of the route is known to be gone.
+    /// All servers of the route are silent or down.
     UpstreamsDown,
     /// No answer came within the client response timer (RFC 8767 §5).
     Slow,
@@ -69,7 +69,7 @@ pub enum StaleReason {
     Failed,
     /// Too many queries were in flight.
     Overload,
-    /// A server denies what was answered before (`stale_on`).
+    /// A server denies a name or record that was answered before (`stale_on`).
     Denied,
 }
 
@@ -81,12 +81,12 @@ impl_label!(StaleReason {
     Denied => "denied",
 });
 
-/// What DNS64 made.
+/// An answer that DNS64 synthesised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Synthesised {
-    /// AAAA records of A records.
+    /// AAAA records from A records.
     Address,
-    /// An alias of a reverse name of IPv4.
+    /// An alias for a reverse name, whose target is an IPv4 reverse name.
     Pointer,
 }
 
@@ -95,14 +95,14 @@ impl_label!(Synthesised {
     Pointer => "pointer",
 });
 
-/// Whose cap on queries in flight was reached.
+/// A limit that was reached, so that a query was not forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cap {
-    /// The group's.
+    /// Questions in flight of the group.
     Group,
-    /// The client address's.
+    /// Queries in flight of the client address.
     Client,
-    /// A server's, of queries a second.
+    /// Queries a second of a server.
     Rate,
 }
 
@@ -117,10 +117,10 @@ impl_label!(Protocol {
     Tcp => "tcp",
 });
 
-/// The label of what no route answered.
+/// The label for replies without a route.
 const NO_ROUTE: &str = "none";
 
-/// The families of all workers; clones share them.
+/// The metric families of all workers. Clones share them.
 #[derive(Debug, Clone)]
 pub struct ServingFamilies {
     queries: IntCounterVec,
@@ -138,12 +138,12 @@ pub struct ServingFamilies {
     prefetches: IntCounter,
     synthesised: IntCounterVec,
     in_flight: IntGauge,
-    /// What CoreDNS's families need beside; with `metrics.coredns` alone.
+    /// Counts for CoreDNS's families; only with `metrics.coredns`.
     coredns: Option<Arc<ServedTotals>>,
 }
 
 impl ServingFamilies {
-    /// All at zero.
+    /// Registers the families.
     #[must_use]
     pub fn register(registry: &Registry) -> Self {
         Self {
@@ -163,7 +163,7 @@ impl ServingFamilies {
                 &["cache"],
             ),
             cache_hits: registry.counter("nodens_cache_hits_total", "Queries answered from the cache."),
-            // In no registry: /metrics has the sum.
+            // Not registered: /metrics has the sum only.
             route_hits: IntCounterVec::new(
                 Opts::new("route_hits", "Queries answered from the cache, by route."),
                 &["route"],
@@ -213,25 +213,25 @@ impl ServingFamilies {
         }
     }
 
-    /// Has workers count what CoreDNS's families need, too. For those that are not there yet.
+    /// Has workers count what CoreDNS's families need, too. Applies only to workers made afterwards.
     pub fn count_for_coredns(&mut self) {
         self.coredns = Some(Arc::default());
     }
 
-    /// What CoreDNS's families need beside.
+    /// The counts for CoreDNS's families. None without `metrics.coredns`.
     #[must_use]
     pub fn coredns(&self) -> Option<&ServedTotals> {
         self.coredns.as_deref()
     }
 
-    /// How a listen address is told apart from others.
+    /// The number of a listen address.
     #[must_use]
     pub fn listener(&self, address: SocketAddr) -> ListenerIndex {
         let totals = self.coredns.as_ref();
         totals.map_or_else(ListenerIndex::default, |totals| totals.listener(address))
     }
 
-    /// What `/status` shows of all clients together; workers' counts arrive with their next flush.
+    /// The totals that `/status` shows of all clients, as of the workers' last flushes.
     #[must_use]
     pub fn totals(&self) -> Totals {
         fn by<L: Label>(family: &IntCounterVec) -> BTreeMap<&'static str, u64> {
@@ -251,7 +251,7 @@ impl ServingFamilies {
         }
     }
 
-    /// What `/status` shows of the queries of one route, or of those that none was asked: its label is `none`.
+    /// The totals that `/status` shows of one route's queries. The label `none` stands for queries without a route.
     #[must_use]
     pub fn of_route(&self, route: &str) -> RouteTotals {
         let labels = RCODES.iter().map(|(_, label)| *label).chain(["other"]);
@@ -266,16 +266,16 @@ impl ServingFamilies {
         }
     }
 
-    /// A route is gone: the counters of all that ever were would grow without end.
+    /// Removes the counters of a route that is gone. Otherwise their number would grow without end.
     pub fn forget_route(&self, route: &str) {
-        // What was never shown is not there to be removed.
+        // Removing fails for labels that were never used, and that is no error.
         for label in RCODES.iter().map(|(_, label)| *label).chain(["other"]) {
             let _ = self.replies.remove_label_values(&[label, route]);
         }
         let _ = self.route_hits.remove_label_values(&[route]);
     }
 
-    /// A worker's own counters; `routes` are the labels by index, and none where a route is gone.
+    /// The counters of one worker. `routes` are the routes' labels by index; None where a route is gone.
     #[must_use]
     pub fn worker<'a>(&self, routes: impl Iterator<Item = Option<&'a str>>) -> WorkerMetrics {
         let routes: Vec<_> = routes.map(|route| route.unwrap_or(NO_ROUTE)).collect();
@@ -319,31 +319,31 @@ impl ServingFamilies {
     }
 }
 
-/// What `/status` shows of all clients together, since the start.
+/// Totals of all clients since the start, for `/status`.
 #[derive(Debug, serde::Serialize)]
 pub struct Totals {
     /// Queries answered from the cache.
     pub cache_hits: u64,
-    /// Queries that had to be forwarded.
+    /// Queries that the cache could not answer.
     pub cache_misses: u64,
-    /// Queries that joined an identical one.
+    /// Queries that joined the flight of the same question.
     pub coalesced: u64,
-    /// Popular answers fetched anew.
+    /// Prefetches of popular answers.
     pub prefetches: u64,
     /// Expired answers served, by reason.
     pub stale: BTreeMap<&'static str, u64>,
-    /// Queries not forwarded, by whose cap was reached.
+    /// Queries that were not forwarded, by the limit that was reached.
     pub rejected: BTreeMap<&'static str, u64>,
 }
 
-/// What `/status` shows of the queries of one route, since the start.
+/// Totals of one route's queries since the start, for `/status`.
 #[derive(Debug, serde::Serialize)]
 pub struct RouteTotals {
-    /// Queries that were replied to.
+    /// Queries that got a reply.
     pub queries: u64,
-    /// Those of them that the cache answered.
+    /// Queries that the cache answered.
     pub hits: u64,
-    /// Replies by response code; codes that never came are left out.
+    /// Replies by response code. Codes without replies are left out.
     pub replies: BTreeMap<&'static str, u64>,
 }
 
@@ -353,7 +353,7 @@ pub struct WorkerMetrics {
     queries: PerLabel<Protocol, Vec<LocalIntCounter>>,
     local_replies: Vec<LocalIntCounter>,
     route_replies: Vec<Vec<LocalIntCounter>>,
-    /// By route; their sum is `cache_hits`.
+    /// Hits by route. Their sum is `cache_hits`.
     route_hits: Vec<LocalIntCounter>,
     duration: PerLabel<Cached, LocalHistogram>,
     cache_hits: IntCounter,
@@ -361,18 +361,18 @@ pub struct WorkerMetrics {
     coalesced: LocalIntCounter,
     dropped: PerLabel<Dropped, LocalIntCounter>,
     kernel_drops: RefCell<LocalIntCounter>,
-    /// Questions in flight. Shared: changes with misses only.
+    /// Questions in flight. A shared gauge, because it changes with misses only.
     pub in_flight: IntGauge,
     stale: PerLabel<StaleReason, IntCounter>,
     rejected: PerLabel<Cap, IntCounter>,
-    /// Shared: rare.
+    /// Shared counters, because these events are rare.
     pub prefetches: IntCounter,
     synthesised: PerLabel<Synthesised, IntCounter>,
     coredns: Option<WorkerCounts>,
 }
 
 impl WorkerMetrics {
-    /// A query arrived.
+    /// Counts a query.
     #[inline]
     pub fn query(&self, protocol: Protocol, qtype: u16) {
         let index = TYPES
@@ -382,7 +382,7 @@ impl WorkerMetrics {
         self.queries.of(protocol)[index].inc();
     }
 
-    /// A reply leaves.
+    /// Counts a reply.
     #[inline]
     pub fn reply(&self, code: u16, route: Option<u16>) {
         let index = RCODES
@@ -393,7 +393,7 @@ impl WorkerMetrics {
         counters.unwrap_or(&self.local_replies)[index].inc();
     }
 
-    /// The same of a reply of so many octets, and what it was made from.
+    /// Counts a reply with `octets` octets, which was made from `made`.
     #[inline]
     pub fn reply_made(
         &self,
@@ -409,7 +409,7 @@ impl WorkerMetrics {
         }
     }
 
-    /// A query was answered from the cache, by an answer of this route.
+    /// Counts a query that the cache answered with an answer of this route.
     #[inline]
     pub fn hit(&self, route: Option<u16>) {
         let counter = route.and_then(|route| self.route_hits.get(usize::from(route)));
@@ -419,7 +419,7 @@ impl WorkerMetrics {
         }
     }
 
-    /// A query could not be answered from the cache.
+    /// Counts a query that the cache could not answer.
     pub fn miss(&self, client: Client, route: u16) {
         self.cache_misses.inc();
         if let Some(coredns) = &self.coredns {
@@ -427,12 +427,12 @@ impl WorkerMetrics {
         }
     }
 
-    /// A query joined another.
+    /// Counts a query that joined the flight of the same question.
     pub fn coalesced(&self) {
         self.coalesced.inc();
     }
 
-    /// `count` replies left this long after their queries were read.
+    /// Counts `count` replies that were ready `duration` after their queries were read.
     #[inline]
     pub fn replied_after(&self, cached: Cached, count: usize, duration: Duration) {
         let seconds = duration.as_secs_f64();
@@ -441,32 +441,32 @@ impl WorkerMetrics {
         }
     }
 
-    /// A message got no reply.
+    /// Counts a message that gets no reply.
     pub fn dropped(&self, reason: Dropped) {
         self.dropped.of(reason).inc();
     }
 
-    /// The kernel dropped datagrams.
+    /// Counts datagrams that the kernel dropped.
     pub fn kernel_drops(&self, count: u32) {
         self.kernel_drops.borrow_mut().inc_by(u64::from(count));
     }
 
-    /// An expired answer was served.
+    /// Counts an expired answer that is served.
     pub fn stale(&self, reason: StaleReason) {
         self.stale.of(reason).inc();
     }
 
-    /// DNS64 made an answer.
+    /// Counts an answer that DNS64 synthesised.
     pub fn synthesised(&self, made: Synthesised) {
         self.synthesised.of(made).inc();
     }
 
-    /// A query was not forwarded.
+    /// Counts a query that is not forwarded, because a limit was reached.
     pub fn rejected(&self, cap: Cap) {
         self.rejected.of(cap).inc();
     }
 
-    /// Adds what was counted since the last time to the process's totals.
+    /// Adds the counts since the last flush to the process's totals.
     pub fn flush(&self) {
         let counters = self.queries.iter().flatten().chain(&self.local_replies);
         for counter in counters
