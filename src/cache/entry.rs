@@ -44,7 +44,7 @@ struct Head {
     bits: u8,
     /// Hits so far, counted up to `prefetch_hits`, the number that makes the entry popular.
     hits: AtomicU8,
-    /// [`FETCHING`] while a prefetch is under way; else the [`second`] in which the last one ended; 0 if there was none.
+    /// [`FETCHING`] while a prefetch is under way; else the [`second_number`] in which the last one ended; 0 if there was none.
     prefetch: AtomicU8,
 }
 
@@ -52,13 +52,13 @@ struct Head {
 const FETCHING: u8 = u8::MAX;
 
 /// Age in seconds as a number from 1 to 254, which differs from the numbers of the seconds around it.
-fn second(age: u32) -> u8 {
+fn second_number(age: u32) -> u8 {
     (age % 254).to_le_bytes()[0] + 1
 }
 
 /// Size of the block that the allocator uses for this many bytes. Its block sizes are multiples of an eighth of the next power of
 /// two, and of 16 bytes.
-fn block(bytes: usize) -> usize {
+fn allocated_size(bytes: usize) -> usize {
     let step = (bytes.next_power_of_two() / 8).max(16);
     bytes.next_multiple_of(step)
 }
@@ -273,7 +273,7 @@ impl Entry {
             return false;
         }
         let prefetch = self.head().prefetch.load(Ordering::Relaxed);
-        self.about_to_expire(age, config) && prefetch != FETCHING && prefetch != second(age)
+        self.about_to_expire(age, config) && prefetch != FETCHING && prefetch != second_number(age)
     }
 
     /// Whether a popular entry of this age, in seconds, is prefetched.
@@ -295,7 +295,9 @@ impl Entry {
     /// Marks the prefetch as ended, with or without an answer. The next one may start in another second.
     pub fn end_prefetch(&self, now: Instant) {
         let age = self.age_if_fresh(now).unwrap_or_default();
-        self.head().prefetch.store(second(age), Ordering::Relaxed);
+        self.head()
+            .prefetch
+            .store(second_number(age), Ordering::Relaxed);
     }
 
     /// Whether the answer may be cached. Not cached are answers with TTL 0 (RFC 1035 §3.2.1), NXDOMAIN without SOA (RFC 2308
@@ -338,6 +340,6 @@ impl Entry {
     #[must_use]
     pub fn weight(&self) -> u64 {
         let bytes = size_of::<HeaderWithLength<Head>>() + size_of::<usize>() + self.0.slice.len();
-        (OVERHEAD + block(bytes)) as u64
+        (OVERHEAD + allocated_size(bytes)) as u64
     }
 }

@@ -21,11 +21,11 @@ const TAG: u64 = (1 << TAG_BITS) - 1;
 
 /// Slots in a set: a question may be in any slot of its set. With one slot, 5 % of the questions would lose theirs within half a
 /// second, at 500 answers a second.
-const PLACES: usize = 4;
+const SLOTS_PER_SET: usize = 4;
 
 /// A question, and the tier of a route that is asked it. An answer never outdates that of another tier or route.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct QuestionAtTier {
     /// The question's hash.
     pub(super) hash: u64,
     /// The route.
@@ -34,13 +34,13 @@ pub(super) struct Asked {
     pub(super) tier: u8,
 }
 
-impl Asked {
+impl QuestionAtTier {
     /// The first slot of its set, and its tag.
-    fn place(self) -> (usize, u64) {
+    fn first_slot_and_tag(self) -> (usize, u64) {
         let who = u64::from(self.route.unwrap_or(u16::MAX)) << 8 | u64::from(self.tier);
         let tag = (self.hash >> 32 ^ who.wrapping_mul(0x9e37_79b9)) & TAG;
-        let set = usize::try_from(self.hash).unwrap_or(usize::MAX) % (LAST_ASKED / PLACES);
-        (set * PLACES, tag)
+        let set = usize::try_from(self.hash).unwrap_or(usize::MAX) % (LAST_ASKED / SLOTS_PER_SET);
+        (set * SLOTS_PER_SET, tag)
     }
 }
 
@@ -63,16 +63,16 @@ impl LastAsked {
     }
 
     /// When the newest answer to this question had been asked for, to the millisecond. None if the question has no slot.
-    pub(super) fn get(&self, asked: Asked) -> Option<Instant> {
-        let (slots, tag) = self.places(asked);
-        let (_, found) = own(slots, tag)?;
+    pub(super) fn get(&self, asked: QuestionAtTier) -> Option<Instant> {
+        let (slots, tag) = self.slots_of(asked);
+        let (_, found) = slot_with_tag(slots, tag)?;
         Some(*self.started.get()? + Duration::from_millis(found >> TAG_BITS))
     }
 
     /// The slots of a question's set, and its tag.
-    fn places(&self, asked: Asked) -> (&[AtomicU64], u64) {
-        let (first, tag) = asked.place();
-        (&self.slots[first..first + PLACES], tag)
+    fn slots_of(&self, asked: QuestionAtTier) -> (&[AtomicU64], u64) {
+        let (first, tag) = asked.first_slot_and_tag();
+        (&self.slots[first..first + SLOTS_PER_SET], tag)
     }
 
     /// Notes an answer that had been asked for at `at`, and returns whether it is outdated: whether an answer that was asked for
@@ -80,7 +80,7 @@ impl LastAsked {
     /// has no slot.
     pub(super) fn is_outdated(
         &self,
-        asked: Asked,
+        asked: QuestionAtTier,
         at: Instant,
         kept: impl FnOnce() -> Option<Instant>,
     ) -> bool {
@@ -89,14 +89,14 @@ impl LastAsked {
             .get_or_init(|| at.checked_sub(Duration::from_millis(1)).unwrap_or(at));
         let passed = at.saturating_duration_since(started).as_millis();
         let milliseconds = u64::try_from(passed).unwrap_or(u64::MAX) & (u64::MAX >> TAG_BITS);
-        let (slots, tag) = self.places(asked);
-        let own = own(slots, tag);
+        let (slots, tag) = self.slots_of(asked);
+        let with_tag = slot_with_tag(slots, tag);
         // A free slot is 0, and so counts as the oldest.
-        let oldest = || loaded(slots).min_by_key(|(_, found)| *found);
-        let Some((slot, found)) = own.or_else(oldest) else {
+        let oldest = || with_contents(slots).min_by_key(|(_, found)| *found);
+        let Some((slot, found)) = with_tag.or_else(oldest) else {
             return false;
         };
-        let is_outdated = if own.is_some() {
+        let is_outdated = if with_tag.is_some() {
             milliseconds < found >> TAG_BITS
         } else {
             found != 0 && kept().is_some_and(|later| at < later)
@@ -109,29 +109,29 @@ impl LastAsked {
 }
 
 /// Slots with their contents.
-fn loaded(slots: &[AtomicU64]) -> impl Iterator<Item = (&AtomicU64, u64)> {
+fn with_contents(slots: &[AtomicU64]) -> impl Iterator<Item = (&AtomicU64, u64)> {
     slots
         .iter()
         .map(|slot| (slot, slot.load(Ordering::Relaxed)))
 }
 
 /// The slot with this tag, and its contents.
-fn own(slots: &[AtomicU64], tag: u64) -> Option<(&AtomicU64, u64)> {
-    loaded(slots).find(|(_, found)| *found != 0 && found & TAG == tag)
+fn slot_with_tag(slots: &[AtomicU64], tag: u64) -> Option<(&AtomicU64, u64)> {
+    with_contents(slots).find(|(_, found)| *found != 0 && found & TAG == tag)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const QUESTION: Asked = Asked {
+    const QUESTION: QuestionAtTier = QuestionAtTier {
         hash: 0x1234_5678_9abc_def0,
         route: Some(3),
         tier: 0,
     };
 
     #[test]
-    fn what_was_asked_earlier_is_outdated_by_what_was_asked_later() {
+    fn an_answer_asked_for_earlier_is_outdated_by_one_asked_for_later() {
         let (table, start) = (LastAsked::new(), Instant::now());
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         assert_eq!(table.get(QUESTION), None);
@@ -144,22 +144,22 @@ mod tests {
     }
 
     #[test]
-    fn others_do_not_outdate_it() {
+    fn an_answer_is_not_outdated_by_another_route_tier_or_question() {
         let (table, start) = (LastAsked::new(), Instant::now());
         let (early, late) = (
             start + Duration::from_millis(1),
             start + Duration::from_secs(1),
         );
         for other in [
-            Asked {
+            QuestionAtTier {
                 route: Some(4),
                 ..QUESTION
             },
-            Asked {
+            QuestionAtTier {
                 tier: 1,
                 ..QUESTION
             },
-            Asked {
+            QuestionAtTier {
                 hash: QUESTION.hash ^ 1 << 40,
                 ..QUESTION
             },

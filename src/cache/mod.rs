@@ -22,7 +22,7 @@ pub use failures::{Blames, Failing, Failure};
 
 use crate::config::CacheConfig;
 use failures::Failures;
-use last_asked::{Asked, LastAsked};
+use last_asked::{LastAsked, QuestionAtTier};
 
 /// Number of evicted keys that the table remembers, as a share of the entries. That is enough to tell names that are asked
 /// again from names that were asked once, and takes a quarter of the memory that the default of `quick_cache` takes.
@@ -198,7 +198,7 @@ impl Cache {
     ///   answer with what was true when it was asked.
     pub fn insert_if_current(&self, key: &[u8], entry: &Entry, asked: Flushes) {
         let hash = self.hash(key);
-        let question = Asked {
+        let question = QuestionAtTier {
             hash,
             route: entry.route(),
             tier: entry.tier(),
@@ -226,7 +226,7 @@ impl Cache {
     /// When the newest answer of a route's first tier to this question had been asked for. None if that is long ago.
     #[must_use]
     pub fn last_asked(&self, key: &[u8], route: u16) -> Option<Instant> {
-        self.last_asked.get(Asked {
+        self.last_asked.get(QuestionAtTier {
             hash: self.hash(key),
             route: Some(route),
             tier: 0,
@@ -365,7 +365,7 @@ mod tests {
 
     /// Two workers ask the same question. The worker that asked first gets its answer last.
     #[test]
-    fn what_was_asked_for_earlier_does_not_replace_what_was_asked_for_later() {
+    fn an_answer_asked_for_earlier_does_not_replace_one_asked_for_later() {
         let (cache, start) = (Cache::new(&CacheConfig::default()), Instant::now());
         let second = Duration::from_secs(1);
         let keep = |addresses: &[u8], took: Duration, came: Duration| {
@@ -390,7 +390,7 @@ mod tests {
 
     /// The newest of three answers may not be cached. Of the other two, the older one arrives first.
     #[test]
-    fn what_is_kept_is_the_newest_that_may_be() {
+    fn the_newest_cacheable_answer_is_kept() {
         let (cache, start) = (Cache::new(&CacheConfig::default()), Instant::now());
         let second = Duration::from_secs(1);
         let keep = |ttl: u32, address: u8, asked: u32, came: u32| {
@@ -414,7 +414,7 @@ mod tests {
 
     /// As many questions as it takes to fill each slot of `LastAsked`.
     #[test]
-    fn nor_when_many_other_questions_were_asked_in_between() {
+    fn an_older_answer_does_not_replace_a_newer_one_after_many_other_questions() {
         let cache = Cache::with_hasher(
             &CacheConfig::default(),
             ahash::RandomState::with_seeds(1, 2, 3, 4),
@@ -501,7 +501,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "20,000 entries take it hours")]
-    fn it_stays_within_its_size_and_counts_evictions() {
+    fn the_cache_stays_within_its_size_and_counts_evictions() {
         let max_size = 1 << 20;
         let cache = Cache::new(&CacheConfig {
             max_size,
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_retained_is_gone() {
+    fn retain_removes_the_entries_that_are_not_to_be_kept() {
         let cache = Cache::new(&CacheConfig::default());
         let now = Instant::now();
         let gone = store(&cache, &response("a.cluster.local.", 60, &[1]), now);
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_forgets_names_and_what_was_asked_for_before_it() {
+    fn a_flush_removes_entries_and_drops_answers_asked_for_before_it() {
         let cache = Cache::new(&CacheConfig::default());
         let now = Instant::now();
         let error = ExtendedError::new(22, "vpc: 10.0.0.2 timed out");
@@ -579,7 +579,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "80,000 entries take it hours")]
-    fn a_new_size_holds_from_then_on() {
+    fn resize_limits_the_weight_at_once_and_from_then_on() {
         let mib = 1 << 20;
         let cache = Cache::new(&CacheConfig {
             max_size: 2 * mib,

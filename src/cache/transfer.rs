@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_hold_whoever_sets_them() {
+    fn an_entry_has_the_lower_bounds_of_sender_and_receiver() {
         let now = Instant::now();
         let answer = response("a.example.", 300, &[1]);
         let short = Bounds {
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_of_ours_is_refused() {
+    fn frames_without_a_cacheable_answer_are_refused() {
         type Spoil = fn(&mut Vec<u8>, usize);
         let now = Instant::now();
         let (_, sent) = entry(&response("a.example.", 300, &[1]), now, BOUNDS);
@@ -359,7 +359,7 @@ mod tests {
         }
 
         #[test]
-        fn spoilt_entries_never_become_what_a_server_could_not_say(
+        fn spoilt_entries_are_refused_or_read_as_valid_answers(
             at in 0_usize..80,
             octet: u8,
             dropped in 0_usize..8,

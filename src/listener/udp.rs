@@ -22,7 +22,7 @@ use crate::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
 use crate::net::network::UdpSocket;
 use crate::net::watched::{Ready, Watched, receive};
 use crate::runtime;
-use crate::runtime::{Leaving, Turns};
+use crate::runtime::{OutgoingQueue, Turns};
 use crate::serving::client::{Client, ListenerIndex, Served};
 use crate::serving::metrics::{Cached, Dropped};
 use crate::serving::waiting::{Reply, ReplySink, ReplyTo};
@@ -60,13 +60,13 @@ impl ReplySink for Outbox {
         reply.write(slot);
         drop(replies);
         if first {
-            self.turns.clone().at_end(self);
+            self.turns.clone().flush_at_end(self);
         }
     }
 }
 
-impl Leaving for Outbox {
-    fn leave(self: Rc<Self>) {
+impl OutgoingQueue for Outbox {
+    fn flush(self: Rc<Self>) {
         if !self.blocked.get() {
             self.send_on();
         }

@@ -13,7 +13,7 @@ pub mod timers;
 pub mod turns;
 
 pub use tasks::Tasks;
-pub use turns::{Leaving, Turns};
+pub use turns::{OutgoingQueue, Turns};
 
 /// The current time by tokio's clock, which is the kernel's monotonic clock, or a made-up one in a simulation.
 #[inline]

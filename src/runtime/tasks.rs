@@ -46,12 +46,12 @@ impl<J: 'static> Tasks<J> {
         }
         let tasks = Rc::downgrade(self);
         turns.spawn(async move {
-            let place = Rc::default();
+            let job_slot = Rc::default();
             let mut next = Some(job);
             while let Some(job) = next {
                 // The future is awaited in the expression that makes it, because a move would copy all of it.
                 pin!(work(job)).await;
-                next = next_job(&tasks, &place).await;
+                next = next_job(&tasks, &job_slot).await;
             }
         });
     }
@@ -59,10 +59,10 @@ impl<J: 'static> Tasks<J> {
 
 /// Lists the task as idle, and waits for its next job. None if enough tasks are idle already, or the [`Tasks`] are gone: then
 /// the task ends.
-async fn next_job<J>(tasks: &Weak<Tasks<J>>, place: &Rc<Cell<Option<J>>>) -> Option<J> {
+async fn next_job<J>(tasks: &Weak<Tasks<J>>, job_slot: &Rc<Cell<Option<J>>>) -> Option<J> {
     let mut listed = false;
     poll_fn(|context| {
-        if let Some(job) = place.take() {
+        if let Some(job) = job_slot.take() {
             return Poll::Ready(Some(job));
         }
         // A late wake of the previous job. The task is listed already.
@@ -77,7 +77,7 @@ async fn next_job<J>(tasks: &Weak<Tasks<J>>, place: &Rc<Cell<Option<J>>>) -> Opt
             return Poll::Ready(None);
         }
         idle.push(Waiting {
-            job: Rc::clone(place),
+            job: Rc::clone(job_slot),
             waker: context.waker().clone(),
         });
         listed = true;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_kept_than_may_be_and_none_without_their_owner() {
+    fn idle_tasks_are_limited_and_end_with_their_owner() {
         local(async {
             let (world, turns, tasks) =
                 (Rc::<World>::default(), Turns::default(), Tasks::keeping(2));

@@ -31,7 +31,7 @@ pub async fn read_what_arrived() {
 /// # Errors
 /// If the future is not ready then.
 pub async fn timeout_at<F: Future>(end: Instant, future: F) -> Result<F::Output, Elapsed> {
-    before(pin!(tokio::time::sleep_until(end.into())), pin!(future)).await
+    poll_until(pin!(tokio::time::sleep_until(end.into())), pin!(future)).await
 }
 
 /// As [`timeout_at`], where the end is `time` from now.
@@ -52,13 +52,13 @@ impl Turns {
         end: Instant,
         future: F,
     ) -> Result<F::Output, Elapsed> {
-        before(pin!(self.until(end)), pin!(future)).await
+        poll_until(pin!(self.until(end)), pin!(future)).await
     }
 }
 
 /// Waits for `future` until `end` is ready. Takes pinned references, because a future passed by value would be stored twice, in
 /// the caller's state and in this function's.
-async fn before<F: Future>(
+async fn poll_until<F: Future>(
     mut end: Pin<&mut impl Future<Output = ()>>,
     mut future: Pin<&mut F>,
 ) -> Result<F::Output, Elapsed> {

@@ -53,7 +53,7 @@ impl Timers {
     }
 
     /// Whether the timer's waker was woken. If not, `waker` replaces it.
-    pub fn is_over(&mut self, key: Key, waker: &Waker) -> bool {
+    pub fn was_woken(&mut self, key: Key, waker: &Waker) -> bool {
         match &mut self.waiting[key.0].waker {
             None => true,
             Some(known) => {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn each_is_woken_once_at_its_time_and_those_taken_out_are_not() {
+    fn timers_wake_once_at_their_time_and_removed_ones_never() {
         let mut timers = Timers::default();
         let start = Instant::now();
         let (late, late_waker) = waker();
@@ -139,21 +139,21 @@ mod tests {
         assert_eq!(timers.earliest(), Some(start + 20 * MS));
 
         timers.wake_due(start + 19 * MS);
-        assert!(!timers.is_over(early_key, &early_waker));
+        assert!(!timers.was_woken(early_key, &early_waker));
         timers.wake_due(start + 20 * MS);
         timers.wake_due(start + 20 * MS);
-        assert!(timers.is_over(early_key, &early_waker));
+        assert!(timers.was_woken(early_key, &early_waker));
         assert_eq!(timers.earliest(), Some(start + 30 * MS));
         timers.remove(early_key);
         timers.wake_due(start + 31 * MS);
-        assert!(timers.is_over(late_key, &late_waker));
+        assert!(timers.was_woken(late_key, &late_waker));
         timers.remove(late_key);
         assert_eq!(timers.earliest(), None);
         assert_eq!((early.count(), gone.count(), late.count()), (1, 0, 1));
     }
 
     #[test]
-    fn a_place_that_is_used_again_keeps_its_own_time() {
+    fn a_reused_key_has_the_time_of_its_new_timer() {
         let mut timers = Timers::default();
         let start = Instant::now();
         let (first, first_waker) = waker();
@@ -161,28 +161,28 @@ mod tests {
         let key = timers.insert(start + 10 * MS, &first_waker);
         timers.remove(key);
         let again = timers.insert(start + 20 * MS, &second_waker);
-        assert_eq!(key, again, "the place is used again");
+        assert_eq!(key, again, "the key is used again");
         timers.wake_due(start + 10 * MS);
-        assert!(!timers.is_over(again, &second_waker));
+        assert!(!timers.was_woken(again, &second_waker));
         timers.wake_due(start + 20 * MS);
-        assert!(timers.is_over(again, &second_waker));
+        assert!(timers.was_woken(again, &second_waker));
         assert_eq!((first.count(), second.count()), (0, 1));
     }
 
     #[test]
-    fn whoever_waits_last_is_woken() {
+    fn only_the_last_waker_of_a_timer_is_woken() {
         let mut timers = Timers::default();
         let start = Instant::now();
         let (first, first_waker) = waker();
         let (second, second_waker) = waker();
         let key = timers.insert(start, &first_waker);
-        assert!(!timers.is_over(key, &second_waker));
+        assert!(!timers.was_woken(key, &second_waker));
         timers.wake_due(start);
         assert_eq!((first.count(), second.count()), (0, 1));
     }
 
     #[test]
-    fn what_is_taken_out_takes_no_memory_for_long() {
+    fn removed_timers_do_not_pile_up_in_the_heap() {
         let mut timers = Timers::default();
         let start = Instant::now();
         let (_, waker) = waker();

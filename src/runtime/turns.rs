@@ -22,9 +22,9 @@ const ROUNDS: usize = 8;
 const FAR: Duration = Duration::from_hours(1);
 
 /// A queue of messages that are sent at the end of the turn.
-pub trait Leaving {
+pub trait OutgoingQueue {
     /// Sends as much of the queue as can be sent without waiting.
-    fn leave(self: Rc<Self>);
+    fn flush(self: Rc<Self>);
 }
 
 /// The turns of one thread. A clone refers to the same turns.
@@ -36,9 +36,9 @@ struct Inner {
     /// Tasks of the current round. Empty between turns, and kept for its allocation.
     running: RefCell<Vec<Runnable>>,
     /// Queues to be sent at the end of the turn.
-    leaving: RefCell<Vec<Rc<dyn Leaving>>>,
-    /// An empty list to swap with `leaving`, kept for its allocation.
-    left: RefCell<Vec<Rc<dyn Leaving>>>,
+    queues: RefCell<Vec<Rc<dyn OutgoingQueue>>>,
+    /// An empty list to swap with `queues`, kept for its allocation.
+    spare_queues: RefCell<Vec<Rc<dyn OutgoingQueue>>>,
     timers: RefCell<Timers>,
     alarm: RefCell<Alarm>,
     has_runner: Cell<bool>,
@@ -100,8 +100,8 @@ impl Default for Turns {
         Self(Rc::new(Inner {
             ready: Arc::default(),
             running: RefCell::default(),
-            leaving: RefCell::default(),
-            left: RefCell::default(),
+            queues: RefCell::default(),
+            spare_queues: RefCell::default(),
             timers: RefCell::default(),
             alarm: RefCell::default(),
             has_runner: Cell::new(false),
@@ -132,9 +132,9 @@ impl Turns {
         runnable.schedule();
     }
 
-    /// Calls [`Leaving::leave`] at the end of the turn.
-    pub fn at_end(&self, leaving: Rc<dyn Leaving>) {
-        self.0.leaving.borrow_mut().push(leaving);
+    /// Calls [`OutgoingQueue::flush`] at the end of the turn.
+    pub fn flush_at_end(&self, queue: Rc<dyn OutgoingQueue>) {
+        self.0.queues.borrow_mut().push(queue);
         if !self.0.ready.begun.load(Ordering::Relaxed) {
             self.ensure_runner();
             self.0.ready.wake_runner();
@@ -164,7 +164,7 @@ impl Turns {
                 lock(&inner.ready.runner).get_or_insert_with(|| context.waker().clone());
                 let turn = Self(inner);
                 let turn = turn.begin();
-                turn.0.ring(context);
+                turn.0.handle_due_timers(context);
                 Poll::Pending
             }));
         }
@@ -173,7 +173,7 @@ impl Turns {
 
 impl Inner {
     /// Wakes all timers that are due, and sets the alarm for the next one.
-    fn ring(&self, context: &mut Context<'_>) {
+    fn handle_due_timers(&self, context: &mut Context<'_>) {
         let mut alarm = self.alarm.borrow_mut();
         loop {
             let now = super::now();
@@ -181,7 +181,7 @@ impl Inner {
             timers.wake_due(now);
             alarm.set(timers.earliest().unwrap_or(now + FAR));
             drop(timers);
-            if alarm.is_quiet(context) {
+            if alarm.is_pending(context) {
                 return;
             }
         }
@@ -200,18 +200,18 @@ impl Inner {
                 task.run();
             }
             if self.ready.is_empty() {
-                let mut leaving = self.leaving.replace(self.left.take());
-                for one in leaving.drain(..) {
-                    one.leave();
+                let mut queues = self.queues.replace(self.spare_queues.take());
+                for queue in queues.drain(..) {
+                    queue.flush();
                 }
-                self.left.replace(leaving);
+                self.spare_queues.replace(queues);
             }
         }
         self.running.replace(running);
     }
 
     fn is_idle(&self) -> bool {
-        self.ready.is_empty() && self.leaving.borrow().is_empty()
+        self.ready.is_empty() && self.queues.borrow().is_empty()
     }
 }
 
@@ -229,13 +229,13 @@ impl Alarm {
     }
 
     /// Whether the alarm has not fired yet. If so, it will wake the context's task.
-    fn is_quiet(&mut self, context: &mut Context<'_>) -> bool {
+    fn is_pending(&mut self, context: &mut Context<'_>) -> bool {
         let sleep = self.sleep.as_mut();
-        let quiet = sleep.is_none_or(|sleep| sleep.as_mut().poll(context).is_pending());
-        if !quiet {
+        let pending = sleep.is_none_or(|sleep| sleep.as_mut().poll(context).is_pending());
+        if !pending {
             self.at = None;
         }
-        quiet
+        pending
     }
 }
 
@@ -270,7 +270,7 @@ impl Future for Until {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let inner = &self.turns.0;
         if let Some(key) = self.key {
-            let over = inner.timers.borrow_mut().is_over(key, context.waker());
+            let over = inner.timers.borrow_mut().was_woken(key, context.waker());
             return if over { Poll::Ready(()) } else { Poll::Pending };
         }
         self.turns.ensure_runner();
@@ -278,8 +278,8 @@ impl Future for Until {
         let key = timers.insert(self.at, context.waker());
         let next = timers.earliest().unwrap_or(self.at);
         drop(timers);
-        // If it is borrowed, the runner is in `ring`; without a `sleep`, the runner has not been polled yet. In both cases the
-        // runner sets the alarm.
+        // If the alarm is borrowed, the runner is in `handle_due_timers`. Without a `sleep`, the runner has not been polled
+        // yet. In both cases the runner sets the alarm.
         if let Ok(mut alarm) = inner.alarm.try_borrow_mut()
             && alarm.sleep.is_some()
         {
