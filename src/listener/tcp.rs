@@ -59,7 +59,7 @@ pub struct Accepted {
 pub struct Connections {
     current: Rc<CurrentWorker>,
     slots: Arc<ConnectionSlots>,
-    open: Rc<Open>,
+    open: Rc<OpenConnections>,
     tasks: JoinSet<()>,
     cannot_serve: Repeated,
 }
@@ -71,7 +71,7 @@ impl Connections {
         Self {
             current: Rc::clone(current),
             slots: Arc::clone(slots),
-            open: Rc::new(Open {
+            open: Rc::new(OpenConnections {
                 connections: RefCell::default(),
                 held: Cell::new(0),
                 slots: Arc::clone(slots),
@@ -152,7 +152,7 @@ impl Connections {
 }
 
 /// A worker's open connections, and the memory that they hold.
-struct Open {
+struct OpenConnections {
     connections: RefCell<Vec<Weak<Connection>>>,
     /// Octets of memory that the connections of this worker hold.
     held: Cell<usize>,
@@ -160,7 +160,7 @@ struct Open {
     takes_nothing: Repeated,
 }
 
-impl Open {
+impl OpenConnections {
     fn add(&self, connection: &Rc<Connection>) {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.strong_count() > 0);
@@ -169,7 +169,7 @@ impl Open {
 
     /// The connection among these that has waited for its client for longest. If none waits for its client, the one on which
     /// nothing has happened for longest.
-    fn stillest(&self, among: impl Fn(&Connection) -> bool) -> Option<Rc<Connection>> {
+    fn longest_waiting(&self, among: impl Fn(&Connection) -> bool) -> Option<Rc<Connection>> {
         let connections = self.connections.borrow();
         let open = connections.iter().filter_map(Weak::upgrade);
         open.filter(|connection| !connection.closed.get() && among(connection))
@@ -181,9 +181,10 @@ impl Open {
     fn make_room(&self, client: Option<IpAddr>) {
         let is_candidate =
             |connection: &Connection| client.is_none_or(|client| connection.peer.ip() == client);
-        let idle = self.stillest(|connection| is_candidate(connection) && connection.is_idle());
+        let idle =
+            self.longest_waiting(|connection| is_candidate(connection) && connection.is_idle());
         let longest = idle.or_else(|| {
-            self.stillest(|connection| {
+            self.longest_waiting(|connection| {
                 is_candidate(connection)
                     && !connection.waits_for_us()
                     && runtime::since(connection.still_since()) >= PATIENCE_WHEN_FULL
@@ -200,7 +201,7 @@ impl Open {
     fn close_over(&self, workers: NonZeroUsize) {
         let share = CONNECTION_BUFFERS / workers;
         while self.slots.held() > CONNECTION_BUFFERS && self.held.get() > share {
-            let longest = self.stillest(|connection| connection.held.get() > 0);
+            let longest = self.longest_waiting(|connection| connection.held.get() > 0);
             let Some(longest) = longest else { return };
             let now = runtime::now();
             if let Some(times) = self.takes_nothing.happened(now) {
@@ -221,7 +222,7 @@ impl Open {
 /// A client's connection.
 pub struct Connection {
     current: Rc<CurrentWorker>,
-    open: Rc<Open>,
+    open: Rc<OpenConnections>,
     peer: SocketAddr,
     listener: ListenerIndex,
     /// Frames not yet sent, up to `tcp.max_unsent` octets and one reply.
@@ -243,7 +244,7 @@ pub struct Connection {
     taken: Cell<Instant>,
     /// Octets of the replies in `ready`.
     ready_octets: Cell<usize>,
-    /// Octets of memory that the connection holds, as counted in [`Open::held`].
+    /// Octets of memory that the connection holds, as counted in [`OpenConnections::held`].
     held: Cell<usize>,
     slot: RefCell<Option<Slot>>,
 }

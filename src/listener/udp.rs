@@ -68,14 +68,14 @@ impl ReplySink for Outbox {
 impl OutgoingQueue for Outbox {
     fn flush(self: Rc<Self>) {
         if !self.blocked.get() {
-            self.send_on();
+            self.send_queued();
         }
     }
 }
 
 impl Outbox {
     /// Sends replies, as many as the kernel has room for.
-    fn send_on(&self) {
+    fn send_queued(&self) {
         let mut replies = self.replies.borrow_mut();
         let progress = self.send_now(&replies, self.sent.get(), &self.current.get());
         if let Progress::Blocked(sent) = progress {
@@ -98,7 +98,7 @@ impl Outbox {
                 if self.socket.writable().await.is_err() {
                     return;
                 }
-                self.send_on();
+                self.send_queued();
             }
         }
     }
@@ -190,7 +190,7 @@ impl Listener {
         let sender = tokio::task::spawn_local(async move { outbox.run().await });
         let mut batch = ReceiveBatch::new(MAX_BATCH, CLIENT_DATAGRAM_BYTES);
         let mut replies = new_batch();
-        let stopping = Stopping::after(stop);
+        let stopping = StopSignal::after(stop);
         while let Some(mut ready) =
             poll_fn(|context| stopping.or_ready(&self.socket, context)).await
         {
@@ -295,12 +295,12 @@ impl Listener {
 /// Tells a listener to stop. A `CancellationToken` polled in the receive loop would take a lock and register a waiter each
 /// time.
 #[derive(Default)]
-struct Stopping {
+struct StopSignal {
     now: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Stopping {
+impl StopSignal {
     /// Stops when the token is cancelled.
     fn after(token: CancellationToken) -> Rc<Self> {
         let stopping = Rc::<Self>::default();

@@ -134,13 +134,13 @@ impl Worker {
         if outranks {
             return Some(StaleReason::Failed);
         }
-        (later.is_negative() && self.outlives(key, route, (earlier, later), now))
+        (later.is_negative() && self.is_served_despite_denial(key, route, (earlier, later), now))
             .then_some(StaleReason::Denied)
     }
 
     /// Whether the earlier answer is served although a server denies it (`stale_on`). Records are served for some time. An
     /// empty answer for one family of addresses is served beside addresses of the other, because NXDOMAIN would deny both.
-    fn outlives(
+    fn is_served_despite_denial(
         &self,
         key: &[u8],
         route: u16,
@@ -165,9 +165,9 @@ impl Worker {
 
     /// Whether no server of a route can be expected to answer, so that an expired answer is served at once: all are down, or,
     /// if the answer has records, all are silent or down.
-    pub(super) fn is_gone(&self, route: u16, entry: &Entry) -> bool {
+    pub(super) fn no_better_answer_expected(&self, route: u16, entry: &Entry) -> bool {
         if !entry.is_negative() {
-            return self.nobody_is_left(route);
+            return self.all_servers_suspected(route);
         }
         let groups = &self.setup.upstreams.groups;
         let mut tiers = self.setup.routes.get(route).tiers.iter();
@@ -175,7 +175,7 @@ impl Worker {
     }
 
     /// Whether all servers of a route are silent or down.
-    pub(super) fn nobody_is_left(&self, route: u16) -> bool {
+    pub(super) fn all_servers_suspected(&self, route: u16) -> bool {
         let groups = &self.setup.upstreams.groups;
         let mut tiers = self.setup.routes.get(route).tiers.iter();
         tiers.all(|&tier| groups[tier].suspected())
@@ -215,7 +215,7 @@ impl Worker {
     ) -> Option<Obstacle> {
         if Question::of(key).cacheable()
             && let Some(failure) = self.shared.cache.failure(key, now)
-            && (failure.blames == Blames::Question || self.nobody_is_left(route))
+            && (failure.blames == Blames::Question || self.all_servers_suspected(route))
             && (stale.is_some() || !failure.is_denial())
         {
             let code = if failure.error.is_verdict() {

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::client::{Client, Turn};
+use super::client::{Client, WaiterPlace};
 use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
 use super::waiting::{Content, Waiting};
@@ -40,7 +40,7 @@ const LEFT_OUT: u32 = 5;
 const CIRCLE: &str = "the aliases lead in a circle";
 
 /// An answer, completed by the answers for targets of its aliases.
-pub(super) struct Found {
+pub(super) struct CompletedAnswer {
     /// The whole answer.
     pub(super) answer: Answer,
     /// Seconds until the first of the added answers expires.
@@ -51,7 +51,7 @@ pub(super) struct Found {
     pub(super) stale: Option<StaleReason>,
 }
 
-impl From<Answer> for Found {
+impl From<Answer> for CompletedAnswer {
     fn from(answer: Answer) -> Self {
         Self {
             answer,
@@ -115,7 +115,7 @@ async fn local_response(worker: &Worker, key: &[u8], query: &[u8]) -> Result<Res
 
 /// The group whose servers gave an answer.
 #[derive(Clone, Copy)]
-pub(super) struct Informant {
+pub(super) struct AnsweringGroup {
     /// The route by which the group was asked. It may have rewritten the name.
     pub(super) route: u16,
     pub(super) group: usize,
@@ -140,9 +140,9 @@ impl Chain<'_> {
     pub(super) async fn follow(
         &self,
         first: Answer,
-        mut by: Option<Informant>,
-    ) -> Result<Found, Failed> {
-        let mut found = Found::from(first);
+        mut by: Option<AnsweringGroup>,
+    ) -> Result<CompletedAnswer, Failed> {
+        let mut found = CompletedAnswer::from(first);
         let mut steps = self.steps();
         while let Some(target) = self.target(&found.answer.response, by) {
             steps += 1;
@@ -187,7 +187,11 @@ impl Chain<'_> {
 
     /// The name to look up next: the end of the aliases, unless the group that answered has settled it. None if there is
     /// nothing to look up.
-    pub(super) fn target(&self, response: &Response, by: Option<Informant>) -> Option<Vec<u8>> {
+    pub(super) fn target(
+        &self,
+        response: &Response,
+        by: Option<AnsweringGroup>,
+    ) -> Option<Vec<u8>> {
         let (setup, question) = (&self.worker.setup, Question::of(self.key));
         // Questions of these types are about the alias itself, and the target has no part in the answer. Questions with DO are
         // left alone as well, because validation is between the client and the server.
@@ -221,7 +225,7 @@ impl Chain<'_> {
     }
 
     /// Whether the group that gave an alias without its target is the only one that can be asked for the target.
-    fn has_left_out(&self, target: &[u8], by: Option<Informant>) -> bool {
+    fn has_left_out(&self, target: &[u8], by: Option<AnsweringGroup>) -> bool {
         let (setup, question) = (&self.worker.setup, Question::of(self.key));
         let route = setup.routes.find(target, question.qtype);
         let tiers = route.map(|index| &setup.routes.get(index).tiers);
@@ -256,7 +260,7 @@ impl Chain<'_> {
             && !(is_prefetch && entry.about_to_expire(age, &setup.config.cache))
         {
             worker.prefetch_if_due(key, entry, age, now);
-            return Content::Answer(entry.clone(), Turn::default());
+            return Content::Answer(entry.clone(), WaiterPlace::default());
         }
         let wanted = Wanted {
             key,
@@ -301,7 +305,7 @@ impl Chain<'_> {
     }
 }
 
-impl Found {
+impl CompletedAnswer {
     /// `route`'s bounds, lowered so that no part of the answer is kept for longer than it would be by itself.
     pub(super) fn bounds(&self, route: Bounds) -> Bounds {
         let bounds = route.at_most(self.seconds);

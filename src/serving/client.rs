@@ -26,7 +26,7 @@ pub struct ListenerIndex(pub u16);
 
 /// The place of a waiter among those that get the same answer, and the server that gave it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Turn {
+pub struct WaiterPlace {
     /// Number of waiters before this one. By it, each waiter gets another address first.
     pub place: u32,
     /// The server; see [`crate::upstream::ask::Answer`].

@@ -21,9 +21,9 @@ use crate::runtime;
 
 /// What a reply was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Made {
+pub enum ReplySource {
     /// A fresh answer of the cache.
-    Hit(Stored),
+    Hit(EntryKind),
     /// An answer that has just come from the upstreams.
     Fresh,
     /// An answer from the configuration.
@@ -38,19 +38,19 @@ pub enum Made {
 
 /// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
+pub enum EntryKind {
     /// An answer with records.
     Success,
     /// NXDOMAIN, or no such record.
     Denial,
 }
 
-impl_label!(Stored {
+impl_label!(EntryKind {
     Success => "success",
     Denial => "denial",
 });
 
-impl Stored {
+impl EntryKind {
     /// The kind of `entry`.
     #[inline]
     #[must_use]
@@ -86,14 +86,14 @@ impl_label!(Plugin {
     Template => "template",
 });
 
-impl From<Made> for Plugin {
-    fn from(made: Made) -> Self {
+impl From<ReplySource> for Plugin {
+    fn from(made: ReplySource) -> Self {
         match made {
-            Made::Hit(_) | Made::Stale => Self::Cache,
-            Made::Fresh => Self::Forward,
-            Made::Local => Self::Hosts,
-            Made::Own => Self::Template,
-            Made::Failure => Self::None,
+            ReplySource::Hit(_) | ReplySource::Stale => Self::Cache,
+            ReplySource::Fresh => Self::Forward,
+            ReplySource::Local => Self::Hosts,
+            ReplySource::Own => Self::Template,
+            ReplySource::Failure => Self::None,
         }
     }
 }
@@ -123,7 +123,7 @@ pub struct Counts {
     /// Queries with DO.
     pub dnssec_ok: u64,
     /// Fresh answers of the cache, by kind.
-    pub hits: [u64; Stored::ALL.len()],
+    pub hits: [u64; EntryKind::ALL.len()],
     /// Queries for which the cache was searched in vain.
     pub misses: u64,
     /// Expired answers of the cache.
@@ -152,7 +152,14 @@ impl Counts {
         self.stale += other.stale;
     }
 
-    fn reply(&mut self, asked: &Asked<'_>, client: Client, code: u16, made: Made, octets: usize) {
+    fn reply(
+        &mut self,
+        asked: &Asked<'_>,
+        client: Client,
+        code: u16,
+        made: ReplySource,
+        octets: usize,
+    ) {
         let protocol = client.protocol.index();
         let family = usize::from(client.address.is_ipv6());
         let qtype = wire::u16_at(asked.section, asked.section.len().saturating_sub(4));
@@ -167,9 +174,9 @@ impl Counts {
         self.response_size[protocol].observe(&SIZES.bounds, octets as u64);
         self.dnssec_ok += u64::from(asked.edns.is_some_and(|edns| edns.dnssec_ok));
         match made {
-            Made::Hit(stored) => self.hits[stored.index()] += 1,
-            Made::Stale => self.stale += 1,
-            Made::Fresh | Made::Local | Made::Own | Made::Failure => {}
+            ReplySource::Hit(stored) => self.hits[stored.index()] += 1,
+            ReplySource::Stale => self.stale += 1,
+            ReplySource::Fresh | ReplySource::Local | ReplySource::Own | ReplySource::Failure => {}
         }
     }
 }
@@ -287,12 +294,12 @@ impl WorkerCounts {
         asked: &Asked<'_>,
         client: Client,
         (code, route): (u16, Option<u16>),
-        made: Made,
+        made: ReplySource,
         octets: usize,
     ) {
         let zone = match route {
             Some(route) => usize::from(route) + NOT_ROUTES,
-            None => usize::from(made == Made::Failure),
+            None => usize::from(made == ReplySource::Failure),
         };
         self.count(client.listener, zone, |counts| {
             counts.reply(asked, client, code, made, octets);
@@ -349,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_label_stands_for_is_added_up() {
+    fn counts_with_the_same_labels_are_added_up() {
         let totals = Arc::new(ServedTotals::default());
         let worker = totals.worker();
         for address in ["0.0.0.0:53", "[::]:53", "127.0.0.1:53", "0.0.0.0:53"] {

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use super::aliases::{Chain, Found, Informant};
+use super::aliases::{AnsweringGroup, Chain, CompletedAnswer};
 use super::local::RECORD_TTL;
 use super::metrics::Synthesised;
 use super::worker::Worker;
@@ -41,12 +41,15 @@ pub(super) struct Completion<'a> {
 
 impl Completion<'_> {
     /// Completes the servers' answer.
-    pub(super) async fn complete(&self, answer: Result<Answer, Failed>) -> Result<Found, Failed> {
+    pub(super) async fn complete(
+        &self,
+        answer: Result<Answer, Failed>,
+    ) -> Result<CompletedAnswer, Failed> {
         let answer = match answer {
             Ok(answer) => answer,
             Err(failed) => return self.in_place_of(failed).await,
         };
-        let by = Informant {
+        let by = AnsweringGroup {
             route: self.route,
             group: self.route().tiers[answer.tier],
         };
@@ -59,7 +62,7 @@ impl Completion<'_> {
         if !is_final || response.truncated() || response.rcode() == rcode::NXDOMAIN {
             return Ok(answer.into());
         }
-        let mut found = Found::from(answer);
+        let mut found = CompletedAnswer::from(answer);
         let answer = &mut found.answer;
         let holds = match self.rule.addresses(answer.response.view()) {
             Addresses::All => return Ok(found),
@@ -83,7 +86,7 @@ impl Completion<'_> {
     /// Handles a failure of the AAAA question. RFC 6147 §5.1.2: it counts as an empty answer, because some servers can only
     /// answer A. It stays a failure if no server answers, if a validator gave a verdict, or if real IPv6 addresses of the name
     /// are known.
-    async fn in_place_of(&self, failed: Failed) -> Result<Found, Failed> {
+    async fn in_place_of(&self, failed: Failed) -> Result<CompletedAnswer, Failed> {
         let groups = &self.chain.worker.setup.upstreams.groups;
         let mut tiers = self.route().tiers.iter();
         if tiers.all(|&tier| groups[tier].suspected())
@@ -100,7 +103,7 @@ impl Completion<'_> {
         };
         let empty = own::denial(empty, rcode::NOERROR, 0, 0);
         let response = Response::read(&empty).expect("a message of our own is well-formed");
-        let mut found = Found::from(Answer {
+        let mut found = CompletedAnswer::from(Answer {
             response,
             tier: 0,
             server: None,
@@ -115,7 +118,7 @@ impl Completion<'_> {
 
     /// Looks up the name's A records, and replaces an answer without addresses by one with synthesised addresses. Returns
     /// false, and leaves the answer, if there are no A records.
-    async fn synthesise(&self, found: &mut Found) -> Result<bool, Failed> {
+    async fn synthesise(&self, found: &mut CompletedAnswer) -> Result<bool, Failed> {
         let key = key_for_type(self.chain.key, rr::A);
         let content = self.chain.by_its_route(&key, self.chain.steps()).await;
         // RFC 6147 §5.1.6: if the A question fails, the client gets an error. An empty answer would be wrong.

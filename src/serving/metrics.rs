@@ -13,7 +13,7 @@ use prometheus::local::{LocalHistogram, LocalIntCounter};
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts};
 
 use super::client::{Client, ListenerIndex};
-use super::coredns::{Made, ServedTotals, WorkerCounts};
+use super::coredns::{ReplySource, ServedTotals, WorkerCounts};
 use crate::message::labels::{RCODES, TYPES};
 use crate::message::reply::{Asked, Protocol};
 use crate::metrics::{Label, PerLabel, Registry, impl_label};
@@ -400,7 +400,7 @@ impl WorkerMetrics {
         asked: &Asked<'_>,
         client: Client,
         (code, route): (u16, Option<u16>),
-        made: Made,
+        made: ReplySource,
         octets: usize,
     ) {
         self.reply(code, route);

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use hickory_proto::op::Message;
 
 use super::client::Client;
-use super::coredns::Made;
+use super::coredns::ReplySource;
 use crate::budgets::{QUERY_LOG_ERROR_BYTES, QUERY_LOG_RECORD_BYTES, QUERY_LOG_RECORDS};
 use crate::cache::Entry;
 use crate::message::ede::{ExtendedError, extended_errors};
@@ -23,12 +23,12 @@ use crate::runtime;
 
 /// What the log tells of a reply, apart from its bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Said<'a> {
+pub(super) struct ReplyInfo<'a> {
     pub(super) code: u16,
     /// Index of the route that answered or failed, for metrics.
     pub(super) route: Option<u16>,
     /// What the reply was made from. None if the query could not be parsed.
-    pub(super) made: Option<Made>,
+    pub(super) made: Option<ReplySource>,
     /// Our extended error, if the reply has one.
     pub(super) error: Option<&'a ExtendedError>,
     /// The entry that the reply was made from.
@@ -37,9 +37,9 @@ pub(super) struct Said<'a> {
     pub(super) server: Option<u32>,
 }
 
-impl Said<'_> {
+impl ReplyInfo<'_> {
     #[inline]
-    pub(super) fn new(code: u16, route: Option<u16>, made: Made) -> Self {
+    pub(super) fn new(code: u16, route: Option<u16>, made: ReplySource) -> Self {
         Self {
             route,
             made: Some(made),
@@ -62,11 +62,11 @@ impl Said<'_> {
 
     fn how(&self) -> &'static str {
         match self.made {
-            Some(Made::Hit(_)) => "hit",
-            Some(Made::Fresh) => "miss",
-            Some(Made::Local | Made::Own) => "local",
-            Some(Made::Stale) => "stale",
-            Some(Made::Failure) => "failed",
+            Some(ReplySource::Hit(_)) => "hit",
+            Some(ReplySource::Fresh) => "miss",
+            Some(ReplySource::Local | ReplySource::Own) => "local",
+            Some(ReplySource::Stale) => "stale",
+            Some(ReplySource::Failure) => "failed",
             None => "rejected",
         }
     }
@@ -75,7 +75,7 @@ impl Said<'_> {
 /// Writes the line. `section` is the question section of the query, empty if the query could not be parsed.
 #[cold]
 pub(super) fn write(
-    said: Said<'_>,
+    said: ReplyInfo<'_>,
     server: Option<&str>,
     section: &[u8],
     client: Client,
@@ -137,7 +137,7 @@ fn records(reply: &[u8]) -> Option<String> {
 }
 
 /// Our own extended error, followed by those of servers.
-fn errors(said: &Said<'_>) -> Option<String> {
+fn errors(said: &ReplyInfo<'_>) -> Option<String> {
     let text = |error: &ExtendedError| match &*error.text {
         "" => error.code.to_string(),
         text => format!("{}: {text}", error.code),
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_logged_is_one_line_of_so_many_octets() {
+    fn logged_text_is_printable_and_limited_in_length() {
         assert_eq!(bounded("a \"b\"", 10), "a \"b\"");
         assert_eq!(bounded("a\nb\u{202e}", 20), "a\\u{a}b\\u{202e}");
         assert_eq!(bounded("abcdef", 3), "abc...");

@@ -10,8 +10,8 @@ use std::time::Instant;
 use smallvec::SmallVec;
 
 use super::admission::may_stand_in;
-use super::aliases::{self, Found};
-use super::client::{Client, Served, Turn};
+use super::aliases::{self, CompletedAnswer};
+use super::client::{Client, Served, WaiterPlace};
 use super::flights::{Course, Flight, Purpose, Wanted};
 use super::metrics::StaleReason;
 use super::resolve::resolve;
@@ -167,7 +167,7 @@ impl Worker {
                 && flight.started_after(wanted.known_since)
         });
         if let Some(entry) = &wanted.stale
-            && self.is_gone(route, entry)
+            && self.no_better_answer_expected(route, entry)
         {
             // The servers are asked all the same, so that the first one to come back is noticed (RFC 8767 §5).
             if in_flight.is_none()
@@ -304,7 +304,7 @@ async fn fly(leader: Leader) {
 }
 
 /// Caches the result of a flight, if it may be cached, and answers the waiters.
-fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
+fn land(leader: Leader, result: Result<CompletedAnswer, Failed>, bounds: Bounds) {
     let (worker, key, route) = (
         Rc::clone(&leader.worker),
         Rc::clone(&leader.key),
@@ -351,7 +351,7 @@ fn land(leader: Leader, result: Result<Found, Failed>, bounds: Bounds) {
             if keep {
                 cache.insert_if_current(&key, &entry, leader.flight.asked());
             }
-            leader.land(|place| Content::Answer(entry.clone(), Turn { place, server }));
+            leader.land(|place| Content::Answer(entry.clone(), WaiterPlace { place, server }));
         }
         Err(Failed { code, error }) => {
             if cacheable && leader.still_counts(None) {
@@ -390,7 +390,7 @@ impl Leader {
         let config = &self.worker.setup.config.cache;
         let pauses = (config.failure_min, config.failure_max);
         let cache = &self.worker.shared.cache;
-        let blames = if self.worker.nobody_is_left(self.route) {
+        let blames = if self.worker.all_servers_suspected(self.route) {
             Blames::Servers
         } else {
             Blames::Question

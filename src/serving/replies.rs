@@ -6,10 +6,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::client::{Client, Turn};
-use super::coredns::{Made, Stored};
+use super::client::{Client, WaiterPlace};
+use super::coredns::{EntryKind, ReplySource};
 use super::metrics::{StaleReason, WorkerMetrics};
-use super::query_log::{self, Said};
+use super::query_log::{self, ReplyInfo};
 use super::recent_failures::WorkerFailures;
 use super::setup::Setup;
 use super::top::WorkerTop;
@@ -83,9 +83,9 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Aged(age), extras, out);
-        let said = Said {
+        let said = ReplyInfo {
             entry: Some(entry),
-            ..Said::new(code, entry.route(), Made::Hit(Stored::of(entry)))
+            ..ReplyInfo::new(code, entry.route(), ReplySource::Hit(EntryKind::of(entry)))
         };
         self.count_reply(said, asked, client, &out[start..]);
     }
@@ -95,7 +95,7 @@ impl Replies {
     pub fn fresh(
         &self,
         entry: &Entry,
-        turn: Turn,
+        turn: WaiterPlace,
         asked: &Asked<'_>,
         client: Client,
         out: &mut Vec<u8>,
@@ -111,10 +111,10 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        let said = Said {
+        let said = ReplyInfo {
             entry: Some(entry),
             server: turn.server,
-            ..Said::new(code, entry.route(), Made::Fresh)
+            ..ReplyInfo::new(code, entry.route(), ReplySource::Fresh)
         };
         self.count_reply(said, asked, client, &out[start..]);
     }
@@ -127,9 +127,9 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        let said = Said {
+        let said = ReplyInfo {
             entry: Some(entry),
-            ..Said::new(code, entry.route(), Made::Local)
+            ..ReplyInfo::new(code, entry.route(), ReplySource::Local)
         };
         self.count_reply(said, asked, client, &out[start..]);
     }
@@ -155,9 +155,9 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source, asked, Ttls::Fresh, extras, out);
-        let said = Said {
+        let said = ReplyInfo {
             error: Some(error),
-            ..Said::new(code, Some(route), Made::Own)
+            ..ReplyInfo::new(code, Some(route), ReplySource::Own)
         };
         self.count_reply(said, asked, client, &out[start..]);
     }
@@ -197,10 +197,10 @@ impl Replies {
         let ttl = seconds(ttl);
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fixed(ttl), extras, out);
-        let said = Said {
+        let said = ReplyInfo {
             error: Some(&error),
             entry: Some(entry),
-            ..Said::new(code, entry.route(), Made::Stale)
+            ..ReplyInfo::new(code, entry.route(), ReplySource::Stale)
         };
         self.count_reply(said, asked, client, &out[start..]);
     }
@@ -225,9 +225,9 @@ impl Replies {
         if let Some(failures) = &self.failures {
             failures.add(asked.section, route, code, error, runtime::now());
         }
-        let said = Said {
+        let said = ReplyInfo {
             error: Some(error),
-            ..Said::new(code, route, Made::Failure)
+            ..ReplyInfo::new(code, route, ReplySource::Failure)
         };
         self.count_reply(said, asked, client, &out[start..]);
     }
@@ -236,12 +236,12 @@ impl Replies {
     pub fn reject(&self, message: &[u8], code: u16, client: Client, out: &mut Vec<u8>) {
         reply::reject(message, code, out);
         self.metrics.reply(code, None);
-        self.log(Said::rejected(code), &[], client, &[]);
+        self.log(ReplyInfo::rejected(code), &[], client, &[]);
     }
 
     /// Counts a reply, and logs it if replies are logged.
     #[inline]
-    fn count_reply(&self, said: Said<'_>, asked: &Asked<'_>, client: Client, reply: &[u8]) {
+    fn count_reply(&self, said: ReplyInfo<'_>, asked: &Asked<'_>, client: Client, reply: &[u8]) {
         if let Some(made) = said.made {
             let code = (said.code, said.route);
             self.metrics
@@ -251,7 +251,7 @@ impl Replies {
     }
 
     #[inline]
-    fn log(&self, said: Said<'_>, section: &[u8], client: Client, reply: &[u8]) {
+    fn log(&self, said: ReplyInfo<'_>, section: &[u8], client: Client, reply: &[u8]) {
         match self.setup.config.log.queries {
             QueryLog::Off => {}
             QueryLog::Errors if matches!(said.code, rcode::NOERROR | rcode::NXDOMAIN) => {}

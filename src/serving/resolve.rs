@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::aliases::{Chain, Found, Informant};
+use super::aliases::{AnsweringGroup, Chain, CompletedAnswer};
 use super::dns64::{self, Completion};
 use super::flights::Flight;
 use super::worker::Worker;
@@ -22,7 +22,7 @@ pub(super) async fn resolve(
     flight: &Rc<Flight>,
     key: &Rc<[u8]>,
     now: Instant,
-) -> Result<Found, Failed> {
+) -> Result<CompletedAnswer, Failed> {
     let end = now + worker.first_group(index).budget();
     let route = worker.setup.routes.get(index);
     let answer = ask_servers(worker, index, key, now).await;
@@ -46,7 +46,7 @@ pub(super) async fn resolve(
     if !answer.response.aliases_alone() {
         return Ok(answer.into());
     }
-    let by = Informant {
+    let by = AnsweringGroup {
         route: index,
         group: route.tiers[answer.tier],
     };

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::client::{Client, Turn};
+use super::client::{Client, WaiterPlace};
 use super::metrics::{Cached, StaleReason};
 use super::replies::Replies;
 use crate::cache::Entry;
@@ -161,7 +161,7 @@ impl Waiting {
 /// The content of a reply to a waiting client.
 pub enum Content {
     /// An answer of the upstreams.
-    Answer(Entry, Turn),
+    Answer(Entry, WaiterPlace),
     /// An answer from the configuration.
     Local(Entry),
     /// An expired answer.

@@ -9,7 +9,7 @@ use crate::metrics::Label;
 use crate::metrics::coredns::{SIZE_BOUNDS, SIZES, TIMES};
 use crate::metrics::distribution::Distribution;
 use crate::metrics::exposition::{Exposition, FamilyKind};
-use crate::serving::coredns::{Counts, FAMILIES, Plugin, Stored, route_label};
+use crate::serving::coredns::{Counts, EntryKind, FAMILIES, Plugin, route_label};
 
 /// What was counted, by `server` and `zone`.
 type ByLabels = BTreeMap<(String, String), Counts>;
@@ -139,7 +139,7 @@ fn write_cache_use(out: &mut Exposition, sources: &CorednsSources<'_>, counted: 
         "Queries answered from the cache by a fresh answer, by what that was.",
     );
     for ((server, zone), counts) in &known {
-        for (stored, count) in Stored::ALL.iter().zip(counts.hits) {
+        for (stored, count) in EntryKind::ALL.iter().zip(counts.hits) {
             let labels = with(cache_place(server, zone), &[("type", stored.label())]);
             hits.sample(&labels, count);
         }
@@ -171,7 +171,7 @@ fn write_cache_use(out: &mut Exposition, sources: &CorednsSources<'_>, counted: 
 fn write_cache(out: &mut Exposition, sources: &CorednsSources<'_>) {
     let (cache, first) = (&sources.shared.cache, sources.first_server());
     let setup = sources.shared.current.load();
-    let mut entries: BTreeMap<(String, usize), u64> = Stored::ALL
+    let mut entries: BTreeMap<(String, usize), u64> = EntryKind::ALL
         .iter()
         .map(|stored| ((".".to_owned(), stored.index()), 0))
         .collect();
@@ -179,7 +179,7 @@ fn write_cache(out: &mut Exposition, sources: &CorednsSources<'_>) {
         let route = entry.route().and_then(|at| setup.routes.existing(at));
         let zone = route.map_or_else(|| ".".to_owned(), |route| route_label(&route.zone));
         *entries
-            .entry((zone, Stored::of(&entry).index()))
+            .entry((zone, EntryKind::of(&entry).index()))
             .or_default() += 1;
     }
     let mut family = out.family(
@@ -188,7 +188,7 @@ fn write_cache(out: &mut Exposition, sources: &CorednsSources<'_>) {
         "Answers in the cache now, expired ones included.",
     );
     for ((zone, stored), count) in &entries {
-        let stored = Stored::ALL[*stored].label();
+        let stored = EntryKind::ALL[*stored].label();
         family.sample(&with(cache_place(&first, zone), &[("type", stored)]), count);
     }
     let mut evictions = out.family(
@@ -198,7 +198,10 @@ fn write_cache(out: &mut Exposition, sources: &CorednsSources<'_>) {
     );
     let negative = cache.negative_evictions();
     let positive = cache.evictions().saturating_sub(negative);
-    for (stored, count) in [(Stored::Success, positive), (Stored::Denial, negative)] {
+    for (stored, count) in [
+        (EntryKind::Success, positive),
+        (EntryKind::Denial, negative),
+    ] {
         let labels = with(cache_place(&first, "."), &[("type", stored.label())]);
         evictions.sample(&labels, count);
     }

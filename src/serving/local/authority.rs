@@ -144,7 +144,7 @@ pub(crate) async fn reply<R: ResponseHandler>(
     if let Some(edns) = &edns {
         builder.edns(edns);
         if request.protocol() == Protocol::Udp {
-            metadata.truncation = cut(&mut verdict, metadata, request);
+            metadata.truncation = truncate_for_opt(&mut verdict, metadata, request);
         }
     }
     let response = builder.build(metadata, &verdict.answers, [], &verdict.soa, []);
@@ -165,7 +165,7 @@ pub(crate) async fn reply<R: ResponseHandler>(
 ///
 /// hickory-server truncates by itself, but it writes the OPT last, and leaves it out when the answers have filled the message.
 /// The client would take us for a server without EDNS then.
-fn cut(verdict: &mut Verdict, metadata: Metadata, request: &Request) -> bool {
+fn truncate_for_opt(verdict: &mut Verdict, metadata: Metadata, request: &Request) -> bool {
     let mut scratch = Vec::new();
     let mut encoder = BinEncoder::new(&mut scratch);
     let room = usize::from(request.max_payload()) - OPT_LEN;

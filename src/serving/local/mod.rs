@@ -99,7 +99,7 @@ impl LocalZone {
             }
         }
         let all = records.iter().chain(&hosts.names);
-        for name in all.flat_map(|entry| between(&entry.name, &wildcards)) {
+        for name in all.flat_map(|entry| empty_non_terminals(&entry.name, &wildcards)) {
             internet.entry(name).or_default();
         }
 
@@ -282,7 +282,7 @@ fn pointer_to(name: &Name) -> Stored {
 
 /// Names between `name` and the topmost wildcard's parent above it. They exist as empty non-terminals, so the wildcard matches
 /// no name below them (RFC 4592 §2.2.2).
-fn between(name: &Name, wildcards: &Names) -> Vec<Box<[u8]>> {
+fn empty_non_terminals(name: &Name, wildcards: &Names) -> Vec<Box<[u8]>> {
     let (mut passed, mut above) = (Vec::new(), name.clone());
     let mut existing = 0;
     while !above.is_root() && !wildcards.is_empty() {
