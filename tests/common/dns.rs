@@ -1,5 +1,5 @@
-//! DNS messages as bytes: made by hand, so that they can also be wrong, and read by a parser of the tests' own, so that
-//! the program's cannot vouch for itself (RFC 1035 §4).
+//! DNS messages as bytes (RFC 1035 §4). They are written by hand, so that they can be malformed, too. The tests have a parser
+//! of their own, because errors of the program's parser would not show in messages that it reads itself.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -60,7 +60,7 @@ pub(crate) mod rcode {
     pub(crate) const BADVERS: u16 = 16;
 }
 
-/// How a query travels.
+/// The transport of a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Over {
     Udp,
@@ -155,7 +155,7 @@ impl Ask {
         message
     }
 
-    /// Asks and reads the reply, whose ID must be ours and whose question must be ours to the letter.
+    /// Sends the query and reads the reply. Fails unless the reply has the query's ID and its question, spelt as in the query.
     pub(crate) fn send(&self, server: SocketAddr, over: Over) -> Message {
         let what = || format!("{self:?} to {server} over {over:?}");
         let reply = exchange(server, over, &self.message());
@@ -238,7 +238,7 @@ pub(crate) fn failure(query: &[u8], rcode: u16) -> Vec<u8> {
     message
 }
 
-/// Sends one message and reads one.
+/// Sends one message and reads one message.
 pub(crate) fn exchange(server: SocketAddr, over: Over, message: &[u8]) -> io::Result<Vec<u8>> {
     match over {
         Over::Udp => {
@@ -325,7 +325,8 @@ pub(crate) struct Opt {
     extended_rcode: u8,
 }
 
-/// A record with every compressed name written out and lower-cased, so that two spellings of the same are equal.
+/// A record with each compressed name written out and in lower case, so that equal records with different spellings compare as
+/// equal.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Record {
     pub(crate) section: Section,
@@ -451,7 +452,7 @@ impl Message {
         self.records.iter().any(|record| record.rtype == rtype)
     }
 
-    /// The records, those that hold addresses in an order of their own within the places they take.
+    /// The records, with those that are addresses sorted among themselves.
     pub(crate) fn sorted_addresses(&self) -> Vec<Record> {
         let is_address = |record: &&Record| matches!(record.rtype, rr::A | rr::AAAA);
         let mut addresses: Vec<_> = self.records.iter().filter(is_address).cloned().collect();
@@ -501,8 +502,8 @@ impl Record {
     }
 }
 
-/// RDATA with its names written out; only the types of RFC 1035 may hold compressed ones (RFC 3597 §4), and DNAME and
-/// SRV are read that way too, as some servers write them so.
+/// RDATA with its names written out. Only types of RFC 1035 may have compressed names (RFC 3597 §4). DNAME and SRV are read in
+/// the same way, because some servers compress them.
 fn expanded(message: &[u8], rtype: u16, at: usize, raw: &[u8]) -> Result<Vec<u8>, String> {
     let (before, names) = match rtype {
         rr::NS | rr::CNAME | rr::PTR | rr::DNAME => (0, 1),

@@ -1,7 +1,8 @@
-//! What the integration tests share: the real binary under a configuration of its own, stand-ins and other people's
-//! name servers to put behind it, and DNS messages as bytes.
+//! Shared parts of the integration tests: the real binary with a test's configuration, scripted and real name servers as
+//! upstreams, and DNS messages as bytes.
 //!
-//! Everything listens on loopback, on addresses no other test uses, and ends with the value that started it.
+//! All servers listen on loopback, at addresses that no other test uses. A process ends when the value that started it is
+//! dropped.
 
 #![allow(
     dead_code,
@@ -26,10 +27,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long anything that should happen soon may take on a busy machine before a test gives up on it.
+/// How long a test waits, on a busy machine too, before it fails because something did not happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Asks again and again until there is a value. The pause only keeps the loop from spinning.
+/// Calls `check` until it returns a value. The pause only saves CPU time.
 pub(crate) fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -44,25 +45,25 @@ pub(crate) fn wait_for<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T
     }
 }
 
-/// A number no other caller in this process gets.
+/// A number that is unique in this process.
 fn next_number() -> u32 {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     NUMBER.fetch_add(1, Ordering::Relaxed)
 }
 
-/// An address in 127.0.0.0/8 with a port that is free over UDP and TCP. Each call gives another IP address, apart from
-/// those that other test processes get, so hardly anybody can take the port before the caller does.
+/// An address in 127.0.0.0/8 with a port that is free over UDP and TCP. Each call returns another IP address, and other test
+/// processes get others, so that it is unlikely that another program takes the port first.
 pub(crate) fn free_address() -> SocketAddr {
     let (socket, _listener) = free_sockets();
     socket.local_addr().expect("it is bound")
 }
 
-/// Sockets bound to such an address.
+/// Sockets bound to an address like that of [`free_address`].
 pub(crate) fn free_sockets() -> (UdpSocket, TcpListener) {
     sockets_at_port(0)
 }
 
-/// Sockets bound to an address like that, with this port; 0 for any that is free.
+/// As [`free_sockets`], with this port; 0 for any free port.
 pub(crate) fn sockets_at_port(port: u16) -> (UdpSocket, TcpListener) {
     let [_, high, low, _] = std::process::id().to_be_bytes();
     let number = u8::try_from(next_number() % 254 + 1).expect("at most 254");
@@ -74,7 +75,7 @@ pub(crate) fn sockets_at_port(port: u16) -> (UdpSocket, TcpListener) {
     })
 }
 
-/// A directory that is removed with all it holds when the value goes.
+/// A directory that is removed with its contents when the value is dropped.
 #[derive(Debug)]
 pub(crate) struct TempDir(PathBuf);
 
@@ -90,7 +91,7 @@ impl TempDir {
         self.0.join(name)
     }
 
-    /// Writes a file and returns where it is.
+    /// Writes a file and returns its path.
     pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, content).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -100,12 +101,12 @@ impl TempDir {
 
 impl Drop for TempDir {
     fn drop(&mut self) {
-        // What is left behind in a temporary directory harms nobody.
+        // An error does no harm: the directory is a temporary one.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// A child process whose output goes to a file; killed and reaped when the value goes.
+/// A child process whose output goes to a file. It is killed and reaped when the value is dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: &'static str,
@@ -120,7 +121,7 @@ impl Process {
         Self::spawn_writing_to(name, command, log, output.into(), errors.into())
     }
 
-    /// The same with its output and errors somewhere else than in its log.
+    /// As [`Process::spawn`], with standard output and standard error given.
     fn spawn_writing_to(
         name: &'static str,
         command: &mut Command,
@@ -137,7 +138,7 @@ impl Process {
         Self { name, child, log }
     }
 
-    /// Waits until `check` gives a value; fails with the process's output if it ends before.
+    /// Waits until `check` returns a value. Fails with the process's output if the process ends before.
     pub(crate) fn wait_until<T>(&mut self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -160,13 +161,13 @@ impl Process {
         }
     }
 
-    /// Its process ID.
+    /// The process ID.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits until it has written this text. A thread of its own writes a log, so a line may come later than what it
-    /// tells.
+    /// Waits until the process has written this text. nodens writes its log in a thread of its own, so a line may come later
+    /// than the event that it reports.
     pub(crate) fn wait_for_log(&self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.log().contains(text) {
@@ -180,12 +181,12 @@ impl Process {
         }
     }
 
-    /// All it wrote to standard output and standard error so far.
+    /// All that the process has written to standard output and standard error.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(no log: {error})"))
     }
 
-    /// A line of `/proc/PID/status` that counts kB, in bytes.
+    /// A field of `/proc/PID/status` that is in kB, in bytes.
     fn status_bytes(&self, field: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(path).expect("the process runs");
@@ -233,14 +234,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only if it is gone already.
+        // Both fail only if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The binary under test: the one of this build, or what `NODENS_TEST_BINARY` names, so that a release binary can be
-/// tested without building the tests in release too.
+/// The binary under test: that of this build, or the one that `NODENS_TEST_BINARY` names, so that a release binary can be
+/// tested without a release build of the tests.
 pub(crate) fn binary() -> &'static str {
     static BINARY: OnceLock<String> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -249,12 +250,12 @@ pub(crate) fn binary() -> &'static str {
     })
 }
 
-/// The binary under test, without whatever of our environment would configure it.
+/// The binary under test, without environment variables that would configure it.
 pub(crate) fn nodens() -> Command {
     unconfigured(Command::new(binary()))
 }
 
-/// The same with so many file descriptors at most, which it cannot raise.
+/// As [`nodens`], with a hard limit of `most` file descriptors.
 pub(crate) fn nodens_with_files(most: u32) -> Command {
     let mut command = Command::new("sh");
     let limited = format!("ulimit -n {most} && exec \"$0\" \"$@\"");
@@ -262,7 +263,7 @@ pub(crate) fn nodens_with_files(most: u32) -> Command {
     unconfigured(command)
 }
 
-/// A command without whatever of our environment would configure the binary under test.
+/// Removes environment variables from a command that would configure the binary under test.
 pub(crate) fn unconfigured(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("NODENS_") || name == "RUST_LOG" {
@@ -272,14 +273,14 @@ pub(crate) fn unconfigured(mut command: Command) -> Command {
     command
 }
 
-/// Runs `nodens serve` with a configuration that should make it end at once.
+/// Runs `nodens serve` with a configuration that is expected to make it end at once.
 pub(crate) fn serve_and_fail(config: &Path) -> Output {
     let mut command = nodens();
     command.args(["serve", "--config"]).arg(config);
     run_to_its_end(command)
 }
 
-/// Runs a command that should end at once; returns how it ended and what it wrote.
+/// Runs a command that is expected to end at once. Returns its exit status and output.
 pub(crate) fn run_to_its_end(mut command: Command) -> Output {
     let child = command
         .stdin(Stdio::null())
@@ -287,7 +288,7 @@ pub(crate) fn run_to_its_end(mut command: Command) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary starts");
-    // Should it serve after all, the test must fail, not hang.
+    // If the command serves instead, the test must fail and not hang.
     let mut guard = Killed(Some(child));
     wait_for("the command to end", || {
         let child = guard.0.as_mut()?;
@@ -299,8 +300,8 @@ pub(crate) fn run_to_its_end(mut command: Command) -> Output {
     child.wait_with_output().expect("its output can be read")
 }
 
-/// Runs a command that serves, at free ports whatever its configuration says; ends it by SIGTERM once it serves, and
-/// returns how it ended and all it wrote.
+/// Runs a command that serves, at free ports in place of those of its configuration, and ends it by SIGTERM when it serves.
+/// Returns its exit status and output.
 pub(crate) fn serve_and_stop(mut command: Command) -> (ExitStatus, String) {
     let dir = TempDir::new();
     let socket = dir.path("nodens.sock");
@@ -341,7 +342,7 @@ pub(crate) fn limit_open_files(process: u32, limit: u64) {
 pub(crate) struct Nodens {
     process: Process,
     dir: TempDir,
-    /// Addresses it serves, in the order of its configuration.
+    /// Its listen addresses, in the order of its configuration.
     pub(crate) listen: Vec<SocketAddr>,
     /// The admin endpoint over TCP.
     pub(crate) admin: Option<SocketAddr>,
@@ -358,13 +359,13 @@ impl Nodens {
         Self::start_at(listen, "127.0.0.1:0", yaml)
     }
 
-    /// The same with an admin address of one's own.
+    /// As [`Nodens::start_on`], with an admin address.
     pub(crate) fn start_at(listen: &[&str], admin: &str, yaml: &str) -> Self {
         let spawn = |command: &mut Command, log| Process::spawn("nodens", command, log);
         Self::start_by(nodens(), listen, admin, yaml, spawn)
     }
 
-    /// Starts it as [`Nodens::start`] does, by a command that runs another one.
+    /// As [`Nodens::start`], run by a wrapper command.
     pub(crate) fn start_under(wrapper: &str, arguments: &[String], yaml: &str) -> Self {
         let mut command = Command::new(wrapper);
         command.args(arguments).arg(binary());
@@ -378,7 +379,7 @@ impl Nodens {
         )
     }
 
-    /// Starts it as [`Nodens::start`] does, with its log in a pipe.
+    /// As [`Nodens::start`], with its log in a pipe.
     pub(crate) fn start_with_log(log: PipeWriter, yaml: &str) -> Self {
         let spawn = |command: &mut Command, file| {
             Process::spawn_writing_to("nodens", command, file, Stdio::null(), log.into())
@@ -386,7 +387,7 @@ impl Nodens {
         Self::start_by(nodens(), &["127.0.0.1:0"], "127.0.0.1:0", yaml, spawn)
     }
 
-    /// Starts it with so many file descriptors at most.
+    /// As [`Nodens::start`], with a hard limit of `most` file descriptors.
     pub(crate) fn start_with_files(most: u32, yaml: &str) -> Self {
         let (listen, spawn) = (&["127.0.0.1:0"], |command: &mut Command, log| {
             Process::spawn("nodens", command, log)
@@ -431,14 +432,14 @@ impl Nodens {
         }
     }
 
-    /// Replaces its configuration's file by one with these addresses, as a whole.
+    /// Replaces its configuration file atomically by one with these listen addresses.
     pub(crate) fn rewrite(&self, listen: &[&str], yaml: &str) {
         let text = configuration(listen, "127.0.0.1:0", &self.path("nodens.sock"), yaml);
         let new = self.dir.write("new.yaml", &text);
         fs::rename(&new, self.path("nodens.yaml")).expect("files of one directory");
     }
 
-    /// Has it read its configuration now.
+    /// Sends SIGHUP, so that it reads its configuration.
     pub(crate) fn hang_up(&self) {
         self.process.signal("HUP");
     }
@@ -454,7 +455,7 @@ impl Nodens {
         child.wait().expect("a child can be waited for");
     }
 
-    /// Takes the CPU from it until it gets SIGCONT.
+    /// Sends SIGSTOP, and waits until all its threads have stopped.
     pub(crate) fn stop(&self) {
         self.signal("STOP");
         let tasks = format!("/proc/{}/task", self.id());
@@ -474,29 +475,29 @@ impl Nodens {
         self.process.id()
     }
 
-    /// Numbers of the file descriptors it has open.
+    /// Numbers of its open file descriptors.
     pub(crate) fn descriptors(&self) -> Vec<u64> {
         let directory = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("the process runs");
         let number = |entry: io::Result<fs::DirEntry>| {
-            // One may be closed while the directory is read.
+            // A descriptor may be closed while the directory is read.
             entry.ok()?.file_name().to_str()?.parse().ok()
         };
         directory.filter_map(number).collect()
     }
 
-    /// What /status says.
+    /// The JSON of /status.
     pub(crate) fn status(&self) -> serde_json::Value {
         let (status, body) = self.get("/status");
         assert_eq!(status, 200, "/status: {body}");
         serde_json::from_str(&body).expect("/status is JSON")
     }
 
-    /// The first address it serves.
+    /// Its first listen address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listen[0]
     }
 
-    /// Where its configuration, log and Unix socket are.
+    /// The path of a file in its directory, which has its configuration, log and Unix socket.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path(name)
     }
@@ -507,7 +508,7 @@ impl Nodens {
             .unwrap_or_else(|error| panic!("GET {path}: {error}; it said:\n{}", self.log()))
     }
 
-    /// Sum of the samples of a metric that carry all of these labels.
+    /// Sum of the samples of a metric that have all of these labels.
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let (status, text) = self.get("/metrics");
         assert_eq!(status, 200, "/metrics: {text}");
@@ -528,18 +529,18 @@ impl Nodens {
             .sum()
     }
 
-    /// Waits until the sum reaches `least`: workers hand their counts in from time to time only.
+    /// Waits until the sum reaches `least`: workers publish their counts four times a second.
     pub(crate) fn wait_for_metric(&self, name: &str, labels: &[(&str, &str)], least: f64) {
         let what = format!("{name}{labels:?} to reach {least}");
         wait_for(&what, || (self.metric(name, labels) >= least).then_some(()));
     }
 
-    /// Resident memory now.
+    /// Resident memory.
     pub(crate) fn rss_bytes(&self) -> u64 {
         self.process.status_bytes("VmRSS")
     }
 
-    /// Of it, what is not pages of files.
+    /// The part of resident memory that is not pages of files.
     pub(crate) fn anonymous_bytes(&self) -> u64 {
         self.process.status_bytes("RssAnon")
     }
@@ -549,17 +550,17 @@ impl Nodens {
         self.process.status_bytes("VmHWM")
     }
 
-    /// Waits until it has written this text.
+    /// Waits until it has written this text to its log.
     pub(crate) fn wait_for_log(&self, text: &str) {
         self.process.wait_for_log(text);
     }
 
-    /// All it wrote so far.
+    /// Its log so far.
     pub(crate) fn log(&self) -> String {
         self.process.log()
     }
 
-    /// Sends SIGTERM; returns how it ended and all it wrote.
+    /// Sends SIGTERM. Returns its exit status and its log.
     pub(crate) fn terminate(mut self) -> (ExitStatus, String) {
         (self.process.terminate(), self.log())
     }

@@ -1,18 +1,18 @@
-//! Network namespaces of a test's own. Needs root and iproute2.
+//! Network namespaces for one test. Needs root and iproute2.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use super::{Process, TempDir, binary, get};
 
-/// A network namespace, deleted with the value and with all that is in it.
+/// A network namespace. It is deleted with its contents when the value is dropped.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     name: String,
 }
 
 impl Namespace {
-    /// One with nothing but `lo`, which is up.
+    /// A namespace with `lo` alone, which is up.
     pub(crate) fn new(role: &str) -> Self {
         let name = format!(
             "nodens-{}-{}-{role}",
@@ -25,7 +25,7 @@ impl Namespace {
         namespace
     }
 
-    /// A veth pair from here to `other`, both ends up.
+    /// Adds a veth pair between this namespace and `other`, with both ends up.
     pub(crate) fn connect(&self, ours: &str, other: &Self, theirs: &str) {
         let peer = format!("peer name {theirs} netns {}", other.name);
         self.ip(&format!("link add {ours} type veth {peer}"));
@@ -33,12 +33,12 @@ impl Namespace {
         other.ip(&format!("link set {theirs} up"));
     }
 
-    /// `ip` with these arguments in here; fails the test if it fails.
+    /// Runs `ip` with these arguments in the namespace. Fails the test if it fails.
     pub(crate) fn ip(&self, arguments: &str) -> String {
         ip(&format!("-n {} {arguments}", self.name))
     }
 
-    /// Runs a program in here; fails the test if it fails.
+    /// Runs a program in the namespace. Fails the test if it fails.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = self
             .command(program)
@@ -48,7 +48,7 @@ impl Namespace {
         succeed(&format!("{program} {arguments:?}"), &output)
     }
 
-    /// A program that will run in here.
+    /// A command that will run in the namespace.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
@@ -58,14 +58,14 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Fails only if it is gone already.
+        // Fails only if the namespace is gone already.
         let _ = Command::new("ip")
             .args(["netns", "delete", &self.name])
             .status();
     }
 }
 
-/// A nodens in a namespace, ready.
+/// A running nodens in a namespace.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) process: Process,
@@ -85,7 +85,7 @@ impl Instance {
         instance
     }
 
-    /// As [`Self::start`], without the waiting.
+    /// As [`Self::start`], but does not wait.
     pub(crate) fn spawn(
         namespace: &Namespace,
         dir: &TempDir,
@@ -111,12 +111,12 @@ impl Instance {
         });
     }
 
-    /// Status and text of a page of the admin interface; none while nobody answers.
+    /// Status and text of a page of the admin interface. None if nothing answers.
     pub(crate) fn page(&self, path: &str) -> Option<(u16, String)> {
         get(&self.socket, path).ok()
     }
 
-    /// The value of a counter or gauge, given with its labels as /metrics shows it; 0 if it is not there yet.
+    /// The value of a counter or gauge, whose name has labels as in /metrics. 0 if /metrics does not have it.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let (_, text) = get(&self.socket, "/metrics").expect("it was ready");
         let line = text.lines().find_map(|line| line.strip_prefix(name));
@@ -124,7 +124,7 @@ impl Instance {
     }
 }
 
-/// `ip` with these arguments; fails the test if it fails.
+/// Runs `ip` with these arguments. Fails the test if it fails.
 fn ip(arguments: &str) -> String {
     let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.expect("ip is installed: apt-get install iproute2");
@@ -136,13 +136,13 @@ fn succeed(what: &str, output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// All that a program wrote.
+/// Standard output and standard error of a program.
 pub(crate) fn both(output: &Output) -> String {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// Network namespaces need root.
+/// Fails the test unless it runs as root.
 pub(crate) fn assert_root() {
     let user = Command::new("id").arg("-u").output().expect("id runs");
     let user = String::from_utf8_lossy(&user.stdout).into_owned();

@@ -1,4 +1,4 @@
-//! Name servers and tools that others wrote, from Debian's packages. A missing one fails the test that needs it.
+//! Name servers and tools of other projects, from Debian's packages. A test fails if a tool that it needs is missing.
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, UdpSocket};
@@ -8,7 +8,7 @@ use std::process::Command;
 use super::dns::{Ask, Message, Over, exchange, rcode, rr};
 use super::{Process, TempDir, free_address, wait_for};
 
-/// The tools in use and the Debian packages they come in.
+/// The tools, and the Debian packages that have them.
 const PACKAGES: [(&str, &str); 8] = [
     ("dig", "dnsutils"),
     ("dnsperf", "dnsperf"),
@@ -20,7 +20,7 @@ const PACKAGES: [(&str, &str); 8] = [
     ("prometheus", "prometheus"),
 ];
 
-/// The tool, ready to be given arguments; fails with the package's name if it is not there.
+/// A command for the tool. Fails with the package's name if the tool is missing.
 pub(crate) fn tool(name: &str) -> Command {
     let package = PACKAGES
         .iter()
@@ -40,7 +40,7 @@ pub(crate) fn tool(name: &str) -> Command {
     Command::new(file)
 }
 
-/// Runs a tool in a directory and returns what it printed; fails with its words if it fails.
+/// Runs a tool in a directory and returns its output. Fails with the output if the tool fails.
 pub(crate) fn run(command: &mut Command, directory: &Path) -> String {
     let output = command
         .current_dir(directory)
@@ -88,7 +88,7 @@ pub(crate) fn sign(zone: &Zone) -> (Zone, PathBuf) {
     )
 }
 
-/// A running NSD: authoritative, so its answers are the zone's and nothing else.
+/// A running NSD. It is authoritative, so its answers have the zone's records only.
 #[derive(Debug)]
 pub(crate) struct Nsd {
     process: Process,
@@ -101,7 +101,7 @@ impl Nsd {
         let dir = TempDir::new();
         let address = free_address();
         let path = |name: &str| dir.path(name).display().to_string();
-        // Rate limits off: thousands of equal questions from one address are the point of some tests.
+        // Without rate limits, because some tests ask thousands of equal questions from one address.
         let mut config = format!(
             r#"server:
   ip-address: {ip}@{port}
@@ -142,7 +142,7 @@ remote-control:
         }
     }
 
-    /// Stops it and returns when nothing of it answers any more: it consists of several processes.
+    /// Stops it, and waits until none of its processes holds the port.
     pub(crate) fn stop(mut self) {
         self.process.terminate();
         wait_for("NSD's port to be free", || {
@@ -205,7 +205,7 @@ stub-zone:
     }
 }
 
-/// Whether the server knows the zone. A closed port is reported at once, so this does not wait long.
+/// Whether the server has the zone. Fails at once if the port is closed, so it does not wait long.
 fn answers(server: SocketAddr, zone: &str) -> Option<()> {
     let query = Ask::new(zone, rr::SOA).message();
     let reply = exchange(server, Over::Udp, &query).ok()?;

@@ -1,4 +1,4 @@
-//! Sockets as the kernel lists them in /proc/net, whoever holds them. IPv4 only, as all the tests' addresses are.
+//! The sockets of all processes, from /proc/net. IPv4 only, because all addresses of the tests are IPv4.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -37,13 +37,13 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(ip)), port))
 }
 
-/// How many TCP sockets listen at exactly this address.
+/// Number of TCP sockets that listen at exactly this address.
 pub(crate) fn tcp_listeners(address: SocketAddr) -> usize {
     let listens = |entry: &&Entry| entry.local == address && entry.state == LISTEN;
     entries("tcp").iter().filter(listens).count()
 }
 
-/// How many UDP sockets are bound to exactly this address.
+/// Number of UDP sockets that are bound to exactly this address.
 pub(crate) fn udp_bound(address: SocketAddr) -> usize {
     let bound = |entry: &&Entry| entry.local == address;
     entries("udp").iter().filter(bound).count()
@@ -55,7 +55,7 @@ pub(crate) fn udp_connected(local: SocketAddr, remote: SocketAddr) -> bool {
     entries("udp").iter().any(connected)
 }
 
-/// UDP sockets that are connected to this address: where they are bound.
+/// Local addresses of the UDP sockets that are connected to this address.
 pub(crate) fn udp_connected_to(remote: SocketAddr) -> Vec<SocketAddr> {
     let connected = entries("udp")
         .into_iter()

@@ -1,4 +1,4 @@
-//! An upstream server whose every octet a test decides.
+//! A scripted upstream server: the test gives the octets of each answer.
 
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,10 +8,10 @@ use std::thread::{self, JoinHandle};
 use super::dns::{Over, failure, question_end, rcode, read_frame, send_frame, tcp_to, wire_name};
 use super::sockets_at_port;
 
-/// Given a query and how it came: the messages to send back, in this order.
+/// Returns the messages to send back, in this order, to a query and its transport.
 type Answer = dyn Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync;
 
-/// Opened once; whoever waits goes on.
+/// A gate that threads wait for. It is opened once.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -32,9 +32,9 @@ impl Gate {
     }
 }
 
-/// A server over UDP and TCP that answers as told and remembers what it was asked; ends with the value.
+/// A server over UDP and TCP that answers by a script and remembers its queries. It ends when the value is dropped.
 ///
-/// Probes, which nodens sends by itself, are not for it: they get NXDOMAIN, which says that the server is alive.
+/// Probes of nodens do not reach the script: they get NXDOMAIN, which says that the server is alive.
 pub(crate) struct StandIn {
     pub(crate) address: SocketAddr,
     state: Arc<State>,
@@ -43,7 +43,7 @@ pub(crate) struct StandIn {
 
 struct State {
     answer: Box<Answer>,
-    /// Whether `answer` decides about probes, too.
+    /// Whether probes reach the script, too.
     scripts_probes: bool,
     asked: Mutex<Vec<Vec<u8>>>,
     silent: AtomicBool,
@@ -58,7 +58,7 @@ impl StandIn {
         Self::at_port(0, answer)
     }
 
-    /// One at an address of its own with this port; 0 for any that is free.
+    /// A server at an address of its own with this port; 0 for any free port.
     pub(crate) fn at_port<F>(port: u16, answer: F) -> Self
     where
         F: Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync + 'static,
@@ -66,7 +66,7 @@ impl StandIn {
         Self::start(port, false, Box::new(answer))
     }
 
-    /// One for which probes are queries as all others are.
+    /// A server whose script gets probes, too.
     pub(crate) fn scripting_probes<F>(answer: F) -> Self
     where
         F: Fn(&[u8], Over) -> Vec<Vec<u8>> + Send + Sync + 'static,
@@ -96,17 +96,17 @@ impl StandIn {
         }
     }
 
-    /// What it would answer; does not count as asked.
+    /// The script's answer to a query, which is not counted.
     pub(crate) fn answer(&self, query: &[u8], over: Over) -> Vec<Vec<u8>> {
         (self.state.answer)(query, over)
     }
 
-    /// Whether it is silent from now on: it answers nothing, not even probes, and still remembers what it was asked.
+    /// Makes the server silent or ends that. A silent server answers nothing, not even probes, and still remembers its queries.
     pub(crate) fn set_silent(&self, silent: bool) {
         self.state.silent.store(silent, Ordering::Release);
     }
 
-    /// How many queries so far, probes apart.
+    /// Number of queries so far, without probes.
     pub(crate) fn asked_count(&self) -> usize {
         self.state
             .asked
@@ -115,7 +115,7 @@ impl StandIn {
             .len()
     }
 
-    /// All queries so far, probes apart.
+    /// All queries so far, without probes.
     pub(crate) fn asked(&self) -> Vec<Vec<u8>> {
         self.state
             .asked
@@ -152,7 +152,7 @@ impl State {
                 return;
             }
             for answer in self.answers_to(&buffer[..length], Over::Udp) {
-                // The client may be gone; that is its business.
+                // An error means that the client is gone.
                 let _ = socket.send_to(&answer, client);
             }
         }
@@ -180,7 +180,7 @@ impl State {
     }
 }
 
-/// Whether nobody but nodens asks this: for the root, or for the name by which it finds out that it asks itself.
+/// Whether a query is a probe of nodens: for the root (health), or for a name under `nodens.invalid` (loops).
 pub(crate) fn is_probe(query: &[u8]) -> bool {
     let name = &query[12..question_end(query) - 4];
     name == [0] || name.ends_with(&wire_name("nodens.invalid"))
@@ -189,7 +189,7 @@ pub(crate) fn is_probe(query: &[u8]) -> bool {
 impl Drop for StandIn {
     fn drop(&mut self) {
         self.state.stopped.store(true, Ordering::Release);
-        // Wakes both threads, which then see that they are to stop.
+        // Wakes both threads, which then see `stopped`.
         let woken = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.send_to(&[], self.address));
         if woken.is_ok() && tcp_to(self.address).is_ok() {
             for thread in self.threads.drain(..) {

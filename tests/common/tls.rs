@@ -1,4 +1,4 @@
-//! Certificates for the tests' own TLS servers, each its own root.
+//! Self-signed certificates for the TLS servers of tests.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,19 +9,19 @@ use tokio_rustls::rustls::{ServerConfig, crypto};
 
 use super::TempDir;
 
-/// A root certificate in a PEM file, which goes with the value.
+/// A root certificate in a PEM file, which is removed when the value is dropped.
 #[derive(Debug)]
 pub(crate) struct Root {
     pub(crate) file: PathBuf,
     _dir: TempDir,
 }
 
-/// What serves a new certificate for this name, and its root.
+/// A server's configuration with a new certificate for this name, and the certificate as a root.
 pub(crate) fn certificate_for(name: &str) -> (ServerConfig, Root) {
     certificate(&CertificateParams::new([name.to_owned()]).expect("a DNS name"))
 }
 
-/// The same for whatever is to stand in the certificate.
+/// As [`certificate_for`], with these parameters of the certificate.
 pub(crate) fn certificate(params: &CertificateParams) -> (ServerConfig, Root) {
     let key = KeyPair::generate().expect("a key");
     let signed = params.self_signed(&key).expect("a certificate");
