@@ -1,4 +1,4 @@
-//! Clients, and what must hold for every one of them.
+//! Clients, and the rules that must hold for each of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,15 +11,15 @@ use crate::world::{
     Event, FarEnd, Instance, Micros, Net, SECOND, StreamId, Table, seconds, table, take_messages,
 };
 
-/// Queries a second, of all clients together.
+/// Queries a second of all clients.
 const RATE: u64 = 1_000;
-/// `deadline`, and what is allowed for a tick of the clock and the way out.
+/// `deadline`, with some time for a tick of the clock and for sending the reply.
 const DEADLINE: Micros = 4 * SECOND + SECOND / 5;
-/// No client asks again later than this after the last has begun.
+/// After the last new client has begun, clients ask again for this long.
 const LAST_ATTEMPT: Micros = 5 * SECOND;
-/// What an answer may take on its way, and those who wait for it.
+/// Longest time from a server's answer to the last reply that is made from it.
 const ON_ITS_WAY: Micros = 5 * SECOND;
-/// A server that worked for so long before a query came is known to work.
+/// nodens knows that a server works if it has worked for this long before a query.
 const KNOWN: Micros = 12 * SECOND;
 
 const FORMERR: u8 = 1;
@@ -30,31 +30,32 @@ const REFUSED: u8 = 5;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 
-/// Of so many queries for a rare name, one is asked: then most of their entries expire before anybody asks again.
+/// One of this many queries for a rare name is sent. So most entries of rare names expire before the next query.
 const RARELY: u32 = 60;
 
-/// A query that reached the nameserver and was not answered yet.
+/// A query that reached the nameserver and has no reply yet.
 struct Pending {
     arrived: Micros,
     name: usize,
     qtype: u16,
     over_udp: bool,
-    /// The latest version that had been told before it arrived.
+    /// The latest version in any reply before the query arrived.
     told: Option<Told>,
-    /// When each copy of it arrived, answered or not.
+    /// When each copy of the query arrived, answered or not.
     arrivals: Vec<Micros>,
-    /// How many of them are not answered.
+    /// Number of copies without a reply.
     copies: usize,
 }
 
-/// What an instance told of the first of several tiers.
+/// An answer of the first of several tiers, in a reply of an instance.
 struct FirstTier {
     instance: Instance,
     told: Micros,
     fresh_until: Micros,
 }
 
-/// Which version an instance told last. What an earlier one learns after it has handed over is not handed over.
+/// The latest version in an instance's replies. Instances are told apart, because an earlier instance does not hand over what
+/// it learns after the handover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Told {
     instance: Instance,
@@ -65,34 +66,35 @@ struct Told {
 pub(crate) struct Clients {
     pending: Table<(SocketAddr, u16), Pending>,
     askers: Table<SocketAddr, Asker>,
-    /// Since when each group has answered for moving names; the last is in force, and the one before it until a change is done.
+    /// The groups that moving names were routed to, each with the time of the change. The last group is in force; the one
+    /// before it counts until the change is done.
     pub(crate) moving: Vec<(u8, Micros)>,
     pub(crate) change_done: Micros,
-    /// The latest version told, by name and type.
+    /// The latest version in any reply, by name and type.
     told: Table<(usize, u16), Told>,
-    /// The last answer of a first tier that was fresh, by name and type.
+    /// The last fresh answer of a first tier, by name and type.
     first_tier: BTreeMap<(usize, u16), FirstTier>,
-    /// Until when addresses are fresh that an instance told to those who asked since the last change of its configuration.
+    /// When addresses expire that an instance put in replies to queries since the last change of its configuration.
     fresh: BTreeMap<(usize, u16), (Instance, Micros)>,
-    /// When that change was done.
+    /// When the last change of the configuration was done.
     changed: Micros,
-    /// The cache is large enough for all names, all the time.
+    /// The cache is always large enough for all names.
     pub(crate) keeps_all: bool,
     loss_percent: u8,
     kind: Kind,
     /// `cache.stale.max_age` of the configuration.
     pub(crate) max_stale: Micros,
     next: u32,
-    /// When somebody asks next.
+    /// When the next client asks.
     next_ask: Micros,
     pub(crate) opened: Vec<(StreamId, SocketAddr)>,
     pub(crate) open_wanted: Option<std::task::Waker>,
     pub(crate) queries: u64,
     pub(crate) replies: BTreeMap<u8, u64>,
-    /// How what resolvers asked ended.
+    /// Lookups of resolvers, by how they ended.
     pub(crate) lookups: BTreeMap<&'static str, u64>,
     pub(crate) ask_until: Micros,
-    /// Queries that were not answered when an instance was killed.
+    /// Queries without a reply when an instance was killed.
     pub(crate) lost: BTreeSet<(SocketAddr, u16)>,
 }
 
@@ -132,7 +134,7 @@ impl Clients {
         self.pending.len()
     }
 
-    /// Some client asks something.
+    /// Has a client ask a question.
     pub(crate) fn ask(&mut self, net: &mut Net, names: &Names) {
         if net.now >= self.ask_until {
             return;
@@ -144,12 +146,12 @@ impl Clients {
         } else {
             self.look_up(net, names, name)
         };
-        // The runtime's timers tick every millisecond: what is due between two ticks happens at the second.
+        // The runtime's timers tick every millisecond. An event between two ticks happens at the second one.
         self.next_ask += net.about(count * SECOND / RATE);
         net.after(self.next_ask.saturating_sub(net.now), Event::Ask);
     }
 
-    /// Few names are asked often, and many rarely.
+    /// A random name. Few names are drawn often, and many rarely.
     fn any_name(&self, net: &mut Net) -> usize {
         let rank = net.random.f64();
         let often = if self.kind == Kind::Loss {
@@ -170,7 +172,7 @@ impl Clients {
         name
     }
 
-    /// A client without a resolver asks over TCP, several things at once; says how many.
+    /// A client without a resolver sends several queries at once over TCP. Returns their number.
     fn ask_over_tcp(&mut self, net: &mut Net, names: &Names, name: usize) -> u64 {
         let qtype = any_type(net);
         let id = net.random.u16(..);
@@ -183,14 +185,14 @@ impl Clients {
         let count = messages.len() as u64;
         let client = self.connect(net, Asker::new(Resolver::Go, Nameservers::This, messages));
         if net.random.u8(..10) == 0 {
-            // It goes away in the middle.
+            // It closes the connection before it is answered.
             let later = 2_600 + net.random.u64(..20_000);
             net.after(later, Event::Impatient { client });
         }
         count
     }
 
-    /// A client's resolver asks for one type, or as most do for A and AAAA; says how many queries these are.
+    /// A client's resolver asks for one type, or, as most do, for A and AAAA. Returns the number of queries.
     fn look_up(&mut self, net: &mut Net, names: &Names, name: usize) -> u64 {
         let resolver = Resolver::ALL[net.random.usize(..Resolver::ALL.len())];
         let nameservers = match net.random.u8(..8) {
@@ -221,13 +223,13 @@ impl Clients {
         count
     }
 
-    /// A port of its own begins to ask over UDP.
+    /// A client begins to ask over UDP, from a new port.
     fn begin(&mut self, net: &mut Net, asker: Asker) {
         let client = self.next_client(net);
         self.attempt(net, client, asker);
     }
 
-    /// One attempt of a resolver, from this port.
+    /// Begins an attempt of a resolver, from this port.
     fn attempt(&mut self, net: &mut Net, client: SocketAddr, mut asker: Asker) {
         let patience = asker.patience();
         asker.until = net.now + patience;
@@ -240,7 +242,7 @@ impl Clients {
         self.askers.insert(client, asker);
     }
 
-    /// A client opens a connection and sends all that it asks, cut anywhere.
+    /// A client opens a connection and sends all its queries, in segments that may end anywhere.
     fn connect(&mut self, net: &mut Net, mut asker: Asker) -> SocketAddr {
         let client = self.next_client(net);
         let stream = net.new_stream(FarEnd::Client(client));
@@ -265,7 +267,7 @@ impl Clients {
         client
     }
 
-    /// An address and a port that no client has used for long.
+    /// An address and a port that no client has used for a long time.
     fn next_client(&mut self, net: &mut Net) -> SocketAddr {
         self.next += 1;
         let network = u8::try_from(self.next / 60_000 % 200).expect("masked");
@@ -296,7 +298,7 @@ impl Clients {
         }
     }
 
-    /// A client has waited.
+    /// Handles a client's timeout.
     pub(crate) fn impatient(&mut self, net: &mut Net, client: SocketAddr) {
         let Some(asker) = self.askers.get_mut(&client) else {
             return;
@@ -308,7 +310,7 @@ impl Clients {
             return;
         }
         if asker.until > net.now {
-            // It has asked again meanwhile.
+            // The client has asked again meanwhile.
             return;
         }
         if asker.is_answered() {
@@ -318,12 +320,12 @@ impl Clients {
         self.ask_again(net, client);
     }
 
-    /// The next attempt of a resolver.
+    /// Begins the next attempt of a resolver, if there is one.
     fn ask_again(&mut self, net: &mut Net, client: SocketAddr) {
         let Some(mut asker) = self.askers.remove(&client) else {
             return;
         };
-        // What is asked at the end of a run is answered before it.
+        // All queries must be answered before the run ends.
         if !asker.begin_next_attempt() || net.now > self.ask_until + LAST_ATTEMPT {
             self.count("given up");
             return;
@@ -339,7 +341,7 @@ impl Clients {
         self.attempt(net, from, asker);
     }
 
-    /// What asked from this port asks no more.
+    /// Ends the client at this port.
     fn end(&mut self, client: SocketAddr, how: &'static str) {
         self.askers.remove(&client);
         self.count(how);
@@ -349,7 +351,7 @@ impl Clients {
         *self.lookups.entry(how).or_default() += 1;
     }
 
-    /// A datagram reached a socket of the nameserver's.
+    /// Handles a datagram that reached a socket of the nameserver.
     pub(crate) fn query_arrived(
         &mut self,
         net: &mut Net,
@@ -404,7 +406,7 @@ impl Clients {
 
     pub(crate) fn due(&self, net: &mut Net, client: SocketAddr, id: u16, arrived: Micros) {
         if let Some(pending) = self.pending.get(&(client, id)) {
-            // Which copy was answered cannot be told: suppose that it was the first.
+            // A reply does not tell which copy it answers. It counts for the first one.
             let later = pending.arrivals.iter().filter(|&&other| other > arrived);
             let copies = pending.copies;
             if copies <= later.count() {
@@ -420,7 +422,7 @@ impl Clients {
         }
     }
 
-    /// Octets reached the node on a client's connection.
+    /// Handles octets that reached the node on a client's connection.
     pub(crate) fn octets_arrived(
         &mut self,
         net: &mut Net,
@@ -443,7 +445,8 @@ impl Clients {
         }
     }
 
-    /// The node, or the client, ended a connection: what it waited for is a loss only if the node ended it.
+    /// Handles the end of a connection by the node or by the client. Queries without a reply violate a rule only if the node
+    /// ended it.
     pub(crate) fn connection_ended(&mut self, net: &mut Net, client: SocketAddr) {
         let gone = self.askers.get(&client).is_none_or(|asker| asker.gone);
         let asker = self.askers.remove(&client);
@@ -461,7 +464,7 @@ impl Clients {
         }
     }
 
-    /// The node wrote to a client's connection.
+    /// Handles octets that the node wrote to a client's connection.
     pub(crate) fn octets_left(
         &mut self,
         net: &mut Net,
@@ -482,12 +485,12 @@ impl Clients {
         }
         let answered = self.askers.get(&client).is_some_and(Asker::is_answered);
         if answered && net.random.bool() {
-            // It closes.
+            // The client closes the connection.
             net.after(400, Event::Finished { stream });
         }
     }
 
-    /// A reply leaves the node: everything that must hold of it.
+    /// Checks all rules for a reply that the node sends.
     pub(crate) fn reply_left(
         &mut self,
         net: &mut Net,
@@ -500,7 +503,7 @@ impl Clients {
         let now = net.now;
         let Some(pending) = self.pending.get_mut(&(client, id)) else {
             let asks = self.askers.get(&client).is_some_and(|asker| !asker.gone);
-            // Another instance, or the next, may have had it too.
+            // Another instance may have had the query as well.
             if asks && !self.lost.contains(&(client, id)) {
                 net.violated(|| format!("{client} is answered and waits for nothing (id {id})"));
             }
@@ -559,7 +562,7 @@ impl Clients {
         let truncated = message[2] & 2 != 0;
         match code {
             0 | NXDOMAIN if !truncated || over_udp => {}
-            // All that is left to say when no server answers, or none over TCP.
+            // These are right only if no server answers, or none over TCP.
             0 | NXDOMAIN | FORMERR | SERVFAIL | NOTIMP | REFUSED => {
                 let worked =
                     worked_all_the_time(names, servers, (name, &groups), (arrived, truncated));
@@ -600,13 +603,13 @@ impl Clients {
         );
     }
 
-    /// A change of the configuration is done: what was told before may be forgotten.
+    /// Notes that a change of the configuration is done: nodens may have forgotten answers from before.
     pub(crate) fn configuration_changed(&mut self, now: Micros) {
         self.fresh.clear();
         self.changed = now;
     }
 
-    /// No failure while addresses are in the cache.
+    /// Checks that a client gets no failure while addresses are in the cache.
     fn check_failure(
         &self,
         net: &mut Net,
@@ -617,7 +620,7 @@ impl Clients {
         let Some((by, until)) = self.fresh.get(&key) else {
             return;
         };
-        // A cut answer is no failure.
+        // A truncated answer is no failure.
         let is_failure = !matches!(code, 0 | NXDOMAIN);
         if is_failure && *by == instance && net.now < *until {
             let until = seconds(*until);
@@ -630,7 +633,7 @@ impl Clients {
         }
     }
 
-    /// Addresses that were told are in the cache from now on.
+    /// Notes that the addresses of a reply are in the cache.
     fn note_fresh(
         &mut self,
         (arrived, now): (Micros, Micros),
@@ -649,7 +652,8 @@ impl Clients {
         }
     }
 
-    /// No later tier's word in place of one of the first tier's that was told before and may still be served.
+    /// Checks that no later tier's answer is served in place of an answer of the first tier which was served before and may
+    /// still be served.
     fn check_tiers(
         &mut self,
         net: &mut Net,
@@ -733,7 +737,7 @@ impl Clients {
             group,
             version,
         };
-        // What may not be kept is shared by those who ask while it is on its way, however late it was sent.
+        // An answer that may not be cached is shared by all clients that ask while it is under way, however late it was sent.
         if names.ttl(name) > 0
             && let Some(told) = told
             && (told.instance, told.group) == (instance, group)
@@ -755,14 +759,14 @@ impl Clients {
         }
     }
 
-    /// Groups that may have answered for a name to whoever asked at that time.
+    /// Groups that may have answered for a name, when the query arrived at that time.
     fn groups_of(&self, names: &Names, name: usize, arrived: Micros) -> Vec<u8> {
         match zone(name) {
             Zone::Cluster | Zone::Rest => names.tiers(name).to_vec(),
             Zone::Moving => {
                 let (last, _) = self.moving[self.moving.len() - 1];
                 let mut groups = vec![last];
-                // The one before holds for queries that came before the change was done.
+                // The group before the last counts for queries that arrived before the change was done.
                 for pair in self.moving.windows(2).rev() {
                     let done = if pair[1].1 == self.moving[self.moving.len() - 1].1 {
                         self.change_done
@@ -778,7 +782,7 @@ impl Clients {
         }
     }
 
-    /// A reply reached a client.
+    /// Handles a reply that reached a client.
     pub(crate) fn answered(&mut self, net: &mut Net, client: SocketAddr, message: &[u8]) {
         let Some(asker) = self.askers.get_mut(&client) else {
             return;
@@ -802,19 +806,20 @@ impl Clients {
         }
     }
 
-    /// A client's connection was reset.
+    /// Handles the reset of a client's connection.
     pub(crate) fn reset(&mut self, client: SocketAddr) {
         self.askers.remove(&client);
     }
 
-    /// The instance was killed: what it had is lost, and its clients' to ask again.
+    /// Moves all pending queries to `lost`, because their instance was killed. Their clients ask again.
     pub(crate) fn forget_pending(&mut self) {
         self.lost.extend(self.pending.drain().map(|(key, _)| key));
     }
 }
 
-/// Servers that nobody can doubt when a query comes at that time, so that it is answered: one of each group that may have been
-/// asked; where there are tiers, one of any of them, or of the first if it is about what was cut, for which no other is asked.
+/// Servers that worked for so long before a query that the query must be answered: one of each group that may have been asked.
+/// If the route has tiers: one of any tier; or one of the first tier if the reply is truncated, because no other tier is asked
+/// then.
 fn worked_all_the_time(
     names: &Names,
     servers: &Servers,
@@ -830,7 +835,7 @@ fn worked_all_the_time(
     }
 }
 
-/// What a reply says, if that is one word about this name.
+/// The word in a reply. An error unless all records have the same word, about this name.
 fn the_word(found: &[Word], name: usize) -> Result<Word, String> {
     let &word = found
         .first()
@@ -848,10 +853,10 @@ fn any_type(net: &mut Net) -> u16 {
     if net.random.u8(..3) == 0 { AAAA } else { A }
 }
 
-/// Every so many names one is rare.
+/// One of this many names is rare.
 const RARE_APART: usize = 4;
 
-/// Some names of each zone are.
+/// Whether a name is rare. Each zone has rare names.
 fn is_rare(name: usize) -> bool {
     name % RARE_APART == RARE_APART - 1
 }
@@ -863,7 +868,7 @@ fn query(names: &Names, id: u16, name: usize, qtype: u16, random: &mut fastrand:
     message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(edns)]);
     message.extend_from_slice(names.wire(name));
     if random.u8(..4) == 0 {
-        // 0x20.
+        // Random case of letters (0x20).
         let wire = message[12..].iter_mut();
         for octet in wire.filter(|octet| octet.is_ascii_alphabetic()) {
             *octet ^= 0x20 * u8::from(random.bool());

@@ -1,28 +1,30 @@
-//! What a question costs while all servers of a group lose datagrams, as the network sees it.
+//! Counts datagrams for each question while all servers of a group lose datagrams, and checks them against the budget.
 //!
-//! Nobody tells which datagram is whose. One instance with one worker has one question of a key at a time: it begins with a
-//! datagram, and ends when an answer reaches the node, when a client hears that it failed, or when it may have ended
-//! without anybody hearing. Where that is in doubt, a datagram counts as a new question.
+//! The network does not know which datagrams belong to one question of nodens. One instance with one worker asks one question
+//! of a key at a time. The question begins with a datagram. It ends when an answer reaches the node, when a client gets a
+//! failure, or when it may have ended without any reply. In doubt, a datagram counts as the first of a new question.
 
 use std::collections::BTreeMap;
 
 use crate::world::{Micros, SECOND};
 
-/// How long after the loss begins nodens may take it for a few servers' own, whose extra queries are given back.
+/// For this long after the loss began, nodens may take it for a fault of a few servers, and give the tokens of extra queries
+/// back. The check begins afterwards.
 const NOTICED: Micros = 8 * SECOND;
 
-/// The time over which the budget holds, in seconds.
+/// The period over which the budget is checked, in seconds.
 const WINDOW: usize = 10;
 
-/// Extra queries that a hundred questions pay for, those of a second while fewer questions than this are asked, and how many
-/// are saved up at any rate. From 167 questions a second on, that makes 1.3 datagrams for a question at most. They stand here
-/// once more, so that nobody changes them alone.
+/// The budget: extra queries for each hundred questions; extra queries a second while fewer than `FEW_QUESTIONS` are asked; and
+/// the number that is always saved up. From 167 questions a second on, there are at most 1.3 datagrams for a question. The
+/// numbers are repeated here, so that a change of the program's constants alone fails.
 const EXTRA_PERCENT: u64 = 27;
 const EXTRA_PER_SECOND: u64 = 20;
 const FEW_QUESTIONS: u64 = 40;
 const SAVED: u64 = 50;
 
-/// A question is given up after this long; when its servers are all silent, and nobody waits for it any more, after this long.
+/// A question ends after this time. If its servers are all silent, and no client waits for it any more, it ends after
+/// `QUESTION_UNHEARD`.
 const QUESTION: Micros = 4 * SECOND;
 const QUESTION_UNHEARD: Micros = 2 * SECOND;
 
@@ -31,7 +33,7 @@ pub(crate) type Key = (usize, u16);
 
 struct Question {
     began: Micros,
-    /// A client was told something else meanwhile: it may end unheard.
+    /// A client got another reply meanwhile, so the question may end without a reply.
     unheard: bool,
 }
 
@@ -47,7 +49,7 @@ pub(crate) struct Loss {
     begins: Micros,
     pub(crate) ends: Micros,
     questions: BTreeMap<Key, Question>,
-    /// Since it began to hold.
+    /// Each second since the budget is checked.
     seconds: Vec<Second>,
 }
 
@@ -62,7 +64,7 @@ impl Loss {
         }
     }
 
-    /// A datagram with this question was sent to the group; says whether the seconds before it had too many.
+    /// Counts a datagram with this question to the group. Returns a violation if the seconds before had too many datagrams.
     pub(crate) fn sent(&mut self, key: Key, now: Micros) -> Option<String> {
         let is_new = self.questions.get(&key).is_none_or(|question| {
             let lasts = if question.unheard {
@@ -91,12 +93,12 @@ impl Loss {
         over
     }
 
-    /// An answer reached the node.
+    /// Ends a question, because an answer reached the node.
     pub(crate) fn answered(&mut self, key: Key) {
         self.questions.remove(&key);
     }
 
-    /// A client was told that its question failed, or something else that no answer of this question's is.
+    /// Notes that a client got a failure for the question, or another reply that is not the question's answer.
     pub(crate) fn told(&mut self, key: Key, failed: bool) {
         if failed {
             self.questions.remove(&key);
@@ -114,7 +116,7 @@ impl Loss {
         let share = |questions: u64| questions * EXTRA_PERCENT / 100;
         let mut allowed = SAVED.max(share(last.iter().map(|one| one.questions).max()?));
         for (index, second) in last.iter().enumerate() {
-            // What nodens counts as a second begins elsewhere.
+            // The seconds that nodens counts do not begin at the same time as these.
             let around = &last[index.saturating_sub(1)..(index + 2).min(last.len())];
             let few = around.iter().any(|one| one.questions < FEW_QUESTIONS);
             let time = if few { EXTRA_PER_SECOND } else { 0 };

@@ -1,13 +1,15 @@
-//! A node that is made up whole, but for nodens: clients, servers, routers, time and chance come from one seed.
+//! The real nodens in a made-up world: clients, servers, routers, time and random numbers are made up from one seed.
 //!
 //!     cargo test --test simulation
 //!     NODENS_SIMULATION_SECONDS=60 cargo test --test simulation seeds_find -- --nocapture
 //!     NODENS_SIMULATION_SEED=7 cargo test --test simulation seeds_find -- --nocapture
 //!
-//! `world` is the network and the time; `names` the authority that servers repeat, and clients' replies are compared with;
-//! `servers`, `clients` and `node` are who talks; `loss` is the budget of datagrams; `standstill` ends runs that would not end;
-//! `run` puts them together, changes the configuration, and replaces the node.
-//! A run depends on its seed alone: one that fails says what happened, and does so again.
+//! `world` is the network and the time. `names` has the true content of names, which servers answer with and which clients'
+//! replies are compared with. `servers`, `clients` (with `resolvers`) and `node` exchange messages. `loss` checks the budget of
+//! datagrams. `standstill` ends runs that would not end. `run` puts all together, changes the configuration, and replaces the
+//! node.
+//!
+//! A run depends on its seed alone: a seed that fails reports what happened, and fails again in each run.
 
 #![allow(dead_code, reason = "the example `simulate` shows more of a run")]
 
@@ -27,11 +29,11 @@ use std::time::Duration;
 
 use standstill::Watch;
 
-/// How long each run is.
+/// Simulated time of each run.
 const LENGTH: Duration = Duration::from_mins(2);
 
-/// Runs that found something once, and how long they take to. A seed is another run once the simulation changes: then what it
-/// found stands in a test of its own, and the seed is replaced by one that finds it again.
+/// Seeds that found a fault once, with the simulated time that they need. A change of the simulation makes a seed another run.
+/// Then the fault gets a test of its own, or the seed is replaced by one that finds the fault again.
 const FOUND: [(u64, Duration); 4] = [
     (8, Duration::from_secs(24)),
     (9, Duration::from_secs(5)),
@@ -44,7 +46,7 @@ fn seeds_find_nothing() {
     let seconds = std::env::var("NODENS_SIMULATION_SECONDS");
     let seconds = seconds.map_or(5, |seconds| seconds.parse().expect("seconds"));
     let first = std::env::var("NODENS_SIMULATION_SEED");
-    // The same ones in every run of the tests: what they find must be there the next time too.
+    // Each run of the tests starts with the same seed, so that a fault that is found is found again.
     let mut seed = first
         .as_ref()
         .map_or(1, |seed| seed.parse().expect("a number"));
@@ -71,7 +73,7 @@ fn seeds_find_nothing() {
     assert!(found.is_empty(), "{found:?}");
 }
 
-/// What a process of its own is to do that would not end, for the test below.
+/// Tells a child process of the test below in which way its time is to stand still.
 const STANDS_STILL: &str = "NODENS_SIMULATION_STANDS_STILL";
 
 #[test]
@@ -114,7 +116,7 @@ fn a_run_whose_time_stands_still_ends_with_its_seed() {
 
 #[test]
 fn the_same_seed_is_the_same_run() {
-    // One of each kind.
+    // One seed of each kind.
     for seed in [5, 6, 7] {
         the_same_run(seed, Duration::from_secs(20));
     }
@@ -138,8 +140,8 @@ fn the_same_run(seed: u64, length: Duration) {
     assert_eq!(one.hash, other.hash);
 }
 
-/// Nodens reads that clock in three places: to show when something was, and whether a certificate has expired. What it decides, it
-/// decides by the clock of the runtime.
+/// nodens reads the wall clock in three places: to show times, and to check whether a certificate has expired. All other
+/// decisions use the clock of the runtime.
 #[test]
 fn the_clock_on_the_wall_decides_nothing() {
     for seed in [5, 6, 7] {

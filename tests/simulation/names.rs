@@ -1,11 +1,11 @@
-//! What the authority of made-up names says, now and before.
+//! The content of made-up names, at each time of a run. Servers answer with it, and clients' replies are compared with it.
 
 use std::fmt::Write as _;
 
 use crate::run::Kind;
 use crate::world::{Event, Micros, Net, SECOND};
 
-/// Groups of servers, by number; each says of a name what it says, and which group it is.
+/// Numbers of groups of servers. Each group has content of its own for a name, and an answer tells its group.
 pub(crate) const KUBE: u8 = 0;
 pub(crate) const VPC: u8 = 1;
 pub(crate) const OTHER: u8 = 2;
@@ -16,25 +16,26 @@ const A: u16 = 1;
 const SOA: u16 = 6;
 const AAAA: u16 = 28;
 
-/// Seconds.
+/// TTLs of names, in seconds.
 const TTLS: [u32; 6] = [0, 1, 5, 10, 30, 60];
 
-/// A name is changed about this often; each of them much more rarely, but for a few that are asked most.
+/// Average time between changes of any name. A few names that are asked most often change often; each other name changes
+/// rarely.
 const CHANGE: Micros = SECOND / 40;
 const RESTLESS: usize = 12;
 
-/// What there is to know of names.
+/// All names and their content.
 pub(crate) struct Names {
-    /// When each name began to say something new, after the start.
+    /// For each name, the times of its changes.
     changes: Vec<Vec<Micros>>,
     wires: Vec<Vec<u8>>,
     salt: u64,
     shift: usize,
-    /// Routes have several tiers, and later ones know other things of a name.
+    /// Whether routes have several tiers. Later tiers have other content for a name.
     tiers: bool,
 }
 
-/// What a name says at a time.
+/// The content of a name at one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
     NoSuchName,
@@ -42,16 +43,16 @@ pub(crate) enum Content {
     Addresses(u8),
 }
 
-/// Which part of the names a name belongs to.
+/// The zone of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zone {
     Cluster,
-    /// Its route changes.
+    /// The zone's route changes during a run.
     Moving,
     Rest,
 }
 
-/// A word of the authority: whose, of which name, and how many changes after the start.
+/// One version of a name's content: the group that has it, the name, and the number of changes before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word {
     pub(crate) group: u8,
@@ -60,7 +61,7 @@ pub(crate) struct Word {
 }
 
 impl Word {
-    /// As an IPv4 address, the end of an IPv6 address, and a serial number.
+    /// The word as a number, which stands in an IPv4 address, the end of an IPv6 address, or a SOA's serial number.
     pub(crate) fn number(self) -> u32 {
         let (name, version) = (
             u32::try_from(self.name),
@@ -92,7 +93,7 @@ impl Names {
     }
 
     pub(crate) fn change(&mut self, net: &mut Net) {
-        // Names that are asked often change often: an answer that is late is soon older than another one.
+        // Names that are asked often change often, so that a late answer is soon outdated.
         let name = if net.random.bool() {
             net.random.usize(..RESTLESS)
         } else {
@@ -115,7 +116,7 @@ impl Names {
         &self.wires[name]
     }
 
-    /// The name of a question's section, whatever its case.
+    /// The name of a question section, in any case.
     pub(crate) fn find(&self, wire: &[u8]) -> Option<usize> {
         let label = wire.get(1..)?;
         let digits = label
@@ -137,7 +138,7 @@ impl Names {
         self.tiers && group == OTHER && zone(name) == Zone::Rest
     }
 
-    /// The groups of a name's route whose words count, the first tier's first; none where that changes.
+    /// The groups of a name's route, the first tier's first. Empty if the route changes.
     pub(crate) fn tiers(&self, name: usize) -> &'static [u8] {
         match zone(name) {
             Zone::Cluster => &[KUBE],
@@ -147,7 +148,7 @@ impl Names {
         }
     }
 
-    /// What a version of a name says, in the words of a group.
+    /// The content of a word.
     pub(crate) fn content(&self, word: Word) -> Content {
         let Word {
             group,
@@ -156,7 +157,7 @@ impl Names {
         } = word;
         let mut random = fastrand::Rng::with_seed(self.salt ^ (name << 20 | version) as u64);
         if self.is_later_tier(group, name) {
-            // It denies more.
+            // A later tier denies more names.
             return match random.u8(..4) {
                 0 => Content::NoSuchName,
                 1 => Content::NoSuchRecord,
@@ -174,12 +175,12 @@ impl Names {
         TTLS[name.wrapping_add(self.shift) % TTLS.len()]
     }
 
-    /// Whether UDP has no room for what there is.
+    /// Whether a name's answer does not fit into a datagram.
     pub(crate) fn is_large(name: usize) -> bool {
         name % 17 == 3
     }
 
-    /// What a server of a group answers to a query now.
+    /// The answer of a group's server to a query.
     pub(crate) fn answer(&self, group: u8, query: &[u8], over_udp: bool) -> Vec<u8> {
         let end = question_end(query);
         let mut reply = Vec::with_capacity(512);
@@ -240,7 +241,7 @@ impl Names {
     }
 }
 
-/// Where the question of a message ends.
+/// The offset after the question of a message.
 pub(crate) fn question_end(message: &[u8]) -> usize {
     let mut at = 12;
     while let Some(length) = message.get(at)
@@ -251,7 +252,7 @@ pub(crate) fn question_end(message: &[u8]) -> usize {
     (at + 5).min(message.len())
 }
 
-/// The word and its kind of record in a reply.
+/// The words in a reply's records.
 pub(crate) fn words(reply: &[u8]) -> Vec<Word> {
     let mut at = question_end(reply);
     let count = u16::from_be_bytes([reply[6], reply[7]]) + u16::from_be_bytes([reply[8], reply[9]]);
@@ -286,8 +287,8 @@ pub(crate) fn words(reply: &[u8]) -> Vec<Word> {
     found
 }
 
-/// What is left of the TTL of the reply's first record, of which servers say `whole`; none if the answer has expired, which is told
-/// with a TTL of 30 s, or is about to.
+/// The TTL of the reply's first record; servers answer with the TTL `whole`. None if the answer is expired, and so has a TTL of
+/// 30 s, or if it is about to expire.
 pub(crate) fn told_ttl(reply: &[u8], whole: u32) -> Option<u32> {
     first_ttl(reply).filter(|&ttl| ttl != 30 && ttl > 1 && ttl <= whole)
 }

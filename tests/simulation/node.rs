@@ -1,4 +1,4 @@
-//! An instance of nodens on the made-up network, put together as `process::app` does it, on one thread.
+//! An instance of nodens on the made-up network. Its parts are put together as in `process::app`, on one thread.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ pub(crate) struct Node {
     upstreams: watch::Sender<Arc<Upstreams>>,
     workers: Vec<Commands>,
     handles: Vec<JoinHandle<std::io::Result<()>>>,
-    /// When the address is served no longer.
+    /// Cancelled when the address is to be served no longer.
     listening: CancellationToken,
     stop: CancellationToken,
     probes: AbortHandle,
@@ -123,7 +123,7 @@ impl Node {
         }
     }
 
-    /// Takes a connection that a client opened.
+    /// Accepts a connection that a client opened.
     pub(crate) fn accept(&mut self, stream: StreamId, peer: SocketAddr) {
         let accepted = Accepted {
             stream: NewStream::MadeUp(self.world.near_end(stream, self.instance)),
@@ -137,7 +137,7 @@ impl Node {
         let _ = worker.send(Command::Connection(accepted));
     }
 
-    /// Puts a configuration in force; returns the servers it names.
+    /// Puts a configuration in force. Returns the servers that it names.
     pub(crate) async fn reload(&self, yaml: &str) -> Vec<SocketAddr> {
         let mut config =
             Config::from_yaml(yaml).unwrap_or_else(|errors| panic!("{errors}\n{yaml}"));
@@ -162,7 +162,7 @@ impl Node {
         named
     }
 
-    /// Ends as after SIGTERM; returns its metrics.
+    /// Stops as after SIGTERM. Returns its metrics.
     pub(crate) async fn stop(mut self) -> String {
         self.stop.cancel();
         self.listening.cancel();
@@ -173,12 +173,12 @@ impl Node {
         self.metrics.render()
     }
 
-    /// Ends as after SIGKILL: nobody is told anything.
+    /// Ends as after SIGKILL: clients get no notice.
     pub(crate) fn kill(&self) {
         self.world.kill(self.instance);
     }
 
-    /// Its metrics, as the clock on the wall shows this time.
+    /// Its metrics, when the wall clock shows this time.
     pub(crate) fn scrape(&self, wall: SystemTime) -> String {
         let setup = self.shared.current.load();
         for server in &setup.upstreams.servers {
@@ -187,7 +187,7 @@ impl Node {
         self.metrics.render()
     }
 
-    /// Whether it holds more than it may.
+    /// The budget that it exceeds, if any.
     pub(crate) fn over_budget(&self) -> Option<String> {
         let (bytes, setup) = (self.shared.cache.bytes(), self.shared.current.load());
         let most = setup.config.cache.max_size;

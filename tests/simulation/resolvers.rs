@@ -1,31 +1,33 @@
-//! How clients' resolvers ask: what they ask at once, when and whom they ask again, and which replies they take.
+//! Clients' stub resolvers: which queries they send at once, when and at which nameserver they ask again, and which replies
+//! they accept.
 //!
-//! As read in `resolv/res_send.c` of glibc 2.36, `src/network/res_msend.c` of musl 1.2.4 and `net/dnsclient_unix.go` of Go 1.22.
-//! What glibc does when one of a pair of queries is answered and the other is not (one after the other, then from another port) is
-//! not here: it asks both again.
+//! Sources: `resolv/res_send.c` of glibc 2.36, `src/network/res_msend.c` of musl 1.2.4 and `net/dnsclient_unix.go` of Go 1.22.
+//! One behaviour of glibc is left out: when one of a pair of queries is answered and the other is not, glibc sends them one
+//! after the other, and then from another port. Here it sends both again.
 
 use crate::world::{Micros, SECOND, StreamId};
 
-/// glibc and Go ask again after this long, and musl gives up.
+/// After this time glibc and Go ask again, and musl gives up.
 const PATIENCE: Micros = 5 * SECOND;
-/// musl asks again after this long; and each time twice more at once for each question, if it is told SERVFAIL.
+/// After this time musl asks again. In each attempt it also asks up to twice more at once for each question, if it gets
+/// SERVFAIL.
 const PATIENCE_OF_MUSL: Micros = PATIENCE / 2;
 const SERVFAILS_OF_MUSL: usize = 2;
 
 const SERVFAIL: u8 = 2;
 const NXDOMAIN: u8 = 3;
 
-/// Whose way of asking a client has.
+/// The stub resolver of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolver {
-    /// A and AAAA at once from one port; both again after 5 s; the next nameserver after 5 s, or at once after a failure; both over
-    /// one TCP connection if either was cut.
+    /// A and AAAA at once from one port; both again after 5 s; the next nameserver after 5 s, or at once after a failure; both
+    /// over one TCP connection if either was truncated.
     Glibc,
-    /// A and AAAA at once from one port, to all nameservers; after 2.5 s, and at once after SERVFAIL, what was not answered;
-    /// what was cut over a TCP connection of its own.
+    /// A and AAAA at once from one port, to all nameservers. Questions without an answer again after 2.5 s, and at once after
+    /// SERVFAIL. Each truncated question over a TCP connection of its own.
     Musl,
-    /// Each from a port of its own, and from another one for each try; the next nameserver after 5 s or a failure; over TCP what
-    /// was cut.
+    /// A and AAAA each from a port of its own, and from another port for each try. The next nameserver after 5 s or a failure.
+    /// Truncated questions over TCP.
     Go,
 }
 
@@ -33,7 +35,7 @@ impl Resolver {
     pub(crate) const ALL: [Self; 3] = [Self::Glibc, Self::Musl, Self::Go];
 }
 
-/// What a resolv.conf names: this nameserver, and perhaps one that never answers.
+/// The nameservers in resolv.conf: the node's, and in some cases one that never answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Nameservers {
     This,
@@ -41,11 +43,11 @@ pub(crate) enum Nameservers {
     DeadAndThis,
 }
 
-/// A query of a client's.
+/// A query of a client.
 #[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) message: Vec<u8>,
-    /// It has an answer, or asks for one in another way.
+    /// The query was answered, or was replaced by one over TCP.
     pub(crate) answered: bool,
 }
 
@@ -53,39 +55,39 @@ pub(crate) struct Question {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) stream: StreamId,
-    /// What reached the nameserver and makes no whole query yet.
+    /// Octets that reached the nameserver and are not a complete query yet.
     pub(crate) inbox: Vec<u8>,
 }
 
-/// What asks from one port.
+/// The client at one port.
 #[derive(Debug)]
 pub(crate) struct Asker {
     pub(crate) resolver: Resolver,
     pub(crate) nameservers: Nameservers,
     pub(crate) questions: Vec<Question>,
-    /// How often it has asked before, whichever nameserver.
+    /// Number of earlier attempts, at any nameserver.
     attempt: u8,
-    /// How often it may ask at once after SERVFAIL.
+    /// How often it may still ask at once after SERVFAIL in this attempt.
     servfails: usize,
-    /// How long it waits this time.
+    /// When this attempt times out.
     pub(crate) until: Micros,
     pub(crate) connection: Option<Connection>,
-    /// It is a TCP client that left.
+    /// A TCP client that has closed its connection before it was answered.
     pub(crate) gone: bool,
 }
 
 /// What a resolver does because of a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    /// Waits on, or has what it wants.
+    /// Nothing: it goes on waiting, or all its questions are answered.
     Nothing,
-    /// Asks this question again at once.
+    /// It asks this question again at once.
     Again(usize),
-    /// Asks the next nameserver.
+    /// It asks the next nameserver.
     Elsewhere,
-    /// Asks these over TCP.
+    /// It sends these queries over TCP.
     OverTcp(Vec<Vec<u8>>),
-    /// Has failed.
+    /// It reports a failure to the application.
     GiveUp,
 }
 
@@ -112,7 +114,7 @@ impl Asker {
         }
     }
 
-    /// How long it waits for an answer to a datagram.
+    /// How long it waits for answers to datagrams.
     pub(crate) fn patience(&self) -> Micros {
         match self.resolver {
             Resolver::Glibc | Resolver::Go => PATIENCE,
@@ -124,7 +126,7 @@ impl Asker {
         self.questions.iter().all(|question| question.answered)
     }
 
-    /// Has it ask once more; false if it has asked often enough.
+    /// Begins the next attempt. Returns false if there is none left.
     pub(crate) fn begin_next_attempt(&mut self) -> bool {
         self.attempt += 1;
         self.servfails = SERVFAILS_OF_MUSL * self.questions.len();
@@ -136,7 +138,7 @@ impl Asker {
         self.attempt < rounds * nameservers
     }
 
-    /// Whether this attempt asks this nameserver, and not the dead one.
+    /// Whether this attempt asks the node's nameserver, and not the dead one.
     pub(crate) fn asks_this(&self) -> bool {
         match (self.resolver, self.nameservers) {
             (Resolver::Musl, _) | (_, Nameservers::This) => true,
@@ -155,7 +157,7 @@ impl Asker {
         wanted.map(|question| &question.message[..])
     }
 
-    /// A reply came over UDP.
+    /// Handles a reply over UDP.
     pub(crate) fn take(&mut self, reply: &[u8]) -> Next {
         let mut questions = self.questions.iter();
         let Some(index) = questions.position(|question| question.message[..2] == reply[..2]) else {
@@ -180,7 +182,7 @@ impl Asker {
                 let messages = self.questions.iter();
                 Next::OverTcp(messages.map(|question| question.message.clone()).collect())
             }
-            // It makes do with the other one's answer.
+            // glibc is content with the other question's answer.
             Resolver::Glibc
                 if !is_answer && self.questions.iter().any(|question| question.answered) =>
             {
@@ -194,7 +196,7 @@ impl Asker {
         }
     }
 
-    /// A reply came over its connection.
+    /// Handles a reply over its connection.
     pub(crate) fn take_over_tcp(&mut self, reply: &[u8]) {
         for question in &mut self.questions {
             question.answered |= question.message[..2] == reply[..2];

@@ -1,4 +1,4 @@
-//! One run of the simulation: a node, its clients and servers, changes and successors, from one seed.
+//! One run of the simulation from one seed: a node, its clients and servers, changes of its configuration, and successors.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -22,13 +22,13 @@ use crate::world::{Micros, SECOND, World, seconds};
 /// The most workers an instance has.
 pub(crate) const WORKERS: usize = 3;
 
-/// What a seed makes more of than others do.
+/// The emphasis of a seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Of everything something.
+    /// Some of everything.
     Mixed,
-    /// Whole groups of servers are gone for longer than what has expired may be served, and some names are asked so rarely
-    /// that their entries get that old. Most names have two tiers of groups.
+    /// Outages of whole groups last longer than expired answers may be served, and some names are asked so rarely that their
+    /// entries get that old. Most names have two tiers of groups.
     Outages,
     /// All servers of a group lose datagrams, and many different names are asked.
     Loss,
@@ -44,38 +44,38 @@ impl Kind {
     }
 }
 
-/// What a run was like.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) seed: u64,
-    /// What was violated first.
+    /// The first violation of a rule.
     pub(crate) violation: Option<String>,
-    /// Everything that happened, as one number.
+    /// A hash of all events.
     pub(crate) hash: u64,
     pub(crate) simulated: Duration,
     pub(crate) took: Duration,
     pub(crate) queries: u64,
-    /// By response code.
+    /// Replies by response code.
     pub(crate) replies: BTreeMap<u8, u64>,
     pub(crate) lookups: BTreeMap<&'static str, u64>,
     pub(crate) asked: u64,
     pub(crate) faults: BTreeMap<&'static str, u64>,
-    /// Datagrams and questions of groups all of whose servers lost datagrams.
+    /// Datagrams and questions to groups while all their servers lost datagrams.
     pub(crate) under_loss: (u64, u64),
-    /// Queries that a killed instance had.
+    /// Queries that were lost with a killed instance.
     pub(crate) lost: usize,
-    /// UDP sockets towards servers that were open at once.
+    /// Most UDP sockets to servers that were open at once.
     pub(crate) most_sockets: usize,
     pub(crate) counts: Counts,
     pub(crate) lines: Vec<String>,
 }
 
-/// Runs a seed for so long; keeps lines of what happened if asked to.
+/// Runs a seed for `length` of simulated time. Keeps a log if `lines` is true.
 pub(crate) fn run(seed: u64, length: Duration, lines: bool) -> Outcome {
     run_by_wall_clock(seed, length, lines, true)
 }
 
-/// The same, and whether the clock on the wall is set again and again: that changes nothing.
+/// As [`run`]. If `is_set`, the wall clock is set again and again, which must not change anything.
 pub(crate) fn run_by_wall_clock(seed: u64, length: Duration, lines: bool, is_set: bool) -> Outcome {
     let started = Instant::now();
     fastrand::seed(seed);
@@ -90,20 +90,20 @@ pub(crate) fn run_by_wall_clock(seed: u64, length: Duration, lines: bool, is_set
     outcome
 }
 
-/// What the configuration depends on.
+/// The variable parts of the configuration.
 struct Shape {
     workers: usize,
     policy: &'static str,
     cache: &'static str,
-    /// Whether a change may be one of the cache's size.
+    /// Whether changes of the configuration may change the cache's size.
     resizes: bool,
-    /// Groups for all names that no other route takes.
+    /// Groups of the route for `.`.
     rest: &'static str,
     /// `cache.stale.max_age` in seconds, and further keys beside it.
     max_stale: u64,
     stale: &'static str,
     moving: u8,
-    /// Servers of the VPC that are listed.
+    /// Servers of the VPC's group.
     vpc: Vec<&'static str>,
 }
 
@@ -136,7 +136,7 @@ impl Shape {
             }
         }
         if kind == Kind::Loss {
-            // What a question costs can be told where one worker asks.
+            // The datagrams of a question can be counted only if there is one worker.
             shape.workers = 1;
         }
         shape
@@ -165,7 +165,7 @@ impl Shape {
         )
     }
 
-    /// Something else.
+    /// Makes a random change.
     fn change(&mut self, random: &mut fastrand::Rng) {
         if self.resizes && random.bool() {
             self.cache = ["64KiB", "256KiB", "1MiB", "16MiB"][random.usize(..4)];
@@ -184,7 +184,7 @@ impl Shape {
     }
 }
 
-/// Who changes the node's configuration and replaces it, and hands connections to it.
+/// Changes the node's configuration, replaces the node, and hands connections to it.
 struct Operator {
     world: Arc<World>,
     node: Node,
@@ -195,7 +195,7 @@ struct Operator {
     wall: WallClock,
 }
 
-/// The clock on the wall, which the node's host may set.
+/// The wall clock, which the node's host may set.
 struct WallClock {
     is_set: bool,
     shows: SystemTime,
@@ -209,12 +209,12 @@ impl WallClock {
             is_set,
             shows: UNIX_EPOCH + Duration::from_hours(500_000),
             read: nodens::runtime::now(),
-            // Of its own: what else happens is the same with and without it.
+            // A generator of its own, so that everything else is the same with and without it.
             random: fastrand::Rng::with_seed(seed ^ 0xc10c),
         }
     }
 
-    /// What it shows; it may have been set since it was read last.
+    /// Reads the clock. It may have been set since it was read last.
     fn read(&mut self) -> SystemTime {
         let now = nodens::runtime::now();
         self.shows += now.saturating_duration_since(self.read);
@@ -230,7 +230,7 @@ impl WallClock {
     }
 }
 
-/// What the operator did.
+/// Numbers of the operator's actions.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Counts {
     pub(crate) changes: u64,
@@ -239,7 +239,7 @@ pub(crate) struct Counts {
 }
 
 impl Operator {
-    /// Hands over connections until it is time for a change.
+    /// Hands new connections to the node until `time`.
     async fn accept_until(&mut self, time: Micros) {
         let due = self.start + Duration::from_micros(time);
         let mut due = pin!(tokio::time::sleep_until(due));
@@ -290,7 +290,7 @@ impl Operator {
         let successor = Node::start(&self.world, &self.shape.yaml(), Some(&self.node));
         let old = std::mem::replace(&mut self.node, successor);
         let world = Arc::clone(&self.world);
-        // What TCP clients asked that left before they were answered may be in flight.
+        // Queries of TCP clients that closed their connections before they were answered may be in flight.
         spawn_local(async move { adds_up(&world, &old.stop().await, Waiting::Some) });
     }
 
@@ -308,8 +308,8 @@ impl Operator {
                 .moving
                 .push((self.shape.moving, inner.net.now));
         }
-        // One that is named no longer is asked no longer from the beginning of the change on, and one that is named anew from
-        // its end on.
+        // A server that is no longer named gets no queries from the beginning of the change on. A server that is newly named
+        // gets queries from the end of the change on.
         let named = self.node.reload(&yaml).await;
         let inner = &mut *self.world.lock();
         inner.clients.configuration_changed(inner.net.now);
@@ -345,7 +345,7 @@ async fn simulate(
     });
     let end = Micros::try_from(length.as_micros()).expect("less than ages");
     world.lock().clients.ask_until = end;
-    // What is asked last may be asked again, then over TCP, and is answered before that.
+    // The last questions may be asked again, and then over TCP. All are answered before this time.
     let rest = end + 15 * SECOND;
     let driver = spawn_local({
         let world = Arc::clone(&world);
@@ -364,7 +364,7 @@ async fn simulate(
         counts: Counts::default(),
         wall: WallClock::new(seed, wall_clock_is_set),
     };
-    // Nothing changes towards the end, and everything that is in doubt is decided.
+    // Nothing changes towards the end, so that all rules can be checked.
     let mut next = 5 * SECOND;
     while next + 20 * SECOND < end && !driver.is_finished() {
         operator.accept_until(next).await;
@@ -416,7 +416,7 @@ async fn simulate(
     }
 }
 
-/// What must be so when nobody has asked anything for a while.
+/// Checks the rules that must hold when no client has asked for a while.
 async fn at_rest(world: &Arc<World>, node: Node) {
     let pending = world.lock().clients.pending();
     if pending > 0 {
@@ -434,14 +434,14 @@ async fn at_rest(world: &Arc<World>, node: Node) {
     }
 }
 
-/// Whether clients may wait for an instance.
+/// Whether clients may still wait for replies of an instance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     Some,
     None,
 }
 
-/// Queries are replies, drops, and those that wait.
+/// Checks that the number of queries is the sum of replies, drops and waiting queries.
 fn adds_up(world: &World, metrics: &str, waiting: Waiting) {
     let (queries, replies, dropped) = (
         sum(metrics, "nodens_queries_total"),
@@ -455,7 +455,7 @@ fn adds_up(world: &World, metrics: &str, waiting: Waiting) {
     }
 }
 
-/// A family's samples together.
+/// The sum of a metric family's samples.
 fn sum(metrics: &str, family: &str) -> f64 {
     let lines = metrics.lines().filter_map(|line| line.strip_prefix(family));
     let samples = lines.filter(|rest| rest.starts_with(['{', ' ']));
@@ -464,7 +464,7 @@ fn sum(metrics: &str, family: &str) -> f64 {
         .sum()
 }
 
-/// A run that failed, once more, with what happened before.
+/// Runs a failed seed again, and returns the log before the violation.
 pub(crate) fn explain(seed: u64, length: Duration) -> String {
     let outcome = run(seed, length, true);
     let mut text = format!(

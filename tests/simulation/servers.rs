@@ -1,4 +1,4 @@
-//! Servers, what goes wrong with them, and what is on the way to them.
+//! Servers, their faults, and the messages to and from them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,45 +24,45 @@ pub(crate) const SERVERS: [(u8, [u8; 4]); 7] = [
     (OTHER, [10, 2, 0, 3]),
 ];
 
-/// A server that works again answers probes 0.1 s apart, after a pause of `probe_max` at most; 1.5 times that, and what a
-/// probe and its answer may take.
+/// When nodens must know that a server works again. The server answers probes, which are 0.1 s apart after a pause of at most
+/// `probe_max`. This is 1.5 times `probe_max`, and the time that a probe and its answer may take.
 const BELIEVED: Micros = 15 * SECOND / 2 + 2 * SECOND;
 
-/// A server that has worked for so long when a datagram leaves was known to work when its question began.
+/// If a server has worked for this long when a datagram is sent, nodens knew that it works when the question began.
 const KNOWN_TO_A_QUESTION: Micros = 12 * SECOND + 4 * SECOND;
 
-/// Faults begin about this often, and last about this long.
+/// Average time between the starts of faults, and their average length.
 const BETWEEN_FAULTS: Micros = 4 * SECOND;
 const FAULT: Micros = 8 * SECOND;
 
-/// Where there are outages, one begins about this often, and lasts so long at most.
+/// In runs with outages: average time between their starts, and their greatest length.
 const BETWEEN_OUTAGES: Micros = 20 * SECOND;
 const LONGEST_OUTAGE: Micros = 40 * SECOND;
 const SHORTEST_LOSS: Micros = 25 * SECOND;
 
-/// How much later an erratic server answers, at most.
+/// Greatest delay of an erratic server.
 const LATEST: Micros = 2 * SECOND;
 
-/// What a server does.
+/// How a server behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     Good,
-    /// Answers so much later.
+    /// Answers after this delay.
     Slow(Micros),
-    /// Answers each query later by another time, at most this one.
+    /// Answers each query after a random delay, at most this one.
     Erratic(Micros),
-    /// Works for so long, is silent for as long, works again.
+    /// Works for this time, is silent for the same time, works again, and so on.
     Flapping(Micros),
-    /// Loses so many of a hundred datagrams each way.
+    /// Loses this percentage of datagrams in each direction.
     Lossy(u8),
     Silent,
-    /// Routers say that it is gone.
+    /// Each query gets an ICMP error.
     Unreachable,
-    /// Says this code.
+    /// Answers with this response code.
     Failing(u8),
-    /// Answers somebody else's question, under another ID, or with noise.
+    /// Answers another question, with another ID, or with random octets.
     Lying,
-    /// Says TC, and has nothing over TCP: connections are refused, or nobody answers.
+    /// Answers with TC, and cannot be reached over TCP: connections are refused, or get no answer.
     WithoutTcp,
     /// Closes connections after each answer, and resets some.
     Curt,
@@ -72,13 +72,13 @@ pub(crate) struct Server {
     pub(crate) group: u8,
     rtt: Micros,
     pub(crate) mode: Mode,
-    /// How many faults it had.
+    /// Number of its faults so far.
     fault: u64,
-    /// Its group's outage, which is over then.
+    /// When its group's outage ends.
     outage_ends: Micros,
-    /// Since when it works.
+    /// Since when it works. None during a fault.
     good_since: Option<Micros>,
-    /// Since when the configuration names it.
+    /// Since when the configuration names it. None if it does not.
     listed_since: Option<Micros>,
 }
 
@@ -86,16 +86,16 @@ pub(crate) struct Servers {
     pub(crate) all: BTreeMap<SocketAddr, Server>,
     /// The servers of the setup in force.
     pub(crate) believed: Option<Arc<Upstreams>>,
-    /// Datagrams with clients' questions that were sent.
+    /// Number of datagrams with clients' questions that the node sent.
     pub(crate) asked: u64,
     pub(crate) faults: BTreeMap<&'static str, u64>,
-    /// When each word was said last, by type of record, and reached the node.
+    /// When each word was last in a server's answer that reached the node, by type.
     said: Table<(u8, usize, usize, u16), Micros>,
     later_addresses: BTreeMap<Key, Micros>,
     kind: Kind,
-    /// The budget of datagrams of a group whose servers all lose some.
+    /// Checks the budget of datagrams while all servers of a group lose some.
     loss: RefCell<Option<Loss>>,
-    /// Datagrams and questions while loss was general.
+    /// Datagrams and questions while all servers of a group lost datagrams.
     pub(crate) under_loss: (u64, u64),
 }
 
@@ -134,7 +134,7 @@ impl Mode {
 }
 
 impl Server {
-    /// What it does at this time.
+    /// How it behaves at this time.
     fn acts(&self, now: Micros) -> Mode {
         match self.mode {
             Mode::Flapping(half) if (now / half).is_multiple_of(2) => Mode::Good,
@@ -143,7 +143,7 @@ impl Server {
         }
     }
 
-    /// It misbehaves for a while.
+    /// Begins a fault.
     fn misbehave(&mut self, net: &mut Net, address: SocketAddr, mode: Mode, lasts: Micros) {
         self.mode = mode;
         self.good_since = None;
@@ -195,13 +195,13 @@ impl Servers {
         }
     }
 
-    /// When a word was said last.
+    /// When an answer with this word last reached the node.
     pub(crate) fn said(&self, word: Word, qtype: u16) -> Option<Micros> {
         let key = (word.group, word.name, word.version, qtype);
         self.said.get(&key).copied()
     }
 
-    /// A server of this group says what it knows of a name; it reaches the node then.
+    /// Notes that a server of this group answers with its word for a name. The answer reaches the node at `then`.
     fn says(&mut self, names: &Names, (group, name, qtype): (u8, usize, u16), then: Micros) {
         let version = names.version(name);
         let word = Word {
@@ -218,7 +218,7 @@ impl Servers {
         *said = then.max(*said);
     }
 
-    /// A server of this group that has worked since then.
+    /// A server of this group that has worked since `then`.
     pub(crate) fn worked_since(&self, group: u8, then: Micros) -> Option<SocketAddr> {
         let good = |server: &Server| {
             server.group == group
@@ -231,7 +231,7 @@ impl Servers {
             .map(|(address, _)| *address)
     }
 
-    /// The configuration names these servers from now on.
+    /// Notes that the configuration names these servers and no others.
     pub(crate) fn list(&mut self, listed: &[SocketAddr], now: Micros) {
         for (address, server) in &mut self.all {
             let since = server.listed_since.unwrap_or(now);
@@ -242,7 +242,7 @@ impl Servers {
     pub(crate) fn fault(&mut self, net: &mut Net) {
         let pause = net.about(BETWEEN_FAULTS);
         net.after(pause, Event::Fault);
-        // Now and then all of a group at once.
+        // Sometimes all servers of a group have a fault at once.
         let all_of = (net.random.u8(..8) == 0).then(|| net.random.u8(..3));
         let mode = Mode::any(&mut net.random);
         let one = net.random.usize(..self.all.len());
@@ -258,7 +258,7 @@ impl Servers {
         }
     }
 
-    /// Until when nothing else is to change, because the budget of datagrams is counted.
+    /// Until when the configuration must not change, because the budget of datagrams is being checked.
     pub(crate) fn quiet_until(&self) -> Micros {
         let loss = self.loss.borrow();
         loss.as_ref().map_or(0, |loss| loss.ends)
@@ -272,19 +272,19 @@ impl Servers {
         }
     }
 
-    /// When a later tier said last that a name has addresses.
+    /// When a later tier last answered with addresses of a name.
     pub(crate) fn later_addresses(&self, key: Key) -> Option<Micros> {
         self.later_addresses.get(&key).copied()
     }
 
-    /// What a client was told of a question that may be on its way.
+    /// Notes a client's reply to a question that may be in flight.
     pub(crate) fn told(&self, key: Key, failed: bool) {
         if let Some(loss) = &mut *self.loss.borrow_mut() {
             loss.told(key, failed);
         }
     }
 
-    /// A message reached the node.
+    /// Notes a message that reached the node.
     pub(crate) fn heard(&self, names: &Names, from: SocketAddr, message: &[u8]) {
         if let Some(loss) = &mut *self.loss.borrow_mut()
             && self
@@ -302,8 +302,8 @@ impl Servers {
         }
     }
 
-    /// All servers of a group are gone for longer than faults last, each in its own way; or all lose datagrams alike; or all
-    /// are erratic, so that no further query to another one brings an answer soon.
+    /// Begins an outage of a group, which lasts longer than faults. Either all its servers fail, each in its own way; or all
+    /// lose datagrams; or all are erratic, so that a query to another server does not get an answer sooner.
     pub(crate) fn outage(&mut self, net: &mut Net) {
         let pause = net.about(BETWEEN_OUTAGES);
         net.after(pause, Event::Outage);
@@ -311,7 +311,7 @@ impl Servers {
         if self.quiet_until() > net.now {
             return;
         }
-        // Most questions are the VPC's.
+        // Most questions go to the VPC's group.
         let group = if is_loss && net.random.u8(..4) > 0 {
             VPC
         } else {
@@ -396,7 +396,7 @@ impl Servers {
         }
     }
 
-    /// The node sent a datagram.
+    /// Handles a datagram that the node sent.
     pub(crate) fn sent(
         &mut self,
         net: &mut Net,
@@ -432,7 +432,7 @@ impl Servers {
         let way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
         let lost = match server.acts(net.now) {
             Mode::Unreachable => {
-                // From a router, or from the server's host.
+                // The ICMP error comes from the server's host or from a router.
                 let host = net.random.bool();
                 net.after(way, Event::Unreachable { socket: from, host });
                 true
@@ -453,7 +453,7 @@ impl Servers {
         }
     }
 
-    /// A datagram reached a server.
+    /// Handles a datagram that reached a server.
     pub(crate) fn datagram(
         &mut self,
         net: &mut Net,
@@ -479,7 +479,7 @@ impl Servers {
             });
         }
         let answer = match mode {
-            // One that is flapping is one of the others now.
+            // `acts` never returns `Flapping`.
             Mode::Silent | Mode::Unreachable | Mode::Flapping(_) => return,
             Mode::Lossy(percent) if net.random.u8(..100) < percent => return,
             Mode::Slow(later) => {
@@ -537,7 +537,7 @@ impl Servers {
         );
     }
 
-    /// Answers somebody else's question, under this ID.
+    /// Answers another question, with this ID.
     fn tell_of_another(
         &mut self,
         net: &mut Net,
@@ -550,7 +550,7 @@ impl Servers {
         let another = net.random.usize(..crate::names::COUNT);
         let query = [&message[..12], names.wire(another), &message[end - 4..end]].concat();
         let group = self.all[&address].group;
-        // It may be the name that was asked for.
+        // By chance, it may be the question that was asked.
         let said = (group, another, qtype(&message[..end]));
         self.says(names, said, net.now + way);
         let answer = names.answer(group, &query, true);
@@ -564,7 +564,7 @@ impl Servers {
         );
     }
 
-    /// The node wants a connection.
+    /// Handles a connection that the node opens.
     pub(crate) fn connect(&mut self, net: &mut Net, address: SocketAddr, stream: StreamId) {
         let Some(server) = self.all.get(&address) else {
             return;
@@ -578,7 +578,7 @@ impl Servers {
         net.after(server.rtt, Event::Connected { stream, accepted });
     }
 
-    /// The node wrote to a connection.
+    /// Handles octets that the node wrote to a connection.
     pub(crate) fn wrote(
         &mut self,
         net: &mut Net,
@@ -599,7 +599,7 @@ impl Servers {
         );
     }
 
-    /// Octets reached a server.
+    /// Handles octets that reached a server.
     pub(crate) fn octets(
         &mut self,
         net: &mut Net,
@@ -635,7 +635,7 @@ impl Servers {
             };
             let length = u16::try_from(answer.len()).expect("short").to_be_bytes();
             let octets = [&length[..], &answer].concat();
-            // TCP keeps the order, and cuts where it likes.
+            // TCP keeps the order of octets, and its segments may end anywhere.
             let cut = net.random.usize(..=octets.len());
             let (first, second) = octets.split_at(cut);
             net.after(
@@ -664,13 +664,13 @@ impl Servers {
     }
 }
 
-/// What is asked for, at the end of a question.
+/// The QTYPE of a question.
 fn qtype(question: &[u8]) -> u16 {
     let end = question.len();
     u16::from_be_bytes([question[end - 4], question[end - 3]])
 }
 
-/// An answer of a code and the question alone.
+/// An answer with a response code and the question.
 fn failure(query: &[u8], code: u8) -> Vec<u8> {
     let mut answer = query[..crate::names::question_end(query)].to_vec();
     answer[2..4].copy_from_slice(&[0x81, 0x80 | code]);

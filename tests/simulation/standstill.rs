@@ -1,8 +1,9 @@
-//! Made-up time that stands still: what never waits, in nodens or in the world, would have a run go on for ever.
+//! Detects that made-up time stands still: a task that never waits, in nodens or in the world, would make a run endless.
 //!
-//! Time moves on when all tasks wait. So it is looked at in two ways: how often the world is touched at one moment, which is the
-//! same in every run of a seed; and, by a thread of its own, for how long nothing moves, since what never waits may not touch
-//! the world at all. Either ends the process with the seed, because nothing else would end such a run.
+//! Made-up time moves on only when all tasks wait. There are two checks. The first counts how often the world is used at one
+//! moment; its result is the same in each run of a seed. The second is a thread that measures for how long time does not move,
+//! because a task that never waits may not use the world at all. Both print the seed and end the process, because nothing else
+//! would end such a run.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -13,13 +14,13 @@ use std::time::Duration;
 
 use crate::world::{Micros, seconds};
 
-/// A moment has some thousand events and touches at most.
+/// Most uses of the world at one moment. A normal moment has some thousand.
 const TOUCHES: u64 = 1_000_000;
 
-/// A busy machine takes milliseconds of its CPU for a moment.
+/// Longest real time for one moment. On a busy machine a moment takes milliseconds.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug)]
 pub(crate) struct Progress {
     seed: u64,
@@ -28,7 +29,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// The world is touched, or an event happens, at this time.
+    /// Counts a use of the world, or an event, at this time.
     pub(crate) fn touched(&self, now: Micros) {
         if self.now.swap(now, Ordering::Relaxed) != now {
             self.touches.store(0, Ordering::Relaxed);
@@ -40,21 +41,21 @@ impl Progress {
     fn end(&self, why: &str) -> ! {
         let at = seconds(self.now.load(Ordering::Relaxed));
         let seed = self.seed;
-        // Not by `println`, whose output a test that does not end keeps for itself.
+        // Not by `println`: the output of a test that does not end is captured and never shown.
         let text = format!("seed {seed}: made-up time stands still at {at:.6} s: {why}\n");
         let _ = std::io::stdout().write_all(text.as_bytes());
         std::process::exit(101);
     }
 }
 
-/// Looks after a run until this is dropped.
+/// Watches a run until it is dropped.
 pub(crate) struct Watch {
     pub(crate) progress: Arc<Progress>,
     _over: mpsc::Sender<()>,
 }
 
 impl Watch {
-    /// Ends the process if nothing moves for this long; it may take twice as long until that is seen.
+    /// Ends the process if made-up time does not move for `patience`. It may take twice as long until that is detected.
     pub(crate) fn start(seed: u64, patience: Duration) -> Self {
         let progress = Arc::new(Progress {
             seed,

@@ -1,4 +1,4 @@
-//! A made-up network on made-up time: one queue of events, one generator of random numbers, and all that hangs on them.
+//! A made-up network on made-up time: a queue of events, a random number generator, sockets and connections.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -26,17 +26,17 @@ pub(crate) type Micros = u64;
 
 pub(crate) const SECOND: Micros = 1_000_000;
 
-/// Beside what the budgets allow a worker and server there are sockets of probes, those whose readers are about to end, and after a
-/// reload those of what was asked before it.
+/// Factor on the budgets of a worker's sockets to a server. There are further sockets: those of probes, those whose readers are
+/// about to end, and after a reload those of queries from before it.
 const AT_ONCE: usize = 2;
 
-/// Where clients send.
+/// The address that clients send queries to.
 pub(crate) const NAMESERVER: SocketAddr = SocketAddr::new(
     std::net::IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 53)),
     53,
 );
 
-/// What happens at a moment.
+/// An event at one moment.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A datagram reaches a server.
@@ -51,7 +51,8 @@ pub(crate) enum Event {
         from: SocketAddr,
         message: Vec<u8>,
     },
-    /// A router says that the server of this socket cannot be reached, or its host that nobody listens.
+    /// An ICMP error reaches a socket: from the server's host, that no socket listens, or from a router, that the host cannot
+    /// be reached.
     Unreachable { socket: SocketAddr, host: bool },
     /// A datagram reaches the nameserver.
     AtNameserver {
@@ -63,7 +64,7 @@ pub(crate) enum Event {
         client: SocketAddr,
         message: Vec<u8>,
     },
-    /// A connection that the node asked for is there, or refused.
+    /// A connection that the node opens is established or refused.
     Connected { stream: StreamId, accepted: bool },
     /// Octets reach the other end of a connection.
     AtFarEnd { stream: StreamId, octets: Vec<u8> },
@@ -73,11 +74,11 @@ pub(crate) enum Event {
     Finished { stream: StreamId },
     /// The other end is reset.
     Reset { stream: StreamId },
-    /// A client asks something.
+    /// A client asks a question.
     Ask,
-    /// A client looks whether it was answered.
+    /// A client's timeout: it checks whether it was answered.
     Impatient { client: SocketAddr },
-    /// A query must have been answered by now.
+    /// The deadline of a query: it must have been answered.
     Due {
         client: SocketAddr,
         id: u16,
@@ -87,17 +88,17 @@ pub(crate) enum Event {
     NameChange,
     /// A server begins to misbehave.
     Fault,
-    /// A whole group of servers is gone for long.
+    /// A whole group of servers begins a long outage.
     Outage,
-    /// One that misbehaves works again.
+    /// A server that misbehaved works again.
     Recovery { server: SocketAddr, fault: u64 },
-    /// One that works again must be believed in by now.
+    /// The node must know by now that a server works again.
     Believed { server: SocketAddr, fault: u64 },
 }
 
 pub(crate) type StreamId = u64;
 
-/// Instances of nodens, in the order of their starts.
+/// Numbers of instances of nodens, in the order of their starts.
 pub(crate) type Instance = u32;
 
 struct Timed {
@@ -126,40 +127,40 @@ impl Ord for Timed {
     }
 }
 
-/// Events that happen so long after they are known.
+/// Events that happen `delay` after they were added.
 struct Wait {
     delay: Micros,
     events: VecDeque<Timed>,
 }
 
-/// The queue of events and what they touch of the node.
+/// The queue of events, and the node's sockets and connections.
 pub(crate) struct Net {
     pub(crate) now: Micros,
     progress: Arc<Progress>,
     pub(crate) random: fastrand::Rng,
     events: BinaryHeap<Reverse<Timed>>,
-    /// Events that happen long after they are known, always after the same time, and so in this order. They are many; among
-    /// `events` they would make all others slow.
+    /// Events that happen long after they were added, always after one of a few delays, so that each list is sorted. They are
+    /// many, and would slow down `events`.
     waits: Vec<Wait>,
     number: u64,
     driver: Option<Waker>,
     sockets: Table<SocketAddr, Arc<Mutex<SocketState>>>,
-    /// How many each instance has towards each server.
+    /// Number of sockets of each instance to each server.
     sockets_towards: Table<(Instance, Option<SocketAddr>), usize>,
-    /// The nameserver's sockets, one for each worker; the last instance's come last.
+    /// The nameserver's sockets, one for each worker. Those of the latest instance come last.
     listening: Vec<Arc<Mutex<SocketState>>>,
     pub(crate) streams: BTreeMap<StreamId, StreamState>,
     next_port: u16,
     next_stream: StreamId,
     pub(crate) most_sockets: usize,
     instances: Instance,
-    /// Instances that were killed: what is left of their tasks reaches nobody.
+    /// Instances that were killed. Messages that their remaining tasks send are dropped.
     killed: BTreeSet<Instance>,
     pub(crate) violation: Option<String>,
     pub(crate) trace: Trace,
 }
 
-/// A hash over all that happened, and on request the last lines of it.
+/// A hash of all events, and on request the last lines of a log.
 #[derive(Default)]
 pub(crate) struct Trace {
     hash: u64,
@@ -214,7 +215,7 @@ impl Net {
         }
     }
 
-    /// The same for what always happens after one of a few times.
+    /// As `after`, for events with one of a few fixed delays.
     pub(crate) fn after_always(&mut self, delay: Micros, event: Event) {
         self.number += 1;
         let timed = Timed {
@@ -222,7 +223,7 @@ impl Net {
             number: self.number,
             event,
         };
-        // It follows from an event, after which the driver looks up what is next: nobody has to wake it.
+        // Called while an event is handled. The driver looks up the next event after that, so it need not be woken.
         if let Some(wait) = self.waits.iter_mut().find(|wait| wait.delay == delay) {
             wait.events.push_back(timed);
         } else {
@@ -231,7 +232,7 @@ impl Net {
         }
     }
 
-    /// What happens first, and which of `waits` it is in, or none.
+    /// The time of the first event, and the index of the list in `waits` that has it; None if it is in `events`.
     fn first(&self) -> Option<(Micros, Option<usize>)> {
         let other = self.events.peek();
         let mut first = other.map(|Reverse(other)| (other.at, other.number, None));
@@ -245,7 +246,7 @@ impl Net {
         first.map(|(at, _, wait)| (at, wait))
     }
 
-    /// Something that happens on average every so often, at random.
+    /// A random pause, exponentially distributed with this mean.
     pub(crate) fn about(&mut self, mean: Micros) -> Micros {
         #[expect(
             clippy::cast_precision_loss,
@@ -291,7 +292,7 @@ impl Net {
         }
     }
 
-    /// As the kernel chooses among sockets that share a port: by a hash of the client's address.
+    /// Chooses a socket for a client as the kernel does among sockets that share a port: by the client's address.
     fn listener_for(&self, client: SocketAddr) -> Option<Arc<Mutex<SocketState>>> {
         let takes = |socket: &&Arc<Mutex<SocketState>>| !socket.lock().expect("one thread").stopped;
         let open = || self.listening.iter().filter(takes);
@@ -332,7 +333,7 @@ impl Net {
         local
     }
 
-    /// Puts octets, or what ends them, at the node's end of a connection.
+    /// Changes the node's end of a connection, and wakes its reader.
     fn near(&mut self, stream: StreamId, change: impl FnOnce(&mut StreamState)) {
         if let Some(state) = self.streams.get_mut(&stream) {
             change(state);
@@ -348,7 +349,7 @@ impl Net {
         self.next_stream
     }
 
-    /// A connection of an instance's to a server.
+    /// Opens a connection of an instance to a server.
     fn new_stream_to(&mut self, server: SocketAddr, instance: Instance) -> StreamId {
         let id = self.new_stream(FarEnd::Server(server));
         let of_it = |state: &&StreamState| {
@@ -364,14 +365,15 @@ impl Net {
     }
 }
 
-/// A table whose order is the same in every run. Nothing may depend on that order all the same: it is ahash's.
+/// A table with fixed seeds, so that its order is the same in each run. Nothing may depend on that order, because it is
+/// ahash's.
 pub(crate) type Table<K, V> = HashMap<K, V, ahash::RandomState>;
 
 pub(crate) fn table<K, V>() -> Table<K, V> {
     Table::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4))
 }
 
-/// The natural logarithm of a number over 0 and up to 1. That of the platform's C library may differ from another's in the last bit.
+/// The natural logarithm of a number over 0 and up to 1. The functions of different C libraries may differ in the last bit.
 fn logarithm(number: f64) -> f64 {
     const LN_2: f64 = std::f64::consts::LN_2;
     let (mut rest, mut halves) = (number, 0.0);
@@ -392,7 +394,7 @@ pub(crate) fn seconds(micros: Micros) -> f64 {
     micros as f64 / 1e6
 }
 
-/// Takes the whole messages out of what a stream has brought (RFC 1035 §4.2.2).
+/// Removes the complete messages from a stream's octets, and returns them (RFC 1035 §4.2.2).
 pub(crate) fn take_messages(octets: &mut Vec<u8>) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     while let Some(&[high, low]) = octets.get(..2) {
@@ -406,7 +408,7 @@ pub(crate) fn take_messages(octets: &mut Vec<u8>) -> Vec<Vec<u8>> {
     messages
 }
 
-/// Who is at the other end of a connection.
+/// The peer of the node's end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FarEnd {
     Server(SocketAddr),
@@ -417,12 +419,12 @@ pub(crate) enum FarEnd {
 pub(crate) struct StreamState {
     pub(crate) far: FarEnd,
     inbox: VecDeque<u8>,
-    /// Octets at the other end that make no whole message yet.
+    /// Octets at the other end that are not a complete message yet.
     pub(crate) far_inbox: Vec<u8>,
     /// A FIN reached the node.
     finished: bool,
     reset: bool,
-    /// The node sent a FIN, or let go of it.
+    /// The node sent a FIN, or dropped the connection.
     pub(crate) closed_here: bool,
     waker: Option<Waker>,
     connecting: Option<oneshot::Sender<bool>>,
@@ -518,14 +520,14 @@ impl World {
         inner
     }
 
-    /// The number of an instance that starts now.
+    /// The number for a new instance.
     pub(crate) fn new_instance(&self) -> Instance {
         let net = &mut self.lock().net;
         net.instances += 1;
         net.instances
     }
 
-    /// A socket of the nameserver's, for one worker.
+    /// Opens a socket of the nameserver for one worker.
     pub(crate) fn listen(self: &Arc<Self>, instance: Instance) -> UdpSocket {
         let state = SocketState::new(instance, None);
         self.lock().net.listening.push(Arc::clone(&state));
@@ -553,7 +555,7 @@ impl World {
         })
     }
 
-    /// An instance is gone, with its sockets and connections.
+    /// Kills an instance: its sockets and connections are gone.
     pub(crate) fn kill(&self, instance: Instance) {
         let inner = &mut *self.lock();
         inner.clients.forget_pending();
@@ -564,7 +566,7 @@ impl World {
         };
         net.listening.retain(|socket| lives(socket));
         net.sockets.retain(|_, socket| lives(socket));
-        // Their clients hear of a reset, and what they waited for is lost.
+        // The clients' connections are reset, and the queries on them are lost.
         let clients = &mut inner.clients;
         net.streams.retain(|_, state| {
             let lives = state.instance != Some(instance);
@@ -575,7 +577,7 @@ impl World {
         });
     }
 
-    /// Has events happen in their time until `end`, or until something was violated.
+    /// Handles events in their order until `end`, or until a rule is violated.
     pub(crate) async fn run(&self, end: Micros) {
         let mut sleep = pin!(tokio::time::sleep_until(self.start.into()));
         poll_fn(|context| {
@@ -754,7 +756,7 @@ impl Network for Host {
 #[derive(Debug)]
 struct SocketState {
     instance: Instance,
-    /// None for one of the nameserver's.
+    /// None for a socket of the nameserver.
     server: Option<SocketAddr>,
     queue: VecDeque<(Vec<u8>, SocketAddr)>,
     unreachable: Option<io::ErrorKind>,
@@ -780,7 +782,7 @@ struct Socket {
     world: Arc<World>,
     state: Arc<Mutex<SocketState>>,
     local: SocketAddr,
-    /// None for one of the nameserver's.
+    /// None for a socket of the nameserver.
     server: Option<SocketAddr>,
 }
 
@@ -798,7 +800,7 @@ impl Drop for Socket {
             if let Some(count) = inner.net.sockets_towards.get_mut(&whose) {
                 *count -= 1;
             }
-            // A killed instance's port may be another's by now.
+            // If the instance was killed, another instance may use the port already.
             let sockets = &mut inner.net.sockets;
             if sockets
                 .get(&self.local)
@@ -883,7 +885,7 @@ impl NearEnd {
     fn with<T>(&self, look: impl FnOnce(&mut StreamState) -> T) -> T {
         let inner = &mut *self.world.lock();
         let state = inner.net.streams.get_mut(&self.id);
-        // It is gone if its instance was killed.
+        // The connection is gone if its instance was killed.
         let mut gone = StreamState::new(FarEnd::Server(NAMESERVER));
         gone.reset = true;
         look(state.unwrap_or(&mut gone))
@@ -970,7 +972,7 @@ impl MadeUpStream for NearEnd {
         let far = state.far;
         if let FarEnd::Client(client) = far {
             clients.connection_ended(net, client);
-            // Clients that are still there answer a FIN at once.
+            // A client that still exists answers a FIN at once.
             net.after(300, Event::Finished { stream: self.id });
         }
     }
