@@ -1,6 +1,6 @@
-//! Any bytes, and requests among them, on one connection to the admin interface, on made-up time: each whole request gets
-//! one response, what is refused to a peer is refused however it is put, only the Unix socket has the cache changed, and the
-//! connection ends when its client says nothing any more.
+//! Any bytes, and requests among them, on one connection to the admin interface, on made-up time. Each whole request gets one
+//! response. A request that a peer may not make is refused in any spelling. Only requests over the Unix socket change the
+//! cache. The connection ends after its client falls silent.
 
 #![no_main]
 
@@ -40,10 +40,11 @@ records: {host.test: {A: [192.0.2.77]}}
 status: {top: all}
 ";
 
-/// What one input may do.
+/// Most steps of one input.
 const MOST_STEPS: usize = 60;
 
-/// Octets on the way in each direction: less than the page has, so that writing it has to wait for the client.
+/// Octets that the connection buffers in each direction: fewer than the page has, so that writing the page has to wait for the
+/// client.
 const ON_THE_WAY: usize = 4_096;
 
 const METHODS: [&str; 4] = ["GET", "POST", "HEAD", "OPTIONS"];
@@ -63,7 +64,7 @@ const PATHS: [&str; 12] = [
     "/%2e%2e/status",
 ];
 
-/// A host name among them: from the network, the first two paths and /ask are refused for that.
+/// Values of `Host`. One is a host name: with it, the first two paths and /ask are refused to peers on the network.
 const HOSTS: [&str; 4] = ["127.0.0.1:9153", "[::1]:9153", "localhost", "evil.example"];
 
 const BODIES: [&str; 8] = [
@@ -77,7 +78,7 @@ const BODIES: [&str; 8] = [
     "\"all\"",
 ];
 
-/// No server can be reached.
+/// A network without any server that can be reached.
 #[derive(Debug)]
 struct Nowhere;
 
@@ -95,7 +96,7 @@ impl Network for Nowhere {
     }
 }
 
-/// What all inputs look at.
+/// The node that all inputs share.
 struct Node {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
@@ -124,7 +125,7 @@ static NODE: LazyLock<Node> = LazyLock::new(|| {
     }
 });
 
-/// Two answers, so that there is something to list and to flush.
+/// Puts two answers into the cache, which can be listed and flushed.
 fn fill(cache: &Cache) {
     cache.flush(|_| true);
     let bounds = Bounds {
@@ -151,14 +152,14 @@ fn fill(cache: &Cache) {
     }
 }
 
-/// A request whose response is to come.
+/// A request that has no response yet.
 #[derive(Debug)]
 struct Sent {
     has_body: bool,
     may_be_done: bool,
 }
 
-/// What the client has read.
+/// The octets that the client has read.
 #[derive(Debug, Default)]
 struct Heard {
     octets: Vec<u8>,
@@ -172,11 +173,11 @@ struct Client<'a> {
     writing: Option<WriteHalf<DuplexStream>>,
     heard: Arc<Mutex<Heard>>,
     sent: VecDeque<Sent>,
-    /// Whether we know what our octets are: only whole requests so far, and no end of them.
+    /// Whether it is known which responses must come: only whole requests were sent so far, and the connection is not over.
     certain: bool,
-    /// For how long it has sent no whole request.
+    /// For how long the client has sent no whole request.
     silent: Duration,
-    /// The server was told to close behind the last one.
+    /// Whether the last request asked the server to close the connection.
     last: bool,
 }
 
@@ -197,7 +198,7 @@ impl Client<'_> {
 
     async fn write(&mut self, octets: &[u8]) {
         if let Some(writing) = &mut self.writing {
-            // It waits if the server reads no more, and the server has no end of time for that.
+            // If the server reads no more, writing waits. The server has a time limit then.
             let _ = timeout(Duration::from_secs(1), writing.write_all(octets)).await;
         }
     }
@@ -216,7 +217,7 @@ impl Client<'_> {
                 let pause = self.next();
                 let pause = Duration::from_millis(u64::from(pause) * 10);
                 sleep(pause).await;
-                // It may be over by now.
+                // The connection may be over by now.
                 self.silent += pause;
                 self.certain &= self.silent < ADMIN_HEADER_TIME / 2;
             }
@@ -230,7 +231,7 @@ impl Client<'_> {
         }
     }
 
-    /// A whole request.
+    /// Sends a whole request.
     async fn request(&mut self) {
         let [what, headers, body] = [(); 3].map(|()| self.next());
         let (method, path) = (
@@ -277,18 +278,18 @@ impl Client<'_> {
             });
             self.last = closes;
         }
-        // One that is refused unread may cost the connection its next ones.
+        // If a request is refused before its body is read, the following ones on the connection may be lost.
         self.certain &= is_shown && !host_is_refused && !act_is_refused || body.is_empty();
         self.write(text.as_bytes()).await;
         self.silent = Duration::ZERO;
         let is_read = method == "POST" && (path == "/ask" || path.starts_with("/cache/"));
         if !body.is_empty() && !is_read {
-            // Behind a body that nobody reads, hyper may leave the next request unread for as long as nothing else comes.
+            // After a body that was not read, hyper may not read the next request until further octets come.
             self.wait_for_responses().await;
         }
     }
 
-    /// Takes the responses that have come; with `certain`, each must be one.
+    /// Takes the responses that have come. If `certain`, the octets must be responses.
     fn take_responses(&mut self) {
         let mut heard = lock(&self.heard);
         while let Some(head_end) = end_of_head(&heard.octets) {
@@ -325,7 +326,8 @@ impl Client<'_> {
         }
     }
 
-    /// Waits until all is answered that has to be. Questions of the page may take their time, and requests have a pace.
+    /// Waits until each request that must have a response has one. Questions of the page may take long, and the rate of
+    /// requests is limited.
     async fn wait_for_responses(&mut self) {
         let mut patience = Duration::from_secs(120);
         while !self.answered() {
@@ -340,7 +342,7 @@ impl Client<'_> {
         }
     }
 
-    /// Whether all is answered that has to be.
+    /// Whether each request that must have a response has one.
     fn answered(&mut self) -> bool {
         if self.certain {
             self.take_responses();
@@ -354,7 +356,7 @@ fn end_of_head(octets: &[u8]) -> Option<usize> {
     Some(end + 4)
 }
 
-/// Reads whatever comes.
+/// Reads all that the server sends.
 async fn read(mut reading: ReadHalf<DuplexStream>, heard: Arc<Mutex<Heard>>) {
     let mut buffer = [0; 1_024];
     while let Ok(count @ 1..) = reading.read(&mut buffer).await {
@@ -414,12 +416,12 @@ async fn run(bytes: &[u8]) {
     }
     client.wait_for_responses().await;
     if client.certain {
-        // It says nothing more.
+        // The client sends nothing more.
         ended(connection, ADMIN_HEADER_TIME + Duration::from_secs(1)).await;
         assert!(client.answered() && lock(&client.heard).octets.is_empty());
         reader.await.expect("no panic");
     } else {
-        // It is gone.
+        // The client closes the connection.
         drop(client.writing.take());
         reader.abort();
         let _ = reader.await;

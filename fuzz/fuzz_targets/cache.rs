@@ -1,5 +1,5 @@
-//! Any sequence of inserts, gets, flushes and moves of the clock on a cache, beside a model that forgets nothing: what the
-//! cache has is the last answer to that question, as old as it is; it stays within its bytes; what was flushed is gone.
+//! Any sequence of inserts, gets, flushes and steps of the clock on a cache, compared with a model that forgets nothing. An
+//! entry is the last answer to its question, with the right age. The cache stays within its size. Flushed entries are gone.
 
 #![no_main]
 
@@ -20,18 +20,18 @@ const BOUNDS: Bounds = Bounds {
     max_lifetime: 150,
 };
 
-/// Pauses after a failure: the first one, and the longest.
+/// The shortest and the longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// What the model knows of an answer.
 struct Known {
     stored: Instant,
     lifetime: u32,
-    /// Stands in its address, or its SOA's serial.
+    /// A number in the answer's address, or its SOA's serial, which tells answers apart.
     mark: u32,
 }
 
-/// A response about the name of one letter; one without an address is negative.
+/// A response about a name of one letter. Without an address it is negative.
 fn response(letter: u8, qtype: u8, ttl: u32, mark: u32, size: usize) -> Response {
     let mut message = vec![
         0, 0, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0, 1, letter, 0, 0, qtype, 0, 1,
@@ -62,7 +62,7 @@ fn response(letter: u8, qtype: u8, ttl: u32, mark: u32, size: usize) -> Response
 fn mark_of(entry: &Entry) -> u32 {
     let view = entry.response();
     let rdata = view.ttl_at(0) + 6;
-    // An SOA's two names are the root here.
+    // The SOA's two names are the root, of one octet each.
     let at = if entry.is_negative() {
         rdata + 2
     } else {

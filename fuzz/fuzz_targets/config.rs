@@ -1,4 +1,4 @@
-//! Any text as a configuration: it is valid or its mistakes can be told; nothing panics or runs away.
+//! Any text as a configuration: it is valid, or it is refused with messages. Nothing panics or takes very long.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Any text as a Corefile: it is refused with mistakes that can be told, or becomes a configuration. The YAML that
-//! `nodens import` writes of it reads as the same configuration.
+//! Any text as a Corefile: it is refused with messages, or becomes a configuration. The YAML that `nodens import` writes for it
+//! is read as the same configuration.
 
 #![no_main]
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use nodens::config::{Config, import, load_from};
 
-/// A Corefile names files. Only what the tests of every machine have is read.
+/// Whether a Corefile names files that not every machine has. Such an input is skipped.
 fn leads_elsewhere(text: &str) -> bool {
     let text = text.replace("/etc/resolv.conf", "");
     text.contains('/')
@@ -17,7 +17,7 @@ fn leads_elsewhere(text: &str) -> bool {
             .any(|line| line.contains("import") && line.contains(['*', '?', '[', '.']))
 }
 
-/// All that is in force. Who said it, and what files it was read from, differs.
+/// The settings in force, without the sources of the settings and the names of files, which differ.
 fn in_force(mut config: Config) -> String {
     config.settings = [].into();
     config.imports.clear();

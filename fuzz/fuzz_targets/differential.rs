@@ -1,5 +1,5 @@
-//! Any bytes as a response, read by hickory-proto and by us: both find the same in it, in what we keep and in what we
-//! show; and where one of them refuses it, [`Difference`] knows why.
+//! Any bytes as a response, read by hickory-proto and by us. Both read the same contents from it, from the message that we
+//! cache and from the replies that we send. If one of the two refuses it, [`Difference`] has the reason.
 
 #![no_main]
 
@@ -14,33 +14,33 @@ use nodens::message::wire::{
     self, Counts, HEADER_LEN, MAX_MESSAGE_LEN, Records, Section, flag, rr,
 };
 
-/// Why one of the two may refuse what the other takes.
+/// Why one of the two may refuse a message that the other accepts.
 #[derive(Debug, PartialEq, Eq)]
 enum Difference {
-    /// Ours: a response has one question, or it answers none of ours.
+    /// We refuse: a response has one question, or it answers none of ours.
     NumberOfQuestions,
-    /// Ours: the question's name is the first one of a message and has nothing to point back to (RFC 1035 §4.1.4).
+    /// We refuse: the question's name is the first name of a message, so it cannot have a pointer (RFC 1035 §4.1.4).
     QuestionName,
-    /// Ours: what a name points to ends before the pointer, behind the header, and few pointers make a name.
+    /// We refuse: a pointer's target is after the header and ends before the pointer, and a name has few pointers.
     Pointers,
-    /// Ours: OPT stands in the additional section, and once (RFC 6891 §6.1.1).
+    /// We refuse: OPT may be in the additional section only, and once (RFC 6891 §6.1.1).
     Opt,
-    /// Ours: TSIG is the last record (RFC 8945 §5.1).
+    /// We refuse: TSIG must be the last record (RFC 8945 §5.1).
     SignatureIsLast,
-    /// Ours: without OPT or with names that led through it, the message would say something else.
+    /// We refuse: a name has a pointer into OPT, which we remove.
     NamesThroughOpt,
-    /// Neither's: names that lead through other records' TTLs are others once TTLs are. So what is kept of such a message is
-    /// not compared.
+    /// No rule of either: a pointer leads through a record's type, class, TTL or length, so the name changes with it. The
+    /// message that we cache is not compared then.
     NamesThroughNumbers,
-    /// hickory's: it decodes the RDATA of types it knows, and which of them may stand where. We pass RDATA on as it is
-    /// (RFC 3597).
+    /// hickory refuses: it decodes the RDATA of types that it knows, and checks in which sections they may be. We pass RDATA on
+    /// unchanged (RFC 3597).
     Rdata,
-    /// hickory's: it knows all the operations there are. We compare the operation with the query's elsewhere.
+    /// hickory refuses: it accepts known opcodes only. We compare the opcode with the query's elsewhere.
     Operation,
 }
 
 impl Difference {
-    /// Why we refuse what hickory takes; none if there is no reason to.
+    /// Why we refuse a message that hickory accepts. None if there is no valid reason.
     fn of_ours(message: &[u8]) -> Option<Self> {
         let counts = Counts::read(message).ok()?;
         if counts.questions != 1 {
@@ -51,7 +51,7 @@ impl Difference {
         };
         let (mut opts, mut signed) = (0, false);
         for record in Records::new(message, name_end + 4, counts) {
-            // Counts that lie and lengths that are too long are refused by both.
+            // Wrong counts and lengths are refused by both. So a pointer must be the reason.
             let Ok(record) = record else {
                 return Some(Self::Pointers);
             };
@@ -69,7 +69,7 @@ impl Difference {
         (opts > 0).then_some(Self::NamesThroughOpt)
     }
 
-    /// Why hickory refuses what we take; none if it does so for what neither looks into.
+    /// Why hickory refuses a message that we accept. None if there is no valid reason.
     fn of_hickorys(message: &[u8]) -> Option<Self> {
         let mut plain = message.to_vec();
         let flags = wire::flags(&plain);
@@ -77,7 +77,7 @@ impl Difference {
         if Message::from_vec(&plain).is_ok() {
             return Some(Self::Operation);
         }
-        // Of a type that nobody knows, RDATA is octets; and it may be empty in an UPDATE alone.
+        // RDATA of an unknown type is not decoded. It may be empty in an UPDATE only.
         wire::put_u16(&mut plain, 2, flags & !flag::OPCODE | UPDATE);
         let counts = Counts::read(message).ok()?;
         let question_end = wire::skip_question_name(message, HEADER_LEN).ok()? + 4;
@@ -91,14 +91,14 @@ impl Difference {
     }
 }
 
-/// UPDATE as a message's operation (RFC 2136 §1.3).
+/// The opcode UPDATE (RFC 2136 §1.3).
 const UPDATE: u16 = 5 << 11;
 
 /// A type for private use (RFC 6895 §3.1).
 const PRIVATE_TYPE: u16 = 65_280;
 
-/// Whether a pointer leads through type, class, TTL or length of a record: with another TTL it makes another name. Any octets
-/// that look like one are taken for a pointer.
+/// Whether a pointer's target includes type, class, TTL or length of a record: with another TTL the name would be another one.
+/// Any octets that look like a pointer count as one.
 fn leads_through_numbers(message: &[u8]) -> bool {
     let Ok(counts) = Counts::read(message) else {
         return false;
@@ -115,7 +115,7 @@ fn leads_through_numbers(message: &[u8]) -> bool {
         Some(usize::from(word & 0x3fff)).filter(|target| *target < at)
     };
     let through = |mut at: usize| {
-        // What is no name may lead in a circle; a name has no more labels and pointers than octets.
+        // Octets that are no name may lead in a circle. A name has no more labels and pointers than octets.
         for _ in 0..wire::MAX_NAME_LEN {
             let Some(&length) = message.get(at) else {
                 return false;
@@ -175,11 +175,11 @@ fn agree(ours: &Response, theirs: &Message, bytes: &[u8]) {
     same(&shown, &kept, Ttls::Kept);
 }
 
-/// What the TTLs of a message are to be.
+/// The expected TTLs of a message.
 enum Ttls {
-    /// As they are.
+    /// As in the original message.
     Kept,
-    /// The lowest of each `RRset`, and of an SOA that denies something its MINIMUM, if that is lower.
+    /// For each `RRset` its lowest TTL; for the SOA of a denial its MINIMUM, if that is lower.
     Lowest {
         lowest: HashMap<(Name, u16, u16), u32>,
         denies: bool,
@@ -228,7 +228,7 @@ fn set_of(record: &Record) -> (Name, u16, u16) {
     (name, record.record_type().into(), record.dns_class.into())
 }
 
-/// Records but for those that are meant for one hop alone.
+/// Records without those for one hop only.
 fn stays(records: &[Record]) -> impl Iterator<Item = &Record> {
     let for_one_hop = |record: &&Record| u16::from(record.record_type()) == rr::TSIG;
     records.iter().filter(move |record| !for_one_hop(record))
@@ -241,7 +241,7 @@ fn same(ours: &Message, theirs: &Message, ttls: Ttls) {
         ("authority", &ours.authorities, &theirs.authorities),
         ("additional", &ours.additionals, &theirs.additionals),
     ] {
-        // TSIG elsewhere than at the end is a record like others, and hickory refuses it.
+        // hickory refuses a TSIG that is not the last record.
         let their: Vec<&Record> = stays(their).collect();
         assert_eq!(our.len(), their.len(), "records of {section}");
         for (our, their) in our.iter().zip(their) {

@@ -1,5 +1,5 @@
-//! Any bytes as a predecessor's cache, as its whole stream, and as a successor's request: reading must not panic, what is
-//! accepted must be what a server could have said, and a successor's cache holds what its predecessor's had.
+//! Any bytes as a predecessor's entries, as its whole stream, and as a successor's request. Reading must not panic, an accepted
+//! entry must be an answer that a server could have given, and a successor's cache must have the entries of its predecessor's.
 
 #![no_main]
 
@@ -40,7 +40,7 @@ fuzz_target!(|bytes: &[u8]| {
     if bytes.len() > MOST_OCTETS {
         return;
     }
-    // Everything but its entries is ours, or nothing is.
+    // The input is the entries of a valid stream, or the whole stream.
     let cache = received(&[&*PREAMBLE, bytes].concat());
     received(bytes);
     let shared = shared(cache);
@@ -49,7 +49,7 @@ fuzz_target!(|bytes: &[u8]| {
     handed_on(&shared);
 });
 
-/// As much as a stream takes before somebody reads it.
+/// Octets that can be written to a stream before they are read.
 const MOST_OCTETS: usize = 16 << 10;
 
 const CONFIGURATION: &str = "\
@@ -66,7 +66,7 @@ static SETUP: LazyLock<Arc<Setup>> = LazyLock::new(|| {
     Arc::new(setup.unwrap_or_else(|errors| panic!("{errors:?}")))
 });
 
-/// What a stream of an instance with the same setup begins with.
+/// The start of a stream of an instance with the same setup.
 static PREAMBLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut preamble = MAGIC.to_vec();
     let words = serde_json::to_vec(&SETUP.words()).expect("words can be written");
@@ -74,7 +74,7 @@ static PREAMBLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     preamble
 });
 
-/// A stream whose other end has said this, and says nothing more.
+/// A stream whose other end has sent these octets, and sends nothing more.
 fn stream_with(octets: &[u8]) -> (UnixStream, UnixStream) {
     let (near, mut far) = UnixStream::pair().expect("a pair of sockets");
     far.write_all(octets).expect("there is room");
@@ -82,7 +82,7 @@ fn stream_with(octets: &[u8]) -> (UnixStream, UnixStream) {
     (near, far)
 }
 
-/// What a successor makes of a stream.
+/// The cache of a successor that received this stream.
 fn received(octets: &[u8]) -> Cache {
     let cache = Cache::new(&SETUP.config.cache);
     let (near, _far) = stream_with(octets);
@@ -116,12 +116,12 @@ fn shared(cache: Cache) -> Shared {
     }
 }
 
-/// A predecessor is asked for its cache by these octets.
+/// Asks a predecessor for its cache by these octets.
 fn asked(shared: &Shared, octets: &[u8]) {
     let (near, mut far) = stream_with(octets);
     let handed = hand_over(shared, near);
     let mut stream = Vec::new();
-    // A request that is longer than ours is not read whole, which resets the stream.
+    // A request that is too long is not read completely, which resets the stream.
     let whole = far.read_to_end(&mut stream).is_ok();
     if let Ok(answers) = handed {
         assert!(answers <= shared.cache.entries());
@@ -129,7 +129,7 @@ fn asked(shared: &Shared, octets: &[u8]) {
     }
 }
 
-/// A successor with the same setup has the same cache.
+/// Checks that a successor with the same setup gets the same cache.
 fn handed_on(shared: &Shared) {
     let everything = [&MAGIC[..], &u64::MAX.to_be_bytes(), &u64::MAX.to_be_bytes()].concat();
     let (near, mut far) = stream_with(&everything);
@@ -137,7 +137,7 @@ fn handed_on(shared: &Shared) {
     let mut stream = Vec::new();
     far.read_to_end(&mut stream).expect("it ends");
     let cache = received(&stream);
-    // An entry may be too large for the other's shard, or expire on the way.
+    // An entry may be too large for a shard of the successor, or expire meanwhile.
     assert!(cache.entries() <= answers);
     for entry in cache.iter() {
         let key = [entry.response().question(), &[entry.question().bits()]].concat();
@@ -148,7 +148,7 @@ fn handed_on(shared: &Shared) {
             (before.route(), before.tier())
         );
         let now = Instant::now();
-        // It is sent in whole milliseconds.
+        // Ages are sent in whole milliseconds.
         assert!(entry.seconds_left(now) <= before.seconds_left(now) + 1);
     }
 }
@@ -171,7 +171,7 @@ fn check(frame: &[u8]) {
         return;
     };
     assert!(entry.seconds_left(now) <= BOUNDS.max_ttl);
-    // Handed over again, it is the same: its age counts from now on.
+    // Handed over again, the entry is the same.
     let mut frame = Vec::new();
     if entry.write(now, &mut frame) {
         let twice = Received::read(&frame).expect("an entry of ours");

@@ -1,4 +1,4 @@
-//! Names anywhere in any bytes: walking and comparing them must end, inside the bytes.
+//! Names at any offset of any bytes: reading and comparing them must end, and must stay within the bytes.
 
 #![no_main]
 
@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(end) = plain {
         assert!((first + 1..=message.len()).contains(&end));
         assert!(end - first <= wire::MAX_NAME_LEN);
-        // A name without pointers ends at the same place either way.
+        // For a name without pointers, both functions return the same end.
         assert_eq!(compressed, Ok(end));
     }
     if let Ok(end) = compressed {

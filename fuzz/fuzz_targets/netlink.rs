@@ -1,12 +1,12 @@
-//! Any bytes as the kernel's reply over netlink: reading it ends, inside the bytes, and so does reading attributes within
-//! attributes.
+//! Any bytes as the kernel's reply over netlink: reading messages, and attributes within attributes, must end and must stay
+//! within the bytes.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use nodens::node::netlink::{attributes, read};
 
-/// Length of a message's header (`struct nlmsghdr`).
+/// Length of the header of a message (`struct nlmsghdr`).
 const HEADER: usize = 16;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -21,14 +21,14 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!error.to_string().is_empty());
     }
     for message in &received {
-        // Headers of links and of addresses stand before attributes.
+        // Messages about links and addresses have a header of their own before the attributes.
         for header in [0, 8, 16] {
             walk(message.payload.get(header..).unwrap_or_default(), 0);
         }
     }
 });
 
-/// Attributes in attributes, as deep as nodens looks.
+/// Reads attributes within attributes, as deep as nodens does.
 fn walk(bytes: &[u8], depth: usize) {
     let mut octets = 0;
     for (kind, value) in attributes(bytes) {

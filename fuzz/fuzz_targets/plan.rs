@@ -1,6 +1,6 @@
-//! Any sequence of answers, silence and news from the network, for one query's plan and the health of its servers: the plan
-//! ends by its deadline, asks nobody again who has said "not me", nor twice at once, and no more often than its extra queries
-//! allow; no server is given up without a probe on its way.
+//! Any sequence of answers, silence and network errors, for one question's plan and the health of its servers. The plan ends by
+//! its deadline. It does not ask a server again that said "not me", does not ask a server twice at once, and does not send more
+//! queries than its extra queries allow. For each server that is not good, a probe is due or in flight.
 
 #![no_main]
 
@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_millis(4000);
 const TRY_TIMEOUT: Duration = Duration::from_millis(1000);
 const SERVERS: usize = 6;
 
-/// The input, octet by octet; zeros behind its end.
+/// Reads the input octet by octet. After its end there are zeros.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -55,7 +55,7 @@ impl Server {
         }
     }
 
-    /// Something happens to a server between two steps of the plan.
+    /// An event at a server between two steps of the plan.
     fn event(&mut self, config: &FailoverConfig, now: Instant, what: u8, value: u8) {
         let rtt = MS * u32::from(value) * 4;
         let sent = now.checked_sub(rtt).unwrap_or(now);
@@ -222,7 +222,7 @@ fn query(input: &mut Input<'_>, config: &FailoverConfig, servers: &mut [Server],
             }
             Step::Wait(at) => {
                 assert!(at > now && at <= end, "a wait that does not wait");
-                // Something may happen before.
+                // The next event may come before the plan's time.
                 let early = input.next();
                 now = if early & 3 == 0 {
                     at
@@ -249,7 +249,7 @@ fn query(input: &mut Input<'_>, config: &FailoverConfig, servers: &mut [Server],
     assert!(now <= end);
 }
 
-/// Perhaps one of the tries ends, or goes on by other means; whether it ended.
+/// One of the tries may end, or be continued over TCP or in another form. Returns whether a try ended.
 fn news(input: &mut Input<'_>, plan: &mut Plan, asked: &mut [Asked], now: Instant) -> bool {
     let what = input.next();
     let count = asked.len();

@@ -1,4 +1,4 @@
-//! Any bytes as a client's message: reading must not panic, and what is read must survive its own key.
+//! Any bytes as a client's message: reading must not panic, and the question read from a query's key must be the query's.
 
 #![no_main]
 
@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(question.name.eq_ignore_ascii_case(query.name));
     assert_eq!(question.qtype, query.qtype);
 
-    // What goes upstream is a query too, and asks the same.
+    // The query for servers is a valid query with the same question.
     for form in [
         QueryForm::Full,
         QueryForm::WithoutOpt,

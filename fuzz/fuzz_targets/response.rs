@@ -1,5 +1,6 @@
-//! Any bytes as an upstream's response: reading must not panic, offsets must lie inside, and what is kept must read as
-//! the same again. Compressed, it must stay within its room and read as well, and so must what DNS64 makes of it.
+//! Any bytes as a server's response: reading must not panic, offsets must lie within the message, and the message that is kept
+//! must be read as the same response again. The compressed message must stay within its size limit and be readable, and so must
+//! the answer that DNS64 makes from it.
 
 #![no_main]
 
@@ -24,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(again.view().message(), message);
     assert_eq!(again.view().ttl_count(), view.ttl_count());
     assert_eq!(again.view().rotation(), view.rotation());
-    // OPT, which is gone, may have held the high bits of the response code.
+    // The high bits of the response code were in OPT, which is removed.
     assert_eq!(again.rcode(), response.rcode() & 0xf);
     let changes = Changes {
         ttl: |ttl| ttl,

@@ -1,7 +1,7 @@
 //! Bytes from clients and from servers in turns, through listeners, query path, cache, upstreams and transports, on made-up
-//! time: each message is answered once, or dropped for what it is; a reply repeats its query's ID and question; nothing
-//! that answers no query of ours reaches a client; counters add up; the cache and sockets stay within their budgets; and
-//! nothing is left in flight.
+//! time. Each message gets one reply, or is dropped for a reason in its octets. A reply repeats its query's ID and question. A
+//! message that answers no query of ours never reaches a client. Counters add up. The cache and sockets stay within their
+//! budgets. Nothing is left in flight.
 
 #![no_main]
 
@@ -40,7 +40,7 @@ mod expected;
 #[path = "worker/network.rs"]
 mod network;
 
-/// What the node does between two reloads; the input chooses.
+/// Configurations of the node. The input chooses when one replaces the other.
 static CONFIGURATIONS: LazyLock<[Config; 2]> = LazyLock::new(|| {
     let first = "\
 workers: 2
@@ -85,7 +85,7 @@ const SERVERS: [[u8; 4]; 4] = [
     [10, 1, 0, 3],
 ];
 
-/// Clients; the last is outside `allow`.
+/// Clients. The last one is outside `allow`.
 const CLIENTS: [([u8; 4], u16); 4] = [
     ([192, 0, 2, 1], 4_000),
     ([192, 0, 2, 1], 4_001),
@@ -112,7 +112,7 @@ const NAMES: [&str; 16] = [
     "",
 ];
 
-/// A, AAAA, CNAME, PTR, TXT, SOA, HTTPS, ANY, AXFR, NS, DS, RRSIG, MX, SRV, and two of no meaning.
+/// A, AAAA, CNAME, PTR, TXT, SOA, HTTPS, ANY, AXFR, NS, DS, RRSIG, MX, SRV, and two unknown types.
 const TYPES: [u16; 16] = [
     1, 28, 5, 12, 16, 6, 65, 255, 252, 2, 43, 46, 15, 33, 0, 65_280,
 ];
@@ -120,13 +120,13 @@ const TYPES: [u16; 16] = [
 /// TTLs, in seconds.
 const TTLS: [u32; 8] = [0, 1, 5, 30, 60, 3_600, 1 << 31, u32::MAX];
 
-/// What one input may do; longer ones add nothing but time.
+/// Most steps of one input. More steps only take longer.
 const MOST_STEPS: usize = 100;
 
-/// Longer than any query may take, with all its deadlines.
+/// Longer than any query may take.
 const ALL_ANSWERED: Duration = Duration::from_secs(20);
 
-/// The input, octet by octet; zeros behind its end.
+/// Reads the input octet by octet. After its end there are zeros.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -156,7 +156,7 @@ fn wire_name(name: &str) -> Vec<u8> {
     wire
 }
 
-/// A client's query that is one, or would be but for an octet.
+/// A client's query, which is valid or has a damaged octet.
 fn query(input: &mut Input<'_>) -> Vec<u8> {
     let [id, name, kind, bits, edns] = [(); 5].map(|()| input.next());
     let flags = u16::from(bits & 1 == 0) * flag::RD
@@ -192,7 +192,7 @@ fn query(input: &mut Input<'_>) -> Vec<u8> {
     message
 }
 
-/// Another octet somewhere, or an end.
+/// Changes an octet of a message, or cuts the message.
 fn damage(message: &mut Vec<u8>, input: &mut Input<'_>) {
     let (at, value) = (input.index(message.len()), input.next());
     if value == 0 {
@@ -202,7 +202,7 @@ fn damage(message: &mut Vec<u8>, input: &mut Input<'_>) {
     }
 }
 
-/// Appends a record; returns its section, 0 to 2.
+/// Appends a record. Returns its section, 0 to 2.
 fn record(message: &mut Vec<u8>, input: &mut Input<'_>) -> usize {
     let [what, owner, value] = [(); 3].map(|()| input.next());
     let section = usize::from(what >> 6).min(2);
@@ -220,7 +220,7 @@ fn record(message: &mut Vec<u8>, input: &mut Input<'_>) -> usize {
         5 => (16, [&[value][..], &vec![b't'; value.into()]].concat()),
         6 => (2, other),
         7 => {
-            // OPT; an extended error is in it for some.
+            // OPT, in some cases with an extended error.
             message.extend_from_slice(&[0, 0, 41, 4, 208, value & 1, 0, value & 0x80, 0]);
             let option: &[u8] = if value & 2 == 0 {
                 &[0, 0]
@@ -232,7 +232,7 @@ fn record(message: &mut Vec<u8>, input: &mut Input<'_>) -> usize {
         }
         8 => (TYPES[usize::from(value % 16)], input.take(16).to_vec()),
         _ => {
-            // As it is.
+            // Octets of the input, unchanged.
             message.extend_from_slice(input.take(value.into()));
             return section;
         }
@@ -247,7 +247,7 @@ fn record(message: &mut Vec<u8>, input: &mut Input<'_>) -> usize {
     section
 }
 
-/// A server's response to `query`, with this many records of the input and its code.
+/// A server's response to `query`. `shape` gives the response code and the number of records, which are made from the input.
 fn response(query: &[u8], input: &mut Input<'_>, shape: u8) -> Vec<u8> {
     let end = HEADER_LEN + Query::read(query).expect("it was one").section().len();
     let mut message = query[..end].to_vec();
@@ -267,7 +267,7 @@ fn response(query: &[u8], input: &mut Input<'_>, shape: u8) -> Vec<u8> {
     message
 }
 
-/// The node, its network, and who acts on both.
+/// The node, its network, and the clients and servers that act on both.
 struct Run<'a> {
     input: Input<'a>,
     world: Arc<World>,
@@ -400,7 +400,7 @@ impl<'a> Run<'a> {
             _ => self.change().await,
         }
         if what & 128 == 0 {
-            // Time passes only when nobody has anything to do.
+            // Made-up time passes only when all tasks wait.
             sleep(Duration::from_millis(1)).await;
         }
         let most = self.shared.current.load().config.cache.max_size;
@@ -425,7 +425,7 @@ impl<'a> Run<'a> {
         let _ = self.workers[worker].send(Command::Connection(accepted));
     }
 
-    /// A client writes a query, two at once, or octets, cut somewhere.
+    /// A client writes a query, two queries at once, or any octets, which may be cut.
     async fn write(&mut self, what: u8) {
         let Some(id) = self.connection() else { return };
         let cut = usize::from(self.input.next());
@@ -448,17 +448,17 @@ impl<'a> Run<'a> {
         self.world.lock().octets(id, other);
     }
 
-    /// A server says something about a query, or in spite of it.
+    /// A server sends a message, which may or may not answer a query.
     fn answer(&mut self) {
         let mut world = self.world.lock();
-        // From the newest on: a client's query rather than a probe.
+        // Counted from the newest, which is more often a client's query than a probe.
         let index = self.input.index(world.asked.len());
         let index = (world.asked.len().max(1) - 1) - index;
         let [form, shape] = [(); 2].map(|()| self.input.next());
         let asked = if form & 128 == 0 {
             world.asked.remove(index)
         } else {
-            // Once more, later.
+            // The same query may be answered once more later.
             world.asked.back().map(|asked| network::Asked {
                 way: asked.way,
                 message: asked.message.clone(),
@@ -488,14 +488,14 @@ impl<'a> Run<'a> {
                 damage(&mut message, &mut self.input);
                 message
             }
-            // Nothing, ever.
+            // The query never gets an answer.
             _ => return,
         };
         world.expected.forged_address_said |= message.windows(4).any(|octets| octets == FORGED);
         if let Way::Stream(id) = asked.way
             && form & 64 != 0
         {
-            // Half of it, and what the input has next may follow.
+            // The first half of the frame. Octets of the input may follow.
             message = framed(&message);
             message.truncate(message.len() / 2);
             world.octets(id, &message);
@@ -525,7 +525,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Another configuration, or a flush.
+    /// Puts a configuration in force, or flushes names.
     async fn change(&mut self) {
         let value = self.input.next();
         if value & 4 != 0 {
@@ -546,7 +546,7 @@ impl<'a> Run<'a> {
         change::forget_routes(&self.metrics.serving, &setup, &old);
     }
 
-    /// Nobody sends anything any more.
+    /// Ends the run: clients send nothing more, and all must come to rest.
     async fn end(mut self) {
         let mut waited = Duration::ZERO;
         let pause = Duration::from_millis(100);
@@ -578,8 +578,7 @@ impl<'a> Run<'a> {
         let expected = &self.world.lock().expected;
         let (replies, dropped) = (sum("nodens_replies_total"), sum("nodens_dropped_total"));
         let arrived = expected.arrived;
-        // What a client that reset its connection had sent may never have been read, and what it was to hear may be counted
-        // as replied.
+        // If a client reset its connection, its queries may not have been read, or may be counted as replied.
         let lost = expected.lost();
         assert!(replies + dropped <= arrived && replies + dropped + lost >= arrived);
         assert!(expected.replies <= replies && replies <= expected.replies + lost);
@@ -589,7 +588,7 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What somebody sends who has not seen the query: its ID is another, or its question is.
+/// A forged response: its ID or its question is not the query's.
 fn forged(query: &[u8], other_id: bool, change: u8) -> Vec<u8> {
     let read = Query::read(query).expect("it was one");
     let mut message = query[..HEADER_LEN].to_vec();

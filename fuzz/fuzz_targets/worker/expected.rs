@@ -1,5 +1,5 @@
-//! What clients have sent and what they have heard: each message has one reply, or none for a reason that can be told from
-//! its octets.
+//! The clients' messages and the replies to them. Each message must get one reply, or none for a reason that follows from its
+//! octets.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use nodens::message::wire::{
 
 use crate::network::StreamId;
 
-/// The address in every response that is no answer to anything that was asked.
+/// The address in each response that answers no query.
 pub(crate) const FORGED: [u8; 4] = [203, 0, 113, 66];
 
 /// A message that a client waits for a reply to.
@@ -21,26 +21,26 @@ struct Waiting {
     stream: Option<StreamId>,
     id: u16,
     opcode: u16,
-    /// As the client spelt it; none if it cannot be read.
+    /// The question, spelt as in the query. None if it cannot be read.
     question: Option<Vec<u8>>,
-    /// Octets of the longest reply over UDP.
+    /// Greatest length of a reply over UDP, in octets.
     limit: usize,
-    /// None has to come.
+    /// Whether the reply may be missing.
     optional: bool,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Expected {
     waiting: Vec<Waiting>,
-    /// Messages that reached a listener, and of them those that get no reply by what they are.
+    /// Messages that reached a listener, and the number of them that must get no reply.
     pub(crate) arrived: u64,
     pub(crate) silent: u64,
     pub(crate) replies: u64,
-    /// Whether somebody else said it, too: then the address proves nothing.
+    /// Whether the forged address was in another message of the input, too: then it proves nothing in a reply.
     pub(crate) forged_address_said: bool,
 }
 
-/// QNAME, QTYPE and QCLASS, if that is what the message has behind its header.
+/// QNAME, QTYPE and QCLASS, if the message has exactly one question after its header.
 fn question(message: &[u8]) -> Option<Vec<u8>> {
     let counts = Counts::read(message).ok()?;
     let end = skip_question_name(message, HEADER_LEN).ok()? + 4;
@@ -51,12 +51,12 @@ fn question(message: &[u8]) -> Option<Vec<u8>> {
 }
 
 impl Expected {
-    /// Outside `allow`.
+    /// Whether a client is outside `allow`.
     pub(crate) fn is_stranger(client: SocketAddr) -> bool {
         client.ip().to_string().starts_with("198.")
     }
 
-    /// A message is about to reach nodens.
+    /// Notes a message that is about to reach nodens.
     pub(crate) fn arrived(&mut self, client: SocketAddr, stream: Option<StreamId>, message: &[u8]) {
         self.arrived += 1;
         self.forged_address_said |= message.windows(4).any(|octets| octets == FORGED);
@@ -78,14 +78,14 @@ impl Expected {
         });
     }
 
-    /// A connection was reset: what its client waits for may be lost.
+    /// Notes that a connection was reset: replies to its client may be missing.
     pub(crate) fn gone(&mut self, stream: StreamId) {
         for waiting in &mut self.waiting {
             waiting.optional |= waiting.stream == Some(stream);
         }
     }
 
-    /// A reply leaves nodens.
+    /// Checks a reply that nodens sends.
     pub(crate) fn replied(&mut self, client: SocketAddr, stream: Option<StreamId>, reply: &[u8]) {
         self.replies += 1;
         let counts = Counts::read(reply).expect("a reply has a header");
@@ -98,7 +98,7 @@ impl Expected {
                 && waiting.question == said
         };
         let fits = |waiting: &Waiting| stream.is_some() || reply.len() <= waiting.limit;
-        // Of several that are alike but for their OPT, the one that takes least.
+        // Several messages may differ in their OPT only. The reply counts for the one with the smallest limit.
         let takes = self.waiting.iter().enumerate();
         let takes = takes.filter(|(_, one)| of(one) && fits(one));
         let place = takes.min_by_key(|(_, one)| one.limit);
@@ -127,18 +127,18 @@ impl Expected {
         );
     }
 
-    /// Messages without the reply that has to come.
+    /// Number of messages without a reply that must get one.
     pub(crate) fn missing(&self) -> usize {
         self.waiting.iter().filter(|one| !one.optional).count()
     }
 
-    /// The same for people.
+    /// A text of the messages without a reply that must get one.
     pub(crate) fn show(&self) -> String {
         let missing = self.waiting.iter().filter(|one| !one.optional);
         missing.map(|one| format!("{one:02x?}\n")).collect()
     }
 
-    /// Messages that may have no reply although they could have one.
+    /// Number of messages without a reply that need not get one.
     pub(crate) fn lost(&self) -> u64 {
         self.waiting.len() as u64
     }

@@ -1,5 +1,5 @@
-//! A network without delays: what clients send is there at once, what nodens asks servers is kept until the input answers
-//! it, and whatever leaves nodens is checked as it leaves.
+//! A network without delays. Clients' messages arrive at once. Queries of nodens to servers are kept until the input answers
+//! them. Each reply of nodens is checked when it is sent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -20,18 +20,18 @@ pub(crate) const NAMESERVER: SocketAddr = SocketAddr::new(
     53,
 );
 
-/// Upstream queries that can still be answered; of more, the oldest are lost.
+/// Most queries to servers that are kept. When there are more, the oldest is lost.
 const MOST_ASKED: usize = 32;
 
 pub(crate) type StreamId = u64;
 
-/// A query on its way to a server.
+/// A query of nodens to a server.
 pub(crate) struct Asked {
     pub(crate) way: Way,
     pub(crate) message: Vec<u8>,
 }
 
-/// How it left, and how an answer comes back.
+/// The socket or connection of a query, by which its answer comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
     Datagram(SocketAddr),
@@ -47,9 +47,9 @@ pub(crate) enum FarEnd {
 pub(crate) struct StreamState {
     pub(crate) far: FarEnd,
     inbox: VecDeque<u8>,
-    /// Octets from nodens that make no whole message yet.
+    /// Octets from nodens that are not a complete message yet.
     far_inbox: Vec<u8>,
-    /// Octets of a client that make no whole message yet.
+    /// Octets of a client that are not a complete message yet.
     unfinished: Vec<u8>,
     pub(crate) finished: bool,
     pub(crate) reset: bool,
@@ -74,14 +74,14 @@ pub(crate) struct World {
 
 pub(crate) struct State {
     random: fastrand::Rng,
-    /// Sockets towards servers, by their own address, and the server.
+    /// Sockets to servers by local address, each with its server.
     sockets: BTreeMap<SocketAddr, (SharedSocket, SocketAddr)>,
     listening: Vec<SharedSocket>,
     pub(crate) streams: BTreeMap<StreamId, StreamState>,
     pub(crate) asked: VecDeque<Asked>,
     /// How each query was sent, its ID and its question.
     sent: BTreeSet<(Way, u16, Vec<u8>)>,
-    /// Servers that answer everything by themselves.
+    /// Servers that answer each query at once, without the input.
     pub(crate) willing: BTreeSet<SocketAddr>,
     pub(crate) expected: Expected,
     next_port: u16,
@@ -106,7 +106,7 @@ fn deliver(socket: &SharedSocket, message: Vec<u8>, from: SocketAddr) {
     wake(&mut state.waker);
 }
 
-/// Takes the whole messages out of what a stream has brought (RFC 1035 §4.2.2).
+/// Removes the complete messages from a stream's octets, and returns them (RFC 1035 §4.2.2).
 fn take_messages(octets: &mut Vec<u8>) -> Vec<Vec<u8>> {
     let mut messages = Vec::new();
     while let Some(&[high, low]) = octets.get(..2) {
@@ -148,7 +148,7 @@ impl World {
         self.state.lock().expect("one thread")
     }
 
-    /// A socket of the nameserver's, for one worker.
+    /// Opens a socket of the nameserver for one worker.
     pub(crate) fn listen(self: &Arc<Self>) -> UdpSocket {
         let state = SharedSocket::default();
         self.lock().listening.push(Arc::clone(&state));
@@ -160,7 +160,7 @@ impl World {
         }))
     }
 
-    /// A connection that a client opens: its number, and nodens' end.
+    /// Opens a connection of a client. Returns its number and the end of nodens.
     pub(crate) fn open(self: &Arc<Self>, client: SocketAddr) -> (StreamId, Box<dyn MadeUpStream>) {
         let id = self.lock().new_stream(FarEnd::Client(client));
         let near = NearEnd {
@@ -207,7 +207,8 @@ impl State {
         if let FarEnd::Client(client) = stream.far {
             stream.unfinished.extend_from_slice(octets);
             for message in take_messages(&mut stream.unfinished) {
-                // What crosses our FIN is the client's to repeat (RFC 7766 §6.2.4).
+                // A query that the client sent before it received our FIN is not served; the client has to repeat it (RFC 7766
+                // §6.2.4).
                 if !stream.closed_here {
                     self.expected.arrived(client, Some(id), &message);
                 }
@@ -234,7 +235,7 @@ impl State {
         }
     }
 
-    /// A server takes connections that nodens asked for, or refuses them.
+    /// Accepts or refuses all connections that nodens is opening.
     pub(crate) fn connected(&mut self, accepted: bool) {
         for stream in self.streams.values_mut() {
             if let Some(connecting) = stream.connecting.take() {
@@ -243,7 +244,7 @@ impl State {
         }
     }
 
-    /// A router says that a server cannot be reached, to every socket towards it.
+    /// Sends an ICMP error to each socket to a server.
     pub(crate) fn unreachable(&mut self, number: usize) {
         let count = self.sockets.len().max(1);
         if let Some((_, server)) = self.sockets.values().nth(number % count) {
@@ -258,7 +259,7 @@ impl State {
         }
     }
 
-    /// Whether a message can be the response to a query that went this way.
+    /// Whether a message may be the response to a query that was sent this way.
     pub(crate) fn answers(&self, way: Way, message: &[u8]) -> bool {
         let question = message[HEADER_LEN..].to_ascii_lowercase();
         let alike = (way, id(message), Vec::new());
@@ -268,7 +269,7 @@ impl State {
             .any(|(_, _, asked)| question.starts_with(asked))
     }
 
-    /// A server says something.
+    /// A server sends a message.
     pub(crate) fn say(&mut self, way: Way, message: Vec<u8>) {
         match way {
             Way::Datagram(local) => {
@@ -280,7 +281,7 @@ impl State {
         }
     }
 
-    /// nodens asks a server.
+    /// Notes and checks a query of nodens to a server.
     fn asks(&mut self, way: Way, server: Option<SocketAddr>, message: &[u8]) {
         let query = Query::read(message).expect("what is sent to a server is a query");
         let question = query.section().to_ascii_lowercase();
@@ -299,7 +300,7 @@ impl State {
     }
 }
 
-/// The response of a server that has an address for everything.
+/// A response with an address for each name.
 fn willing_answer(query: &[u8]) -> Vec<u8> {
     let read = Query::read(query).expect("it was one");
     let mut message = query[..HEADER_LEN + read.section().len()].to_vec();
@@ -332,7 +333,7 @@ impl Network for Host {
         let local = SocketAddr::from(([10, 0, 0, 1], inner.next_port));
         inner.sockets.insert(local, (Arc::clone(&state), server));
         let same = inner.sockets.values().filter(|(_, to)| *to == server);
-        // Of two workers, and one more for a probe.
+        // The budgets of two workers, and some more sockets for probes.
         let most = 2 * (UPSTREAM_PORTS + UPSTREAM_PORTS_RETIRED) + 4;
         assert!(same.count() <= most, "more sockets than the budget");
         drop(inner);
@@ -376,7 +377,7 @@ struct Socket {
     world: Arc<World>,
     state: SharedSocket,
     local: SocketAddr,
-    /// None for one of the nameserver's.
+    /// None for a socket of the nameserver.
     server: Option<SocketAddr>,
 }
 
