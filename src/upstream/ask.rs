@@ -425,6 +425,8 @@ impl Lookup<'_> {
         let answered = matches!(response.kind(), Kind::Positive | Kind::Negative);
         if (answered || response.truncated())
             && let Some(refusal) = self.attempts[number].refusal.take()
+            // There are servers that know OPT and refuse the DO bit in it: others' queries are not to go without.
+            && !self.question.question().dnssec_ok
         {
             self.server(number).learn_form(form, refusal, now);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::client::{Reply, ask, group_of, question, send};
+use crate::client::{Reply, ask, group_of, question, says, send, settled};
 use crate::common::dns::{Over, flag, question_end, rcode};
 use crate::common::{Nodens, wait_for};
 use crate::server::{Does, Query, Server};
@@ -275,6 +275,28 @@ fn a_client_that_wants_dnssec_is_answered_by_a_server_without_edns() {
             "{name}: our own OPT repeats DO (RFC 3225 §3)"
         );
     }
+}
+
+/// It knows OPT, and takes the DO bit for a mistake.
+#[test]
+fn a_server_that_refuses_the_do_bit_alone_still_gets_edns_from_others() {
+    let server = Server::start_for_all(|q: &Query| {
+        let dnssec_ok = q.edns && q.bytes[q.bytes.len() - 4] & 0x80 != 0;
+        if dnssec_ok {
+            FORMERR(q)
+        } else {
+            q.honest().into()
+        }
+    });
+    let nodens = settled(&group_of(&[server.over("")], ""), &[server.over("")]);
+    for name in ["one.corp. A", "two.corp. A"] {
+        let reply = send(&nodens, &question(name).dnssec_ok(), Over::Udp);
+        assert_eq!(reply.gist(), "NOERROR 192.0.2.1", "{name}");
+    }
+    let before = server.count();
+    assert_eq!(says(&nodens, "three.corp. A"), "NOERROR 192.0.2.1");
+    let asked = &server.asked()[before..];
+    assert!(asked.iter().all(|q| q.edns), "{asked:?}");
 }
 
 #[test]
