@@ -415,7 +415,9 @@ fn lies(query: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         message
     };
     let label = [&[63][..], &[b'a'; 63]].concat();
+    let without_question = [&honest[..4], &[0, 0], &honest[6..12], &honest[answer..]].concat();
     vec![
+        ("no question", without_question),
         ("ANCOUNT one too high", changed(&|m| m[7] = 2)),
         ("ANCOUNT of 65,535", changed(&|m| m[6..8].fill(0xff))),
         ("NSCOUNT without records", changed(&|m| m[9] = 1)),

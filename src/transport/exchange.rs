@@ -286,7 +286,14 @@ impl Exchange {
 
     fn read(&self, message: &[u8]) -> Result<Response, TryError> {
         if leaves_question_out(message) {
-            return self.without_records(message);
+            // After TC the question is asked over TCP, and that response must contain it. An answer without a question may be
+            // for another question.
+            let says_enough = form::failed(message) || wire::flags(message) & flag::TC != 0;
+            return if says_enough {
+                self.without_records(message)
+            } else {
+                Err(TryError::Malformed)
+            };
         }
         match Response::read(message) {
             // RFC 2181 §9: a message with TC may be cut anywhere, even within a record.
@@ -366,19 +373,15 @@ impl Exchange {
 }
 
 /// Checks that a message answers a question, which is given as a query's question section (RFC 5452 §9.1). A failure, or a
-/// truncated message, may have no question.
+/// truncated message, may have no question. Any other message without a question is accepted here, too: it is malformed, and ends
+/// its try at once.
 pub(crate) fn answers(asked: &[u8], message: &[u8]) -> Result<(), Mismatch> {
     let flags = wire::flags(message);
     if message.len() < HEADER_LEN || flags & (flag::QR | flag::OPCODE) != flag::QR {
         return Err(Mismatch::NotAResponse);
     }
     if leaves_question_out(message) {
-        // After TC the question is asked over TCP, and that response must contain it.
-        return if form::failed(message) || flags & flag::TC != 0 {
-            Ok(())
-        } else {
-            Err(Mismatch::Question)
-        };
+        return Ok(());
     }
     let (asked_name, asked_type) = asked.split_at(asked.len() - 4);
     let Some(answered) = message.get(HEADER_LEN..HEADER_LEN + asked.len()) else {
