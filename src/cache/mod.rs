@@ -233,6 +233,16 @@ impl Cache {
         })
     }
 
+    /// Removes the entry of a question if `gone` is true for it. Does not count as a hit.
+    pub fn forget_if(&self, key: &[u8], gone: impl Fn(&Entry) -> bool) {
+        let hash = self.hash(key);
+        let gone = |entry: &Entry| entry.answers(key) && gone(entry);
+        // Mostly there is no such entry, and no lock for writing is needed.
+        if self.shards.peek(&hash).is_some_and(|entry| gone(&entry)) {
+            self.shards.remove_if(&hash, gone);
+        }
+    }
+
     /// Removes all answers and failures of the lower-cased wire names that `concerns` chooses. Locks a shard for one entry at a
     /// time.
     pub fn flush(&self, concerns: impl Fn(&[u8]) -> bool) -> Flushed {

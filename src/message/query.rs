@@ -5,6 +5,7 @@
 
 use hickory_proto::rr::Name;
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
+use smallvec::SmallVec;
 
 use super::form::QueryForm;
 use super::wire::{
@@ -233,13 +234,16 @@ pub fn key_about(key: &[u8], name: &[u8]) -> Vec<u8> {
     [name, &key[key.len() - Key::SUFFIX..]].concat()
 }
 
+/// A key on the stack. Keys of long names are on the heap.
+pub type ShortKey = SmallVec<[u8; 64]>;
+
 /// The key of the question for another type of the same name.
 ///
 /// # Panics
 /// On bytes that are no key made by [`Query::key`].
 #[must_use]
-pub fn key_for_type(key: &[u8], qtype: u16) -> Vec<u8> {
-    let mut key = key.to_vec();
+pub fn key_for_type(key: &[u8], qtype: u16) -> ShortKey {
+    let mut key = ShortKey::from_slice(key);
     let at = key.len() - Key::SUFFIX;
     wire::put_u16(&mut key, at, qtype);
     key

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::client::{Client, Served};
+use super::denials::other_family;
 use super::metrics::{Cap, Dropped, StaleReason};
 use super::worker::Worker;
 use crate::cache::{Blames, Entry};
@@ -11,7 +12,7 @@ use crate::config::Denial;
 use crate::message::ede::{self, ExtendedError};
 use crate::message::query::{Question, Reject, key_for_type};
 use crate::message::reply::Asked;
-use crate::message::wire::{rcode, rr};
+use crate::message::wire::rcode;
 use crate::upstream::group::Group;
 
 /// Why the upstreams are not asked.
@@ -30,15 +31,6 @@ pub(super) fn may_stand_in(entry: &Entry, reason: StaleReason) -> bool {
     match reason {
         StaleReason::UpstreamsDown | StaleReason::Failed | StaleReason::Denied => true,
         StaleReason::Slow | StaleReason::Overload => !entry.is_negative(),
-    }
-}
-
-/// AAAA for A, and A for AAAA.
-fn other_family(qtype: u16) -> Option<u16> {
-    match qtype {
-        rr::A => Some(rr::AAAA),
-        rr::AAAA => Some(rr::A),
-        _ => None,
     }
 }
 

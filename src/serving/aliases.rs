@@ -282,7 +282,8 @@ impl Chain<'_> {
         self.wait_for(flight, end).await
     }
 
-    async fn wait_for(&self, flight: Rc<Flight>, end: Instant) -> Content {
+    /// Waits for the result of a flight until `end`.
+    pub(super) async fn wait_for(&self, flight: Rc<Flight>, end: Instant) -> Content {
         let failure =
             |code, text| Content::Failure(rcode::SERVFAIL, Rc::new(ExtendedError::new(code, text)));
         if let Some(own) = self.flight {

@@ -136,6 +136,7 @@ pub struct ServingFamilies {
     stale: IntCounterVec,
     rejected: IntCounterVec,
     prefetches: IntCounter,
+    denials_doubted: IntCounter,
     synthesised: IntCounterVec,
     in_flight: IntGauge,
     /// Counts for CoreDNS's families; only with `metrics.coredns`.
@@ -199,6 +200,10 @@ impl ServingFamilies {
             prefetches: registry.counter(
                 "nodens_cache_prefetches_total",
                 "Popular answers fetched anew shortly before they expired.",
+            ),
+            denials_doubted: registry.counter(
+                "nodens_denials_doubted_total",
+                "Answers NXDOMAIN for A or AAAA that were taken for empty ones, because the name has addresses of the other family.",
             ),
             synthesised: registry.counters(
                 "nodens_dns64_answers_total",
@@ -313,6 +318,7 @@ impl ServingFamilies {
             stale: PerLabel::new(|label| self.stale.with_label_values(&[label])),
             rejected: PerLabel::new(|label| self.rejected.with_label_values(&[label])),
             prefetches: self.prefetches.clone(),
+            denials_doubted: self.denials_doubted.clone(),
             synthesised: PerLabel::new(|label| self.synthesised.with_label_values(&[label])),
             coredns: self.coredns.as_ref().map(ServedTotals::worker),
         }
@@ -367,6 +373,8 @@ pub struct WorkerMetrics {
     rejected: PerLabel<Cap, IntCounter>,
     /// Shared counters, because these events are rare.
     pub prefetches: IntCounter,
+    /// The same.
+    pub denials_doubted: IntCounter,
     synthesised: PerLabel<Synthesised, IntCounter>,
     coredns: Option<WorkerCounts>,
 }

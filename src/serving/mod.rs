@@ -4,6 +4,7 @@
 //! - [`admission`]: which clients may ask, and when the upstreams are not asked;
 //! - [`flights`] and [`waiting`]: questions in flight, and their waiters;
 //! - `resolve`: which questions a flight asks; [`aliases`]: targets of aliases; `dns64`: addresses for names without IPv6;
+//!   `denials`: NXDOMAIN for a name that has addresses of the other family;
 //! - [`replies`]: the replies to clients; `query_log`: the log of replies;
 //! - [`local`]: answers from the configuration; `own_answers`: answers that a route gives by itself;
 //! - [`recent_failures`] and [`top`]: what /status shows of queries;
@@ -16,6 +17,7 @@ pub mod admission;
 pub mod aliases;
 pub mod client;
 pub mod coredns;
+mod denials;
 mod dns64;
 pub mod flights;
 pub mod inheritance;

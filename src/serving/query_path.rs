@@ -350,6 +350,7 @@ fn land(leader: Leader, result: Result<CompletedAnswer, Failed>, bounds: Bounds)
             }
             if keep {
                 cache.insert_if_current(&key, &entry, leader.flight.asked());
+                worker.forget_denial_beside(&key, &entry);
             }
             leader.land(|place| Content::Answer(entry.clone(), WaiterPlace { place, server }));
         }

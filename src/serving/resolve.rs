@@ -1,12 +1,13 @@
 //! What a flight does: it asks its route's servers, and then further questions if their answer is incomplete.
 //!
-//! Owns the order of the two steps, and the deadline for both. [`super::aliases`] looks up targets of aliases, and
-//! [`super::dns64`] makes addresses for names without IPv6.
+//! Owns the order of the steps, and the deadline for all of them. [`super::denials`] checks denials of one family of addresses,
+//! [`super::aliases`] looks up targets of aliases, and [`super::dns64`] makes addresses for names without IPv6.
 
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::aliases::{AnsweringGroup, Chain, CompletedAnswer};
+use super::denials;
 use super::dns64::{self, Completion};
 use super::flights::Flight;
 use super::worker::Worker;
@@ -25,7 +26,7 @@ pub(super) async fn resolve(
 ) -> Result<CompletedAnswer, Failed> {
     let end = now + worker.first_group(index).budget();
     let route = worker.setup.routes.get(index);
-    let answer = ask_servers(worker, index, key, now).await;
+    let mut answer = ask_servers(worker, index, key, now).await;
     let chain = Chain {
         worker,
         key,
@@ -33,13 +34,20 @@ pub(super) async fn resolve(
         client: None,
         end,
     };
-    // Boxed, as below for aliases: it is rare, and otherwise each flight's future would have room for it.
+    if let Ok(answer) = &mut answer
+        && let Some(beside) = denials::key_beside_denial(key, &answer.response)
+    {
+        // Boxed, because it is rare, and otherwise each flight's future would have room for it.
+        Box::pin(chain.check_denial(answer, index, &beside)).await;
+    }
+    // Boxed for the same reason.
     if let Some(rule) = dns64::rule(route, &Question::of(key)) {
         let completion = Completion {
             rule,
             route: index,
             chain,
         };
+        // In a box, as above.
         return Box::pin(completion.complete(answer)).await;
     }
     let answer = answer?;

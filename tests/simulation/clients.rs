@@ -52,6 +52,8 @@ struct FirstTier {
     instance: Instance,
     told: Micros,
     fresh_until: Micros,
+    /// It said that there is no such name.
+    is_denial: bool,
 }
 
 /// The latest version in an instance's replies. Instances are told apart, because an earlier instance does not hand over what
@@ -679,7 +681,11 @@ impl Clients {
                 (true, false) => first.fresh_until + self.max_stale,
                 (true, true) | (false, _) => first.fresh_until,
             };
-            if first.instance == instance && first.told < arrived && net.now < until {
+            let first_group = &names.tiers(word.name)[..1];
+            let doubted = first.is_denial
+                && Self::other_addresses((names, servers), key, first_group)
+                    .is_some_and(|said| said + ON_ITS_WAY > first.told);
+            if first.instance == instance && first.told < arrived && net.now < until && !doubted {
                 let (told, until) = (seconds(first.told), seconds(until));
                 net.violated(|| {
                     format!(
@@ -699,6 +705,7 @@ impl Clients {
                     instance,
                     told,
                     fresh_until,
+                    is_denial: names.content(word) == Content::NoSuchName,
                 },
             );
         }
@@ -729,7 +736,13 @@ impl Clients {
             return net.violated(|| format!("{}: version {version} is not there yet", text()));
         }
         let content = names.content(word);
-        if (content == Content::NoSuchName) != (code == NXDOMAIN) {
+        let doubted = content == Content::NoSuchName && code == 0 && {
+            let groups = [names.tiers(name), &[group]].concat();
+            let said = Self::other_addresses((names, servers), (name, qtype), &groups);
+            let lasts = 2 * Micros::from(names.ttl(name)) * SECOND + self.max_stale;
+            said.is_some_and(|said| net.now <= said + lasts + ON_ITS_WAY)
+        };
+        if (content == Content::NoSuchName) != (code == NXDOMAIN) && !doubted {
             return net.violated(|| format!("{}: code {code} for {content:?}", text()));
         }
         let tells = Told {
@@ -757,6 +770,32 @@ impl Clients {
         {
             *latest = tells;
         }
+    }
+
+    /// When addresses of the other family were said last. Since then a denial may be told as an empty answer, and a denial in
+    /// the cache may be forgotten.
+    fn other_addresses(
+        (names, servers): (&Names, &Servers),
+        (name, qtype): (usize, u16),
+        groups: &[u8],
+    ) -> Option<Micros> {
+        let other = match qtype {
+            A => AAAA,
+            AAAA => A,
+            _ => return None,
+        };
+        let versions = 0..=names.version(name);
+        let words = versions.flat_map(|version| {
+            groups.iter().map(move |&group| Word {
+                group,
+                name,
+                version,
+            })
+        });
+        words
+            .filter(|word| matches!(names.content(*word), Content::Addresses(_)))
+            .filter_map(|word| servers.said(word, other))
+            .max()
     }
 
     /// Groups that may have answered for a name, when the query arrived at that time.

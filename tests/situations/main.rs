@@ -12,6 +12,7 @@
 //! | `edns` | servers that refuse EDNS or the AD bit |
 //! | `denied` | names that are denied although they were answered a moment ago |
 //! | `dns64` | names without IPv6 addresses in an IPv6-only cluster |
+//! | `families` | names that are denied for one family of addresses, and have the other |
 //! | `errors` | extended errors of servers |
 //! | `names` | the longest names, an address type without a SOA, signed queries |
 //! | `policies` | zones, types and names that are answered here |
@@ -42,6 +43,7 @@ mod denied;
 mod dns64;
 mod edns;
 mod errors;
+mod families;
 mod metrics;
 mod names;
 mod policies;

@@ -11,7 +11,7 @@ mod without_opt;
 use std::num::NonZeroU16;
 
 use super::ede::{ExtendedError, PassedOn};
-use super::wire::{self, Counts, HEADER_LEN, Malformed, Records, flag, rr};
+use super::wire::{self, Counts, HEADER_LEN, Malformed, Records, flag, rcode, rr};
 use survey::Survey;
 
 /// A response without OPT and TSIG, its QNAME lower-cased, the TTLs of each `RRset` made equal, otherwise byte for byte as
@@ -235,6 +235,15 @@ impl Response {
     #[must_use]
     pub(super) fn of_kind(mut self, kind: Kind) -> Self {
         self.facts.kind = kind;
+        self
+    }
+
+    /// The same response as NODATA: the name exists and has no record of this type (RFC 2308 §2.2). For NXDOMAIN.
+    #[must_use]
+    pub fn into_nodata(mut self) -> Self {
+        let flags = wire::flags(&self.bytes) & !flag::RCODE | rcode::NOERROR;
+        wire::put_u16(&mut self.bytes, 2, flags);
+        self.facts.rcode = rcode::NOERROR;
         self
     }
 
