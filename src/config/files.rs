@@ -3,8 +3,20 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
+
+/// Bytes of any file that the configuration is made of. A configuration of 4,000 records is under 1 MiB, and a list of all public
+/// certificate authorities a quarter of that; more is another file given by mistake.
+const MAX_FILE: u64 = 4 << 20;
+
+/// Whether reading it again would wait for whoever writes to it, for ever.
+#[must_use]
+pub fn is_pipe(file: &Path) -> bool {
+    let kind = fs::metadata(file).map(|metadata| metadata.file_type());
+    kind.is_ok_and(|kind| kind.is_fifo() || kind.is_socket())
+}
 
 /// Where files are read from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,12 +50,14 @@ impl Files {
     /// What a file holds.
     ///
     /// # Errors
-    /// Those of `open(2)` and `read(2)`.
+    /// Those of `open(2)` and `read(2)`; `FileTooLarge` if it is larger than [`MAX_FILE`], of which no more than that is read.
     pub fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
-        match self.as_it_was(file) {
-            Some(content) => Ok(content.clone()),
-            None => fs::read(file),
+        let bytes = self.read_up_to(file, MAX_FILE + 1)?;
+        if bytes.len() as u64 > MAX_FILE {
+            let text = "it is larger than 4MiB";
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
+        Ok(bytes)
     }
 
     /// What a file of text holds.

@@ -37,7 +37,7 @@ use ipnet::{IpNet, Ipv6Net};
 
 pub use corefile::{Refusal, Remark, SyntaxProblem, Verdict, is_corefile};
 pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
-pub use files::Files;
+pub use files::{Files, is_pipe};
 pub use json_schema::json_schema;
 pub use named::{HostName, NamedServer, Source, is_server_address};
 pub use path::KeyPath;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, Files, Flags, Loaded, load_with, same_values};
+use crate::config::{Config, Files, Flags, Loaded, is_pipe, load_with, same_values};
 
 /// The file's name in its directory.
 const FILE: &str = "last-good.json";
@@ -38,6 +38,10 @@ impl Kept {
         let config_file = flags.config_file.as_deref().map(absolute).transpose()?;
         let mut files = BTreeMap::new();
         for file in config_file.iter().chain(config.files()) {
+            if is_pipe(file) {
+                let text = format!("{} is a pipe", file.display());
+                return Err(io::Error::other(text));
+            }
             let content = String::from_utf8_lossy(&fs::read(file)?).into_owned();
             files.insert(absolute(file)?, content);
         }

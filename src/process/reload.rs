@@ -21,7 +21,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::app::App;
 use super::host_names::HostNames;
 use super::last_good::LastGood;
-use crate::config::{Config, Flags, HostName, load};
+use crate::config::{Config, Flags, HostName, is_pipe, load};
 
 /// How often the files are read.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -164,6 +164,14 @@ async fn move_servers(app: &mut App, host: &HostName, addresses: &[IpAddr]) {
 
 /// Puts the configuration as it is now in force, or says why not.
 async fn reload(app: &mut App, flags: &Flags, changes: &mut FileChanges) {
+    if let Some(file) = flags.config_file.as_deref()
+        && is_pipe(file)
+    {
+        let why = "a pipe can be read once only, and was read at the start; keep the configuration in a file";
+        return app
+            .reloads
+            .refused(vec![format!("{}: {why}", file.display())]);
+    }
     let mut loaded = match load(flags) {
         Ok(loaded) => loaded,
         Err(errors) => {

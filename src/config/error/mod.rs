@@ -173,10 +173,10 @@ impl ConfigError {
 
 /// What to do about a configuration file that cannot be read.
 fn remedy_for(error: &io::Error) -> &'static str {
-    if error.kind() == io::ErrorKind::InvalidData {
-        "save it as UTF-8"
-    } else {
-        "check --config and the file's permissions"
+    match error.kind() {
+        io::ErrorKind::InvalidData => "save it as UTF-8",
+        io::ErrorKind::FileTooLarge => "check that it is the right one",
+        _ => "check --config and the file's permissions",
     }
 }
 
