@@ -325,6 +325,7 @@ fn read(report: &Report<'_>, host: &HostFacts) -> Config {
     let top = report.top();
     let listen = read_listen(&top, report);
     let allow = read_allow(&top, report);
+    warn_open_resolver(report, &listen, &allow);
     let admin = top.read_or_null("admin", Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9153))));
     if let Some(address) = admin.filter(|address| address.ip().is_multicast()) {
         let (value, why) = (address.to_string(), NO_HOST);
@@ -507,6 +508,22 @@ fn read_allow(top: &Section<'_>, report: &Report<'_>) -> Vec<IpNet> {
     let mut seen = std::collections::BTreeSet::new();
     allow.retain(|network| seen.insert(*network));
     allow
+}
+
+/// An address that strangers may reach, where everybody is answered.
+fn warn_open_resolver(report: &Report<'_>, listen: &[SocketAddr], allow: &[IpNet]) {
+    let private = networks(&PRIVATE);
+    let is_open = |address: &&SocketAddr| {
+        let ip = address.ip();
+        let everybody = |network: &IpNet| network.prefix_len() == 0 && network.contains(&ip);
+        !private.iter().any(|network| network.contains(&ip)) && allow.iter().any(everybody)
+    };
+    if let Some(address) = listen.iter().find(is_open) {
+        report.warn(format!(
+            "listen: {address}: whoever reaches this address is answered (allow: all). If strangers do, they can flood others \
+             with replies; write the clients' networks in allow, such as private"
+        ));
+    }
 }
 
 fn client_networks(value: &Value) -> Result<Vec<IpNet>, Problem> {

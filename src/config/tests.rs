@@ -1776,6 +1776,30 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
 }
 
 #[test]
+fn who_answers_everybody_where_strangers_may_come_is_warned() {
+    let warned = |listen: &str, allow: &str| {
+        let text = format!("{VPC}listen: [\"{listen}\"]\nallow: [\"{allow}\"]\n");
+        let warnings = loaded(&text).warnings;
+        assert!(warnings.len() < 2, "{warnings:?}");
+        warnings
+            .first()
+            .is_some_and(|warning| warning.starts_with(&format!("listen: {listen}: whoever")))
+    };
+    for (listen, allow, is_warned) in [
+        ("0.0.0.0:53", "all", true),
+        ("[::]:53", "::/0", true),
+        ("8.8.8.8:53", "0.0.0.0/0", true),
+        ("0.0.0.0:53", "private", false),
+        ("0.0.0.0:53", "8.0.0.0/7", false),
+        ("10.0.0.5:53", "all", false),
+        ("169.254.20.53:53", "all", false),
+        ("8.8.8.8:53", "::/0", false),
+    ] {
+        assert_eq!(warned(listen, allow), is_warned, "{listen} {allow}");
+    }
+}
+
+#[test]
 fn private_networks_are_the_default_and_the_public_is_not_among_them() {
     let allow = good(VPC).allow;
     let allowed = |address: &str| {

@@ -19,6 +19,7 @@ use super::change;
 use super::coredns::HealthAnswers;
 use super::files::{FileShares, TooFewFiles};
 use super::handover::{self, Offers};
+use super::memory_limit;
 use super::metrics::Metrics;
 use super::readiness::{Readiness, StartPart};
 use super::reload_status::Reloads;
@@ -138,6 +139,7 @@ impl App {
             _ => cache,
         };
         let (setup, bound) = prepared.bind(None)?;
+        memory_limit::warn_of_cache(&setup.config.cache);
         // All sockets that are bound are open by now.
         let files = share_out_files(&setup.config)
             .map_err(|error| StartErrors(vec![StartError::Files(error)]))?;
@@ -240,6 +242,9 @@ impl App {
         let (setup, bound) = prepared.bind(Some(&added))?;
 
         // From here on nothing can fail.
+        if setup.config.cache.max_size > old.config.cache.max_size {
+            memory_limit::warn_of_cache(&setup.config.cache);
+        }
         change::put_in_force(&setup, &self.shared, &self.upstreams, &self.commands()).await;
         let (shared, new_setup, old_setup) = (
             Arc::clone(&self.shared),

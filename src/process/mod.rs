@@ -9,6 +9,7 @@ pub mod files;
 pub mod handover;
 mod host_names;
 pub mod last_good;
+mod memory_limit;
 pub mod metrics;
 pub mod readiness;
 pub mod reload;
