@@ -88,6 +88,11 @@ fn a_tls_server_that_closes_after_three_answers_costs_no_query() {
 }
 
 #[test]
+fn a_tls_server_that_resets_after_each_answer_costs_no_query() {
+    all_are_answered("tls://", 1, Ends::Abruptly);
+}
+
+#[test]
 fn a_server_that_closes_after_each_answer_costs_no_truncated_query() {
     all_are_answered("", 1, Ends::Orderly);
 }
