@@ -1,4 +1,4 @@
-//! Scheduling on a worker's thread, inside of what tokio's runtime schedules.
+//! Scheduling of a worker's flights, within tokio's runtime.
 //!
 //! A task of tokio's that has read a socket begins a *turn* ([`Turns::begin`]). Flights that became ready because of what was
 //! read are polled at the end of the turn, inside the reader's task. Afterwards everything that they wrote is sent in one
