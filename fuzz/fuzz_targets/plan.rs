@@ -71,8 +71,9 @@ impl Server {
             3 => health.lost(config, now, sent),
             4 => health.overdue(now, sent, value.into()),
             5 => {
-                health.unreachable(config, now);
-                assert_eq!(health.state(), State::Down);
+                let before = health.state();
+                health.unreachable(config, now, sent);
+                assert!(health.state().suspected() || health.state() == before);
             }
             6 => health.unanswered(config, now),
             7 => health.looped(config, now),
@@ -189,7 +190,18 @@ fn query(input: &mut Input<'_>, config: &FailoverConfig, servers: &mut [Server],
             some
         };
         match plan.step(now, |server| states[server].suspected(), may) {
-            Step::Exhausted => break,
+            Step::Exhausted => {
+                let is_declined = |one: &Asked| one.over == Some(TryFailure::Declined);
+                let declined = |server| {
+                    let mut of_server = asked.iter().filter(|one| one.server == server);
+                    of_server.any(is_declined)
+                };
+                let returns = asked.iter().rev().find(|one| !declined(one.server));
+                let until = now + MS * u32::from(input.next()) * 16;
+                if returns.is_none_or(|one| !plan.wait_for_return(one.server, until, now)) {
+                    break;
+                }
+            }
             Step::Overdue(number) => {
                 let Asked { server, sent, .. } = asked[number];
                 servers[server].health.overdue(now, sent, 7);
@@ -197,20 +209,22 @@ fn query(input: &mut Input<'_>, config: &FailoverConfig, servers: &mut [Server],
             Step::Try { number, server, .. } => {
                 assert!(now < end, "too late");
                 assert_eq!(number, asked.len());
-                let mut gone = false;
+                let mut at_once = false;
                 for earlier in asked.iter().filter(|earlier| earlier.server == server) {
                     match earlier.over {
                         Some(TryFailure::Declined) => {
                             panic!("asked again after it said that it cannot answer")
                         }
-                        Some(TryFailure::Unreachable) => gone = true,
+                        Some(TryFailure::Unreachable) => {
+                            at_once |= now - earlier.sent < shortest;
+                        }
                         None => assert!(now - earlier.sent >= shortest, "asked twice at once"),
                     }
                 }
-                if gone {
+                if at_once {
                     retries += 1;
                     assert!(
-                        retries <= 8,
+                        retries <= 17,
                         "asked again and again where it cannot be reached"
                     );
                 }
@@ -268,11 +282,7 @@ fn news(input: &mut Input<'_>, plan: &mut Plan, asked: &mut [Asked], now: Instan
         }
         2 => {
             plan.failed(number, TryFailure::Unreachable);
-            let server = asked[number].server;
-            let there = asked.iter_mut().filter(|other| other.server == server);
-            there
-                .filter(|other| other.over.is_none())
-                .for_each(|other| other.over = Some(TryFailure::Unreachable));
+            asked[number].over = Some(TryFailure::Unreachable);
             true
         }
         _ => {

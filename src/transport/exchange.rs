@@ -314,11 +314,22 @@ impl Exchange {
         Response::read(&whole).map_err(|_| TryError::Malformed)
     }
 
-    /// Ends the try: the network reported that the server cannot be reached.
-    pub(super) fn unreachable(self, peer: &Peer, carrier: Carrier, now: Instant) {
-        peer.metrics.ended(Outcome::Unreachable);
-        peer.observer.unreachable(carrier, now);
-        self.deliver(carrier, Err(TryError::Unreachable), now);
+    /// Ends these tries, which wait on one socket: the network reported to it that the server cannot be reached. The server's health
+    /// is told once.
+    pub(super) fn all_unreachable(
+        exchanges: impl IntoIterator<Item = Self>,
+        peer: &Peer,
+        carrier: Carrier,
+        now: Instant,
+    ) {
+        let exchanges: SmallVec<[Self; 1]> = exchanges.into_iter().collect();
+        if let Some(sent) = exchanges.iter().map(Self::sent).max() {
+            peer.observer.unreachable(carrier, now, sent);
+        }
+        for exchange in exchanges {
+            peer.metrics.ended(Outcome::Unreachable);
+            exchange.deliver(carrier, Err(TryError::Unreachable), now);
+        }
     }
 
     /// Ends the try: the server closed each connection that the query was sent on. A server may close a connection for reasons

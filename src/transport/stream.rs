@@ -643,11 +643,14 @@ impl Connection {
                     .borrow_mut()
                     .retain(|open| !Rc::ptr_eq(open, self));
                 let waiting = std::mem::take(&mut *pool.waiting.borrow_mut());
-                for exchange in in_flight.into_iter().chain(waiting) {
-                    match ended_by {
-                        // This host is out of file descriptors, or of something else: that says nothing about the server.
-                        EndedBy::Us => exchange.broken(peer, Carrier::Stream),
-                        EndedBy::Peer => exchange.unreachable(peer, Carrier::Stream, now),
+                let exchanges = in_flight.into_iter().chain(waiting);
+                match ended_by {
+                    // This host is out of file descriptors, or of something else: that says nothing about the server.
+                    EndedBy::Us => {
+                        exchanges.for_each(|exchange| exchange.broken(peer, Carrier::Stream));
+                    }
+                    EndedBy::Peer => {
+                        Exchange::all_unreachable(exchanges, peer, Carrier::Stream, now);
                     }
                 }
             }
@@ -682,7 +685,7 @@ mod tests {
 
     impl Observer for Nobody {
         fn answered(&self, _: Carrier, _: Instant, _: Duration, _: AnswerQuality) {}
-        fn unreachable(&self, _: Carrier, _: Instant) {}
+        fn unreachable(&self, _: Carrier, _: Instant, _: Instant) {}
         fn expired(&self, _: Carrier, _: Instant) {}
         fn lost(&self, _: Carrier, _: Instant, _: Instant) {}
     }

@@ -157,6 +157,8 @@ pub struct Port {
     in_flight: InFlight,
     opened: Instant,
     uses: Cell<u32>,
+    /// When it got an answer last.
+    heard: Cell<Option<Instant>>,
     retired: Cell<bool>,
     /// A query was overdue on it, or it received a mismatch, so that somebody may be guessing IDs.
     doubtful: Cell<bool>,
@@ -225,9 +227,8 @@ impl Port {
     fn fail_all(&self, peer: &Peer, now: Instant) {
         self.retire();
         self.refusals.came(now);
-        for exchange in self.in_flight.take_all() {
-            exchange.unreachable(peer, Carrier::Datagram, now);
-        }
+        let exchanges = self.in_flight.take_all();
+        Exchange::all_unreachable(exchanges, peer, Carrier::Datagram, now);
     }
 
     /// Reads and handles datagrams until the socket is empty.
@@ -263,7 +264,9 @@ impl Port {
         let accepted = self
             .in_flight
             .accept(peer, batch.datagram(index), arrived, now);
-        if accepted.is_err() {
+        if accepted.is_ok() {
+            self.heard.set(Some(now));
+        } else {
             // Somebody may be guessing IDs. Replacing the socket makes its port useless to them. If there is no room for
             // another socket, this one is closed after `UNMATCHED_PER_PORT` mismatches.
             self.doubtful.set(true);
@@ -291,9 +294,17 @@ impl UdpPool {
     }
 
     /// Sends a query; its result goes to the mailbox. Returns the socket, which is to be told if the query is overdue.
+    ///
+    /// `before` is when the same question was sent to this server the last time, if it was. Then the socket is one that got an
+    /// answer since, if there is one: behind a Service's address, any other socket may lead to the endpoint that did not answer.
     #[must_use]
-    pub fn send(&self, exchange: Exchange, now: Instant) -> Option<Weak<Port>> {
-        self.0.send(exchange, now)
+    pub fn send(
+        &self,
+        exchange: Exchange,
+        before: Option<Instant>,
+        now: Instant,
+    ) -> Option<Weak<Port>> {
+        self.0.send(exchange, before, now)
     }
 
     /// Expires queries whose answer would come too late to matter, retires sockets that are due, and closes retired ones on
@@ -323,10 +334,16 @@ impl UdpPool {
 }
 
 impl Pool {
-    fn send(self: &Rc<Self>, exchange: Exchange, now: Instant) -> Option<Weak<Port>> {
+    fn send(
+        self: &Rc<Self>,
+        exchange: Exchange,
+        before: Option<Instant>,
+        now: Instant,
+    ) -> Option<Weak<Port>> {
         // `send` may report an ICMP error that an earlier query on the socket caused. So a second socket is tried.
         for _ in 0..2 {
-            let port = match self.port(now) {
+            let answered = before.and_then(|before| self.port_answered_since(before, now));
+            let port = match answered.map_or_else(|| self.port(now), Ok) {
                 Ok(port) => port,
                 Err(error) => {
                     tracing::debug!(server = %self.peer.label, %error, "cannot open an upstream socket");
@@ -364,7 +381,7 @@ impl Pool {
                 Err(_) => port.fail_all(&self.peer, now),
             }
         }
-        exchange.unreachable(&self.peer, Carrier::Datagram, now);
+        Exchange::all_unreachable([exchange], &self.peer, Carrier::Datagram, now);
         None
     }
 
@@ -395,6 +412,17 @@ impl Pool {
         burst.slot
     }
 
+    /// The socket that got an answer last, if that was after `before`.
+    fn port_answered_since(&self, before: Instant, now: Instant) -> Option<Rc<Port>> {
+        let ports = self.ports.borrow();
+        let usable = ports.iter().flatten().filter(|port| {
+            port.is_usable(now, Room::Enough) && port.heard.get().is_some_and(|at| at > before)
+        });
+        let port = usable.max_by_key(|port| port.heard.get()).cloned()?;
+        self.peer.metrics.sent(SocketUse::OpenDatagram);
+        Some(port)
+    }
+
     /// The next query's socket, at a random index, opened if need be. If this host is out of sockets, any open socket is taken,
     /// however old: a port that is easier to guess is better than no answer.
     fn port(self: &Rc<Self>, now: Instant) -> io::Result<Rc<Port>> {
@@ -405,6 +433,12 @@ impl Pool {
         let mut open = ports[drawn].as_ref().filter(is_usable);
         if open.is_none() && room == Room::None {
             open = ports.iter().flatten().find(is_usable);
+        }
+        if room == Room::Crowded && open.is_some_and(|port| port.is_doubtful()) {
+            // It cannot be replaced; there may be one that leads to another endpoint, as far as is known.
+            let others = ports[drawn..].iter().chain(&ports[..drawn]).flatten();
+            let mut others = others.filter(is_usable);
+            open = others.find(|port| !port.is_doubtful()).or(open);
         }
         if let Some(port) = open {
             self.peer.metrics.sent(SocketUse::OpenDatagram);
@@ -445,6 +479,7 @@ impl Pool {
             in_flight: InFlight::new(Carrier::Datagram),
             opened: now,
             uses: Cell::new(0),
+            heard: Cell::new(None),
             retired: Cell::new(false),
             doubtful: Cell::new(false),
             refusals: Rc::clone(&self.refusals),
@@ -495,7 +530,7 @@ impl Pool {
         drop(port);
         for exchange in exchanges {
             if exchange.is_awaited() && exchange.moves() < MOVES_PER_EXCHANGE {
-                self.send(exchange.move_on(now), now);
+                self.send(exchange.move_on(now), None, now);
             } else {
                 exchange.forged(&self.peer, Carrier::Datagram);
             }

@@ -92,10 +92,11 @@ impl Links {
         server: usize,
         carrier: Carrier,
         exchange: Exchange,
+        before: Option<Instant>,
         now: Instant,
     ) -> Option<Weak<Port>> {
         match carrier {
-            Carrier::Datagram => self.by_server[server].udp.send(exchange, now),
+            Carrier::Datagram => self.by_server[server].udp.send(exchange, before, now),
             Carrier::Stream => {
                 self.by_server[server].stream.send(exchange, now);
                 None
@@ -201,6 +202,8 @@ enum Why {
     Replacement,
     /// An earlier try was overdue.
     Hedge,
+    /// All earlier ones have failed, and it is asked once more.
+    Again,
 }
 
 /// One question on its way through its groups.
@@ -305,6 +308,7 @@ impl Lookup<'_> {
                     let why = match taken.get() {
                         Some(Extra::Hedge) => Why::Hedge,
                         Some(Extra::Replacement) if hedge => Why::Replacement,
+                        Some(Extra::Replacement) if self.nobody_answered() => Why::Again,
                         _ => Why::Turn,
                     };
                     self.start(number, server, why, now);
@@ -320,9 +324,38 @@ impl Lookup<'_> {
                     let filled = self.question.mailbox().filled();
                     let _ = self.links.shared.turns.timeout_at(until, filled).await;
                 }
+                Step::Exhausted if self.waits_for_return(now) => known = Some(now),
                 Step::Exhausted => return self.give_up(),
             }
         }
+    }
+
+    /// Whether all tries so far have ended.
+    fn nobody_answered(&self) -> bool {
+        let mut attempts = self.attempts.iter();
+        attempts.all(|attempt| attempt.no_answer != NoAnswer::Nothing)
+    }
+
+    /// Nobody is left to ask, and nobody said why the question fails: a server that cannot be reached and was good until lately is
+    /// waited for, as a Service whose endpoints are being replaced. False if there is none.
+    fn waits_for_return(&mut self, now: Instant) -> bool {
+        if self.fallback.is_some() {
+            return false;
+        }
+        let declined = |server: usize| {
+            let of_server = |&number: &usize| self.plan.server(number) == server;
+            let mut tries = (0..self.attempts.len()).filter(of_server);
+            tries.any(|number| {
+                let said = self.attempts[number].no_answer;
+                !matches!(said, NoAnswer::Nothing | NoAnswer::Unreachable)
+            })
+        };
+        let asked = (0..self.attempts.len()).map(|number| self.plan.server(number));
+        let returns = asked
+            .filter(|&server| !declined(server))
+            .filter_map(|server| Some((self.upstreams.servers[server].bridged_until()?, server)))
+            .max();
+        returns.is_some_and(|(until, server)| self.plan.wait_for_return(server, until, now))
     }
 
     fn server(&self, number: usize) -> &Server {
@@ -331,7 +364,7 @@ impl Lookup<'_> {
 
     fn start(&mut self, number: usize, server: usize, why: Why, now: Instant) {
         let carrier = self.upstreams.servers[server].carrier();
-        if why != Why::Turn {
+        if matches!(why, Why::Hedge | Why::Replacement) {
             self.groups[0].metrics.hedges_sent.inc();
         }
         if !self.attempts.is_empty() {
@@ -352,21 +385,24 @@ impl Lookup<'_> {
 
     fn send(&mut self, number: usize, carrier: Carrier, form: QueryForm, now: Instant) {
         let mut exchange = Exchange::new(self.question, number, form, now);
-        if carrier == Carrier::Datagram && self.earlier_tries(number) >= LONG_ANSWERS_LOST {
-            exchange = exchange.with_least_payload();
+        let mut before = None;
+        if carrier == Carrier::Datagram && number > 0 {
+            let mut earlier = self.earlier_tries(number);
+            before = earlier.next().map(|first| self.plan.sent(first));
+            if earlier.nth(LONG_ANSWERS_LOST - 2).is_some() {
+                exchange = exchange.with_least_payload();
+            }
         }
         self.attempts[number].carrier = carrier;
         self.attempts[number].port =
             self.links
-                .send(self.plan.server(number), carrier, exchange, now);
+                .send(self.plan.server(number), carrier, exchange, before, now);
     }
 
-    /// How often the server of this try was asked before it.
-    fn earlier_tries(&self, number: usize) -> usize {
+    /// The tries of this one's server before it.
+    fn earlier_tries(&self, number: usize) -> impl Iterator<Item = usize> {
         let server = self.plan.server(number);
-        (0..number)
-            .filter(|&earlier| self.plan.server(earlier) == server)
-            .count()
+        (0..number).filter(move |&earlier| self.plan.server(earlier) == server)
     }
 
     fn overdue(&mut self, number: usize, now: Instant) {
@@ -380,7 +416,7 @@ impl Lookup<'_> {
         server.overdue(attempt.carrier, now, sent, self.question.name_hash());
         // Another port may be another endpoint behind kube-proxy. A server that is gone is gone on every port.
         if let Some(port) = attempt.port.as_ref().and_then(Weak::upgrade)
-            && !server.state_of(attempt.carrier).suspected()
+            && server.state_of(attempt.carrier) != State::Down
         {
             port.lost_query();
         }
@@ -669,11 +705,12 @@ impl Lookup<'_> {
         if self.attempts[number].why == Why::Hedge {
             self.groups[0].extra.hedge_won();
         }
-        if self.attempts[number].why != Why::Turn {
+        let why = self.attempts[number].why;
+        if matches!(why, Why::Hedge | Why::Replacement) {
             self.groups[0].metrics.hedges_won.inc();
-            if self.server(number).is_reliable() {
-                self.groups[0].extra.answered_by_a_reliable_server();
-            }
+        }
+        if why != Why::Turn && self.server(number).is_reliable() {
+            self.groups[0].extra.answered_by_a_reliable_server();
         }
         for (other, attempt) in self.attempts.iter().enumerate() {
             let server = self.server(other);

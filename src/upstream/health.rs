@@ -21,6 +21,17 @@ const RELIABLE_UNANSWERED_PERCENT: u32 = 5;
 const POOR_PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// The second probe of a server that is coming back follows the first answer after this long.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(100);
+/// A server that the network says cannot be reached is down after so long without an answer, and so many such errors, each to a
+/// source port of its own: one is the news of one port, which may be one endpoint of a Service.
+const REFUSED_FOR: Duration = Duration::from_millis(200);
+const REFUSED_OFTEN: u32 = 4;
+/// It is down at once after so many errors in a row: with half of a Service's endpoints gone, one row in 30,000 is as long.
+const REFUSED_AT_ONCE: u32 = 16;
+/// Until then it is probed this often.
+const REFUSED_PROBE_PAUSE: Duration = Duration::from_millis(50);
+/// A server that cannot be reached is waited for until it has been silent for so long: kube-proxy takes a second or two to learn
+/// that a Service's endpoint is gone, and as long that another is ready. Clients wait 5 s.
+const BRIDGED_OUTAGE: Duration = Duration::from_secs(3);
 
 /// What we believe of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -184,6 +195,8 @@ pub struct Health {
     last_heard: Option<Instant>,
     /// The oldest overdue question: when it was sent, and its hash.
     overdue: Option<(Instant, u64)>,
+    /// Errors of the network in a row: when the first came, and how many there were.
+    refused: Option<(Instant, u32)>,
     srtt: Option<Duration>,
     rttvar: Duration,
     losses: Window,
@@ -216,6 +229,7 @@ impl Health {
             changed: now,
             last_heard: None,
             overdue: None,
+            refused: None,
             srtt: None,
             rttvar: Duration::ZERO,
             losses: Window::default(),
@@ -344,9 +358,41 @@ impl Health {
         }
     }
 
-    /// The network said that the server cannot be reached.
-    pub fn unreachable(&mut self, config: &FailoverConfig, now: Instant) {
-        self.fall(config, now, Reason::Unreachable);
+    /// The network said that the server cannot be reached, when something was sent to it at `sent` from a port of its own.
+    pub fn unreachable(&mut self, config: &FailoverConfig, now: Instant, sent: Instant) {
+        // Another port may be another endpoint of a Service, and that one has answered since.
+        if self.last_heard.is_some_and(|heard| heard >= sent) {
+            return;
+        }
+        let (first, before) = self.refused.unwrap_or((now, 0));
+        let times = before + 1;
+        self.refused = Some((first, times));
+        let is_down = match self.state {
+            State::Unknown | State::Down => true,
+            State::Good | State::Poor | State::Silent => {
+                let for_long = now.saturating_duration_since(first) >= REFUSED_FOR;
+                times >= REFUSED_AT_ONCE || for_long && times >= REFUSED_OFTEN
+            }
+        };
+        if is_down {
+            self.fall(config, now, Reason::Unreachable);
+            return;
+        }
+        if self.state != State::Silent {
+            self.change(State::Silent, Reason::Unreachable, now);
+            self.probe.answered_in_row = 0;
+        }
+        let soon = now + REFUSED_PROBE_PAUSE;
+        self.probe.next = Some(self.probe.next.map_or(soon, |next| next.min(soon)));
+    }
+
+    /// Until when it is worth waiting for: it has answered until lately, and cannot be reached, or could not a moment ago.
+    #[must_use]
+    pub fn bridged_until(&self) -> Option<Instant> {
+        let may_return =
+            !self.state.suspected() || self.refused.is_some() || self.reason == Reason::Unreachable;
+        let heard = self.last_heard.filter(|_| may_return);
+        heard.map(|heard| heard + BRIDGED_OUTAGE)
     }
 
     /// It left a question without an answer that it has answered over the other transport.
@@ -445,7 +491,19 @@ impl Health {
             self.probe.next = (self.state == State::Poor).then(|| now + POOR_PROBE_PAUSE);
             return;
         }
-        if self.state == State::Down {
+        if heard_since && self.state == State::Silent {
+            // What this one shows is older than the answer. The doubts are younger, and take a probe of their own.
+            self.probe.next = Some(now);
+            return;
+        }
+        if reason == Reason::Unreachable
+            && matches!(self.state, State::Good | State::Poor | State::Silent)
+        {
+            self.unreachable(config, now, sent);
+            if self.state == State::Silent {
+                return;
+            }
+        } else if self.state == State::Down {
             self.probe.pause = (self.probe.pause * 2).min(config.probe_max);
         } else {
             self.fall(config, now, reason);
@@ -457,6 +515,7 @@ impl Health {
     fn heard(&mut self, now: Instant, rtt: Duration) {
         self.last_heard = Some(now);
         self.overdue = None;
+        self.refused = None;
         // RFC 6298 §2.2, §2.3.
         match self.srtt {
             None => {
@@ -678,7 +737,7 @@ mod tests {
     #[test]
     fn a_down_server_comes_back_after_two_probe_answers_or_one_clients_answer() {
         let mut bench = Bench::good();
-        bench.health.unreachable(&bench.config, bench.at(10));
+        bench.health.looped(&bench.config, bench.at(10));
         assert_eq!(bench.health.state(), State::Down);
         bench.probe_answered(600);
         assert_eq!(bench.health.state(), State::Down);
@@ -689,15 +748,114 @@ mod tests {
         bench.probe_answered(700);
         assert_eq!(bench.health.state(), State::Good);
 
-        bench.health.unreachable(&bench.config, bench.at(800));
+        bench.health.looped(&bench.config, bench.at(800));
         bench.answer(900, 1);
         assert_eq!(bench.health.state(), State::Good);
+    }
+
+    /// The network says to a port of its own that the server cannot be reached.
+    fn refuse(bench: &mut Bench, at: u32) -> State {
+        let now = bench.at(at);
+        bench.health.unreachable(&bench.config, now, now);
+        bench.health.state()
+    }
+
+    #[test]
+    fn one_port_that_is_refused_is_a_doubt_which_an_answer_ends() {
+        let mut bench = Bench::good();
+        assert_eq!(refuse(&mut bench, 10), State::Silent);
+        assert_eq!(bench.health.probe_due(), Some(bench.at(60)));
+        bench.answer(11, 1);
+        assert_eq!(bench.health.state(), State::Good);
+        assert_eq!(bench.health.probe_due(), None);
+        // Every second one, for two seconds.
+        for number in 0..200 {
+            assert_eq!(refuse(&mut bench, 20 + 10 * number), State::Silent);
+            bench.answer(21 + 10 * number, 1);
+        }
+    }
+
+    #[test]
+    fn a_server_is_down_once_many_ports_are_refused_or_none_is_answered_for_a_while() {
+        let mut bench = Bench::good();
+        for number in 1..REFUSED_AT_ONCE {
+            assert_eq!(refuse(&mut bench, 10), State::Silent, "{number}");
+        }
+        assert_eq!(refuse(&mut bench, 10), State::Down);
+
+        let mut bench = Bench::good();
+        refuse(&mut bench, 10);
+        for at in [60, 110, 160, 210] {
+            assert_eq!(bench.health.probe_due(), Some(bench.at(at)));
+            assert_eq!(bench.health.state(), State::Silent, "{at}");
+            bench.health.probe_sent();
+            let now = bench.at(at);
+            let lost = LostProbe {
+                reason: Reason::Unreachable,
+                ..lost(now)
+            };
+            bench.health.probe_lost(&bench.config, now, lost);
+        }
+        assert_eq!(bench.health.state(), State::Down);
+        assert_eq!(bench.health.last_change().0, Reason::Unreachable);
+
+        let mut bench = Bench::new();
+        assert_eq!(refuse(&mut bench, 10), State::Down, "never heard from");
+    }
+
+    #[test]
+    fn an_error_for_what_was_sent_before_an_answer_came_says_nothing() {
+        let mut bench = Bench::good();
+        bench.answer(500, 1);
+        let (now, sent) = (bench.at(3000), bench.at(400));
+        bench.health.unreachable(&bench.config, now, sent);
+        assert_eq!(bench.health.state(), State::Good);
+    }
+
+    #[test]
+    fn a_lost_probe_that_is_older_than_an_answer_does_not_settle_a_younger_doubt() {
+        let mut bench = Bench::good();
+        bench.health.overdue(bench.at(30), bench.at(10), 1);
+        bench.health.overdue(bench.at(31), bench.at(11), 2);
+        bench.health.probe_sent();
+        bench.answer(40, 1);
+        bench.health.overdue(bench.at(900), bench.at(880), 3);
+        bench.health.overdue(bench.at(901), bench.at(881), 4);
+        assert_eq!(bench.health.state(), State::Silent);
+        let (now, probe) = (bench.at(1031), lost(bench.at(31)));
+        bench.health.probe_lost(&bench.config, now, probe);
+        assert_eq!(bench.health.state(), State::Silent);
+        assert_eq!(bench.health.probe_due(), Some(now));
+    }
+
+    #[test]
+    fn who_cannot_be_reached_is_waited_for_until_it_has_been_gone_for_long() {
+        let until = |bench: &Bench| bench.health.bridged_until();
+        let mut bench = Bench::new();
+        refuse(&mut bench, 10);
+        assert_eq!(until(&bench), None, "never heard from");
+
+        let mut bench = Bench::good();
+        bench.answer(100, 1);
+        let end = Some(bench.at(100) + BRIDGED_OUTAGE);
+        for _ in 0..20 {
+            refuse(&mut bench, 200);
+            assert_eq!(until(&bench), end);
+        }
+        assert_eq!(bench.health.state(), State::Down);
+        bench.probe_answered(300);
+        assert_eq!(until(&bench), Some(bench.at(300) + BRIDGED_OUTAGE));
+
+        let mut bench = Bench::good();
+        bench.health.overdue(bench.at(30), bench.at(10), 1);
+        bench.health.overdue(bench.at(31), bench.at(11), 2);
+        assert_eq!(until(&bench), None, "silent");
     }
 
     #[test]
     fn probes_of_a_down_server_slow_down_to_the_configured_pause() {
         let mut bench = Bench::good();
-        bench.health.unreachable(&bench.config, bench.at(0));
+        bench.health.looped(&bench.config, bench.at(0));
         let mut pauses = Vec::new();
         let mut now = 500;
         for _ in 0..6 {
@@ -795,7 +953,7 @@ mod tests {
                     0 => bench.answer(now, 5),
                     1 => bench.health.lost(&bench.config, at, at),
                     2 => bench.health.overdue(at, bench.at(now - 5), u64::from(now)),
-                    3 => bench.health.unreachable(&bench.config, at),
+                    3 => bench.health.unreachable(&bench.config, at, at),
                     4 if bench.health.probe_due().is_some() => {
                         assert!(sent.is_none(), "two probes at once");
                         bench.health.probe_sent();

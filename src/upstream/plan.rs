@@ -26,6 +26,13 @@ const FEW: usize = 3;
 /// Service's endpoints gone, one question in 130,000 meets them each time.
 const UNREACHABLE_RETRIES: u32 = 16;
 
+/// A server that cannot be reached and was good until lately is asked again after this long, and after twice as long each time, up to
+/// the second: kube-proxy is about to know of another endpoint.
+const BRIDGE_PAUSE: Duration = Duration::from_millis(50);
+const BRIDGE_PAUSE_MAX: Duration = Duration::from_millis(400);
+/// As soon as somebody else hears from it, it is asked at the next of these looks.
+const BRIDGE_LOOK: Duration = Duration::from_millis(20);
+
 /// The groups of a route, in the order in which they are asked.
 pub type Tiers = SmallVec<[Tier; 1]>;
 
@@ -112,6 +119,18 @@ pub struct Plan {
     end: Instant,
     /// One try each and no more: everything is down.
     last_resort: bool,
+    /// When the client's time is over: not before `end`.
+    deadline: Instant,
+    /// The server that is waited for, when nobody is left.
+    bridge: Option<Bridge>,
+}
+
+/// A server that was good until lately, and how long until it is asked again without a sign that it is back.
+#[derive(Debug, Clone, Copy)]
+struct Bridge {
+    candidate: Candidate,
+    ask_at: Instant,
+    pause: Duration,
 }
 
 impl Plan {
@@ -131,6 +150,8 @@ impl Plan {
             refused: 0,
             end,
             last_resort: false,
+            deadline: end,
+            bridge: None,
         }
     }
 
@@ -150,6 +171,8 @@ impl Plan {
         };
         Self {
             last_resort: true,
+            retries: 0,
+            deadline: end,
             ..Self::new(smallvec![tier], now, end.min(now + patience))
         }
     }
@@ -174,6 +197,9 @@ impl Plan {
         }
         if let Some(number) = self.newly_late(now) {
             return Step::Overdue(number);
+        }
+        if let Some(bridge) = self.bridge {
+            return self.step_on_bridge(bridge, now, &suspected, &mut may);
         }
         if let Some(step) = self.ask_unreachable_again(now, &mut may) {
             return step;
@@ -254,13 +280,72 @@ impl Plan {
         may: &mut impl FnMut(usize, Extra) -> bool,
     ) -> Option<Step> {
         let server = self.unreachable.take()?;
-        if self.retries == 0 || !self.nobody_can_answer() || !may(server, Extra::Replacement) {
+        let waiting = |a_try: &Try| a_try.status == Status::Waiting;
+        let others = self.has_unasked() || self.tries[self.first..].iter().any(waiting);
+        if self.retries == 0 || others || !may(server, Extra::Replacement) {
             return None;
         }
         self.retries -= 1;
         let mut candidates = self.tiers[self.tier].candidates.iter();
         let candidate = *candidates.find(|candidate| candidate.server == server)?;
         Some(self.ask(candidate, now))
+    }
+
+    /// Nobody is left to ask, but `server` was good until lately: it is asked again now and then, until `until` at most. False if
+    /// there is no time for that.
+    pub fn wait_for_return(&mut self, server: usize, until: Instant, now: Instant) -> bool {
+        let until = until.min(self.deadline);
+        let mut candidates = self.tiers.iter().flat_map(|tier| &tier.candidates);
+        let candidate = candidates.find(|candidate| candidate.server == server);
+        let Some(&candidate) = candidate.filter(|_| self.bridge.is_none() && now < until) else {
+            return false;
+        };
+        self.end = until;
+        self.next_at = now;
+        self.bridge = Some(Bridge {
+            candidate,
+            ask_at: now + BRIDGE_PAUSE,
+            pause: BRIDGE_PAUSE,
+        });
+        true
+    }
+
+    fn step_on_bridge(
+        &mut self,
+        bridge: Bridge,
+        now: Instant,
+        suspected: impl Fn(usize) -> bool,
+        may: &mut impl FnMut(usize, Extra) -> bool,
+    ) -> Step {
+        let Bridge {
+            candidate,
+            ask_at,
+            pause,
+        } = bridge;
+        let of_server = |a_try: &&Try| a_try.server == candidate.server;
+        if self.tries.iter().filter(of_server).any(|it| it.declined) {
+            return Step::Exhausted;
+        }
+        if now >= self.next_at {
+            self.next_at = now + BRIDGE_LOOK.max(candidate.hedge_delay);
+            let is_back = !suspected(candidate.server);
+            if (is_back || now >= ask_at) && may(candidate.server, Extra::Replacement) {
+                self.bridge = Some(Bridge {
+                    candidate,
+                    ask_at: now + pause,
+                    pause: (pause * 2).min(BRIDGE_PAUSE_MAX),
+                });
+                // A server that is slow is not asked again before it had time to answer.
+                self.next_at = self.next_at.max(now + candidate.answer_time);
+                return self.ask(candidate, now);
+            }
+        }
+        let waiting = self
+            .tries
+            .iter()
+            .filter(|a_try| a_try.status == Status::Waiting);
+        let overdue = waiting.map(|a_try| a_try.sent + a_try.hedge_delay);
+        Step::Wait(overdue.fold(self.next_at.min(self.end), Instant::min))
     }
 
     /// An extra query is not to be had now. Each time it is, it is asked for later: what is asked for comes with further
@@ -281,12 +366,6 @@ impl Plan {
             let mut of_server = self.tries.iter().filter(|other| other.server == server);
             let may_answer = of_server.all(|other| !other.declined);
             self.unreachable = (status == Status::Waiting && may_answer).then_some(server);
-            // The same news for every try that waits there.
-            for a_try in &mut self.tries {
-                if a_try.server == server {
-                    a_try.status = Status::Over;
-                }
-            }
         }
     }
 
@@ -334,13 +413,14 @@ impl Plan {
             ..
         } = &self.tiers[self.tier];
         let (asked, unasked) = candidates.split_at(self.asked);
-        // A server has had its chance when its first try is lost; being asked again does not prolong it.
+        // A server has had its chance when its first try is lost; being asked again does not prolong it. One that could not be
+        // reached from one port has it while it is asked from another.
         let had_its_chance = |candidate: &Candidate| {
-            let mut tries = self.tries[self.first..].iter();
-            tries.any(|a_try| {
-                a_try.server == candidate.server
-                    && (a_try.status == Status::Over || now >= a_try.sent + *try_timeout)
-            })
+            let tries = self.tries[self.first..].iter();
+            let mut tries = tries.filter(|a_try| a_try.server == candidate.server);
+            let is_lost = |a_try: &Try| now >= a_try.sent + *try_timeout;
+            tries.clone().any(|a_try| a_try.declined || is_lost(a_try))
+                || tries.all(|a_try| a_try.status == Status::Over)
         };
         // Nor is there hope in a server found silent that an extra query would be needed for.
         let is_beyond_reach =
@@ -481,17 +561,27 @@ impl Plan {
         }
     }
 
-    /// Who is asked again: in turn, those who have not said "not me".
+    /// Who is asked again: in turn, those who have not said "not me". One that could not be reached from one port may be
+    /// reached from others, of which some wait for their answers.
     fn resend_target(&self) -> Option<Candidate> {
         let candidates = &self.tiers[self.tier].candidates;
-        (0..candidates.len())
-            .map(|offset| candidates[(self.resent as usize + offset) % candidates.len()])
-            .find(|candidate| {
-                self.tries[self.first..]
-                    .iter()
-                    .filter(|a_try| a_try.server == candidate.server)
-                    .all(|a_try| a_try.status != Status::Over)
-            })
+        let tries = &self.tries[self.first..];
+        let in_turn = (0..candidates.len())
+            .map(|offset| candidates[(self.resent as usize + offset) % candidates.len()]);
+        let of_server = |server: usize| tries.iter().filter(move |a_try| a_try.server == server);
+        let is_waited_for = |candidate: &Candidate| {
+            let mut all = of_server(candidate.server);
+            all.all(|a_try| a_try.status != Status::Over)
+        };
+        let may_answer = |candidate: &Candidate| {
+            let mut all = of_server(candidate.server);
+            all.all(|a_try| !a_try.declined)
+                && of_server(candidate.server).any(|a_try| a_try.status != Status::Over)
+        };
+        in_turn
+            .clone()
+            .find(is_waited_for)
+            .or_else(|| in_turn.clone().find(may_answer))
     }
 
     /// The next time something happens by itself.
@@ -818,6 +908,76 @@ mod tests {
         assert_eq!(run.step(), Step::Overdue(number));
         run.plan.failed(number, TryFailure::Unreachable);
         assert_eq!(run.step(), Step::Exhausted);
+    }
+
+    #[test]
+    fn an_error_at_one_port_says_nothing_of_tries_at_others() {
+        let mut run = Run::new(vec![tier(&[1])]);
+        run.until(30, &[]);
+        assert_eq!(run.log, [(0, 1), (20, 1)]);
+        run.plan.failed(0, TryFailure::Unreachable);
+        run.until(400, &[]);
+        assert_eq!(run.log[2..], [(60, 1), (140, 1), (300, 1)]);
+        // One that declined is not asked again, whatever still waits there.
+        run.plan.failed(1, TryFailure::Declined);
+        run.until(4000, &[]);
+        assert_eq!(run.log.len(), 5);
+    }
+
+    #[test]
+    fn who_is_waited_for_is_asked_ever_more_seldom_until_it_is_back() {
+        let mut run = Run::new(vec![tier(&[1])]);
+        unreachable_at_once(&mut run);
+        run.suspected = vec![1];
+        let until = run.start + 3000 * MS;
+        assert!(run.plan.wait_for_return(1, until, run.now));
+        while run.now < run.start + 2000 * MS {
+            match run.step() {
+                Step::Try { number, .. } => {
+                    run.log.push(((run.now - run.start).as_millis(), 1));
+                    run.plan.failed(number, TryFailure::Unreachable);
+                }
+                Step::Wait(at) => run.now = at,
+                step => panic!("{step:?}"),
+            }
+        }
+        let asked: Vec<u128> = run.log.drain(..).map(|(at, _)| at).collect();
+        assert_eq!(asked, [60, 120, 220, 420, 820, 1220, 1620]);
+        // Somebody else has heard from it.
+        run.suspected.clear();
+        run.until(2010, &[]);
+        assert_eq!(run.log.len(), 1, "{:?}", run.log);
+        run.suspected = vec![1];
+        run.replacements = 0;
+        assert_eq!(run.until(4000, &[]), Some(Step::Exhausted));
+        assert_eq!(run.now, until);
+        assert!(!run.plan.wait_for_return(1, until + MS, run.now), "once");
+    }
+
+    #[test]
+    fn who_declines_is_not_waited_for_any_longer() {
+        let mut run = Run::new(vec![tier(&[1])]);
+        unreachable_at_once(&mut run);
+        assert!(run.plan.wait_for_return(1, run.start + 3000 * MS, run.now));
+        assert_eq!(run.until(3000, &[1]), Some(Step::Exhausted));
+        assert_eq!(run.log, [(0, 1)]);
+    }
+
+    #[test]
+    fn a_last_resort_may_wait_for_a_return_until_the_deadline() {
+        let start = Instant::now();
+        let plan = Plan::last_resort(tier(&[1]).candidates, start, start + 4000 * MS);
+        let mut run = Run {
+            plan,
+            ..Run::new(vec![])
+        };
+        (run.start, run.now) = (start, start);
+        assert_eq!(unreachable_at_once(&mut run), 1, "one try");
+        assert!(!run.plan.wait_for_return(2, start + 9000 * MS, start));
+        assert!(run.plan.wait_for_return(1, start + 9000 * MS, start));
+        run.suspected = vec![1];
+        assert_eq!(run.until(5000, &[]), Some(Step::Exhausted));
+        assert_eq!(run.now - start, 4000 * MS);
     }
 
     #[test]

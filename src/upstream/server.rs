@@ -73,6 +73,9 @@ pub struct Server {
 /// is down for a moment.
 const FIRST_WARNING: Duration = Duration::from_secs(10);
 
+/// A server that is down again so soon after a warning is in the same outage.
+const ONE_OUTAGE: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 struct CarrierHealth {
     health: Mutex<Health>,
@@ -83,7 +86,21 @@ struct CarrierHealth {
     reliable: AtomicBool,
     /// It was down when we first heard of it: no warning yet, see [`FIRST_WARNING`].
     warning_due: AtomicBool,
+    /// When there was a warning last.
+    warned: Mutex<Option<Instant>>,
     metrics: HealthMetrics,
+}
+
+impl CarrierHealth {
+    /// Whether a server that is down since `now` is worth a warning.
+    fn is_new_outage(&self, now: Instant) -> bool {
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = warned.is_none_or(|before| now >= before + ONE_OUTAGE);
+        if is_new {
+            *warned = Some(now);
+        }
+        is_new
+    }
 }
 
 /// What `/status` shows of a server over one transport.
@@ -170,6 +187,7 @@ impl Server {
             answer_micros: AtomicU32::new(micros(parts.failover.hedge_max)),
             reliable: AtomicBool::new(true),
             warning_due: AtomicBool::new(false),
+            warned: Mutex::default(),
             metrics: parts.metrics.health(parts.group, &label, carrier),
         };
         Self {
@@ -294,6 +312,15 @@ impl Server {
             hedge_delay: load(&known.hedge_micros),
             answer_time: load(&known.answer_micros),
         }
+    }
+
+    /// Until when it is worth waiting for, although it cannot be reached now; see [`Health::bridged_until`].
+    #[must_use]
+    pub fn bridged_until(&self) -> Option<Instant> {
+        if self.looped() {
+            return None;
+        }
+        self.lock(self.carrier()).bridged_until()
     }
 
     /// It as a worker's exchanges need it.
@@ -566,7 +593,7 @@ impl Server {
             let at_first = before == State::Unknown && after == State::Down;
             known.warning_due.store(at_first, Ordering::Relaxed);
             let level = match (before, after) {
-                (_, State::Down) if !at_first => Level::WARN,
+                (_, State::Down) if !at_first && known.is_new_outage(changed) => Level::WARN,
                 // Doubts, and what dispels them: one server that is silent to AAAA has hundreds in an hour.
                 (_, State::Silent) | (State::Silent, State::Good | State::Poor) => Level::DEBUG,
                 _ => Level::INFO,
@@ -635,8 +662,10 @@ impl Observer for Server {
         });
     }
 
-    fn unreachable(&self, carrier: Carrier, now: Instant) {
-        self.update(carrier, |health, config| health.unreachable(config, now));
+    fn unreachable(&self, carrier: Carrier, now: Instant, sent: Instant) {
+        self.update(carrier, |health, config| {
+            health.unreachable(config, now, sent);
+        });
     }
 
     fn expired(&self, carrier: Carrier, now: Instant) {
