@@ -307,7 +307,9 @@ impl Lookup<'_> {
                 } => {
                     let why = match taken.get() {
                         Some(Extra::Hedge) => Why::Hedge,
-                        Some(Extra::Replacement) if hedge => Why::Replacement,
+                        Some(Extra::Replacement | Extra::AnotherServer) if hedge => {
+                            Why::Replacement
+                        }
                         Some(Extra::Replacement) if self.nobody_answered() => Why::Again,
                         _ => Why::Turn,
                     };

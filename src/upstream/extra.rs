@@ -14,6 +14,9 @@ use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT, FEW_QUESTI
 const TOKEN: i64 = 100;
 /// Tokens that may be saved up at any rate, so that the first questions a failure meets need not wait.
 const BURST: i64 = 50;
+/// Tokens that are kept for a question's first query to another server. Else those who ask the same servers again and again
+/// leave nothing to a question that has not been to the one that works.
+const RESERVED: i64 = 10;
 
 /// What a further query for a question is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub enum Extra {
     Hedge,
     /// No earlier one is waited for: all are lost, or went to servers found silent.
     Replacement,
+    /// The same, and its server was not asked this question before.
+    AnotherServer,
 }
 
 /// Tokens for extra queries. Every question pays in, and time does where questions pay less; each extra query takes one, and a
@@ -81,10 +86,11 @@ impl ExtraQueries {
     pub fn take(&self, extra: Extra, now: Instant) -> bool {
         self.time_pays_in(now.saturating_duration_since(self.started));
         match extra {
-            Extra::Replacement => self.all.take(),
-            Extra::Hedge if self.hedge_percent == 0 || !self.hedges.take() => false,
+            Extra::AnotherServer => self.all.take(0),
+            Extra::Replacement => self.all.take(RESERVED),
+            Extra::Hedge if self.hedge_percent == 0 || !self.hedges.take(0) => false,
             Extra::Hedge => {
-                let both = self.all.take();
+                let both = self.all.take(RESERVED);
                 if !both {
                     self.hedges.give_back();
                 }
@@ -144,8 +150,9 @@ impl Tokens {
         }
     }
 
-    fn take(&self) -> bool {
-        if self.saved.load(Ordering::Relaxed) < TOKEN {
+    /// Takes one, unless no more than so many are left.
+    fn take(&self, left: i64) -> bool {
+        if self.saved.load(Ordering::Relaxed) < (left + 1) * TOKEN {
             return false;
         }
         self.saved.fetch_sub(TOKEN, Ordering::Relaxed);
@@ -205,7 +212,7 @@ mod tests {
     fn extra_a_second(per_second: u32, seconds: u32, extra: Extra) -> i64 {
         let start = Instant::now();
         let budget = ExtraQueries::new(10, start);
-        take_all(&budget, Extra::Replacement, start);
+        take_all(&budget, Extra::AnotherServer, start);
         let mut taken = 0;
         for number in 0..per_second * (seconds + 1) {
             let now = start + Duration::from_secs(1) * number / per_second;
@@ -231,7 +238,7 @@ mod tests {
     #[test]
     fn a_few_extra_queries_a_second_are_there_however_little_is_asked() {
         let most = EXTRA_QUERIES_PER_SECOND;
-        for kind in [Extra::Replacement, Extra::Hedge] {
+        for kind in [Extra::AnotherServer, Extra::Replacement, Extra::Hedge] {
             for per_second in [1, 5, 20, 39] {
                 let extra = extra_a_second(per_second, 20, kind);
                 assert!(
@@ -247,9 +254,9 @@ mod tests {
         let start = Instant::now();
         let budget = ExtraQueries::new(10, start);
         budget.pay_in(start);
-        take_all(&budget, Extra::Replacement, start);
+        take_all(&budget, Extra::AnotherServer, start);
         let later = start + Duration::from_secs(1);
-        let taken = take_all(&budget, Extra::Replacement, later);
+        let taken = take_all(&budget, Extra::AnotherServer, later);
         assert_eq!(
             taken,
             EXTRA_QUERIES_PER_SECOND - 1,
@@ -265,13 +272,29 @@ mod tests {
     }
 
     #[test]
+    fn those_who_ask_again_leave_some_to_those_who_ask_another_server() {
+        for again in [Extra::Replacement, Extra::Hedge] {
+            let start = Instant::now();
+            let budget = ExtraQueries::new(100, start);
+            let taken = take_all(&budget, again, start);
+            assert_eq!(taken, BURST - RESERVED, "{again:?}");
+            let taken = take_all(&budget, Extra::AnotherServer, start);
+            assert_eq!(taken, RESERVED, "{again:?}");
+        }
+    }
+
+    #[test]
     fn a_second_of_questions_saves_up_for_a_failure() {
         let start = Instant::now();
         let budget = ExtraQueries::new(10, start);
         for number in 0..10_000_u32 {
             budget.pay_in(start + Duration::from_secs(1) * number / 1000);
         }
-        let saved = take_all(&budget, Extra::Replacement, start + Duration::from_secs(10));
+        let saved = take_all(
+            &budget,
+            Extra::AnotherServer,
+            start + Duration::from_secs(10),
+        );
         let second = 1000 * EXTRA_QUERIES_PERCENT / 100;
         assert!((second - 1..=second).contains(&saved), "{saved}");
     }
@@ -285,7 +308,7 @@ mod tests {
         }
         let later = start + Duration::from_mins(1);
         budget.pay_in(later);
-        let saved = take_all(&budget, Extra::Replacement, later);
+        let saved = take_all(&budget, Extra::AnotherServer, later);
         assert_eq!(saved, BURST);
     }
 }

@@ -26,12 +26,16 @@ const FEW: usize = 3;
 /// Service's endpoints gone, one question in 130,000 meets them each time.
 const UNREACHABLE_RETRIES: u32 = 16;
 
-/// A server that cannot be reached and was good until lately is asked again after this long, and after twice as long each time, up to
-/// the second: kube-proxy is about to know of another endpoint.
+/// After a server that was good until lately cannot be reached, it is asked again after this long, and then after twice as long each
+/// time, up to `BRIDGE_PAUSE_MAX`: kube-proxy may soon send queries to another endpoint.
 const BRIDGE_PAUSE: Duration = Duration::from_millis(50);
 const BRIDGE_PAUSE_MAX: Duration = Duration::from_millis(400);
-/// As soon as somebody else hears from it, it is asked at the next of these looks.
+/// How often such a query looks whether other queries got answers from the server meanwhile; then it is asked at once.
 const BRIDGE_LOOK: Duration = Duration::from_millis(20);
+
+/// The longest pause between two requests for an extra query, while a server of the tier was not asked. A longer one would leave
+/// too little of the question's 4 s for that server.
+const LONGEST_PAUSE_BEFORE_ANOTHER_SERVER: Duration = Duration::from_millis(250);
 
 /// The groups of a route, in the order in which they are asked.
 pub type Tiers = SmallVec<[Tier; 1]>;
@@ -114,7 +118,7 @@ pub struct Plan {
     unreachable: Option<usize>,
     /// Times that such a server may still be asked again at once.
     retries: u32,
-    /// Extra queries that were not to be had.
+    /// Extra queries of this tier that were not to be had.
     refused: u32,
     end: Instant,
     /// One try each and no more: everything is down.
@@ -239,10 +243,10 @@ impl Plan {
         let mut waiting = self.tries[self.first..].iter().filter(waiting);
         let lost = waiting.clone().all(is_lost);
         let hopeless = waiting.all(|a_try| suspected(a_try.server) || is_lost(a_try));
-        let extra = if hopeless {
-            Extra::Replacement
-        } else {
-            Extra::Hedge
+        let extra = match (hopeless, self.has_unasked()) {
+            (true, true) => Extra::AnotherServer,
+            (true, false) => Extra::Replacement,
+            (false, _) => Extra::Hedge,
         };
         if may(next.server, extra) {
             return self.ask_next(now);
@@ -352,7 +356,11 @@ impl Plan {
     /// questions.
     fn refused(&mut self, delay: Duration, now: Instant) -> Step {
         self.refused += 1;
-        self.next_at = now + delay * (1 << self.refused.min(5));
+        let mut pause = delay * (1 << self.refused.min(5));
+        if self.has_unasked() {
+            pause = pause.min(LONGEST_PAUSE_BEFORE_ANOTHER_SERVER.max(delay));
+        }
+        self.next_at = now + pause;
         Step::Wait(self.wake_at(now))
     }
 
@@ -505,6 +513,7 @@ impl Plan {
         self.tier += 1;
         self.asked = 0;
         self.resent = 0;
+        self.refused = 0;
         self.first = self.tries.len();
         self.next_at = now;
     }
@@ -663,7 +672,7 @@ mod tests {
                 |_, extra| {
                     let left = match extra {
                         Extra::Hedge => &mut *hedges,
-                        Extra::Replacement => &mut *replacements,
+                        Extra::Replacement | Extra::AnotherServer => &mut *replacements,
                     };
                     let some = *left > 0;
                     *left = left.saturating_sub(1);
@@ -770,6 +779,33 @@ mod tests {
         assert_eq!(run.log, [(0, 1)]);
         run.until(2000, &[]);
         assert_eq!(run.log[1].1, 2, "a try that is lost is no hedge");
+    }
+
+    #[test]
+    fn a_server_that_was_not_asked_is_asked_soon_after_extra_queries_are_to_be_had() {
+        for servers in [vec![tier(&[1, 2])], vec![tier(&[3]), tier(&[1, 2])]] {
+            let mut run = Run::new(servers);
+            for tier in &mut run.plan.tiers {
+                for candidate in &mut tier.candidates {
+                    candidate.hedge_delay = 200 * MS;
+                }
+            }
+            (run.hedges, run.replacements) = (0, 0);
+            run.until(2300, &[]);
+            assert!(
+                run.log.iter().all(|(_, server)| *server != 2),
+                "{:?}",
+                run.log
+            );
+            run.replacements = 1;
+            run.until(2600, &[]);
+            assert_eq!(
+                run.log.last().map(|(_, server)| *server),
+                Some(2),
+                "{:?}",
+                run.log
+            );
+        }
     }
 
     #[test]

@@ -429,8 +429,15 @@ impl Servers {
                 });
             }
         }
+        let mode = server.acts(net.now);
+        if let Some(name) = name {
+            net.trace.line(|| {
+                let (now, name) = (seconds(net.now), crate::names::text(name));
+                format!("{now:.6} {from} asks {to} ({mode:?}) for {name}")
+            });
+        }
         let way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
-        let lost = match server.acts(net.now) {
+        let lost = match mode {
             Mode::Unreachable => {
                 // The ICMP error comes from the server's host or from a router.
                 let host = net.random.bool();
