@@ -63,6 +63,8 @@ pub(super) struct Flight {
     asked: Flushes,
     started: Instant,
     overdue: Cell<bool>,
+    /// Whether a waiter cannot use a truncated answer: a client over TCP.
+    wants_whole: Cell<bool>,
     /// The flight that this one waits for: that of an alias's target, or of the A records for DNS64.
     waits_for: RefCell<Option<Rc<Flight>>>,
 }
@@ -83,6 +85,7 @@ impl Flight {
             asked,
             started,
             overdue: Cell::new(false),
+            wants_whole: Cell::new(false),
             waits_for: RefCell::default(),
         }
     }
@@ -90,6 +93,11 @@ impl Flight {
     /// Whether the client response timer is over, so that new clients get the stale answer at once.
     pub(super) fn is_overdue(&self) -> bool {
         self.overdue.get()
+    }
+
+    /// Whether a waiter cannot use a truncated answer.
+    pub(super) fn wants_whole(&self) -> &Cell<bool> {
+        &self.wants_whole
     }
 
     /// An expired answer to fall back on.
@@ -132,6 +140,9 @@ impl Flight {
 
     /// Adds a waiter.
     pub(super) fn join(&self, waiter: Waiting) {
+        if waiter.wants_whole() {
+            self.wants_whole.set(true);
+        }
         self.waiters.borrow_mut().push(waiter);
     }
 

@@ -26,7 +26,7 @@ pub(super) async fn resolve(
 ) -> Result<CompletedAnswer, Failed> {
     let end = now + worker.first_group(index).budget();
     let route = worker.setup.routes.get(index);
-    let mut answer = ask_servers(worker, index, key, now).await;
+    let mut answer = ask_servers(worker, index, (key, flight), now).await;
     let chain = Chain {
         worker,
         key,
@@ -65,7 +65,7 @@ pub(super) async fn resolve(
 async fn ask_servers(
     worker: &Worker,
     index: u16,
-    key: &Rc<[u8]>,
+    (key, flight): (&Rc<[u8]>, &Flight),
     now: Instant,
 ) -> Result<Answer, Failed> {
     let setup = &worker.setup;
@@ -79,7 +79,7 @@ async fn ask_servers(
         &worker.links,
         &setup.upstreams,
         &route.tiers,
-        &question,
+        (&question, flight.wants_whole()),
         now,
     )
     .await?;

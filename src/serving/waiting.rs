@@ -14,7 +14,7 @@ use super::replies::Replies;
 use crate::cache::Entry;
 use crate::message::ede::ExtendedError;
 use crate::message::query::{Edns, Query};
-use crate::message::reply::Asked;
+use crate::message::reply::{Asked, Protocol};
 use crate::runtime;
 
 /// In octets. Most question sections are no longer.
@@ -146,6 +146,14 @@ pub enum Waiting {
 }
 
 impl Waiting {
+    /// Whether it cannot use a truncated answer. A client over UDP can: it asks again over TCP.
+    pub(super) fn wants_whole(&self) -> bool {
+        match self {
+            Self::Client(waiter) => waiter.client.protocol == Protocol::Tcp,
+            Self::Alias(_) => false,
+        }
+    }
+
     /// Delivers the answer; see [`Waiter::reply`].
     pub fn reply(self, content: Content, route: Option<u16>) {
         match self {

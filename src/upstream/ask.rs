@@ -33,7 +33,8 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(2);
 /// known to drop datagrams of more than 512 octets, or fragments of them. Asked for short ones (RFC 6891 §6.2.5), the server
 /// says TC.
 const LONG_ANSWERS_LOST: usize = 2;
-/// How long other servers have for the whole answer when one has given a cut answer and cannot be asked over TCP.
+/// How long other servers have for the whole answer when one has given a cut answer and cannot be asked over TCP; each that is
+/// asked after that has as long.
 const CUT_PATIENCE: Duration = Duration::from_millis(200);
 
 /// One worker's transports to every server of a configuration.
@@ -221,10 +222,12 @@ struct Lookup<'a> {
     errors: PassedOn,
     /// Until when others may give more than a cut answer that is there, from a server that cannot be asked over TCP.
     cut_until: Option<Instant>,
+    /// Whether a client waits that can do nothing with a cut answer.
+    wants_whole: &'a Cell<bool>,
 }
 
 /// Asks the groups in turn, from now on, until one of their servers gives a final answer, or the first group's deadline is
-/// near.
+/// near. `wants_whole` says whether somebody waits who can do nothing with a cut answer.
 ///
 /// # Errors
 /// [`Failed`] if nobody did, with the reason.
@@ -232,7 +235,7 @@ pub async fn ask(
     links: &Links,
     upstreams: &Upstreams,
     tiers: &[usize],
-    question: &Rc<SharedQuestion>,
+    (question, wants_whole): (&Rc<SharedQuestion>, &Cell<bool>),
     now: Instant,
 ) -> Result<Answer, Failed> {
     let groups: SmallVec<[&Group; 2]> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
@@ -250,6 +253,7 @@ pub async fn ask(
         asked_once_more: false,
         errors: PassedOn::default(),
         cut_until: None,
+        wants_whole,
     };
     // Taken now, so that those who come later wait for later places.
     let first = lookup.plan.first();
@@ -381,6 +385,11 @@ impl Lookup<'_> {
             refusal: None,
             stream_until: None,
         });
+        if self.earlier_tries(number).next().is_none()
+            && let Some(until) = &mut self.cut_until
+        {
+            *until = (*until).max(now + CUT_PATIENCE);
+        }
         let form = self.upstreams.servers[server].form();
         self.send(number, carrier, form, now);
     }
@@ -661,10 +670,19 @@ impl Lookup<'_> {
         if self.attempts.iter().any(Attempt::waits_for_stream) {
             return None;
         }
-        let mut tries = self.attempts.iter();
-        let others =
-            self.plan.has_unasked() || tries.any(|a_try| a_try.no_answer == NoAnswer::Nothing);
+        let mut waiting = (0..self.attempts.len())
+            .filter(|&number| self.attempts[number].no_answer == NoAnswer::Nothing)
+            .peekable();
+        let others = self.plan.has_unasked() || waiting.peek().is_some();
         if others && now < until {
+            return None;
+        }
+        // Who asks over TCP has nobody else to ask: each server has as long as it has before a later tier is asked.
+        let had_its_chance = |number| {
+            self.earlier_tries(number).next().is_some()
+                || now >= self.plan.sent(number) + self.server(number).try_timeout
+        };
+        if self.wants_whole.get() && !waiting.all(had_its_chance) {
             return None;
         }
         self.fallback.take_if(|answer| answer.response.truncated())

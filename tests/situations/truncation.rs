@@ -211,6 +211,27 @@ fn a_whole_answer_of_another_server_beats_the_cut_one_of_a_server_without_tcp() 
     }
 }
 
+/// Over UDP a client may make do with the cut answer, or ask again over TCP. There, nothing but the whole one is of use.
+#[test]
+fn over_tcp_the_whole_answer_of_a_slow_server_is_waited_for() {
+    let first = Server::start_with(Tcp::Refused, |q: &Query| addresses(q, "NOERROR tc", 5, "@"));
+    let second = Server::start(|q: &Query| {
+        let says = addresses(q, "NOERROR", 20, "@");
+        match q.name.ends_with("corp.") {
+            true => says.after(Duration::from_millis(600)),
+            false => Does::from(says),
+        }
+    });
+    let servers = [first.over(""), second.over("")];
+    let nodens = settled(&group_of(&servers, "policy: ordered"), &servers);
+    let over_udp = ask(&nodens, "first.corp. A", Over::Udp);
+    assert!(over_udp.has(flag::TC), "{over_udp:?}");
+    assert!(over_udp.took < Duration::from_millis(500), "{over_udp:?}");
+    let over_tcp = ask(&nodens, "then.corp. A", Over::Tcp);
+    assert!(!over_tcp.has(flag::TC), "{over_tcp:?}");
+    assert_eq!(count(&over_tcp), 20, "{over_tcp:?}");
+}
+
 #[test]
 fn a_cut_answer_is_not_given_up_for_what_a_later_tier_says() {
     for tcp in [Tcp::Refused, Tcp::Mute] {
