@@ -217,9 +217,10 @@ fn over_tcp_the_whole_answer_of_a_slow_server_is_waited_for() {
     let first = Server::start_with(Tcp::Refused, |q: &Query| addresses(q, "NOERROR tc", 5, "@"));
     let second = Server::start(|q: &Query| {
         let says = addresses(q, "NOERROR", 20, "@");
-        match q.name.ends_with("corp.") {
-            true => says.after(Duration::from_millis(600)),
-            false => Does::from(says),
+        if q.name.ends_with("corp.") {
+            says.after(Duration::from_millis(600))
+        } else {
+            Does::from(says)
         }
     });
     let servers = [first.over(""), second.over("")];
