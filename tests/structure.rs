@@ -191,6 +191,43 @@ fn every_fixed_budget_stands_in_the_table_of_limits() {
     }
 }
 
+/// `Worker::serve` in a document is a function, type or variant `serve` in the source, and a type or module `Worker`.
+#[test]
+fn what_the_architecture_names_exists() {
+    let root = root();
+    let source: String = files(&root.join("src"))
+        .iter()
+        .map(|file| code(file))
+        .collect();
+    let words: BTreeSet<&str> = source
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .collect();
+    let pages = fs::read_dir(root.join("docs/architecture")).expect("a folder of the project");
+    let pages = pages.map(|page| page.expect("readable").path());
+    let mut named = 0;
+    for page in pages.chain([root.join("ARCHITECTURE.md")]) {
+        let text = fs::read_to_string(&page).expect("UTF-8");
+        let is_path = |span: &&str| {
+            span.contains("::")
+                && span
+                    .chars()
+                    .all(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+        };
+        for span in text.split('`').skip(1).step_by(2).filter(is_path) {
+            for word in span.split("::").filter(|word| !word.is_empty()) {
+                let is_module = root.join("src").join(word).exists();
+                assert!(
+                    is_module || words.contains(word),
+                    "{}: {span}",
+                    page.display()
+                );
+            }
+            named += 1;
+        }
+    }
+    assert!(named > 40, "only {named} were found");
+}
+
 #[test]
 fn a_circle_is_found() {
     let of = |pairs: &[(&str, &str)]| -> Arrows {
