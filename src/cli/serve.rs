@@ -25,8 +25,8 @@ use crate::process::app::App;
 use crate::process::last_good::LastGood;
 use crate::process::reload;
 
-/// Signals that come so soon after the first are the same one: `timeout`, and supervisors that signal a process and its group.
-/// Nobody loses patience in that time.
+/// Signals that come so soon after the first are the same one: `timeout`, and supervisors that signal a process and its
+/// group. Nobody sends a second signal on purpose so soon.
 const ONE_SIGNAL: Duration = Duration::from_millis(200);
 
 pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<ExitCode> {
@@ -50,37 +50,16 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    if let Err(error) = refuse_huge_pages() {
-        tracing::debug!(%error, "transparent huge pages stay as they are");
-    }
-    match raise_file_limit() {
-        Ok(limit) => tracing::debug!(limit, "open files"),
-        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
+    set_process_limits();
     runtime.block_on(async move {
         let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
         let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-        // CoreDNS reloads on SIGUSR1, which would end a process that knows nothing of it.
+        // CoreDNS reloads on SIGUSR1. Without a handler the signal would end this process.
         let mut user = signal(SignalKind::user_defined1()).context("SIGUSR1")?;
-        let mut app = match App::start(loaded.config).await {
-            Ok(app) => app,
-            Err(errors) => {
-                eprintln!("{errors}");
-                let is_other = |kept: &Loaded| !same_values(&kept.settings, &loaded.settings);
-                let kept = fall_back(last_good.as_ref(), flags).filter(is_other);
-                let Some(kept) = kept else {
-                    return Ok(ExitCode::from(2));
-                };
-                mistakes.extend(errors.0.iter().map(ToString::to_string));
-                match App::start(kept.config).await {
-                    Ok(app) => app,
-                    Err(errors) => {
-                        eprintln!("the last good configuration: {errors}");
-                        return Ok(ExitCode::from(2));
-                    }
-                }
-            }
+        let started = start(loaded, last_good.as_ref(), flags, &mut mistakes).await;
+        let Some(mut app) = started else {
+            return Ok(ExitCode::from(2));
         };
         if let (Some(last_good), false) = (&last_good, mistakes.is_empty()) {
             tracing::error!(
@@ -128,6 +107,42 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
     })
 }
 
+/// Starts the configuration, or the last good one if it cannot be started; `mistakes` then gets the reasons. None if neither
+/// can, and then the reasons are printed.
+async fn start(
+    loaded: Loaded,
+    last_good: Option<&LastGood>,
+    flags: &Flags,
+    mistakes: &mut Vec<String>,
+) -> Option<App> {
+    let errors = match App::start(loaded.config).await {
+        Ok(app) => return Some(app),
+        Err(errors) => errors,
+    };
+    eprintln!("{errors}");
+    let is_other = |kept: &Loaded| !same_values(&kept.settings, &loaded.settings);
+    let kept = fall_back(last_good, flags).filter(is_other)?;
+    mistakes.extend(errors.0.iter().map(ToString::to_string));
+    match App::start(kept.config).await {
+        Ok(app) => Some(app),
+        Err(errors) => {
+            eprintln!("the last good configuration: {errors}");
+            None
+        }
+    }
+}
+
+/// Has the kernel allow as many open files as it may, and give no huge pages. Neither is needed to serve.
+fn set_process_limits() {
+    if let Err(error) = refuse_huge_pages() {
+        tracing::debug!(%error, "transparent huge pages stay as they are");
+    }
+    match raise_file_limit() {
+        Ok(limit) => tracing::debug!(limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
+}
+
 /// The next signal, if it does not come before this time is over.
 async fn later(time: Duration, mut signal: impl AsyncFnMut() -> &'static str) -> &'static str {
     let start = Instant::now();
@@ -168,8 +183,8 @@ fn fall_back(last_good: Option<&LastGood>, flags: &Flags) -> Option<Loaded> {
     }
 }
 
-/// Tells the service manager, if one waits for it (`NOTIFY_SOCKET`). A manager that cannot be told stops nobody from
-/// being served; it ends us by itself once its own time for starting is over.
+/// Tells the service manager, if one waits for it (`NOTIFY_SOCKET`). If the manager cannot be told, clients are served
+/// all the same; the manager ends the process when its time limit for starting is over.
 fn notify_manager(state: &NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
         tracing::warn!(%error, %state, "the service manager cannot be told");

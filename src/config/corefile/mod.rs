@@ -32,7 +32,7 @@ use super::foreign::{self, HeldCorefile};
 use super::yaml::Document;
 use draft::Draft;
 use server::{AclPlugin, DraftBlock};
-use syntax::{Directive, Place, ServerBlock, Sources};
+use syntax::{Directive, Place, ServerBlock, Sources, SyntaxError};
 use zones::BlockKey;
 
 /// The default address of NodeLocal DNSCache.
@@ -124,7 +124,7 @@ pub(super) fn import(
         .filter_map(|word| BlockKey::read(&word.text))
         .flat_map(|key| key.zones)
         .collect();
-    let (relays, servers) = relay::apart(corefile.servers);
+    let (relays, servers) = relay::split_off(corefile.servers);
     let behind = relay::servers(&mut draft, &relays);
     for block in &servers {
         if let Some(key) = block
@@ -149,8 +149,8 @@ pub(super) fn import(
         blocks.push((block, addresses));
         acls.push(server.acl);
     }
-    tell_of_addresses(&mut draft, &blocks, &listen);
-    without_covered(&mut listen);
+    remark_on_addresses(&mut draft, &blocks, &listen);
+    remove_covered(&mut listen);
     if let Some(place) = first {
         let listen: Vec<Value> = listen
             .iter()
@@ -161,23 +161,9 @@ pub(super) fn import(
         draft.set(&["allow"], "all", &place);
         draft.set(&["cache", "rotate"], rotate, &place);
     }
-    observe(&mut draft);
-    tell_of_acl(&mut draft, &acls);
-    let mistake = |place: &Place, problem| ConfigError::Corefile {
-        file: place.file.to_path_buf(),
-        line: place.line,
-        column: place.column,
-        problem,
-    };
-    let syntax = corefile
-        .errors
-        .iter()
-        .map(|error| mistake(&error.place, CorefileProblem::Syntax(error.problem.clone())));
-    let refused = draft
-        .refusals
-        .iter()
-        .map(|(place, refusal)| mistake(place, CorefileProblem::Refused(refusal.clone())));
-    let errors: Vec<ConfigError> = syntax.chain(refused).collect();
+    set_observed_addresses(&mut draft);
+    remark_on_acls(&mut draft, &acls);
+    let errors = mistakes(&corefile.errors, &draft);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -196,6 +182,24 @@ pub(super) fn import(
         files: corefile.files,
         document,
     })
+}
+
+/// Every mistake: those of the text, then those of the lines that cannot be translated.
+fn mistakes(syntax: &[SyntaxError], draft: &Draft) -> Vec<ConfigError> {
+    let mistake = |place: &Place, problem| ConfigError::Corefile {
+        file: place.file.to_path_buf(),
+        line: place.line,
+        column: place.column,
+        problem,
+    };
+    let syntax = syntax
+        .iter()
+        .map(|error| mistake(&error.place, CorefileProblem::Syntax(error.problem.clone())));
+    let refused = draft
+        .refusals
+        .iter()
+        .map(|(place, refusal)| mistake(place, CorefileProblem::Refused(refusal.clone())));
+    syntax.chain(refused).collect()
 }
 
 /// Reads a server block, and drafts its routes and records. `zones` are those of all blocks.
@@ -230,7 +234,7 @@ fn translate<'a>(
 }
 
 /// What listens at all addresses of a port needs no other.
-fn without_covered(listen: &mut Vec<SocketAddr>) {
+fn remove_covered(listen: &mut Vec<SocketAddr>) {
     let all = listen.clone();
     listen.retain(|address| {
         let covers = |other: &SocketAddr| {
@@ -243,7 +247,7 @@ fn without_covered(listen: &mut Vec<SocketAddr>) {
 }
 
 /// Remarks on blocks that are reached at more addresses here than in CoreDNS.
-fn tell_of_addresses(
+fn remark_on_addresses(
     draft: &mut Draft,
     blocks: &[(&ServerBlock, Vec<SocketAddr>)],
     listen: &[SocketAddr],
@@ -279,7 +283,7 @@ fn unpacked<'t>(file: &Path, text: &'t str) -> Result<Unpacked<'t>, Vec<ConfigEr
 }
 
 /// Adds a remark about each `acl`. There is one `allow` for all zones.
-fn tell_of_acl(draft: &mut Draft, acls: &[Option<AclPlugin<'_>>]) {
+fn remark_on_acls(draft: &mut Draft, acls: &[Option<AclPlugin<'_>>]) {
     for acl in acls.iter().flatten() {
         let alike = |other: &Option<AclPlugin<'_>>| {
             other
@@ -297,7 +301,7 @@ fn tell_of_acl(draft: &mut Draft, acls: &[Option<AclPlugin<'_>>]) {
 
 /// Where /health, /ready and /metrics are served. The admin address, which shows more, takes another port if they need
 /// its own.
-fn observe(draft: &mut Draft) {
+fn set_observed_addresses(draft: &mut Draft) {
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 9_153));
     let observed = std::mem::take(&mut draft.observed);
     let others: Vec<SocketAddr> = observed

@@ -22,7 +22,7 @@ pub(super) struct Relay {
 const HERE: [&str; 3] = ["127.0.0.1", "[::1]", "localhost"];
 
 /// Removes such blocks from the list of all blocks.
-pub(super) fn apart(servers: Vec<ServerBlock>) -> (Vec<Relay>, Vec<ServerBlock>) {
+pub(super) fn split_off(servers: Vec<ServerBlock>) -> (Vec<Relay>, Vec<ServerBlock>) {
     let targets: Vec<String> = servers
         .iter()
         .flat_map(|block| &block.body)

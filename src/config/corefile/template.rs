@@ -18,7 +18,7 @@ use Verdict::{Differs, NoCounterpart, Taken};
 const REMEDY: &str = "write what it answers into routes or records";
 
 /// How a template answers its names.
-enum Says {
+enum TemplateAnswer {
     Addresses(Vec<IpAddr>),
     Alias(String),
     Code(&'static str),
@@ -59,12 +59,12 @@ pub(super) fn template<'a>(
         let note = "these names are forwarded, and the servers deny them, which know none so deep";
         return draft.remark(directive, Differs, note);
     }
-    let says = says(&body, &rtype, &scopes);
-    let Some(says) = says.filter(|_| matches!(*class, "IN" | "ANY") && !deep) else {
+    let answer = template_answer(&body, &rtype, &scopes);
+    let Some(answer) = answer.filter(|_| matches!(*class, "IN" | "ANY") && !deep) else {
         let what = format!("{} with this rcode or answer", directive.shown());
         return changes_answers(draft, directive, what, REMEDY);
     };
-    let (verdict, mut note) = take(server, directive, &rtype, says, &scopes);
+    let (verdict, mut note) = add_answers(server, directive, &rtype, answer, &scopes);
     let mut verdict = verdict;
     if !body.patterns.is_empty() && !body.passes_on {
         verdict = Differs;
@@ -133,13 +133,17 @@ fn scopes(zones: &[String], patterns: &[Pattern]) -> Vec<(String, MatchedNames)>
     scopes
 }
 
-fn says(body: &Body<'_>, rtype: &str, scopes: &[(String, MatchedNames)]) -> Option<Says> {
+fn template_answer(
+    body: &Body<'_>,
+    rtype: &str,
+    scopes: &[(String, MatchedNames)],
+) -> Option<TemplateAnswer> {
     let code = body.rcode.as_deref().unwrap_or("NOERROR");
     if body.answers.is_empty() {
         return match (code, rtype) {
-            ("NXDOMAIN", _) => Some(Says::Code("NXDOMAIN")),
-            ("REFUSED", "ANY") => Some(Says::Code("REFUSED")),
-            ("NOERROR", _) => Some(Says::Code("NODATA")),
+            ("NXDOMAIN", _) => Some(TemplateAnswer::Code("NXDOMAIN")),
+            ("REFUSED", "ANY") => Some(TemplateAnswer::Code("REFUSED")),
+            ("NOERROR", _) => Some(TemplateAnswer::Code("NODATA")),
             _ => None,
         };
     }
@@ -149,14 +153,14 @@ fn says(body: &Body<'_>, rtype: &str, scopes: &[(String, MatchedNames)]) -> Opti
         .map(|answer| record(answer, rtype, scopes))
         .collect::<Option<_>>()?;
     match (code, records.as_slice()) {
-        ("NOERROR", [("CNAME", target)]) => Some(Says::Alias(zone(target))),
+        ("NOERROR", [("CNAME", target)]) => Some(TemplateAnswer::Alias(zone(target))),
         ("NOERROR", _) => {
             let address = |(rtype, text): &(&str, String)| {
                 let address: IpAddr = text.parse().ok()?;
                 (address.is_ipv4() == (*rtype == "A")).then_some(address)
             };
             let addresses: Option<Vec<IpAddr>> = records.iter().map(address).collect();
-            addresses.map(Says::Addresses)
+            addresses.map(TemplateAnswer::Addresses)
         }
         _ => None,
     }
@@ -191,103 +195,138 @@ fn record<'t>(
     (!data.contains(['{', '}'])).then(|| (kind, (*data).to_owned()))
 }
 
-/// Adds a template's answers to the block's routes and records, with a remark.
-fn take<'a>(
+/// Remark about a template that becomes the `answer` of a route.
+const ANSWER: &str =
+    "answer on the route, with TTL 60 s; other types of its names are \"no such record\"";
+
+/// Remark about a template that becomes `records`.
+const RECORDS: &str =
+    "records, with TTL 60 s, for names at any depth; other types of them are \"no such record\"";
+
+/// Adds a template's answers to the block's routes and records; returns the remark.
+fn add_answers<'a>(
     server: &mut DraftBlock<'a>,
     directive: &'a Directive,
     rtype: &str,
-    says: Says,
+    answer: TemplateAnswer,
     scopes: &[(String, MatchedNames)],
 ) -> (Verdict, String) {
-    const RECORDS: &str = "records, with TTL 60 s, for names at any depth; other types of them are \"no such record\"";
-    let place = &directive.name.place;
     let whole = rtype == "ANY";
-    let literal = literal_owner(directive);
-    let mut verdict = if whole { Taken } else { Differs };
-    match says {
-        Says::Addresses(addresses) => {
-            for (zone, names) in scopes {
-                if *names == MatchedNames::AtAndBelow && !literal {
-                    let shown = addresses
-                        .iter()
-                        .map(|address| Value::from(address.to_string()));
-                    let shown: Vec<Value> = shown.collect();
-                    server.answer_addresses(zone, shown, place);
-                    continue;
-                }
-                verdict = Differs;
-                let name = match names {
-                    MatchedNames::Below => format!("*.{zone}"),
-                    _ => zone.clone(),
-                };
-                let owned = addresses
-                    .iter()
-                    .map(|address| (name.clone(), *address, directive));
-                server.names.extend(owned);
-            }
-            let as_answers = scopes
-                .iter()
-                .all(|(_, names)| *names == MatchedNames::AtAndBelow)
-                && !literal;
-            let note = if as_answers {
-                "answer on the route, with TTL 60 s; other types of its names are \"no such record\""
-            } else {
-                RECORDS
-            };
+    let verdict = if whole { Taken } else { Differs };
+    match answer {
+        TemplateAnswer::Addresses(addresses) => {
+            let (added, note) = add_addresses(server, directive, &addresses, scopes);
+            let verdict = if added == Differs { added } else { verdict };
             (verdict, note.to_owned())
         }
-        Says::Alias(target) => {
-            for (zone, names) in scopes {
-                let mut alias = |name| server.aliases.push((name, target.clone(), place.clone()));
-                if *names != MatchedNames::Below {
-                    alias(zone.clone());
-                }
-                if matches!(names, MatchedNames::Below | MatchedNames::AtAndBelow) && !literal {
-                    alias(format!("*.{zone}"));
-                }
-            }
-            (
-                Differs,
-                "records: an alias, whose target is looked up by its own route".to_owned(),
-            )
+        TemplateAnswer::Alias(target) => {
+            add_aliases(server, directive, &target, scopes);
+            let note = "records: an alias, whose target is looked up by its own route";
+            (Differs, note.to_owned())
         }
-        Says::Code(code) if whole => {
-            for (zone, _) in scopes {
-                server
-                    .answers
-                    .push((zone.clone(), code.into(), place.clone()));
-            }
-            let mut note = "answer on the route, with TTL 60 s; other types of its names are \"no such record\"".to_owned();
-            if code == "NXDOMAIN" || code == "REFUSED" {
-                note = format!("answer: {code} on the route");
-            }
-            if let Some((zone, _)) = scopes
+        TemplateAnswer::Code(code) if whole => add_code(server, directive, code, scopes),
+        TemplateAnswer::Code(code) => add_filter(server, directive, rtype, code, scopes),
+    }
+}
+
+/// Adds addresses: as the answer of a route if they are for all names of the zone, else as records.
+fn add_addresses<'a>(
+    server: &mut DraftBlock<'a>,
+    directive: &'a Directive,
+    addresses: &[IpAddr],
+    scopes: &[(String, MatchedNames)],
+) -> (Verdict, &'static str) {
+    let literal = literal_owner(directive);
+    let mut verdict = Taken;
+    let mut note = if literal { RECORDS } else { ANSWER };
+    for (zone, names) in scopes {
+        if *names == MatchedNames::AtAndBelow && !literal {
+            let shown = addresses
                 .iter()
-                .find(|(_, names)| *names != MatchedNames::AtAndBelow)
-            {
-                verdict = Differs;
-                note = format!("{note}; for all names at and below {zone}");
-            }
-            (verdict, note)
+                .map(|address| Value::from(address.to_string()));
+            server.answer_addresses(zone, shown.collect(), &directive.name.place);
+            continue;
         }
-        Says::Code(code) => {
-            for (zone, _) in scopes {
-                server
-                    .filters
-                    .push((zone.clone(), rtype.to_owned(), place.clone()));
-            }
-            let note = "filter on the route: no such record";
-            if code == "NXDOMAIN" {
-                (
-                    Differs,
-                    format!(
-                        "{note}; there NXDOMAIN, which denies the other types of the name, too"
-                    ),
-                )
-            } else {
-                (Taken, note.to_owned())
-            }
+        (verdict, note) = (Differs, RECORDS);
+        let name = match names {
+            MatchedNames::Below => format!("*.{zone}"),
+            _ => zone.clone(),
+        };
+        let owned = addresses
+            .iter()
+            .map(|address| (name.clone(), *address, directive));
+        server.names.extend(owned);
+    }
+    (verdict, note)
+}
+
+/// Adds an alias for the zone, for the names below it, or for both.
+fn add_aliases(
+    server: &mut DraftBlock<'_>,
+    directive: &Directive,
+    target: &str,
+    scopes: &[(String, MatchedNames)],
+) {
+    let literal = literal_owner(directive);
+    for (zone, names) in scopes {
+        let mut alias = |name| {
+            let place = directive.name.place.clone();
+            server.aliases.push((name, target.to_owned(), place));
+        };
+        if *names != MatchedNames::Below {
+            alias(zone.clone());
         }
+        if matches!(names, MatchedNames::Below | MatchedNames::AtAndBelow) && !literal {
+            alias(format!("*.{zone}"));
+        }
+    }
+}
+
+/// Adds a response code for all types as the answer of routes.
+fn add_code(
+    server: &mut DraftBlock<'_>,
+    directive: &Directive,
+    code: &'static str,
+    scopes: &[(String, MatchedNames)],
+) -> (Verdict, String) {
+    for (zone, _) in scopes {
+        let place = directive.name.place.clone();
+        server.answers.push((zone.clone(), code.into(), place));
+    }
+    let note = match code {
+        "NXDOMAIN" | "REFUSED" => format!("answer: {code} on the route"),
+        _ => ANSWER.to_owned(),
+    };
+    let mut partial = scopes
+        .iter()
+        .filter(|(_, names)| *names != MatchedNames::AtAndBelow);
+    match partial.next() {
+        Some((zone, _)) => (
+            Differs,
+            format!("{note}; for all names at and below {zone}"),
+        ),
+        None => (Taken, note),
+    }
+}
+
+/// Adds a response code for one type as a filter of routes.
+fn add_filter(
+    server: &mut DraftBlock<'_>,
+    directive: &Directive,
+    rtype: &str,
+    code: &str,
+    scopes: &[(String, MatchedNames)],
+) -> (Verdict, String) {
+    for (zone, _) in scopes {
+        let place = directive.name.place.clone();
+        server.filters.push((zone.clone(), rtype.to_owned(), place));
+    }
+    let note = "filter on the route: no such record";
+    if code == "NXDOMAIN" {
+        let note = format!("{note}; there NXDOMAIN, which denies the other types of the name, too");
+        (Differs, note)
+    } else {
+        (Taken, note.to_owned())
     }
 }
 

@@ -12,43 +12,7 @@ use crate::config::corefile::syntax::Directive;
 use crate::config::corefile::zones::{is_within, zone};
 
 pub(super) fn hosts<'a>(draft: &mut Draft, server: &mut DraftBlock<'a>, directive: &'a Directive) {
-    let (mut inline, mut passes_on) = (false, false);
-    for line in &directive.block {
-        match line.name.text.as_str() {
-            "fallthrough" => {
-                passes_on = true;
-                draft.remark(line, Taken, "other names are forwarded");
-            }
-            "ttl" | "reload" => draft.remark(
-                line,
-                NoCounterpart,
-                "TTL 60 s; files are read again within 2 s of a change",
-            ),
-            "no_reverse" => draft.remark(line, NoCounterpart, "reverse names are answered"),
-            first => match first.parse::<IpAddr>() {
-                Ok(address) => {
-                    inline = true;
-                    for name in &line.arguments {
-                        let name = zone(&name.text);
-                        if name.contains('*') {
-                            // In CoreDNS it is an ordinary name, which nobody asks for; in `records` it would be a
-                            // wildcard.
-                            let note = format!(
-                                "{name} stands for no other name in hosts; records and template have wildcards"
-                            );
-                            draft.remark(line, NoCounterpart, note);
-                        } else {
-                            server.names.push((name, address, line));
-                        }
-                    }
-                }
-                Err(_) => draft.unexpected(
-                    &line.name,
-                    "an address and its names, ttl, reload, no_reverse or fallthrough",
-                ),
-            },
-        }
-    }
+    let Lines { inline, passes_on } = read_lines(draft, server, directive);
     let file = directive.arguments.first().map(|word| word.text.as_str());
     let file = file.or((!inline).then_some("/etc/hosts"));
     if let Some(file) = file {
@@ -101,5 +65,69 @@ pub(super) fn hosts<'a>(draft: &mut Draft, server: &mut DraftBlock<'a>, directiv
             Taken,
             "records and hosts; other names of these zones do not exist",
         );
+    }
+}
+
+/// What the lines of the block say.
+#[derive(Default)]
+struct Lines {
+    /// There are names with addresses.
+    inline: bool,
+    /// `fallthrough`: other names are asked of the next plugin.
+    passes_on: bool,
+}
+
+/// Reads the lines of the block; names with addresses go to `server`.
+fn read_lines<'a>(
+    draft: &mut Draft,
+    server: &mut DraftBlock<'a>,
+    directive: &'a Directive,
+) -> Lines {
+    let mut lines = Lines::default();
+    for line in &directive.block {
+        match line.name.text.as_str() {
+            "fallthrough" => {
+                lines.passes_on = true;
+                draft.remark(line, Taken, "other names are forwarded");
+            }
+            "ttl" | "reload" => draft.remark(
+                line,
+                NoCounterpart,
+                "TTL 60 s; files are read again within 2 s of a change",
+            ),
+            "no_reverse" => draft.remark(line, NoCounterpart, "reverse names are answered"),
+            first => match first.parse::<IpAddr>() {
+                Ok(address) => {
+                    lines.inline = true;
+                    read_names(draft, server, line, address);
+                }
+                Err(_) => draft.unexpected(
+                    &line.name,
+                    "an address and its names, ttl, reload, no_reverse or fallthrough",
+                ),
+            },
+        }
+    }
+    lines
+}
+
+/// Reads the names of an address.
+fn read_names<'a>(
+    draft: &mut Draft,
+    server: &mut DraftBlock<'a>,
+    line: &'a Directive,
+    address: IpAddr,
+) {
+    for name in &line.arguments {
+        let name = zone(&name.text);
+        if name.contains('*') {
+            // In CoreDNS it is an ordinary name, which nobody asks for; in `records` it would be a wildcard.
+            let note = format!(
+                "{name} stands for no other name in hosts; records and template have wildcards"
+            );
+            draft.remark(line, NoCounterpart, note);
+        } else {
+            server.names.push((name, address, line));
+        }
     }
 }
