@@ -1,6 +1,6 @@
 //! Examples at the end of each command's `--help`; `tests/help.rs` runs them all.
 //!
-//! The exit status is 0, but where a comment begins with another one.
+//! The exit status is 0, except where the comment begins with another one.
 
 pub(super) const NODENS: &str = "\
 Examples:

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::admin::AdminAddress;
 
-/// An instance that takes longer than this to say that it is well is not.
+/// An instance that takes longer than this to answer is not healthy.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]

@@ -1,4 +1,4 @@
-//! `nodens import`: a Corefile becomes our configuration, and every line hears what became of it.
+//! `nodens import`: translates a Corefile into our configuration, with a remark about every line.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -31,7 +31,7 @@ pub(super) struct ImportArgs {
     cluster_dns: Option<IpAddr>,
 }
 
-/// The configuration goes to standard output or a file, what became of each line to standard error.
+/// The configuration goes to standard output or a file, the remarks to standard error.
 pub(super) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     let (file, text) = read(&args.file)?;
     let imported = match config::import(&file, &text, args.cluster_dns) {
@@ -59,7 +59,7 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text, and the name under which its lines are told.
+/// The text, and the file name for remarks about its lines.
 fn read(file: &Path) -> anyhow::Result<(PathBuf, String)> {
     let (name, bytes) = if file == Path::new("-") {
         let mut bytes = Vec::new();

@@ -1,8 +1,8 @@
 //! The log of `nodens serve`: lines on stderr.
 //!
-//! Whoever reads them may stop reading, and a pipe that is full blocks its writer. So a thread of its own writes them, and
-//! lines for which there is no room are dropped and counted. Whoever dies by a signal that cannot be caught leaves what
-//! waits unwritten.
+//! The reader of stderr may stop reading, and a full pipe blocks its writer. So a separate thread writes the lines, and
+//! lines for which there is no room are dropped and counted. Lines that wait are lost if a signal that cannot be caught
+//! ends the process.
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::budgets::LOG_LINES_WAITING;
 use crate::config::{LogConfig, LogFormat};
 
-/// The log, which dropping closes: what waits is written, unless nobody reads it within a second.
+/// The log. Dropping it writes the waiting lines, unless they are not read within a second, and closes it.
 pub(super) struct Log {
     dropped: ErrorCounter,
     _writer: WorkerGuard,

@@ -146,7 +146,7 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         let cause = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        // Whoever reads us has read enough, as `head` does.
+        // The reader of the pipe may close it early, as `head` does.
         if cause != Some(io::ErrorKind::BrokenPipe) {
             eprintln!("nodens: {error:#}");
         }

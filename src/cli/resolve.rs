@@ -1,7 +1,7 @@
 //! `nodens resolve NAME [TYPE]`: what would a pod get?
 //!
-//! Owns the arguments and what is printed; asking is [`crate::cli::stub`]'s. DNS only: `/etc/hosts` is not read. Lines that
-//! begin with `;;` say what was asked of whom, the others are records in presentation form (RFC 1035 §5.1).
+//! Owns the arguments and the output; [`crate::cli::stub`] asks. DNS only: `/etc/hosts` is not read. Lines that begin
+//! with `;;` name the question and the server, the others are records in presentation form (RFC 1035 §5.1).
 
 use std::fs;
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use hickory_proto::rr::{Name, Record, RecordType};
 use crate::cli::stub::{NoReply, Outcome, Stub, StubReply};
 use crate::message::record_text::{data_text, type_text};
 
-/// What glibc reads.
+/// The file that glibc reads.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// glibc's defaults (resolv.conf(5): `RES_TIMEOUT`, `RES_DFLRETRY`), for `--server` where there is no resolv.conf.
@@ -48,7 +48,7 @@ pub(crate) struct ResolveArgs {
     resolv_conf: Option<PathBuf>,
 }
 
-/// What is looked up.
+/// The name or address that is looked up.
 #[derive(Debug, Clone)]
 struct Subject {
     name: Name,
@@ -93,7 +93,7 @@ async fn look_up(args: ResolveArgs, report: &mut String) -> Result<(), Failure> 
         for answer in ask(&stub, &name, types).await {
             let (severity, reason) = describe(&answer.heard, &name, answer.record_type, report);
             found |= severity == Severity::None;
-            // As glibc: a server that says nothing ends the search, an answer without records goes on to the next name.
+            // As in glibc: silence ends the search, an answer without records goes on to the next name.
             gone |= severity == Severity::Silence;
             if worst.as_ref().is_none_or(|(before, _)| *before < severity) {
                 worst = Some((severity, reason));
@@ -113,7 +113,7 @@ async fn look_up(args: ResolveArgs, report: &mut String) -> Result<(), Failure> 
     })
 }
 
-/// How bad an answer is, so that the worst one is told as the reason.
+/// The gravity of an answer; the worst one is reported as the reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Severity {
     None,
@@ -145,7 +145,7 @@ async fn ask(stub: &Stub, name: &Name, types: &[RecordType]) -> Vec<Answer> {
     answers
 }
 
-/// Adds an answer to the report; returns how bad it is and why.
+/// Adds an answer to the report; returns its gravity and the reason.
 fn describe(
     answer: &Result<StubReply, NoReply>,
     name: &Name,
@@ -199,7 +199,7 @@ fn stub(servers: Vec<SocketAddr>, resolv_conf: Option<&Path>) -> anyhow::Result<
     let mut stub = match fs::read_to_string(path) {
         Ok(text) => Stub::from_resolv_conf(&text)
             .with_context(|| format!("cannot use {}", path.display()))?,
-        // An image without /etc/resolv.conf may still ask a server it is told.
+        // An image without /etc/resolv.conf can still ask a server given by --server.
         Err(error)
             if error.kind() == io::ErrorKind::NotFound
                 && resolv_conf.is_none()

@@ -1,4 +1,4 @@
-//! The lowest and highest value of every key, and why. Outside of them is an error, never another value in silence.
+//! The lowest and highest value of every key, and why. A value outside is an error and is never replaced silently.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub(super) const LATER_TIER_NEGATIVE_TTL: Range<Duration> = seconds(0, 3_600);
 pub(super) const FAILURE: Range<Duration> = seconds(1, 300);
 /// RFC 8767 §5 suggests one to three days; 0 turns stale answers off.
 pub(super) const STALE_MAX_AGE: Range<Duration> = seconds(0, 7 * 86_400);
-/// Names that are denied come to be: after 1 d of outage "no such name" is more often wrong than not. 0 serves no expired
+/// Denied names may be added: after an outage of 1 d "no such name" is more often wrong than right. 0 serves no expired
 /// negative answers.
 pub(super) const STALE_MAX_NEGATIVE_AGE: Range<Duration> = seconds(0, 86_400);
 /// A name that is denied for a day is gone. 0 believes every denial.
@@ -104,8 +104,8 @@ pub(super) const STALE_MAX_DENIED_AGE: Range<Duration> = seconds(0, 86_400);
 pub(super) const STALE_AFTER: Range<Duration> = millis(0, 10_000);
 /// RFC 8767 §4 recommends 30 s and wants it above 0; longer than 5 min delays the return to fresh answers.
 pub(super) const STALE_TTL: Range<Duration> = seconds(1, 300);
-/// 0 turns prefetch off. Entries count their hits in one octet. A wider type than that one's, so that what is above is read
-/// as it is, and refused.
+/// 0 turns prefetch off. Entries count their hits in one octet. The key has a wider type, so that larger values are
+/// read and refused.
 pub(super) const PREFETCH_HITS: Range<u32> = Range { min: 0, max: 255 };
 /// Above 90 % every hit would fetch.
 pub(super) const PREFETCH_PERCENT: Range<u32> = Range { min: 1, max: 90 };

@@ -1,4 +1,4 @@
-//! What the program uses: the configuration after every layer was merged and every value checked.
+//! The configuration as the program uses it: all layers are merged and every value is checked.
 //!
 //! Owns the schema and its defaults. Must not open sockets or touch the network. What the user typed is read by
 //! [`load`] (in `config/`), which reports every mistake at once and remembers where each value came from.
@@ -63,23 +63,23 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Worker threads.
     pub workers: NonZeroUsize,
-    /// How the kernel is to schedule them.
+    /// How the kernel schedules them.
     pub scheduling: Scheduling,
     /// Whether another instance may share our ports, as during an upgrade.
     pub handover: bool,
     /// How long queries in flight may take to finish after SIGTERM.
     pub shutdown_grace: Duration,
-    /// Name of this node, as `id.server` and NSID tell it. Default: the host's name.
+    /// Name of this node: the answer to `id.server`, and NSID. Default: the host's name.
     pub node_name: String,
     /// Files that a Corefile imports.
     pub imports: Vec<PathBuf>,
-    /// Where all files that it was read from were found.
+    /// The source of the files that it was read from.
     pub read_from: Files,
     /// Upstream groups; routes refer to them by index.
     pub groups: Vec<GroupConfig>,
     /// Routes, in no particular order: the longest zone wins.
     pub routes: Vec<RouteConfig>,
-    /// What becomes of reverse names of private addresses that no route of their own holds.
+    /// How reverse names of private addresses are answered that have no route of their own.
     pub private_zones: PrivateZones,
     /// Names answered from the configuration itself.
     pub records: Vec<StaticRecords>,
@@ -87,7 +87,7 @@ pub struct Config {
     pub complete_cnames: bool,
     /// Names answered from hosts files, unless `records` has them.
     pub hosts: HostsConfig,
-    /// What holds for routes with several groups.
+    /// Options of routes with several groups.
     pub tiers: TiersConfig,
     /// The answer cache.
     pub cache: CacheConfig,
@@ -99,7 +99,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Logs.
     pub log: LogConfig,
-    /// What /status tells of clients' queries.
+    /// The information on clients' queries in /status.
     pub status: StatusConfig,
     /// Every value in force and who set it, in the order of the schema, for /status.
     pub settings: Arc<[Setting]>,
@@ -112,10 +112,10 @@ pub struct Config {
 pub struct GroupConfig {
     /// The group's key under `upstreams`.
     pub name: Arc<str>,
-    /// What was typed, in order. Never empty, no duplicates.
+    /// The servers as typed, in order. Never empty, no duplicates.
     pub sources: Vec<Source>,
-    /// The servers that these are, in the order of preference that `policy: ordered` follows, without duplicates. Empty only
-    /// while the names of servers have no addresses yet.
+    /// The resolved servers, in the order of preference of `policy: ordered`, without duplicates. Empty only while host
+    /// names of servers have no addresses yet.
     pub servers: Vec<ServerConfig>,
     /// The resolv.conf files that some of them come from.
     pub resolv_confs: Vec<PathBuf>,
@@ -127,9 +127,9 @@ pub struct GroupConfig {
     pub deadline: Duration,
     /// The question health probes ask.
     pub probe: Probe,
-    /// When to hedge, suspect, distrust and forgive a server.
+    /// Settings of hedges, probes, and of the states of servers.
     pub failover: FailoverConfig,
-    /// What follows when a validating server finds an answer bogus.
+    /// How to handle an answer that a validating server finds bogus.
     pub bogus: Bogus,
     /// PEM file of further roots that certificates of `tls://` and `https://` servers may chain to, beside the web's.
     pub tls_ca: Option<PathBuf>,
@@ -146,11 +146,11 @@ pub struct GroupConfig {
 pub struct ServerConfig {
     /// Where it listens.
     pub address: SocketAddr,
-    /// How it is spoken to.
+    /// Its transport.
     pub transport: Transport,
 }
 
-/// How an upstream server is spoken to.
+/// The transport to an upstream server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// UDP, and TCP for what was truncated (RFC 7766).
@@ -163,7 +163,7 @@ pub enum Transport {
     Https {
         /// The certificate must be valid for this name, and requests are for it.
         name: Arc<str>,
-        /// What requests ask for.
+        /// The path of requests.
         path: Arc<str>,
     },
 }
@@ -180,7 +180,8 @@ pub enum Policy {
     RoundRobin,
 }
 
-/// What follows when a server that validates finds an answer bogus: SERVFAIL with EDE 6 to 9 (RFC 8914 §4.7 to 4.10).
+/// How to handle an answer that a validating server finds bogus, for which it sends SERVFAIL with EDE 6 to 9 (RFC 8914
+/// §4.7 to 4.10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bogus {
     /// The client hears so, unless it set CD: a server that does not validate would give it the forged answer.
@@ -189,7 +190,7 @@ pub enum Bogus {
     Failover,
 }
 
-/// What a healthy server says of a name that it answered before.
+/// How a healthy server denies a name that it answered before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denial {
     /// There is no such name.
@@ -207,7 +208,7 @@ pub struct Probe {
     pub record_type: RecordType,
 }
 
-/// Numbers behind failover.
+/// Settings of failover.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FailoverConfig {
     /// While nothing is known of a group's servers, a query goes to this many of them.
@@ -226,13 +227,14 @@ pub struct FailoverConfig {
     pub recover_probes: u32,
     /// A server that lost more than this share of its last tries is poor.
     pub poor_loss_percent: u32,
-    /// How many of its last tries that is judged by.
+    /// Number of its last tries that this share is taken of.
     pub poor_loss_window: u32,
-    /// A server most of whose last answers were no answers, while another server's were fine, is poor: how many of them.
+    /// Number of last answers: a server is poor if most of them were refusals or failures while another server
+    /// answered.
     pub poor_answer_window: u32,
-    /// A server slower than another by at least this much ...
+    /// A server is poor if it is slower than another by at least this much ...
     pub poor_slower_by: Duration,
-    /// ... and by this factor is poor.
+    /// ... and by this factor.
     pub poor_slower_factor: u32,
 }
 
@@ -243,19 +245,19 @@ pub struct RouteConfig {
     pub zone: Name,
     /// Groups (indices into [`Config::groups`]), asked one after the other. Empty if, and only if, there is an `answer`.
     pub tiers: Vec<usize>,
-    /// What it says by itself, so that its names never leave the node.
+    /// The answer that it gives by itself, so that its names never leave the node.
     pub answer: Option<OwnAnswer>,
-    /// Types of which it says that no name has any, without asking.
+    /// Types that are answered with NODATA for all names, without asking a server.
     pub filter: Vec<RecordType>,
-    /// How its names are asked for.
+    /// How its names are rewritten.
     pub rewrite: Option<RewriteConfig>,
     /// How IPv6 addresses are made for names that have none (RFC 6147).
     pub dns64: Option<Dns64Config>,
     /// Cap on how long an NXDOMAIN or NODATA of this route is kept.
     pub max_negative_ttl: Option<Duration>,
-    /// Denials that are not believed for a while of a name that was answered before.
+    /// Kinds of denials that do not replace an earlier answer for a while.
     pub stale_on: Vec<Denial>,
-    /// What else it says of the cache.
+    /// Its other cache options.
     pub cache: RouteCacheConfig,
 }
 
@@ -277,10 +279,10 @@ pub struct Dns64Config {
     pub exclude: Vec<Ipv6Net>,
 }
 
-/// What a route says of the cache; what it leaves out is as in [`CacheConfig`].
+/// Cache options of a route; those that are not set are as in [`CacheConfig`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteCacheConfig {
-    /// Whether none of its answers are kept. Clients hear the TTLs that the servers give.
+    /// Whether none of its answers are kept. Clients get the TTLs that the servers give.
     pub off: bool,
     /// Cap on how long an answer is kept, beside that of the whole cache.
     pub max_ttl: Option<Duration>,
@@ -296,14 +298,14 @@ pub struct RouteCacheConfig {
     pub stale_ttl: Option<Duration>,
 }
 
-/// What a route says of all its names without asking anybody.
+/// The answer that a route gives for all its names without asking a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnAnswer {
     /// There is no such name.
     NxDomain,
     /// The name has no such record.
     NoData,
-    /// Nobody may ask.
+    /// Queries are refused.
     Refused,
     /// The name has these addresses, and no records of other types. Never empty.
     Addresses(Vec<IpAddr>),
@@ -312,16 +314,16 @@ pub enum OwnAnswer {
 /// How the kernel is to schedule workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheduling {
-    /// By the weight of their cgroup, as all others.
+    /// By the weight of their cgroup, like all other threads.
     Normal,
-    /// Before all that are scheduled so, within a budget.
+    /// Before all threads under normal scheduling, within a budget.
     Realtime,
 }
 
-/// What becomes of the zones of RFC 6303 and RFC 7793 that are no routes.
+/// How names of the zones of RFC 6303 and RFC 7793 are answered that are no routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PrivateZones {
-    /// They are part of whatever route holds them.
+    /// By the route that holds them.
     Forward,
     /// Their names do not exist, and never leave the node.
     NxDomain,
@@ -342,7 +344,7 @@ pub struct StaticRecords {
     pub txt: Vec<String>,
 }
 
-/// What hosts files say.
+/// The content of hosts files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostsConfig {
     /// The files.
@@ -356,7 +358,8 @@ pub struct HostsConfig {
 /// What holds for routes with several groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TiersConfig {
-    /// How long an NXDOMAIN or NODATA of a group other than the first is kept: the first may know better when it is back.
+    /// How long an NXDOMAIN or NODATA of a group other than the first is kept: the first group may know the name when
+    /// it is back.
     pub max_negative_ttl: Duration,
 }
 
@@ -375,8 +378,8 @@ pub struct CacheConfig {
     pub failure_max: Duration,
     /// How long an expired answer is kept for the case that nobody answers (RFC 8767 §4). 0 turns stale answers off.
     pub stale_max_age: Duration,
-    /// The same for NXDOMAIN and NODATA; none for [`CacheConfig::STALE_MAX_NEGATIVE_AGE`], and 0 on routes that cap their
-    /// negative answers.
+    /// The same time for NXDOMAIN and NODATA; none for [`CacheConfig::STALE_MAX_NEGATIVE_AGE`], and 0 on routes that
+    /// cap their negative answers.
     pub stale_max_negative_age: Option<Duration>,
     /// How long after it expired an answer is served although a server denies it, on routes with `stale_on`.
     pub stale_max_denied_age: Duration,
@@ -436,7 +439,7 @@ pub struct LogConfig {
     pub queries: QueryLog,
 }
 
-/// What /status, and the page at the admin address, tell of clients' queries.
+/// The information on clients' queries in /status and on the page at the admin address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StatusConfig {
     /// Whether names are shown whose queries failed lately.
@@ -445,7 +448,7 @@ pub struct StatusConfig {
     pub top: TopCounts,
 }
 
-/// What is counted of names and clients.
+/// Which names and clients are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TopCounts {
     /// Nothing; costs nothing.
@@ -461,9 +464,9 @@ pub enum TopCounts {
 /// Addresses of our own on the node, and the interface that carries them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// What pods ask. Never empty, no duplicates, each covered by [`Config::listen`].
+    /// The addresses that pods ask. Never empty, no duplicates, each covered by [`Config::listen`].
     pub addresses: Vec<IpAddr>,
-    /// Where the addresses are.
+    /// The interface that carries the addresses.
     pub interface: InterfaceConfig,
     /// Whether DNS to and from the addresses stays out of connection tracking.
     pub notrack: bool,
@@ -476,14 +479,14 @@ pub struct NodeConfig {
 pub struct InterfaceConfig {
     /// Its name.
     pub name: String,
-    /// Whose it is.
+    /// Its kind.
     pub kind: InterfaceKind,
 }
 
-/// Whose an interface is.
+/// The kind of interface that carries the addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterfaceKind {
-    /// Ours alone: made by us, and deleted whole.
+    /// An interface that nodens makes and deletes.
     Dummy,
     /// The host's loopback interface, for kernels without dummy interfaces; only the addresses are ours.
     Loopback,
@@ -494,7 +497,7 @@ pub enum InterfaceKind {
 pub enum OnExit {
     /// They stay, so that clients are refused at once while nobody listens.
     Keep,
-    /// They go, so that whoever else has the address gets its traffic back.
+    /// They are removed, so that another server of the address gets its traffic back.
     Remove,
 }
 
@@ -529,7 +532,7 @@ impl Config {
             .chain(&self.imports)
     }
 
-    /// Takes over from `running` what cannot change while we run; returns the keys of what would have been different.
+    /// Takes over from `running` the values that cannot change at run time; returns their keys where they would differ.
     pub fn keep_fixed(&mut self, running: &Self) -> Vec<&'static str> {
         let mut changed = Vec::new();
         let mut keep = |key, same: bool| {
@@ -578,7 +581,7 @@ impl Config {
         changed
     }
 
-    /// Shows what stays of `running` as it is there.
+    /// Shows the values that stay as in `running`.
     fn keep_settings(&mut self, running: &[Setting], kept: &[&'static str]) {
         let mut settings = self.settings.to_vec();
         for key in kept {
@@ -616,8 +619,8 @@ impl Default for FailoverConfig {
 }
 
 impl CacheConfig {
-    /// How long an expired NXDOMAIN or NODATA is kept for the case that nobody answers: about as long as a short outage. The
-    /// longer, the more names that came to be are denied.
+    /// How long an expired NXDOMAIN or NODATA is kept for the case that nobody answers: about as long as a short
+    /// outage. A longer time would deny more names that were added meanwhile.
     pub const STALE_MAX_NEGATIVE_AGE: Duration = Duration::from_mins(5);
 }
 

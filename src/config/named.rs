@@ -1,7 +1,7 @@
-//! Upstream servers by host name: who resolves the name, and the servers that its addresses make.
+//! Upstream servers by host name: the group that resolves the name, and the servers at its addresses.
 //!
-//! Addresses are no configuration, and yet part of it: a group's servers follow from what the user typed and from what names
-//! resolve to now, so that other addresses are put in force as any change is. Nothing is resolved here.
+//! A group's servers follow from the typed entries and from the present addresses of host names. So other addresses are
+//! put in force like a change of the configuration. Names are not resolved here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;

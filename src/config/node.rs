@@ -1,7 +1,7 @@
 //! `node:`, the addresses and the interface that nodens itself sets up on the node.
 //!
-//! Checks what the configuration alone can tell. Whether the kernel agrees, and who has an address already, `src/node/`
-//! finds out.
+//! Checks what the configuration alone can show. `src/node/` finds out what the kernel allows and which addresses are
+//! taken.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -48,7 +48,7 @@ pub(super) fn read(
         top.setting("node", "null".to_owned());
         return None;
     };
-    // Says so if it is no table; what is missing in it is then beside the point.
+    // Reports a value that is no table; missing keys in it are then not reported.
     let section = top.part("node");
     value.as_dict()?;
     let addresses = read_addresses(&section, report, listen);
@@ -100,7 +100,7 @@ fn read_addresses(
     }
     let count = items.len();
     if count == 0 {
-        // Nobody set the key where it is missing: the table's own line is where to look.
+        // A missing key has no line, so the line of the table is reported.
         let origin = value.map_or_else(|| section.own_origin(), |_| section.origin("addresses"));
         let problem = Problem::Missing(Missing::NodeAddresses);
         report.error(origin, &section.path("addresses"), problem);

@@ -70,7 +70,7 @@ fn messages(text: &str) -> Vec<String> {
 /// With this on line 1 nothing depends on the host.
 pub(crate) const VPC: &str = "upstreams: {vpc: {servers: [10.0.0.2]}}\n";
 
-/// The example of DESIGN.md §4, whose shape outside checks rely on.
+/// An example with the keys that most configurations set.
 pub(crate) const EXAMPLE: &str = r#"
 listen: ["169.254.20.53:53"]
 allow: [private]

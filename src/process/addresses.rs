@@ -222,7 +222,7 @@ impl ListenAddress {
 
     /// Whether another instance, earlier or later, serves the address and would go on if this one ended.
     #[must_use]
-    pub fn has_another(&self) -> bool {
+    pub fn has_other_instance(&self) -> bool {
         self.is_shared() || Claim::is_waited_for(self.address)
     }
 

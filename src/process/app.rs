@@ -307,7 +307,7 @@ impl App {
 
     /// Without a successor, leaves new queries to the other server of the node's addresses before our sockets close.
     async fn turn_away_if_last(&self, node: &Arc<Node>, listen: &[SocketAddr]) {
-        let is_last = || !self.addresses.iter().any(ListenAddress::has_another);
+        let is_last = || !self.addresses.iter().any(ListenAddress::has_other_instance);
         if !is_last() {
             return;
         }

@@ -1,6 +1,7 @@
 //! `nodens probe [NAME]...`: which hop is sick?
 //!
-//! Owns the arguments, how far it is, and how it ends; [`crate::diagnosis`] asks and judges, `text` writes it for people.
+//! Owns the arguments, the progress line and the exit status; [`crate::diagnosis`] asks and derives the findings,
+//! `text` prints them.
 
 mod progress;
 mod text;
@@ -98,7 +99,7 @@ pub(crate) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         text: given.text.clone(),
         candidates: stub.candidates(&given.name),
     };
-    // A configuration that somebody named is that of the nodens which runs here.
+    // A configuration given by --config is that of the nodens on this node.
     let is_ours = args.config.config.is_some();
     let order = Order {
         scope: Scope::Everything,
@@ -125,7 +126,7 @@ pub(crate) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
         text::render(&diagnosis, style(&out))
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads us has read enough, as `head` does.
+        // The reader of the pipe may close it early, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written?,
     }
@@ -136,7 +137,7 @@ pub(crate) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     }))
 }
 
-/// Colour on a terminal, unless somebody does not want it (no-color.org).
+/// Colour on a terminal, unless NO_COLOR is set (no-color.org).
 fn style(out: &impl IsTerminal) -> Style {
     let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = env::var_os("TERM").is_some_and(|value| value == "dumb");
@@ -157,7 +158,7 @@ fn configuration(args: &ProbeArgs) -> Result<Config, ConfigErrors> {
     load_from(None, [], &[(key, servers.to_string())]).map(|loaded| loaded.config)
 }
 
-/// The stub resolver of a pod: what resolv.conf says, and what the arguments say otherwise.
+/// The stub resolver of a pod: by resolv.conf, with the arguments' changes.
 fn stub(args: &ProbeArgs) -> anyhow::Result<Stub> {
     let path = args
         .resolv_conf
@@ -166,7 +167,7 @@ fn stub(args: &ProbeArgs) -> anyhow::Result<Stub> {
     let mut stub = match fs::read_to_string(path) {
         Ok(text) => Stub::from_resolv_conf(&text)
             .with_context(|| format!("cannot use {}", path.display()))?,
-        // The configuration says whom to ask, so that nothing else is needed.
+        // The configuration has the servers, so resolv.conf may be missing.
         Err(_) => Stub::new(Vec::new(), args.timeout, 1),
     };
     if !args.search.is_empty() {

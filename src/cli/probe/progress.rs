@@ -1,4 +1,4 @@
-//! How far it is, on a terminal: a line on stderr that goes when all is done.
+//! The progress on a terminal: a line on stderr that is removed at the end.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::diagnosis::Progress;
 /// Often enough to look alive.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Shows what comes until nothing more can come.
+/// Shows progress until the sender is dropped.
 pub(super) async fn show(mut steps: UnboundedReceiver<Progress>) {
     let bar = ProgressBar::new_spinner();
     let style = ProgressStyle::with_template("{spinner} {pos}/{len} {msg}");

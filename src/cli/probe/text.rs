@@ -1,4 +1,4 @@
-//! A diagnosis as people read it: a table of servers, what is said about each name, and what is wrong.
+//! A diagnosis as text: a table of servers, the answers for each name, and the findings.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ pub(super) enum Style {
     Plain,
 }
 
-/// How a piece of text stands out.
+/// The style of a piece of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tone {
     Normal,
@@ -170,7 +170,7 @@ fn server_row(server: &ServerReport, transport: &TransportReport, is_first: bool
     ]
 }
 
-/// Why there is no answer: what came instead, if something did.
+/// Why there is no answer: the message that arrived instead, or the failure.
 fn strays_or(text: String, transport: &TransportReport) -> String {
     let strays = transport.strays;
     let kinds = [

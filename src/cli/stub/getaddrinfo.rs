@@ -1,4 +1,4 @@
-//! One `getaddrinfo` call, timed: what a client without a forwarder waits for a name's addresses.
+//! One `getaddrinfo` call, timed: how long a client without a forwarder waits for a name's addresses.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::{Stub, StubReply};
 
 /// How long a plain stub resolver takes for `name`'s addresses with these servers, and what it gets.
 ///
-/// Measured is one `getaddrinfo` for an absolute name: A and AAAA at the same time, servers in the order given, each
-/// waited for as long as glibc waits (`timeout` for the first), `attempts` rounds, nothing remembered from the call
-/// before. The time is until both questions are answered or given up. With 5 s and 2 attempts, glibc's defaults, a
-/// silent first of two servers costs 5 s, every time.
+/// It measures one `getaddrinfo` for an absolute name: A and AAAA at the same time, servers in the order given, each
+/// with the time limit of glibc (`timeout` for the first), `attempts` rounds, without memory of earlier calls. The time
+/// is until both questions are answered or given up. With 5 s and 2 attempts, glibc's defaults, a silent first of two
+/// servers costs 5 s, every time.
 ///
 /// The error says what went wrong in words.
 pub async fn plain_stub_wait(

@@ -1,16 +1,16 @@
-//! A plain stub resolver: what the C library in a pod does with its resolv.conf.
+//! A plain stub resolver, which uses resolv.conf as the C library in a pod does.
 //!
 //! Owns the order in which servers are asked, how long each may take, and the search list. Used by `nodens resolve` and
 //! by the demo's "without us" column; must not be used to forward.
 //!
 //! It behaves as glibc's `res_nsend` and `res_nsearch` do: one query to one server, the next server when that one is
 //! silent, refused by its kernel, or answers SERVFAIL, NOTIMP, REFUSED or FORMERR; `attempts` rounds; TCP after a
-//! truncated answer; A and AAAA at the same time; no cache. No name but those in the answer is followed: a CNAME whose
+//! truncated answer; A and AAAA at the same time; no cache. CNAMEs are followed only within the answer: a CNAME whose
 //! target the server did not resolve is an answer without addresses.
 //!
-//! hickory-resolver reads resolv.conf and hickory-net speaks the protocol, but `Resolver` itself is left out, since it
-//! is no stub: one timeout bounds its whole server list, so that it never reaches the second server when the first is
-//! silent; it resends within a try, chases CNAMEs with queries of its own, and takes SERVFAIL for final.
+//! hickory-resolver reads resolv.conf and hickory-net speaks the protocol, but `Resolver` itself is not used, because
+//! it behaves otherwise: one timeout bounds its whole server list, so that it never reaches the second server when the
+//! first is silent; it resends within a try, chases CNAMEs with queries of its own, and takes SERVFAIL for final.
 //!
 //! Limits: no `/etc/hosts`, no `rotate`, no `single-request`; a link-local server's zone is dropped. musl differs: it
 //! asks all servers at once, and never falls back to TCP before 1.2.4.
@@ -133,7 +133,7 @@ impl Stub {
         let sockets = ConnectedSockets::default();
         let udp = UdpClientStream::builder(server, sockets.clone())
             .with_timeout(Some(patience))
-            // The resends are ours to count.
+            // Queries are repeated and counted here.
             .with_max_retries(0)
             .exchange();
         let answer = udp.send(self.request(question)).first_answer().await?;

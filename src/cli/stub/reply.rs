@@ -1,4 +1,4 @@
-//! What a stub resolver hears: a server's answer, or that nobody answered.
+//! The result of a stub resolver's query: a server's answer, or that no server answered.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -22,17 +22,17 @@ pub enum Transport {
 pub struct StubReply {
     /// The question as it was sent.
     pub question: Query,
-    /// Who answered.
+    /// The server that answered.
     pub server: SocketAddr,
-    /// How.
+    /// The transport of the answer.
     pub transport: Transport,
-    /// What.
+    /// The answer.
     pub message: Message,
     /// How long the caller waited for it, other servers' silence included.
     pub waited: Duration,
 }
 
-/// What an answer comes to.
+/// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Records of the type asked for.
@@ -55,13 +55,13 @@ pub struct NoReply {
     pub tries: usize,
     /// How long the caller waited.
     pub waited: Duration,
-    /// What became of the last try.
+    /// The error of the last try.
     #[source]
     pub last: Option<NetError>,
 }
 
 impl StubReply {
-    /// What the answer comes to.
+    /// The meaning of the answer.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self.message.metadata.response_code {
@@ -98,7 +98,7 @@ impl NoReply {
         let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
         let what = match last {
             None | Some(NetError::Timeout) => "timed out".to_owned(),
-            // hickory says "io error: " and wraps it; the inner one is what people know.
+            // hickory prefixes "io error: "; the inner error's text is the well-known one.
             Some(NetError::Io(error)) => error.to_string(),
             Some(error) => error.to_string(),
         };

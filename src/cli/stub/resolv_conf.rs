@@ -11,19 +11,21 @@ use super::Stub;
 /// resolv.conf(5), `MAXNS`: glibc reads no more servers than this; a fourth is never asked.
 const MAX_SERVERS: usize = 3;
 
-/// A resolv.conf that says nothing usable.
+/// A resolv.conf that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("resolv.conf: {0}")]
 pub struct ResolvConfError(#[source] NetError);
 
 impl Stub {
-    /// What resolv.conf(5) asks for: servers, search list, `ndots`, `timeout`, `attempts` and `edns0`.
+    /// The settings of a resolv.conf (resolv.conf(5)): servers, search list, `ndots`, `timeout`, `attempts` and
+    /// `edns0`.
     ///
     /// Without a nameserver line the server is the one on this host, as that page has it.
     ///
     /// # Errors
     ///
-    /// A search domain that is no name, or what else hickory-resolver rejects. Lines that it does not know are skipped.
+    /// If a search domain is no name, or if hickory-resolver rejects another line. Lines that it does not know are
+    /// skipped.
     pub fn from_resolv_conf(text: &str) -> Result<Self, ResolvConfError> {
         // hickory takes a file without nameservers for an error.
         let is_server = |line: &str| line.split_whitespace().next() == Some("nameserver");

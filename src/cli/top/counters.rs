@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::seen::InstanceSeen;
 
-/// Rates are of so long at least, as on the page: workers hand in their counts four times a second only.
+/// The shortest time that rates are computed over, as on the page: workers publish their counts only four times a
+/// second.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// What was read of an instance's counters, the oldest first.
+/// An instance's counters at several times, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Counters(VecDeque<Sample>);
 
@@ -57,7 +58,8 @@ impl Sample {
         ]
     }
 
-    /// Whether this can be a later reading of the same counters: a restart, or a route that is gone, begins anew.
+    /// Whether this can be a later reading of the same counters. After a restart, or without a removed route, counters
+    /// are lower.
     fn continues(&self, earlier: &Self) -> bool {
         let grew = self.counters().into_iter().zip(earlier.counters());
         self.uptime_seconds >= earlier.uptime_seconds
@@ -71,12 +73,12 @@ pub(super) struct Rates {
     pub(super) queries: f64,
     pub(super) failures: f64,
     pub(super) stale: f64,
-    /// None if nothing was looked up.
+    /// None if there were no lookups.
     pub(super) hit_percent: Option<f64>,
 }
 
 impl Counters {
-    /// Takes what was read now. Counters that went back begin anew.
+    /// Adds a reading. If counters are lower than before, earlier readings are dropped.
     pub(super) fn take(&mut self, seen: &InstanceSeen, at: Instant) {
         let sample = Sample::new(seen, at);
         if self.0.back().is_some_and(|last| !sample.continues(last)) {

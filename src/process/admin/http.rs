@@ -26,11 +26,11 @@ async fn health(State(instance): State<Arc<Instance>>) -> impl IntoResponse {
         .position(|heartbeat| heartbeat.age() > STUCK);
     match stuck {
         None => {
-            instance.health.well(asked.elapsed());
+            instance.health.count_ok(asked.elapsed());
             (StatusCode::OK, "ok\n".to_owned())
         }
         Some(index) => {
-            instance.health.failed(asked.elapsed());
+            instance.health.count_failed(asked.elapsed());
             let age = instance.heartbeats[index].age().as_secs();
             (
                 StatusCode::SERVICE_UNAVAILABLE,

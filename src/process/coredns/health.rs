@@ -15,13 +15,13 @@ pub struct HealthAnswers(Mutex<HealthRecord>);
 
 impl HealthAnswers {
     /// Counts an answer, and the time that it took.
-    pub fn well(&self, after: Duration) {
+    pub fn count_ok(&self, after: Duration) {
         self.lock().0.observe_time(&HEALTH_TIMES.bounds, after);
     }
 
     /// Counts an answer that was not "ok".
-    pub fn failed(&self, after: Duration) {
-        self.well(after);
+    pub fn count_failed(&self, after: Duration) {
+        self.count_ok(after);
         self.lock().1 += 1;
     }
 
