@@ -28,7 +28,7 @@ pub struct ListenerIndex(pub u16);
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WaiterPlace {
     /// Number of waiters before this one. By it, each waiter gets another address first.
-    pub place: u32,
+    pub index: u32,
     /// The server; see [`crate::upstream::ask::Answer`].
     pub server: Option<u32>,
 }

@@ -75,7 +75,7 @@ impl ReplyInfo<'_> {
 /// Writes the line. `section` is the question section of the query, empty if the query could not be parsed.
 #[cold]
 pub(super) fn write(
-    said: ReplyInfo<'_>,
+    info: ReplyInfo<'_>,
     server: Option<&str>,
     section: &[u8],
     client: Client,
@@ -85,7 +85,7 @@ pub(super) fn write(
     let qtype = wire::u16_at(section, name_end);
     let name = qtype.map(|_| presentation(&section[..name_end]));
     let qtype = qtype.map(|qtype| type_text(qtype.into()));
-    let (answer, ede) = (records(reply), errors(&said));
+    let (answer, ede) = (records(reply), errors(&info));
     let microseconds =
         u64::try_from(runtime::since(client.received).as_micros()).unwrap_or(u64::MAX);
     tracing::info!(
@@ -94,8 +94,8 @@ pub(super) fn write(
         protocol = client.protocol.label(),
         name,
         r#type = qtype,
-        rcode = &*rcode_text(said.code),
-        how = said.how(),
+        rcode = &*rcode_text(info.code),
+        how = info.how(),
         server,
         answer,
         ede,
@@ -137,14 +137,14 @@ fn records(reply: &[u8]) -> Option<String> {
 }
 
 /// Our own extended error, followed by those of servers.
-fn errors(said: &ReplyInfo<'_>) -> Option<String> {
+fn errors(info: &ReplyInfo<'_>) -> Option<String> {
     let text = |error: &ExtendedError| match &*error.text {
         "" => error.code.to_string(),
         text => format!("{}: {text}", error.code),
     };
-    let own = said.error.map(text);
-    let behind = said.error.map_or(&[][..], |error| error.servers.as_bytes());
-    let with_answer = said
+    let own = info.error.map(text);
+    let behind = info.error.map_or(&[][..], |error| error.servers.as_bytes());
+    let with_answer = info
         .entry
         .map_or(&[][..], |entry| entry.response().errors());
     let theirs = extended_errors(behind).chain(extended_errors(with_answer));

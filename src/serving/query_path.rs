@@ -352,7 +352,7 @@ fn land(leader: Leader, result: Result<CompletedAnswer, Failed>, bounds: Bounds)
                 cache.insert_if_current(&key, &entry, leader.flight.asked());
                 worker.forget_denial_beside(&key, &entry);
             }
-            leader.land(|place| Content::Answer(entry.clone(), WaiterPlace { place, server }));
+            leader.land(|index| Content::Answer(entry.clone(), WaiterPlace { index, server }));
         }
         Err(Failed { code, error }) => {
             if cacheable && leader.still_counts(None) {
@@ -407,8 +407,8 @@ impl Leader {
     /// Ends the flight. Each waiter gets what `content` returns for its place in the order of waiters, which is 0 for the
     /// first.
     fn land(self, content: impl Fn(u32) -> Content) {
-        for (waiter, turn) in self.depart().into_iter().zip(0..) {
-            waiter.reply(content(turn), Some(self.route));
+        for (waiter, index) in self.depart().into_iter().zip(0..) {
+            waiter.reply(content(index), Some(self.route));
         }
     }
 

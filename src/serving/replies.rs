@@ -58,7 +58,7 @@ impl Replies {
 
     /// The rotation of addresses in a reply from the cache; see [`Extras::rotate`].
     #[inline]
-    fn random_turn(&self, entry: &Entry) -> u32 {
+    fn random_rotation(&self, entry: &Entry) -> u32 {
         match entry.response().rotation() {
             Some(_) if self.setup.config.cache.rotate => self.random.borrow_mut().u32(..),
             _ => 0,
@@ -79,15 +79,15 @@ impl Replies {
         let extras = Extras {
             error: None,
             nsid: self.nsid(),
-            rotate: self.random_turn(entry),
+            rotate: self.random_rotation(entry),
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Aged(age), extras, out);
-        let said = ReplyInfo {
+        let info = ReplyInfo {
             entry: Some(entry),
             ..ReplyInfo::new(code, entry.route(), ReplySource::Hit(EntryKind::of(entry)))
         };
-        self.count_reply(said, asked, client, &out[start..]);
+        self.count_reply(info, asked, client, &out[start..]);
     }
 
     /// Appends a reply from an answer that has just come, for one of its waiters. The first waiter gets the addresses in the
@@ -95,7 +95,7 @@ impl Replies {
     pub fn fresh(
         &self,
         entry: &Entry,
-        turn: WaiterPlace,
+        place: WaiterPlace,
         asked: &Asked<'_>,
         client: Client,
         out: &mut Vec<u8>,
@@ -104,19 +104,19 @@ impl Replies {
             error: None,
             nsid: self.nsid(),
             rotate: if self.setup.config.cache.rotate {
-                turn.place
+                place.index
             } else {
                 0
             },
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        let said = ReplyInfo {
+        let info = ReplyInfo {
             entry: Some(entry),
-            server: turn.server,
+            server: place.server,
             ..ReplyInfo::new(code, entry.route(), ReplySource::Fresh)
         };
-        self.count_reply(said, asked, client, &out[start..]);
+        self.count_reply(info, asked, client, &out[start..]);
     }
 
     /// Appends a reply from an answer of the configuration.
@@ -127,11 +127,11 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fresh, extras, out);
-        let said = ReplyInfo {
+        let info = ReplyInfo {
             entry: Some(entry),
             ..ReplyInfo::new(code, entry.route(), ReplySource::Local)
         };
-        self.count_reply(said, asked, client, &out[start..]);
+        self.count_reply(info, asked, client, &out[start..]);
     }
 
     /// Appends a reply from an answer that route `route` gives by itself.
@@ -155,11 +155,11 @@ impl Replies {
         };
         let start = out.len();
         let code = reply::answer(source, asked, Ttls::Fresh, extras, out);
-        let said = ReplyInfo {
+        let info = ReplyInfo {
             error: Some(error),
             ..ReplyInfo::new(code, Some(route), ReplySource::Own)
         };
-        self.count_reply(said, asked, client, &out[start..]);
+        self.count_reply(info, asked, client, &out[start..]);
     }
 
     /// Appends a reply from an expired entry (RFC 8767).
@@ -187,7 +187,7 @@ impl Replies {
         let extras = Extras {
             error: Some(&error),
             nsid: self.nsid(),
-            rotate: self.random_turn(entry),
+            rotate: self.random_rotation(entry),
         };
         // The entry's route may have been removed by a reload.
         let route = entry
@@ -197,12 +197,12 @@ impl Replies {
         let ttl = seconds(ttl);
         let start = out.len();
         let code = reply::answer(source(entry), asked, Ttls::Fixed(ttl), extras, out);
-        let said = ReplyInfo {
+        let info = ReplyInfo {
             error: Some(&error),
             entry: Some(entry),
             ..ReplyInfo::new(code, entry.route(), ReplySource::Stale)
         };
-        self.count_reply(said, asked, client, &out[start..]);
+        self.count_reply(info, asked, client, &out[start..]);
     }
 
     /// Appends a reply with an error code and its reason.
@@ -225,11 +225,11 @@ impl Replies {
         if let Some(failures) = &self.failures {
             failures.add(asked.section, route, code, error, runtime::now());
         }
-        let said = ReplyInfo {
+        let info = ReplyInfo {
             error: Some(error),
             ..ReplyInfo::new(code, route, ReplySource::Failure)
         };
-        self.count_reply(said, asked, client, &out[start..]);
+        self.count_reply(info, asked, client, &out[start..]);
     }
 
     /// Appends a reply to a message of which only the header could be parsed.
@@ -241,27 +241,27 @@ impl Replies {
 
     /// Counts a reply, and logs it if replies are logged.
     #[inline]
-    fn count_reply(&self, said: ReplyInfo<'_>, asked: &Asked<'_>, client: Client, reply: &[u8]) {
-        if let Some(made) = said.made {
-            let code = (said.code, said.route);
+    fn count_reply(&self, info: ReplyInfo<'_>, asked: &Asked<'_>, client: Client, reply: &[u8]) {
+        if let Some(made) = info.made {
+            let code = (info.code, info.route);
             self.metrics
                 .reply_made(asked, client, code, made, reply.len());
         }
-        self.log(said, asked.section, client, reply);
+        self.log(info, asked.section, client, reply);
     }
 
     #[inline]
-    fn log(&self, said: ReplyInfo<'_>, section: &[u8], client: Client, reply: &[u8]) {
+    fn log(&self, info: ReplyInfo<'_>, section: &[u8], client: Client, reply: &[u8]) {
         match self.setup.config.log.queries {
             QueryLog::Off => {}
-            QueryLog::Errors if matches!(said.code, rcode::NOERROR | rcode::NXDOMAIN) => {}
+            QueryLog::Errors if matches!(info.code, rcode::NOERROR | rcode::NXDOMAIN) => {}
             QueryLog::Errors | QueryLog::All => {
-                let server = said.server.and_then(|index| {
+                let server = info.server.and_then(|index| {
                     let servers = &self.setup.upstreams.servers;
                     servers.get(usize::try_from(index).ok()?)
                 });
                 let server = server.map(|server| server.label.as_str());
-                query_log::write(said, server, section, client, reply);
+                query_log::write(info, server, section, client, reply);
             }
         }
     }

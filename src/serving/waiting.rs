@@ -189,7 +189,7 @@ impl Content {
         out: &mut Vec<u8>,
     ) {
         match self {
-            Self::Answer(entry, turn) => replies.fresh(entry, *turn, asked, client, out),
+            Self::Answer(entry, place) => replies.fresh(entry, *place, asked, client, out),
             Self::Local(entry) => replies.local(entry, asked, client, out),
             Self::Stale(entry, reason) => replies.stale(entry, asked, client, *reason, out),
             Self::Failure(code, error) => replies.failure(asked, *code, error, route, client, out),
@@ -215,13 +215,13 @@ impl Reply {
     /// Octets of memory that the reply holds.
     #[must_use]
     pub fn octets(&self) -> usize {
-        let said = match &self.content {
+        let content = match &self.content {
             Content::Answer(entry, _) | Content::Local(entry) | Content::Stale(entry, _) => {
                 usize::try_from(entry.weight()).unwrap_or(usize::MAX)
             }
             Content::Failure(..) => 0,
         };
-        size_of::<Self>() + size_of::<Waiter>() + said
+        size_of::<Self>() + size_of::<Waiter>() + content
     }
 
     /// On wildcard sockets: the source address to send from.

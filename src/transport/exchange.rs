@@ -253,7 +253,7 @@ impl Exchange {
     }
 
     /// Like `answered`, for an answer that is not a DNS message.
-    pub(super) fn answered_otherwise(
+    pub(super) fn answered_without_message(
         self,
         peer: &Peer,
         carrier: Carrier,

@@ -556,7 +556,7 @@ impl Connection {
         let now = runtime::now();
         if !self.accept(peer, message, now) {
             // The request has no other response that could match.
-            self.answered_otherwise(peer, id, TryError::Malformed, now);
+            self.answered_without_message(peer, id, TryError::Malformed, now);
         }
         self.after_answers(pool, now);
     }
@@ -566,9 +566,9 @@ impl Connection {
         tracing::debug!(server = %peer.label, ?failure, "request over HTTPS failed");
         match failure {
             Failure::Status(status) => {
-                self.answered_otherwise(peer, id, TryError::HttpStatus(status.as_u16()), now);
+                self.answered_without_message(peer, id, TryError::HttpStatus(status.as_u16()), now);
             }
-            Failure::Malformed => self.answered_otherwise(peer, id, TryError::Malformed, now),
+            Failure::Malformed => self.answered_without_message(peer, id, TryError::Malformed, now),
             Failure::Ended(_) if self.state.get() == ConnectionState::Closing => return,
             Failure::Ended(error) => {
                 // A reset concerns this request only: the connection may take others. Any other error refuses further requests.
@@ -595,12 +595,12 @@ impl Connection {
     }
 
     /// The server answered a request, but not with a message that answers the question.
-    fn answered_otherwise(&self, peer: &Peer, id: u16, error: TryError, now: Instant) {
+    fn answered_without_message(&self, peer: &Peer, id: u16, error: TryError, now: Instant) {
         self.heard(now);
         if let Some(exchange) = self.in_flight.take(id) {
             self.answers.set(self.answers.get() + 1);
             self.last_used.set(now);
-            exchange.answered_otherwise(peer, Carrier::Stream, error, now);
+            exchange.answered_without_message(peer, Carrier::Stream, error, now);
         }
     }
 

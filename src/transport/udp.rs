@@ -116,20 +116,20 @@ struct Pool {
     retired: RefCell<Vec<Rc<Port>>>,
     burst: Cell<Burst>,
     /// When this host was last out of sockets.
-    had_none: Cell<Option<Instant>>,
-    refusals: Rc<Refusals>,
+    last_shortage: Cell<Option<Instant>>,
+    icmp_errors: Rc<IcmpErrors>,
 }
 
 /// ICMP errors that sockets of a pool received.
 #[derive(Default)]
-struct Refusals {
+struct IcmpErrors {
     last: Cell<Option<Instant>>,
     /// The first error that has one cause with the last: see [`ONE_REASON`].
     first: Cell<Option<Instant>>,
 }
 
-impl Refusals {
-    fn came(&self, now: Instant) {
+impl IcmpErrors {
+    fn note(&self, now: Instant) {
         let last = self.last.replace(Some(now));
         if last.is_none_or(|last| now >= last + ONE_REASON) {
             self.first.set(Some(now));
@@ -138,7 +138,7 @@ impl Refusals {
 
     /// Whether a socket was opened before the first error, and so may lead to the endpoint that is gone. A socket opened later
     /// either received an ICMP error itself and was retired, or leads to another endpoint.
-    fn are_after(&self, opened: Instant) -> bool {
+    fn began_after(&self, opened: Instant) -> bool {
         self.first.get().is_some_and(|first| opened < first)
     }
 }
@@ -163,7 +163,7 @@ pub struct Port {
     /// A query was overdue on it, or it received a mismatch, so that somebody may be guessing IDs.
     doubtful: Cell<bool>,
     /// The pool's ICMP errors. Sockets opened before them are doubtful, because the address may be a Service's.
-    refusals: Rc<Refusals>,
+    icmp_errors: Rc<IcmpErrors>,
     reader: Cell<Option<AbortHandle>>,
 }
 
@@ -197,7 +197,7 @@ impl Port {
     }
 
     fn is_doubtful(&self) -> bool {
-        self.doubtful.get() || self.refusals.are_after(self.opened)
+        self.doubtful.get() || self.icmp_errors.began_after(self.opened)
     }
 
     /// Whether the next query may be sent from the socket, given the room to replace it.
@@ -226,7 +226,7 @@ impl Port {
     /// Handles an ICMP error. It applies to all queries in flight on the socket.
     fn fail_all(&self, peer: &Peer, now: Instant) {
         self.retire();
-        self.refusals.came(now);
+        self.icmp_errors.note(now);
         let exchanges = self.in_flight.take_all();
         Exchange::all_unreachable(exchanges, peer, Carrier::Datagram, now);
     }
@@ -288,8 +288,8 @@ impl UdpPool {
                 left: 0,
                 since: runtime::now(),
             }),
-            had_none: Cell::new(None),
-            refusals: Rc::default(),
+            last_shortage: Cell::new(None),
+            icmp_errors: Rc::default(),
         }))
     }
 
@@ -375,7 +375,7 @@ impl Pool {
                 // This host drops the datagram, as with a full connection tracking table. Sockets that are tracked already may
                 // still send, and new ones may not.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied && port.is_new() => {
-                    self.had_none.set(Some(now));
+                    self.last_shortage.set(Some(now));
                     self.discard(&port);
                 }
                 Err(_) => port.fail_all(&self.peer, now),
@@ -386,8 +386,8 @@ impl Pool {
     }
 
     fn room(&self, now: Instant) -> Room {
-        let had_none = self.had_none.get();
-        if had_none.is_some_and(|at| now.saturating_duration_since(at) < SHORTAGE) {
+        let last_shortage = self.last_shortage.get();
+        if last_shortage.is_some_and(|at| now.saturating_duration_since(at) < SHORTAGE) {
             Room::None
         } else if self.retired.borrow().len() >= self.shared.most(UPSTREAM_PORTS_RETIRED) {
             Room::Crowded
@@ -453,7 +453,7 @@ impl Pool {
                 Ok(port)
             }
             Err(error) if self.shared.is_short(&error, now) => {
-                self.had_none.set(Some(now));
+                self.last_shortage.set(Some(now));
                 let mut open = ports.iter().flatten();
                 let usable = open.find(|port| port.is_usable(now, Room::None));
                 usable.cloned().ok_or(error)
@@ -482,7 +482,7 @@ impl Pool {
             heard: Cell::new(None),
             retired: Cell::new(false),
             doubtful: Cell::new(false),
-            refusals: Rc::clone(&self.refusals),
+            icmp_errors: Rc::clone(&self.icmp_errors),
             reader: Cell::new(None),
         });
         let (peer, shared, pool) = (
