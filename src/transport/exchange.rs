@@ -314,8 +314,8 @@ impl Exchange {
         Response::read(&whole).map_err(|_| TryError::Malformed)
     }
 
-    /// Ends these tries, which wait on one socket: the network reported to it that the server cannot be reached. The server's health
-    /// is told once.
+    /// Ends tries that wait on one socket: the network reported to the socket that the server cannot be reached. This counts
+    /// once for the server's health.
     pub(super) fn all_unreachable(
         exchanges: impl IntoIterator<Item = Self>,
         peer: &Peer,

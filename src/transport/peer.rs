@@ -40,7 +40,7 @@ pub trait Observer: std::fmt::Debug + Send + Sync {
     /// A response came `rtt` after its query.
     fn answered(&self, carrier: Carrier, now: Instant, rtt: Duration, quality: AnswerQuality);
 
-    /// The network said to a socket that the server cannot be reached; the last query on it left at `sent`.
+    /// The network reported to a socket that the server cannot be reached. The latest query on the socket was sent at `sent`.
     fn unreachable(&self, carrier: Carrier, now: Instant, sent: Instant);
 
     /// A query has had no answer for [`Peer::patience`].

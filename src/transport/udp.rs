@@ -157,7 +157,7 @@ pub struct Port {
     in_flight: InFlight,
     opened: Instant,
     uses: Cell<u32>,
-    /// When it got an answer last.
+    /// When the last answer came.
     heard: Cell<Option<Instant>>,
     retired: Cell<bool>,
     /// A query was overdue on it, or it received a mismatch, so that somebody may be guessing IDs.
@@ -295,8 +295,9 @@ impl UdpPool {
 
     /// Sends a query; its result goes to the mailbox. Returns the socket, which is to be told if the query is overdue.
     ///
-    /// `before` is when the same question was sent to this server the last time, if it was. Then the socket is one that got an
-    /// answer since, if there is one: behind a Service's address, any other socket may lead to the endpoint that did not answer.
+    /// `before` is when the same question was last sent to this server; None if it was not. If a socket has received an answer
+    /// since then, the query is sent from that socket: behind a Service's address, any other one may lead to the endpoint that
+    /// did not answer.
     #[must_use]
     pub fn send(
         &self,
@@ -412,7 +413,7 @@ impl Pool {
         burst.slot
     }
 
-    /// The socket that got an answer last, if that was after `before`.
+    /// The socket that received the latest answer, if that was after `before`.
     fn port_answered_since(&self, before: Instant, now: Instant) -> Option<Rc<Port>> {
         let ports = self.ports.borrow();
         let usable = ports.iter().flatten().filter(|port| {
@@ -435,7 +436,8 @@ impl Pool {
             open = ports.iter().flatten().find(is_usable);
         }
         if room == Room::Crowded && open.is_some_and(|port| port.is_doubtful()) {
-            // It cannot be replaced; there may be one that leads to another endpoint, as far as is known.
+            // The drawn socket is doubtful, and there is no room to replace it. Another open socket may lead to another
+            // endpoint.
             let others = ports[drawn..].iter().chain(&ports[..drawn]).flatten();
             let mut others = others.filter(is_usable);
             open = others.find(|port| !port.is_doubtful()).or(open);
