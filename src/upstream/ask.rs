@@ -343,7 +343,7 @@ impl Lookup<'_> {
     }
 
     /// Nobody is left to ask, and nobody said why the question fails: a server that cannot be reached and was good until lately is
-    /// waited for, as a Service whose endpoints are being replaced. False if there is none.
+    /// waited for, as a Service whose endpoints are being replaced; so is one that has answered others since. False if there is none.
     fn waits_for_return(&mut self, now: Instant) -> bool {
         if self.fallback.is_some() {
             return false;
@@ -356,10 +356,14 @@ impl Lookup<'_> {
                 !matches!(said, NoAnswer::Nothing | NoAnswer::Unreachable)
             })
         };
-        let asked = (0..self.attempts.len()).map(|number| self.plan.server(number));
-        let returns = asked
-            .filter(|&server| !declined(server))
-            .filter_map(|server| Some((self.upstreams.servers[server].bridged_until()?, server)))
+        let asked = |number| (self.plan.server(number), self.plan.sent(number));
+        let returns = (0..self.attempts.len())
+            .map(asked)
+            .filter(|&(server, _)| !declined(server))
+            .filter_map(|(server, sent)| {
+                let until = self.upstreams.servers[server].bridged_until(sent)?;
+                Some((until, server))
+            })
             .max();
         returns.is_some_and(|(until, server)| self.plan.wait_for_return(server, until, now))
     }

@@ -386,11 +386,14 @@ impl Health {
         self.probe.next = Some(self.probe.next.map_or(soon, |next| next.min(soon)));
     }
 
-    /// Until when it is worth waiting for: it has answered until lately, and cannot be reached, or could not a moment ago.
+    /// Until when it is worth waiting for, by a question that it was first asked at `asked`: it has answered until lately, and cannot
+    /// be reached, or could not a moment ago; or it has answered other questions since.
     #[must_use]
-    pub fn bridged_until(&self) -> Option<Instant> {
-        let may_return =
-            !self.state.suspected() || self.refused.is_some() || self.reason == Reason::Unreachable;
+    pub fn bridged_until(&self, asked: Instant) -> Option<Instant> {
+        let cannot_be_reached = self.refused.is_some() || self.reason == Reason::Unreachable;
+        let may_return = !self.state.suspected()
+            || cannot_be_reached
+            || self.last_heard.is_some_and(|heard| heard >= asked);
         let heard = self.last_heard.filter(|_| may_return);
         heard.map(|heard| heard + BRIDGED_OUTAGE)
     }
@@ -830,7 +833,7 @@ mod tests {
 
     #[test]
     fn who_cannot_be_reached_is_waited_for_until_it_has_been_gone_for_long() {
-        let until = |bench: &Bench| bench.health.bridged_until();
+        let until = |bench: &Bench| bench.health.bridged_until(bench.at(5));
         let mut bench = Bench::new();
         refuse(&mut bench, 10);
         assert_eq!(until(&bench), None, "never heard from");
@@ -850,6 +853,11 @@ mod tests {
         bench.health.overdue(bench.at(30), bench.at(10), 1);
         bench.health.overdue(bench.at(31), bench.at(11), 2);
         assert_eq!(until(&bench), None, "silent");
+        bench.answer(40, 1);
+        bench.health.overdue(bench.at(70), bench.at(50), 1);
+        bench.health.overdue(bench.at(71), bench.at(51), 2);
+        assert_eq!(bench.health.state(), State::Silent);
+        assert_eq!(until(&bench), Some(bench.at(40) + BRIDGED_OUTAGE));
     }
 
     #[test]

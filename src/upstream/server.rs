@@ -316,11 +316,11 @@ impl Server {
 
     /// Until when it is worth waiting for, although it cannot be reached now; see [`Health::bridged_until`].
     #[must_use]
-    pub fn bridged_until(&self) -> Option<Instant> {
+    pub fn bridged_until(&self, asked: Instant) -> Option<Instant> {
         if self.looped() {
             return None;
         }
-        self.lock(self.carrier()).bridged_until()
+        self.lock(self.carrier()).bridged_until(asked)
     }
 
     /// It as a worker's exchanges need it.

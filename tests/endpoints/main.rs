@@ -26,7 +26,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Sum {
     asked: usize,
-    servfail: Vec<u32>,
+    /// When, and after how long.
+    servfail: Vec<(u32, u32)>,
     unanswered: usize,
     over_a_second: usize,
     over_four: usize,
@@ -46,7 +47,7 @@ fn sum(queries: &[Asked]) -> Sum {
                 sum.over_four += usize::from(took > 4000);
                 sum.slowest = sum.slowest.max(took);
             }
-            Some(_) => sum.servfail.push(query.at),
+            Some((_, took)) => sum.servfail.push((query.at, took)),
         }
     }
     sum
