@@ -235,7 +235,7 @@ impl Exchange {
 
     /// Parses a matching message, tells the observer, and delivers the result.
     pub(super) fn answered(self, peer: &Peer, carrier: Carrier, message: &[u8], now: Instant) {
-        let result = self.read(message);
+        let result = self.read(carrier, message);
         self.deliver_answer(peer, carrier, result, now);
     }
 
@@ -284,7 +284,7 @@ impl Exchange {
         self.deliver(carrier, result, now);
     }
 
-    fn read(&self, message: &[u8]) -> Result<Response, TryError> {
+    fn read(&self, carrier: Carrier, message: &[u8]) -> Result<Response, TryError> {
         if leaves_question_out(message) {
             // After TC the question is asked over TCP, and that response must contain it. An answer without a question may be
             // for another question.
@@ -301,6 +301,10 @@ impl Exchange {
             // Servers that refuse EDNS may copy the query's counts and leave out the records. Only the response code matters
             // then.
             Err(_) if form::failed(message) => return self.without_records(message),
+            // Routers and firewalls are known to cut what they take for too long, and to leave TC clear.
+            Err(_) if carrier == Carrier::Datagram && message.len() >= usize::from(MIN_PAYLOAD) => {
+                Response::cut_short(message)
+            }
             result => result,
         }
         .map_err(|_| TryError::Malformed)

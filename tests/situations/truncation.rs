@@ -90,6 +90,27 @@ fn a_datagram_cut_after_its_header_is_asked_again_over_tcp() {
     the_whole_is_fetched(|_, _| 12);
 }
 
+/// Forty addresses, of which a router on the way lets 512 octets through, and leaves TC clear.
+#[test]
+fn a_datagram_cut_at_512_octets_without_tc_is_asked_again_over_tcp() {
+    let server = Server::start(|q: &Query| {
+        let mut whole = addresses(q, "NOERROR", 40, "@").bytes();
+        if q.over == Over::Udp {
+            whole.truncate(512);
+        }
+        whole
+    });
+    let nodens = in_front_of(&server);
+    for text in ["web.corp. A", "shop.corp. A"] {
+        let reply = ask(&nodens, text, Over::Tcp);
+        assert_eq!((&reply.gist()[..7], count(&reply)), ("NOERROR", 40));
+    }
+    assert!(
+        server.asked().iter().all(|q| q.edns),
+        "EDNS is not to blame"
+    );
+}
+
 #[test]
 fn a_datagram_that_says_tc_and_is_whole_is_asked_again_over_tcp() {
     the_whole_is_fetched(|_, whole| whole);
