@@ -137,7 +137,7 @@ pub(crate) async fn run(args: ProbeArgs) -> anyhow::Result<ExitCode> {
     }))
 }
 
-/// Colour on a terminal, unless NO_COLOR is set (no-color.org).
+/// Colour on a terminal, unless `NO_COLOR` is set (no-color.org).
 fn style(out: &impl IsTerminal) -> Style {
     let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = env::var_os("TERM").is_some_and(|value| value == "dumb");
