@@ -96,6 +96,7 @@ server:
     local-zone: "load.example.com." redirect
     local-data: "load.example.com. 5 A 10.1.20.7"
     local-data: "external.example.com. 5 A 10.1.20.9"
+    local-data: "git.example.com. 5 A {NODE_IP}"
     local-zone: "20.1.10.in-addr.arpa." static
     local-data-ptr: "10.1.20.5 registry.example.com"
 """)
