@@ -8,6 +8,8 @@ from . import images
 from .node import HERE, NODE_IP, VPC_DNS, Failed, until
 
 KUBE_DNS = "10.96.0.10"
+# Its Service has it only while a check asks for it.
+KUBE_DNS_IPV6 = "fd00:96::a"
 SERVICES = "10.96.0.0/16,fd00:96::/112"
 PODS = "10.244.0.0/16,fd00:244::/56"
 TOKEN = "the-only-administrator"

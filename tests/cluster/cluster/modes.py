@@ -1,10 +1,13 @@
 """Checks: the mode is changed by `helm upgrade`, while one client asks the address of before and one asks kube-dns's."""
 
+import json
+from contextlib import contextmanager
+
 from .checks import check, claim
-from .kubernetes import KUBE_DNS, kubectl
+from .kubernetes import KUBE_DNS, KUBE_DNS_IPV6, kubectl
 from .node import until, wait
-from .release import CHART, LINK_LOCAL, NAMESPACE, lost, told
-from .resolution import SERVICE, leftovers
+from .release import CHART, LINK_LOCAL, NAMESPACE, Client, lost, told
+from .resolution import NODE_ONLY, SERVICE, leftovers
 
 SERVICE_ADDRESS = "10.96.0.53"
 VALUES = {"linkLocal": {}, "nodeLocal": {"clusterDNS": KUBE_DNS}, "service": {"service__clusterIP": SERVICE_ADDRESS}}
@@ -105,3 +108,40 @@ def node_local_to_service(cluster):
     missed, seen, left = change(cluster, "nodeLocal", "service")
     claim(missed == 0 and not left, f"{seen}; on the node: {left}")
     return seen
+
+
+@contextmanager
+def kube_dns_of_both_families(node):
+    def put(policy, families, addresses):
+        patch = json.dumps({"spec": {"ipFamilyPolicy": policy, "ipFamilies": families, "clusterIPs": addresses}})
+        kubectl(node, "-n", "kube-system", "patch", "service", "kube-dns", "--type=merge", "-p", patch)
+
+    put("RequireDualStack", ["IPv4", "IPv6"], [KUBE_DNS, KUBE_DNS_IPV6])
+    try:
+        yield
+    finally:
+        put("SingleStack", ["IPv4"], [KUBE_DNS])
+
+
+@check("nodeLocal, kube-dns having an address of each family: a pod asks the one of IPv6 while nodens is installed, upgraded and uninstalled; "
+       "nothing is lost, and nothing is left on the node")
+def node_local_ipv6(cluster):
+    release, node = cluster.release, cluster.node
+    release.uninstall()
+    with kube_dns_of_both_families(node):
+        pod = Client(node, "client-ipv6", "spec:\n  dnsPolicy: ClusterFirst\n")
+        until("kube-dns answers over IPv6", lambda: pod.answer(KUBE_DNS_IPV6, SERVICE), 30, 0.3)
+        with pod.load(KUBE_DNS_IPV6, udp=100, tcp=20, names=NAMES) as result:
+            seconds = release.fresh(mode="nodeLocal", clusterDNS=f"{{{KUBE_DNS},{KUBE_DNS_IPV6}}}")
+            for name in (SERVICE, NODE_ONLY):
+                for transport in ("+notcp", "+tcp"):
+                    pod.answer(KUBE_DNS_IPV6, name, transport)
+            rules = node.run(["nft", "list", "table", "inet", "nodens"]).stdout
+            claim(f"ip6 daddr {KUBE_DNS_IPV6} udp dport 53 notrack" in rules, f"the address was not taken: {rules}")
+            release.upgrade(image__tag=cluster.next_tag())
+            release.uninstall()
+            until("5 s more", wait(5), 10)
+        left = leftovers(cluster)
+    kubectl(node, "-n", "jobs", "delete", "pod", "client-ipv6", "--wait=false")
+    claim(lost(result, "NXDOMAIN") == 0 and not left, f"{told(result)}; left on the node: {left or 'nothing'}")
+    return f"ready after {seconds:.1f} s; {told(result)}"

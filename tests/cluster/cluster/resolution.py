@@ -3,7 +3,7 @@
 import re
 
 from .checks import check, claim
-from .kubernetes import KUBE_DNS, kube_proxy, kubectl
+from .kubernetes import KUBE_DNS, KUBE_DNS_IPV6, kube_proxy, kubectl
 from .node import VPC_DNS, until, wait
 from .release import LINK_LOCAL, LINK_LOCAL_IPV6, Client, dns_block, lost, told
 
@@ -199,7 +199,7 @@ def leftovers(cluster):
     """Addresses, rules and interfaces of nodens on the node; empty if there are none."""
     addresses = cluster.node.run(["ip", "-brief", "address"]).stdout
     tables = cluster.node.run(["nft", "list", "tables"]).stdout
-    left = re.findall(rf"\b(?:{re.escape(LINK_LOCAL)}|{LINK_LOCAL_IPV6}|{re.escape(KUBE_DNS)})/\S+", addresses)
+    left = re.findall(rf"\b(?:{re.escape(LINK_LOCAL)}|{LINK_LOCAL_IPV6}|{re.escape(KUBE_DNS)}|{KUBE_DNS_IPV6})/\S+", addresses)
     left += [line for line in tables.splitlines() if "nodens" in line]
     left += re.findall(r"^nodens\b", addresses, re.MULTILINE)
     return ", ".join(left)
