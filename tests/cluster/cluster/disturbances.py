@@ -6,6 +6,7 @@ import time
 
 from .checks import check, claim
 from .kubernetes import kubectl
+from .modes import ADDRESS, VALUES
 from .node import Failed, until, wait
 from .release import CHART, LINK_LOCAL, NAMESPACE, lost, told
 from .resolution import NODE_ONLY, SERVICE, leftovers
@@ -240,10 +241,25 @@ def kube_dns_pod_killed(cluster):
     return kube_dns_changes(cluster, kill_one)
 
 
-def kube_dns_changes(cluster, change):
+@check("service: kube-dns is rolled: the same")
+def kube_dns_rolled_in_service(cluster):
+    return kube_dns_rolled_in(cluster, "service")
+
+
+@check("nodeLocal: kube-dns is rolled: the same, at kube-dns's own address")
+def kube_dns_rolled_in_node_local(cluster):
+    return kube_dns_rolled_in(cluster, "nodeLocal")
+
+
+def kube_dns_rolled_in(cluster, mode):
+    cluster.release.fresh(mode=mode, **VALUES[mode])
+    return kube_dns_changes(cluster, lambda: kubectl(cluster.node, "-n", "kube-system", "rollout", "restart", "deployment/coredns"), ADDRESS[mode])
+
+
+def kube_dns_changes(cluster, change, address=LINK_LOCAL):
     # A new name each time, of which kube-dns says that it does not exist: no cache helps.
-    with cluster.link_local().load(LINK_LOCAL, udp=100, tcp=20,
-                                    names=["kubernetes.default.svc.cluster.local", "*.default.svc.cluster.local"]) as result:
+    pod = cluster.link_local() if address == LINK_LOCAL else cluster.client()
+    with pod.load(address, udp=100, tcp=20, names=["kubernetes.default.svc.cluster.local", "*.default.svc.cluster.local"]) as result:
         change()
         kubectl(cluster.node, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s", seconds=100)
         until("5 s more", wait(5), 10)
