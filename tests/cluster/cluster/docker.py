@@ -9,6 +9,7 @@ from .kubernetes import kubectl
 from .node import Failed, until
 from .release import LINK_LOCAL, dns_block
 
+IMAGE = "nodens.test/docker:1"
 NAME = "registry.example.com"
 
 
@@ -22,7 +23,7 @@ def image(cache):
         if done.returncode != 0:
             raise Failed(f"docker.io: {done.stdout}{done.stderr}")
     made = images.busybox()
-    made.reference = "nodens.test/docker:1"
+    made.reference = IMAGE
     for program in ("usr/sbin/dockerd", "usr/sbin/docker-proxy", "usr/bin/docker"):
         made.program(unpacked / program, program)
     for program in ("usr/bin/containerd", "usr/bin/containerd-shim-runc-v2", "usr/sbin/runc", "usr/sbin/xtables-nft-multi"):
@@ -54,16 +55,22 @@ metadata: {{name: {name}, namespace: jobs}}
 {volumes}"""
 
 
+def load(node):
+    """Loads the image once. Returns the folder of images for dockerd itself."""
+    folder = node.state / "images"
+    if not folder.exists():
+        folder.mkdir()
+        images.clients(node.state).write(folder / "clients.tar")
+        images.load(node, image(node.cache))
+    return folder
+
+
 class Docker:
     """A pod with dockerd in it, and the image `clients` loaded."""
 
     def __init__(self, cluster, name, spec, *, sidecar="", volumes="", options="--log-level=warn"):
         self.node, self.name = cluster.node, name
-        folder = cluster.node.state / "images"
-        if not folder.exists():
-            folder.mkdir()
-            images.clients(cluster.node.state).write(folder / "clients.tar")
-            images.load(cluster.node, image(cluster.node.cache))
+        folder = load(cluster.node)
         kubectl(self.node, "-n", "jobs", "delete", "pod", name, "--ignore-not-found", "--grace-period=1")
         manifest = POD.format(name=name, spec=spec.rstrip(), sidecar=sidecar, volumes=volumes, options=options, images=folder)
         kubectl(self.node, "apply", "-f", "-", stdin=manifest)

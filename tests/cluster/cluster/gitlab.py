@@ -15,11 +15,12 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import images
+from . import docker, images
 from .checks import check, claim
 from .kubernetes import KUBE_DNS, TOKEN, kubectl
 from .modes import ADDRESS, VALUES
 from .node import HERE, NODE_IP, VPC_DNS, Failed, until
+from .release import LINK_LOCAL
 from .resolution import NODE_ONLY
 
 GITLAB = "git.example.com"
@@ -62,6 +63,23 @@ SCRIPT = [
 ]
 # The first of the script, so that all containers run while they are looked at.
 WAIT = "until [ -e /tmp/looked ]; do sleep 0.1; done"
+WEB = {"name": JOB_IMAGE, "alias": "web", "command": ["httpd", "-f", "-p", "8080", "-h", "/etc"]}
+
+# With Docker as the service, as the image docker:dind is used. The image that it runs is what the job's own has in /bin: busybox.
+DOCKER = {"name": docker.IMAGE, "alias": "docker", "command": ["dockerd", "--storage-driver=vfs", "--host=tcp://0.0.0.0:2375", "--tls=false"]}
+DOCKER_HOST = "tcp://docker:2375"
+DOCKER_SCRIPT = [
+    "until docker version > /dev/null 2>&1; do sleep 0.2; done",
+    "tar -c -C / bin | docker import - busybox:1",
+    "docker run --rm busybox:1 cat /etc/resolv.conf",
+    f"docker run --rm busybox:1 nslookup {GITLAB}",
+    f"docker run --rm busybox:1 wget -q -O - --no-check-certificate https://{GITLAB}/group/project.git/HEAD",
+    f"docker run --rm busybox:1 nslookup {SERVICE}",
+    rf"printf 'FROM busybox:1\nRUN nslookup {GITLAB}\n' | docker build -",
+    "docker network create own",
+    "docker run --rm --network own busybox:1 cat /etc/resolv.conf",
+    f"docker run --rm --network own busybox:1 nslookup {GITLAB}",
+]
 
 
 class GitLab:
@@ -90,26 +108,26 @@ class GitLab:
             if done.returncode != 0:
                 raise Failed(f"openssl {argv[0]}: {done.stderr}")
 
-    def config(self, block):
-        """config.toml with a block of NOTES, to the letter, and what a runner has beside it."""
+    def config(self, block, more=""):
+        """config.toml with a block of NOTES, to the letter, and what a runner has beside it; `more` goes into [runners.kubernetes]."""
         ca = self.node.state / "etc" / "ca.crt"
         head = RUNNER.format(gitlab=GITLAB, ca=ca)
         executor = EXECUTOR.format(node=NODE_IP, ca=ca, token=TOKEN, helper=HELPER_IMAGE)
         claim(block.startswith(PLAIN), f"another beginning than expected: {block}")
-        return f"{head}  [runners.kubernetes]\n{executor}{block.removeprefix(PLAIN)}"
+        return f"{head}  [runners.kubernetes]\n{executor}{more}{block.removeprefix(PLAIN)}"
 
-    def job(self, script, git=True):
+    def job(self, script, git=True, image=JOB_IMAGE, service=WEB, **variables):
         """A job as the API gives it; `git`: it begins with a clone of the project."""
+        variables = {"GIT_STRATEGY": "fetch" if git else "none", "CI_PROJECT_PATH": "group/project", **variables}
         return {
             "id": 1, "token": "the-only-job", "job_info": {"id": 1, "name": "job", "stage": "test", "project_id": 1, "project_name": "project"},
             "git_info": {"repo_url": f"https://{GITLAB}/group/project.git", "ref": "main", "sha": self.commit, "ref_type": "branch",
                          "refspecs": ["+refs/heads/main:refs/remotes/origin/main"], "depth": 0},
-            "runner_info": {"timeout": 60},
-            "variables": [{"key": key, "value": value, "public": True} for key, value in (
-                ("GIT_STRATEGY", "fetch" if git else "none"), ("CI_PROJECT_PATH", "group/project"))],
-            "steps": [{"name": "script", "script": script, "timeout": 60, "when": "on_success"}],
-            "image": {"name": JOB_IMAGE},
-            "services": [{"name": JOB_IMAGE, "alias": "web", "command": ["httpd", "-f", "-p", "8080", "-h", "/etc"]}],
+            "runner_info": {"timeout": 120},
+            "variables": [{"key": key, "value": value, "public": True} for key, value in variables.items()],
+            "steps": [{"name": "script", "script": script, "timeout": 120, "when": "on_success"}],
+            "image": {"name": image},
+            "services": [service],
         }
 
     def run(self, config, job, look=None):
@@ -336,3 +354,17 @@ def gitlab_runner_in_node_local(cluster):
     seen = runner_in_mode(cluster, "nodeLocal")
     default = {"nameserver": [KUBE_DNS], "search": ["jobs.svc.cluster.local", "svc.cluster.local", "cluster.local"], "options": ["ndots:5"]}
     return f"{seen}; without a block: {job_succeeds(cluster, PLAIN, default)}"
+
+
+@check("linkLocal: a job of GitLab Runner with Docker as its service: `docker run`, `docker build` and a network of its own find a name of the "
+       "VPC, with nothing said of DNS but NOTES' block")
+def gitlab_runner_with_docker(cluster):
+    cluster.link_local()
+    docker.load(cluster.node)
+    gitlab = GitLab(cluster)
+    job = gitlab.job(DOCKER_SCRIPT, git=False, image=docker.IMAGE, service=DOCKER, DOCKER_HOST=DOCKER_HOST)
+    ended = gitlab.run(gitlab.config(runner_block(cluster.release.notes), "    privileged = true\n"), job)
+    claim(ended["state"] == "success", f"{ended['reason']}: {ended['log']}")
+    servers = re.findall(r"^nameserver (\S+)", ended["log"], re.MULTILINE)
+    claim(servers == [LINK_LOCAL, "127.0.0.11"] and "ref: refs/heads/main" in ended["log"], ended["log"])
+    return f"Job succeeded; nameservers: docker run {servers[0]}, own network {servers[1]}"
