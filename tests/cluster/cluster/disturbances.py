@@ -9,7 +9,7 @@ from .kubernetes import kubectl
 from .modes import ADDRESS, VALUES
 from .node import Failed, until, wait
 from .release import CHART, LINK_LOCAL, NAMESPACE, lost, told
-from .resolution import NODE_ONLY, SERVICE, leftovers
+from .resolution import HEADLESS, NODE_ONLY, SERVICE, leftovers
 
 
 @check("an upgrade of the image under load loses no query")
@@ -206,6 +206,7 @@ def restarted(cluster, daemon):
 @check("kube-dns scaled to 0: names of the VPC as before, Services from the cache; back to 2: all as before within 15 s")
 def kube_dns_gone(cluster):
     pod = cluster.link_local()
+    kubectl(cluster.node, "apply", "-f", "-", stdin=HEADLESS)
     pod.answer(LINK_LOCAL, SERVICE)
     scale = ("-n", "kube-system", "scale", "deployment/coredns")
     kubectl(cluster.node, *scale, "--replicas=0")

@@ -9,6 +9,12 @@ from .release import LINK_LOCAL, LINK_LOCAL_IPV6, Client, dns_block, lost, told
 
 SERVICE = "kubernetes.default.svc.cluster.local."
 NODE_ONLY = "registry.example.com."
+HEADLESS = """
+apiVersion: v1
+kind: Service
+metadata: {name: headless, namespace: jobs}
+spec: {clusterIP: None, selector: {app: client}, ports: [{name: web, port: 80}]}
+"""
 
 
 @check("without nodens a pod finds Services, but no name of the VPC, whose nameserver it cannot reach")
@@ -56,13 +62,8 @@ def link_local_test(cluster):
 
 @check("linkLocal: both transports; a headless Service, its pods, SRV, reverse of a Service and of the VPC, 'no such name'")
 def kinds_of_names(cluster):
-    kubectl(cluster.node, "apply", "-f", "-", stdin="""
-apiVersion: v1
-kind: Service
-metadata: {name: headless, namespace: jobs}
-spec: {clusterIP: None, selector: {app: client}, ports: [{name: web, port: 80}]}
-""")
     pod = cluster.link_local()
+    kubectl(cluster.node, "apply", "-f", "-", stdin=HEADLESS)
     seen = []
     for transport in ("+notcp", "+tcp"):
         address = cluster.until_answer(pod, "headless.jobs.svc.cluster.local.", transport)[0]
