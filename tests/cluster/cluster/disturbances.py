@@ -228,7 +228,7 @@ def kube_dns_gone(cluster):
     return f"{told(result)}; a name not in the cache: {error.group() if error else new}; back after {seconds:.1f} s"
 
 
-@check("kube-dns is rolled, one pod after the other: of the queries for names that only kube-dns knows, at most 1 in 50 is lost")
+@check("kube-dns is rolled, one pod after the other: no query for a name that only kube-dns knows is lost")
 def kube_dns_rolled(cluster):
     return kube_dns_changes(cluster, lambda: kubectl(cluster.node, "-n", "kube-system", "rollout", "restart", "deployment/coredns"))
 
@@ -264,10 +264,7 @@ def kube_dns_changes(cluster, change, address=LINK_LOCAL):
         change()
         kubectl(cluster.node, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s", seconds=100)
         until("5 s more", wait(5), 10)
-    # Until kube-proxy knows, half of all ports lead to the pod that is gone. A question that comes while that counts as a server that is
-    # down has one try and 20 ms.
-    asked = sum(each["asked"] for each in result.values())
-    claim(lost(result, "NXDOMAIN") * 50 <= asked, told(result))
+    claim(lost(result, "NXDOMAIN") == 0, told(result))
     return told(result)
 
 
