@@ -14,8 +14,8 @@ use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT, FEW_QUESTI
 const TOKEN: i64 = 100;
 /// Tokens that may be saved up at any rate, so that the first questions a failure meets need not wait.
 const BURST: i64 = 50;
-/// Tokens that are kept for a question's first query to another server. Else those who ask the same servers again and again
-/// leave nothing to a question that has not been to the one that works.
+/// Tokens that a group of several servers keeps for a question's first query to another one. Else those who ask the same servers
+/// again and again leave nothing to a question that has not been to the one that works.
 const RESERVED: i64 = 10;
 
 /// What a further query for a question is for.
@@ -37,20 +37,23 @@ pub struct ExtraQueries {
     all: Tokens,
     hedges: Tokens,
     hedge_percent: i64,
+    /// Tokens that are kept for [`Extra::AnotherServer`].
+    reserved: i64,
     rate: Rate,
     /// Hundredths of a second since `started` for which time has paid in.
     paid_until: AtomicU64,
 }
 
 impl ExtraQueries {
-    /// `hedge_percent` hundredths of a token for hedges are paid in by each question.
+    /// Those of a group of so many servers. Each question pays in `hedge_percent` hundredths of a token for hedges.
     #[must_use]
-    pub fn new(hedge_percent: u32, now: Instant) -> Self {
+    pub fn new(hedge_percent: u32, servers: usize, now: Instant) -> Self {
         Self {
             started: now,
             all: Tokens::new(),
             hedges: Tokens::new(),
             hedge_percent: i64::from(hedge_percent),
+            reserved: if servers > 1 { RESERVED } else { 0 },
             rate: Rate::default(),
             paid_until: AtomicU64::new(0),
         }
@@ -87,10 +90,10 @@ impl ExtraQueries {
         self.time_pays_in(now.saturating_duration_since(self.started));
         match extra {
             Extra::AnotherServer => self.all.take(0),
-            Extra::Replacement => self.all.take(RESERVED),
+            Extra::Replacement => self.all.take(self.reserved),
             Extra::Hedge if self.hedge_percent == 0 || !self.hedges.take(0) => false,
             Extra::Hedge => {
-                let both = self.all.take(RESERVED);
+                let both = self.all.take(self.reserved);
                 if !both {
                     self.hedges.give_back();
                 }
@@ -211,7 +214,7 @@ mod tests {
     /// Returns the extra queries of a second, without the first, whose rate nobody knows yet.
     fn extra_a_second(per_second: u32, seconds: u32, extra: Extra) -> i64 {
         let start = Instant::now();
-        let budget = ExtraQueries::new(10, start);
+        let budget = ExtraQueries::new(10, 2, start);
         take_all(&budget, Extra::AnotherServer, start);
         let mut taken = 0;
         for number in 0..per_second * (seconds + 1) {
@@ -252,7 +255,7 @@ mod tests {
     #[test]
     fn a_question_that_nobody_follows_gets_its_extra_queries() {
         let start = Instant::now();
-        let budget = ExtraQueries::new(10, start);
+        let budget = ExtraQueries::new(10, 2, start);
         budget.pay_in(start);
         take_all(&budget, Extra::AnotherServer, start);
         let later = start + Duration::from_secs(1);
@@ -275,18 +278,20 @@ mod tests {
     fn those_who_ask_again_leave_some_to_those_who_ask_another_server() {
         for again in [Extra::Replacement, Extra::Hedge] {
             let start = Instant::now();
-            let budget = ExtraQueries::new(100, start);
-            let taken = take_all(&budget, again, start);
-            assert_eq!(taken, BURST - RESERVED, "{again:?}");
-            let taken = take_all(&budget, Extra::AnotherServer, start);
-            assert_eq!(taken, RESERVED, "{again:?}");
+            for (servers, left) in [(1, 0), (2, RESERVED)] {
+                let budget = ExtraQueries::new(100, servers, start);
+                let taken = take_all(&budget, again, start);
+                assert_eq!(taken, BURST - left, "{again:?}");
+                let taken = take_all(&budget, Extra::AnotherServer, start);
+                assert_eq!(taken, left, "{again:?}");
+            }
         }
     }
 
     #[test]
     fn a_second_of_questions_saves_up_for_a_failure() {
         let start = Instant::now();
-        let budget = ExtraQueries::new(10, start);
+        let budget = ExtraQueries::new(10, 2, start);
         for number in 0..10_000_u32 {
             budget.pay_in(start + Duration::from_secs(1) * number / 1000);
         }
@@ -302,7 +307,7 @@ mod tests {
     #[test]
     fn after_a_quiet_time_no_more_is_saved_than_the_burst() {
         let start = Instant::now();
-        let budget = ExtraQueries::new(10, start);
+        let budget = ExtraQueries::new(10, 2, start);
         for number in 0..10_000_u32 {
             budget.pay_in(start + Duration::from_secs(1) * number / 1000);
         }

@@ -101,6 +101,8 @@ impl Group {
         metrics: &UpstreamFamilies,
         now: Instant,
     ) -> Self {
+        let hedge_percent = config.failover.hedge_budget_percent;
+        let extra = ExtraQueries::new(hedge_percent, servers.len(), now);
         for server in &servers {
             server.set_group(&servers);
             server.rate.set(config.max_queries_per_second);
@@ -118,7 +120,7 @@ impl Group {
             metrics: metrics.group(&config.name),
             policy: config.policy,
             start_fanout: config.failover.start_fanout,
-            extra: ExtraQueries::new(config.failover.hedge_budget_percent, now),
+            extra,
             limited: config.max_queries_per_second.is_some(),
             turn: AtomicU32::new(0),
             in_flight: AtomicUsize::new(0),
