@@ -809,6 +809,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_to_be_had_in_one_tier_delays_nothing_in_the_next() {
+        let mut run = Run::new(vec![tier(&[1]), tier(&[2])]);
+        (run.hedges, run.replacements) = (0, 0);
+        run.until(1030, &[]);
+        assert_eq!(run.log, [(0, 1), (1000, 2)]);
+        run.hedges = 1;
+        run.until(1100, &[]);
+        assert_eq!(run.log, [(0, 1), (1000, 2), (1060, 2)]);
+    }
+
+    #[test]
     fn without_extra_queries_the_next_tier_is_asked_once_the_try_is_lost() {
         let mut run = Run::new(vec![tier(&[1, 2]), tier(&[3])]);
         (run.hedges, run.replacements) = (0, 0);
