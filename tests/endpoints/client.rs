@@ -15,7 +15,7 @@ use crate::common::namespace::Namespace;
 /// Whom that process asks.
 const SERVER: &str = "NODENS_ENDPOINTS_SERVER";
 /// Queries are this far apart: 200 a second.
-const BETWEEN: Duration = Duration::from_millis(5);
+pub(crate) const BETWEEN: Duration = Duration::from_millis(5);
 /// Replies that come all at once must not be more than a socket's buffer takes.
 const SOCKETS: u16 = 8;
 /// As long as stub resolvers wait.

@@ -70,6 +70,16 @@ fn warnings(nodens: &Instance) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
+/// Whether what was to last so long did, more or less. A machine without CPU time for `nft` makes outages longer, and nodens later.
+fn kept_up(sum: &Sum, planned: Duration) -> bool {
+    let lasted = client::BETWEEN * u32::try_from(sum.asked).expect("few");
+    let kept_up = lasted < planned + planned / 4;
+    if !kept_up {
+        println!("NOT CHECKED how late answers are: it took {lasted:?} instead of {planned:?}");
+    }
+    kept_up
+}
+
 /// Two pods of kube-dns are replaced, one after the other, while a client asks.
 fn roll(fate: Fate, servers: &[&str]) {
     assert_root();
@@ -94,7 +104,9 @@ fn roll(fate: Fate, servers: &[&str]) {
         sum.servfail.is_empty() && sum.unanswered == 0,
         "{sum:?}\n{log}"
     );
-    assert_eq!(sum.over_a_second, 0, "{sum:?}\n{log}");
+    if kept_up(&sum, PAUSE + 2 * (UNKNOWN + PAUSE)) {
+        assert_eq!(sum.over_a_second, 0, "{sum:?}\n{log}");
+    }
     assert!(tries * 10 <= sum.asked * 13, "{tries} tries, {sum:?}");
     assert!(warnings(&nodens).len() <= 2, "one for each pod: {log}");
 }
@@ -156,8 +168,11 @@ fn a_second_without_endpoints_costs_no_answer() {
         let sum = sum(&client.end());
         let warnings = warnings(&nodens);
         println!("{gone:?}: {} tries, {sum:?}", tries(&nodens));
-        assert!(sum.servfail.is_empty() && sum.unanswered == 0, "{sum:?}");
-        assert!(sum.slowest < 2000, "{sum:?}");
+        assert_eq!(sum.unanswered, 0, "{sum:?}");
+        if kept_up(&sum, 3 * PAUSE) {
+            assert!(sum.servfail.is_empty(), "{sum:?}");
+            assert!(sum.slowest < 2000, "{sum:?}");
+        }
         assert!(warnings.len() <= 2, "{warnings:#?}");
     }
 }
