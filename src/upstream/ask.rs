@@ -218,6 +218,8 @@ struct Lookup<'a> {
     fallback: Option<Answer>,
     /// Whether a sole server that failed was asked again.
     asked_once_more: bool,
+    /// Whether a server is waited for that could not be reached: what it was sent in vain is no sign that loss is general.
+    awaits_return: bool,
     /// Extended errors of servers that did not answer.
     errors: PassedOn,
     /// Until when others may give more than a cut answer that is there, from a server that cannot be asked over TCP.
@@ -251,6 +253,7 @@ pub async fn ask(
         attempts,
         fallback,
         asked_once_more: false,
+        awaits_return: false,
         errors: PassedOn::default(),
         cut_until: None,
         wants_whole,
@@ -365,7 +368,11 @@ impl Lookup<'_> {
                 Some((until, server))
             })
             .max();
-        returns.is_some_and(|(until, server)| self.plan.wait_for_return(server, until, now))
+        let Some((until, server)) = returns else {
+            return false;
+        };
+        self.awaits_return = self.upstreams.servers[server].cannot_be_reached();
+        self.plan.wait_for_return(server, until, now)
     }
 
     fn server(&self, number: usize) -> &Server {
@@ -733,7 +740,7 @@ impl Lookup<'_> {
         if matches!(why, Why::Hedge | Why::Replacement) {
             self.groups[0].metrics.hedges_won.inc();
         }
-        if why != Why::Turn && self.server(number).is_reliable() {
+        if why != Why::Turn && (self.awaits_return || self.server(number).is_reliable()) {
             self.groups[0].extra.answered_by_a_reliable_server();
         }
         for (other, attempt) in self.attempts.iter().enumerate() {

@@ -390,12 +390,17 @@ impl Health {
     /// be reached, or could not a moment ago; or it has answered other questions since.
     #[must_use]
     pub fn bridged_until(&self, asked: Instant) -> Option<Instant> {
-        let cannot_be_reached = self.refused.is_some() || self.reason == Reason::Unreachable;
         let may_return = !self.state.suspected()
-            || cannot_be_reached
+            || self.cannot_be_reached()
             || self.last_heard.is_some_and(|heard| heard >= asked);
         let heard = self.last_heard.filter(|_| may_return);
         heard.map(|heard| heard + BRIDGED_OUTAGE)
+    }
+
+    /// Whether the network says so, or did when its state changed last.
+    #[must_use]
+    pub fn cannot_be_reached(&self) -> bool {
+        self.refused.is_some() || self.reason == Reason::Unreachable
     }
 
     /// It left a question without an answer that it has answered over the other transport.

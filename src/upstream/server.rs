@@ -323,6 +323,12 @@ impl Server {
         self.lock(self.carrier()).bridged_until(asked)
     }
 
+    /// Whether the network says that it cannot be reached, or did when its state changed last.
+    #[must_use]
+    pub fn cannot_be_reached(&self) -> bool {
+        self.lock(self.carrier()).cannot_be_reached()
+    }
+
     /// It as a worker's exchanges need it.
     #[must_use]
     pub fn peer(self: &Arc<Self>) -> Peer {
