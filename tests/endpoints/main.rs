@@ -75,7 +75,7 @@ fn kept_up(sum: &Sum, planned: Duration) -> bool {
     let lasted = client::BETWEEN * u32::try_from(sum.asked).expect("few");
     let kept_up = lasted < planned + planned / 4;
     if !kept_up {
-        println!("NOT CHECKED how late answers are: it took {lasted:?} instead of {planned:?}");
+        println!("NOT CHECKED what was lost, or late: it took {lasted:?} instead of {planned:?}");
     }
     kept_up
 }
@@ -100,11 +100,9 @@ fn roll(fate: Fate, servers: &[&str]) {
         servers.join(" and ")
     );
     assert!(sum.asked > 1000, "{sum:?}");
-    assert!(
-        sum.servfail.is_empty() && sum.unanswered == 0,
-        "{sum:?}\n{log}"
-    );
+    assert_eq!(sum.unanswered, 0, "{sum:?}\n{log}");
     if kept_up(&sum, PAUSE + 2 * (UNKNOWN + PAUSE)) {
+        assert!(sum.servfail.is_empty(), "{sum:?}\n{log}");
         assert_eq!(sum.over_a_second, 0, "{sum:?}\n{log}");
     }
     assert!(tries * 10 <= sum.asked * 13, "{tries} tries, {sum:?}");
