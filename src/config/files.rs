@@ -50,7 +50,7 @@ impl Files {
     /// What a file holds.
     ///
     /// # Errors
-    /// Those of `open(2)` and `read(2)`; `FileTooLarge` if it is larger than [`MAX_FILE`], of which no more than that is read.
+    /// Those of `open(2)` and `read(2)`; `FileTooLarge` if it is larger than 4 MiB; no more than that is read.
     pub fn read(&self, file: &Path) -> io::Result<Vec<u8>> {
         let bytes = self.read_up_to(file, MAX_FILE + 1)?;
         if bytes.len() as u64 > MAX_FILE {
