@@ -29,8 +29,8 @@ enum Difference {
     SignatureIsLast,
     /// We refuse: a name has a pointer into OPT, which we remove.
     NamesThroughOpt,
-    /// No rule of either: a pointer leads through a record's type, class, TTL or length, so the name changes with it. The
-    /// message that we cache is not compared then.
+    /// No rule of either: a pointer leads through a record's type, class, TTL or length, or through the header, so the name changes
+    /// with them. The message that we cache is not compared then.
     NamesThroughNumbers,
     /// hickory refuses: it decodes the RDATA of types that it knows, and checks in which sections they may be. We pass RDATA on
     /// unchanged (RFC 3597).
@@ -97,8 +97,8 @@ const UPDATE: u16 = 5 << 11;
 /// A type for private use (RFC 6895 §3.1).
 const PRIVATE_TYPE: u16 = 65_280;
 
-/// Whether a pointer's target includes type, class, TTL or length of a record: with another TTL the name would be another one.
-/// Any octets that look like a pointer count as one.
+/// Whether a pointer's target includes type, class, TTL or length of a record, or octets of the header: with another TTL, ID or count
+/// the name would be another one. Any octets that look like a pointer count as one.
 fn leads_through_numbers(message: &[u8]) -> bool {
     let Ok(counts) = Counts::read(message) else {
         return false;
@@ -106,10 +106,10 @@ fn leads_through_numbers(message: &[u8]) -> bool {
     let Ok(name_end) = wire::skip_question_name(message, HEADER_LEN) else {
         return false;
     };
-    let numbers: Vec<_> = Records::new(message, name_end + 4, counts)
+    let of_records = Records::new(message, name_end + 4, counts)
         .map_while(Result::ok)
-        .map(|record| record.ttl_at - 4..record.rdata_at())
-        .collect();
+        .map(|record| record.ttl_at - 4..record.rdata_at());
+    let numbers: Vec<_> = std::iter::once(0..HEADER_LEN).chain(of_records).collect();
     let target = |at: usize| {
         let word = wire::u16_at(message, at).filter(|word| *word >= 0xc000)?;
         Some(usize::from(word & 0x3fff)).filter(|target| *target < at)
