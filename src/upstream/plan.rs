@@ -1,6 +1,6 @@
-//! Which server is asked next, and when: one query's failover. Pure: events and `now` in, the next step out.
+//! Decides which server one query asks next, and when. Pure: takes events and `now`, returns the next step.
 //!
-//! Owns the order of tries, hedges, resends and tiers. Must not touch sockets; *trying* is `transport`'s.
+//! Owns the order of tries, hedges, resends and tiers. Must not touch sockets: `transport` sends the queries.
 
 use std::time::{Duration, Instant};
 
@@ -8,33 +8,35 @@ use smallvec::{SmallVec, smallvec};
 
 use super::extra::Extra;
 
-/// A server as this query sees it.
+/// A server that the query may be sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Candidate {
     /// Its index in the process's list of servers.
     pub server: usize,
-    /// How long its answer may take before the next one is asked too.
+    /// After this long without an answer, the next server is asked, too.
     pub hedge_delay: Duration,
-    /// How long its answer usually takes at most, however long that is: before then, asking it again is of no use.
+    /// The time within which its answers usually come; it may be longer than `hedge_max`. Before it is over, sending the
+    /// question again is of no use.
     pub answer_time: Duration,
 }
 
-/// Most groups have no more, and most queries are settled by as few tries: that many take no memory of their own.
+/// Candidates and tries that are stored without an allocation. Most groups have at most so many servers, and most queries
+/// need at most so many tries.
 const FEW: usize = 3;
 
-/// Times that a question is asked again at once because the network says that its server cannot be reached: with half of a
-/// Service's endpoints gone, one question in 130,000 meets them each time.
+/// How often a question is sent again at once because the network reports that its server cannot be reached. With half of a
+/// Service's endpoints gone, one question in 130,000 meets a dead endpoint each time.
 const UNREACHABLE_RETRIES: u32 = 16;
 
-/// After a server that was good until lately cannot be reached, it is asked again after this long, and then after twice as long each
-/// time, up to `BRIDGE_PAUSE_MAX`: kube-proxy may soon send queries to another endpoint.
+/// When no other server is left, a server that answered until lately is asked again after this long. The pause doubles with
+/// the tries, up to `BRIDGE_PAUSE_MAX`. kube-proxy may soon send queries to another endpoint.
 const BRIDGE_PAUSE: Duration = Duration::from_millis(50);
 const BRIDGE_PAUSE_MAX: Duration = Duration::from_millis(400);
-/// How often such a query looks whether other queries got answers from the server meanwhile; then it is asked at once.
+/// How often the plan checks whether such a server has answered other queries meanwhile. If so, the server is asked at once.
 const BRIDGE_LOOK: Duration = Duration::from_millis(20);
 
-/// The longest pause between two requests for an extra query, while a server of the tier was not asked. A longer one would leave
-/// too little of the question's 4 s for that server.
+/// The longest pause before a question that got no token for an extra query requests one again, while the tier has a server
+/// that was not asked. A longer pause would leave too little of the question's 4 s for that server.
 const LONGEST_PAUSE_BEFORE_ANOTHER_SERVER: Duration = Duration::from_millis(250);
 
 /// The groups of a route, in the order in which they are asked.
@@ -45,45 +47,46 @@ pub type Tiers = SmallVec<[Tier; 1]>;
 pub struct Tier {
     /// Never empty.
     pub candidates: SmallVec<[Candidate; FEW]>,
-    /// How many are asked at once at first, if they may be: one, or more while nothing is known.
+    /// How many candidates are asked at first, as far as extra queries allow: one, or several while no server has answered
+    /// yet, or to see whether a poor server got better.
     pub at_once: usize,
-    /// When a single try counts as lost.
+    /// A try counts as lost if it has no answer after this long.
     pub try_timeout: Duration,
 }
 
 /// What the caller does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Ask this server; tell the plan how it ended by the try's number.
+    /// Ask this server. If the try fails, report that to the plan by the try's number.
     Try {
         /// The try's number.
         number: usize,
         /// The server's index.
         server: usize,
-        /// Whether an earlier try still waits for its answer.
+        /// Whether an earlier try still waits for its answer. False for the tries that a tier starts with.
         hedge: bool,
     },
-    /// The try has had no answer for as long as its server should take: tell the server's health, then step again.
+    /// The try has had no answer for its hedge delay. Report that to the server's health, then step again.
     Overdue(usize),
-    /// Wait for an event, but not beyond this time.
+    /// Wait for an event, until this time at most.
     Wait(Instant),
-    /// Nobody is left to ask, or no time.
+    /// No server is left to ask, or no time.
     Exhausted,
 }
 
 /// How a try ended without a final answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TryFailure {
-    /// The server answered that it cannot answer; asking it again would not help.
+    /// The server gave no final answer, and asking it again would not help.
     Declined,
-    /// The network says it cannot be reached.
+    /// The network reported that the server cannot be reached.
     Unreachable,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Waiting,
-    /// Overdue, and reported so.
+    /// Overdue, and reported by [`Step::Overdue`].
     Late,
     /// Ended without a final answer.
     Over,
@@ -96,7 +99,7 @@ struct Try {
     hedge_delay: Duration,
     answer_time: Duration,
     status: Status,
-    /// Its server said that it cannot answer.
+    /// The try ended with [`TryFailure::Declined`].
     declined: bool,
 }
 
@@ -107,29 +110,30 @@ pub struct Plan {
     tier: usize,
     /// Candidates of this tier that were asked.
     asked: usize,
-    /// Candidates asked again, after all were asked once.
+    /// Tries of this tier after each candidate was asked once.
     resent: u32,
     /// Number of the tier's first try.
     first: usize,
     tries: SmallVec<[Try; FEW]>,
-    /// When the next server is asked, if nothing happens before.
+    /// When the next server is asked, if no event comes before.
     next_at: Instant,
-    /// The server that the network last said cannot be reached, at once.
+    /// The server of the latest try that ended as unreachable before it was overdue. The next step may ask it again at once.
     unreachable: Option<usize>,
-    /// Times that such a server may still be asked again at once.
+    /// How often such servers may still be asked again at once.
     retries: u32,
-    /// Extra queries of this tier that were not to be had.
+    /// How often this tier requested a token for an extra query and got none.
     refused: u32,
     end: Instant,
-    /// One try each and no more: everything is down.
+    /// All servers are down, and each gets one try at most.
     last_resort: bool,
-    /// When the client's time is over: not before `end`.
+    /// When the client's time is over. `end` is never later.
     deadline: Instant,
-    /// The server that is waited for, when nobody is left.
+    /// Set when no server is left to ask, but one that answered until lately may answer again soon.
     bridge: Option<Bridge>,
 }
 
-/// A server that was good until lately, and how long until it is asked again without a sign that it is back.
+/// A server that answered until lately. It is asked again at `ask_at`, or earlier if it has answered other queries
+/// meanwhile.
 #[derive(Debug, Clone, Copy)]
 struct Bridge {
     candidate: Candidate,
@@ -138,7 +142,7 @@ struct Bridge {
 }
 
 impl Plan {
-    /// Asks `tiers` one after the other; whoever has not answered by `end` is too late.
+    /// A plan that asks `tiers` one after the other. Answers that come after `end` are too late.
     #[must_use]
     pub fn new(tiers: Tiers, now: Instant, end: Instant) -> Self {
         Self {
@@ -159,7 +163,8 @@ impl Plan {
         }
     }
 
-    /// Everything is down: each candidate gets one try, all at once, and no longer than a healthy server would take.
+    /// A plan for servers that are all down. Each candidate gets one try, all at once as far as extra queries allow. The
+    /// tries wait for the longest hedge delay among the candidates, as long as a healthy server would need.
     #[must_use]
     pub fn last_resort(candidates: SmallVec<[Candidate; FEW]>, now: Instant, end: Instant) -> Self {
         let patience = candidates
@@ -188,8 +193,8 @@ impl Plan {
         Some(first.server)
     }
 
-    /// What to do next. `suspected` tells whether a server was found silent or down meanwhile; `may` takes what an extra
-    /// query to a server costs, if it is to be had.
+    /// Returns what to do next. `suspected` tells whether a server is silent or down. `may` takes a token for an extra query
+    /// to a server, and returns false if there is none.
     pub fn step(
         &mut self,
         now: Instant,
@@ -227,7 +232,7 @@ impl Plan {
         }
         let waiting = |a_try: &&Try| a_try.status != Status::Over;
         let Some(newest) = self.tries[self.first..].iter().rev().find(waiting) else {
-            // Whoever was asked has said "not me": the next one hears of it now.
+            // All tries of this tier have failed: the next server is asked at once.
             return self.ask_next(now);
         };
         let moves_on = suspected(newest.server) && self.has_unasked();
@@ -259,7 +264,7 @@ impl Plan {
         self.refused(newest.hedge_delay, now)
     }
 
-    /// The tier's first servers: one for certain, further ones at once as far as they may be asked.
+    /// Asks the servers that a tier starts with: one in any case, further ones as far as extra queries allow.
     fn ask_at_once(
         &mut self,
         now: Instant,
@@ -276,8 +281,9 @@ impl Plan {
         Some(self.ask_next(now))
     }
 
-    /// Nobody else is left, and the network said at once that a server cannot be reached: it is asked again. Behind a Service's
-    /// address, another source port is another endpoint, and one that has just ended refuses until kube-proxy knows.
+    /// Asks a server again if the network reported at once that it cannot be reached, and no other server is left. Behind a
+    /// Service's address, a query from another source port may reach another endpoint. An endpoint that has just ended
+    /// refuses queries until kube-proxy knows that it is gone.
     fn ask_unreachable_again(
         &mut self,
         now: Instant,
@@ -295,8 +301,8 @@ impl Plan {
         Some(self.ask(candidate, now))
     }
 
-    /// Nobody is left to ask, but `server` was good until lately: it is asked again now and then, until `until` at most. False if
-    /// there is no time for that.
+    /// No server is left to ask, but `server` answered until lately: asks it again from time to time, until `until` at most.
+    /// Returns false if that time is over, or if the plan did this before.
     pub fn wait_for_return(&mut self, server: usize, until: Instant, now: Instant) -> bool {
         let until = until.min(self.deadline);
         let mut candidates = self.tiers.iter().flat_map(|tier| &tier.candidates);
@@ -352,8 +358,8 @@ impl Plan {
         Step::Wait(overdue.fold(self.next_at.min(self.end), Instant::min))
     }
 
-    /// An extra query is not to be had now. Each time it is, it is asked for later: what is asked for comes with further
-    /// questions.
+    /// There is no token for an extra query. The plan requests one again after a pause that doubles each time, because
+    /// further questions pay tokens in.
     fn refused(&mut self, delay: Duration, now: Instant) -> Step {
         self.refused += 1;
         let mut pause = delay * (1 << self.refused.min(5));
@@ -370,14 +376,15 @@ impl Plan {
         let status = std::mem::replace(&mut self.tries[number].status, Status::Over);
         self.tries[number].declined = how == TryFailure::Declined;
         if how == TryFailure::Unreachable {
-            // An error that takes its time, such as that of a neighbour who does not answer, would do so again.
+            // Only an error that came at once leads to another try at once. An error that takes long, such as that of a
+            // neighbour that does not answer, would take as long again.
             let mut of_server = self.tries.iter().filter(|other| other.server == server);
             let may_answer = of_server.all(|other| !other.declined);
             self.unreachable = (status == Status::Waiting && may_answer).then_some(server);
         }
     }
 
-    /// The try goes on by other means (over TCP, or without EDNS): its clock starts anew.
+    /// The try is sent again by other means (over TCP, or without EDNS). Its timers start anew.
     pub fn goes_on(&mut self, number: usize, now: Instant) {
         self.tries[number].sent = now;
         self.tries[number].status = Status::Waiting;
@@ -421,8 +428,9 @@ impl Plan {
             ..
         } = &self.tiers[self.tier];
         let (asked, unasked) = candidates.split_at(self.asked);
-        // A server has had its chance when its first try is lost; being asked again does not prolong it. One that could not be
-        // reached from one port has it while it is asked from another.
+        // A server has had its chance when it declined, when its first try is lost, or when all its tries have ended; a
+        // resend does not prolong it. If one source port could not reach the server, it still has its chance while a try
+        // from another port waits.
         let had_its_chance = |candidate: &Candidate| {
             let tries = self.tries[self.first..].iter();
             let mut tries = tries.filter(|a_try| a_try.server == candidate.server);
@@ -430,7 +438,8 @@ impl Plan {
             tries.clone().any(|a_try| a_try.declined || is_lost(a_try))
                 || tries.all(|a_try| a_try.status == Status::Over)
         };
-        // Nor is there hope in a server found silent that an extra query would be needed for.
+        // A suspected server could be asked only by an extra query. If there was no token for one, the tier does not wait
+        // for it.
         let is_beyond_reach =
             |candidate: &Candidate| self.refused > 0 && suspected(candidate.server);
         asked.iter().all(had_its_chance) && unasked.iter().all(is_beyond_reach)
@@ -449,13 +458,13 @@ impl Plan {
         self.asked < self.tiers[self.tier].candidates.len()
     }
 
-    /// Who is asked next, for the first time or again.
+    /// The server that is asked next, for the first time or again.
     fn next_candidate(&self) -> Option<Candidate> {
         let unasked = self.tiers[self.tier].candidates.get(self.asked).copied();
         unasked.or_else(|| self.resend_target())
     }
 
-    /// Has the next server asked after `delay`; if it is asked again, not before it had time to answer.
+    /// Sets the next try to `delay` from now. If that is a resend, the server first gets its usual time to answer.
     fn schedule(&mut self, now: Instant, delay: Duration) {
         self.next_at = now + delay;
         if self.has_unasked() {
@@ -472,8 +481,8 @@ impl Plan {
         }
     }
 
-    /// All servers of the last tier were silent for a whole try's time. Those of which something else is heard are
-    /// asked again; the others get as much time once more, should they be slow rather than gone, and no more queries.
+    /// Every server of the last tier has had its chance. If all of them are silent or down, they get no more queries, but as
+    /// much time again, because they may be slow rather than gone. Otherwise servers are asked again.
     fn after_the_last_tier(
         &mut self,
         now: Instant,
@@ -518,8 +527,8 @@ impl Plan {
         self.next_at = now;
     }
 
-    /// Of those that were not asked yet, one that was found silent or down since the plan was made is not the next, if there is
-    /// another.
+    /// If the next candidate that was not asked yet is silent or down, moves the first one that is not before it. States may
+    /// have changed since the plan was made.
     fn put_suspected_last(&mut self, suspected: impl Fn(usize) -> bool) {
         let unasked = &mut self.tiers[self.tier].candidates[self.asked..];
         if unasked.len() < 2 || !suspected(unasked[0].server) {
@@ -552,7 +561,7 @@ impl Plan {
 
     fn ask(&mut self, candidate: Candidate, now: Instant) -> Step {
         let number = self.tries.len();
-        // Those asked together at first are no hedges of each other.
+        // The tries that a tier starts with are no hedges of each other.
         let hedge = self.tries.len() - self.first >= self.tiers[self.tier].at_once
             && self.tries.iter().any(|a_try| a_try.status != Status::Over);
         self.tries.push(Try {
@@ -570,8 +579,8 @@ impl Plan {
         }
     }
 
-    /// Who is asked again: in turn, those who have not said "not me". One that could not be reached from one port may be
-    /// reached from others, of which some wait for their answers.
+    /// The server that is asked again, in turn: one of which no try has ended, else one that has not declined and of which a
+    /// try still waits. A server that cannot be reached from one source port may be reached from another.
     fn resend_target(&self) -> Option<Candidate> {
         let candidates = &self.tiers[self.tier].candidates;
         let tries = &self.tries[self.first..];
@@ -593,7 +602,7 @@ impl Plan {
             .or_else(|| in_turn.clone().find(may_answer))
     }
 
-    /// The next time something happens by itself.
+    /// The next time at which the plan has something to do without an event.
     fn wake_at(&self, now: Instant) -> Instant {
         let timeout = self.tiers[self.tier].try_timeout;
         let mut wake = self.end;
@@ -637,7 +646,7 @@ mod tests {
         }
     }
 
-    /// Runs a plan on scripted servers: each answers "not me" after some time, or never.
+    /// Runs a plan on scripted servers: each declines, or never answers.
     struct Run {
         plan: Plan,
         start: Instant,
@@ -681,7 +690,7 @@ mod tests {
             )
         }
 
-        /// Runs until `until` ms; `not_me` names servers that say so at once.
+        /// Runs until `until` ms. The servers in `not_me` decline at once.
         fn until(&mut self, until: u32, not_me: &[usize]) -> Option<Step> {
             let until = self.start + MS * until;
             loop {
@@ -919,7 +928,7 @@ mod tests {
         );
     }
 
-    /// Steps until nothing more is asked now; each try ends as unreachable at once.
+    /// Steps for as long as tries are sent, each of which ends as unreachable at once. Returns their number.
     fn unreachable_at_once(run: &mut Run) -> usize {
         let mut tries = 0;
         while let Step::Try { number, .. } = run.step() {
@@ -935,11 +944,11 @@ mod tests {
         let mut run = Run::new(vec![tier(&[1])]);
         assert_eq!(unreachable_at_once(&mut run), 1 + again);
         assert_eq!(run.step(), Step::Exhausted);
-        // Another server comes first, and the extra queries have their limit.
+        // Another server is asked first, and tokens limit how often a server is asked again.
         let mut run = Run::new(vec![tier(&[1, 2])]);
         run.replacements = 1;
         assert_eq!(unreachable_at_once(&mut run), 2 + 1);
-        // One that declined has had its say.
+        // A server that declined is not asked again.
         let mut run = Run::new(vec![tier(&[1])]);
         assert_eq!(run.until(4000, &[1]), Some(Step::Exhausted));
         assert_eq!(run.log, [(0, 1)]);
@@ -965,7 +974,7 @@ mod tests {
         run.plan.failed(0, TryFailure::Unreachable);
         run.until(400, &[]);
         assert_eq!(run.log[2..], [(60, 1), (140, 1), (300, 1)]);
-        // One that declined is not asked again, whatever still waits there.
+        // A server that declined is not asked again, even while another try there waits.
         run.plan.failed(1, TryFailure::Declined);
         run.until(4000, &[]);
         assert_eq!(run.log.len(), 5);
@@ -990,7 +999,7 @@ mod tests {
         }
         let asked: Vec<u128> = run.log.drain(..).map(|(at, _)| at).collect();
         assert_eq!(asked, [60, 120, 220, 420, 820, 1220, 1620]);
-        // Somebody else has heard from it.
+        // Another query got an answer from the server.
         run.suspected.clear();
         run.until(2010, &[]);
         assert_eq!(run.log.len(), 1, "{:?}", run.log);
