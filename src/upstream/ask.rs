@@ -1,4 +1,4 @@
-//! One question, asked of a route's groups until somebody answers: runs a [`Plan`] over a worker's own transports.
+//! Asks a route's groups one question until a server answers: runs a [`Plan`] over a worker's own transports.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -26,15 +26,15 @@ use crate::transport::stream::StreamPool;
 use crate::transport::udp::{Port, Shared, UdpPool};
 use crate::transport::{Carrier, Delivery, Exchange, SharedQuestion, TryError};
 
-/// How long a question that UDP answered with TC may stay without an answer over TCP, if `try_timeout` is longer: a server
+/// How long a question that UDP answered with TC may wait for an answer over TCP, if `try_timeout` is longer. Then a server
 /// that has UDP only is found out before the client asks again.
 const STREAM_PATIENCE: Duration = Duration::from_secs(2);
-/// Tries at a server without an answer, after which it may be that long answers do not get through: firewalls and links are
-/// known to drop datagrams of more than 512 octets, or fragments of them. Asked for short ones (RFC 6891 §6.2.5), the server
-/// says TC.
+/// After so many tries at a server without an answer, long answers may be what is lost: firewalls and links are known to
+/// drop datagrams of more than 512 octets, or fragments of them. Further queries ask for short answers (RFC 6891 §6.2.5), so
+/// that the server sets TC.
 const LONG_ANSWERS_LOST: usize = 2;
-/// How long other servers have for the whole answer when one has given a cut answer and cannot be asked over TCP; each that is
-/// asked after that has as long.
+/// How long other servers may take to give the whole answer, after one server gave a truncated answer and cannot be asked
+/// over TCP. A server that is asked later has as long from then.
 const CUT_PATIENCE: Duration = Duration::from_millis(200);
 
 /// One worker's transports to every server of a configuration.
@@ -50,7 +50,7 @@ struct Link {
 }
 
 impl Links {
-    /// Nothing is opened before the first query; sockets to servers that `previous` has too stay. All servers together
+    /// Opens nothing before the first query. Sockets to servers that `previous` has, too, stay open. All servers together
     /// get about `sockets` of them.
     #[must_use]
     pub fn new(
@@ -80,7 +80,7 @@ impl Links {
         Self { by_server, shared }
     }
 
-    /// Forgets what is over; called every now and then.
+    /// Ends queries whose time is over, and closes sockets that are no longer usable. To be called from time to time.
     pub fn sweep(&self, now: Instant) {
         for link in &self.by_server {
             link.udp.sweep(now);
@@ -106,29 +106,29 @@ impl Links {
     }
 }
 
-/// What a server said, and whose word it is.
+/// A response, and the server that gave it.
 #[derive(Debug)]
 pub struct Answer {
-    /// What it said.
+    /// The response.
     pub response: Response,
-    /// Its tier: the index of its group among those of the route.
+    /// The tier: index of the server's group among those of the route.
     pub tier: usize,
-    /// The server: its index among those of [`Upstreams`]. None for what no server said.
+    /// Index of the server among those of [`Upstreams`]. None if no server gave the response.
     pub server: Option<u32>,
-    /// When it was asked.
+    /// When the query was sent.
     pub asked: Instant,
 }
 
-/// Nobody answered.
+/// No server gave a usable answer.
 #[derive(Debug)]
 pub struct Failed {
-    /// The response code the client gets: the best of what was said instead, or SERVFAIL.
+    /// The response code of the reply: the one that all servers gave, or SERVFAIL.
     pub code: u16,
-    /// Why, naming the servers.
+    /// The reason, with the names of the servers.
     pub error: ExtendedError,
 }
 
-/// What a server said or did instead of answering.
+/// Why a try has no final answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NoAnswer {
     Nothing,
@@ -167,7 +167,7 @@ impl NoAnswer {
     }
 }
 
-/// Names of a group's servers that have no address yet.
+/// The host names of a group's servers that have no address yet, each with the reason.
 fn unresolved(group: &Group) -> impl Iterator<Item = String> {
     let hosts = group.hosts.iter().filter(|host| host.addresses.is_empty());
     hosts.map(|host| match host.failure() {
@@ -176,15 +176,15 @@ fn unresolved(group: &Group) -> impl Iterator<Item = String> {
     })
 }
 
-/// What is known of one try.
+/// The state of one try.
 struct Attempt {
     no_answer: NoAnswer,
     carrier: Carrier,
     port: Option<Weak<Port>>,
     why: Why,
-    /// What the server said to it in another form.
+    /// How the server refused the question in an earlier form.
     refusal: Option<Refusal>,
-    /// Until when it waits for TCP, after TC.
+    /// After TC: until when the try waits for an answer over TCP.
     stream_until: Option<Instant>,
 }
 
@@ -203,11 +203,11 @@ enum Why {
     Replacement,
     /// An earlier try was overdue.
     Hedge,
-    /// All earlier ones have failed, and it is asked once more.
+    /// All earlier tries have failed, and a server is asked again.
     Again,
 }
 
-/// One question on its way through its groups.
+/// The lookup of one question in the groups of its route.
 struct Lookup<'a> {
     links: &'a Links,
     upstreams: &'a Upstreams,
@@ -216,23 +216,24 @@ struct Lookup<'a> {
     plan: Plan,
     attempts: SmallVec<[Attempt; 2]>,
     fallback: Option<Answer>,
-    /// Whether a sole server that failed was asked again.
+    /// Whether the route's only server has failed and was asked once more.
     asked_once_more: bool,
-    /// Whether a server is waited for that could not be reached: what it was sent in vain is no sign that loss is general.
+    /// Whether the plan asks an unreachable server again until it answers. Tries sent to it in vain do not show that loss is
+    /// general.
     awaits_return: bool,
-    /// Extended errors of servers that did not answer.
+    /// Extended errors of responses that were no final answers.
     errors: PassedOn,
-    /// Until when others may give more than a cut answer that is there, from a server that cannot be asked over TCP.
+    /// A server that cannot be asked over TCP gave a truncated answer: until when other servers may give the whole one.
     cut_until: Option<Instant>,
-    /// Whether a client waits that can do nothing with a cut answer.
+    /// Whether a client over TCP waits, which cannot use a truncated answer.
     wants_whole: &'a Cell<bool>,
 }
 
-/// Asks the groups in turn, from now on, until one of their servers gives a final answer, or the first group's deadline is
-/// near. `wants_whole` says whether somebody waits who can do nothing with a cut answer.
+/// Asks the groups in turn until one of their servers gives a final answer, or the first group's deadline is near.
+/// `wants_whole` tells whether a client waits that cannot use a truncated answer.
 ///
 /// # Errors
-/// [`Failed`] if nobody did, with the reason.
+/// [`Failed`], with the reason, if no server gave such an answer.
 pub async fn ask(
     links: &Links,
     upstreams: &Upstreams,
@@ -243,7 +244,7 @@ pub async fn ask(
     let groups: SmallVec<[&Group; 2]> = tiers.iter().map(|&tier| &upstreams.groups[tier]).collect();
     let plan = group::plan(&groups, now, now + groups[0].budget());
     let (attempts, fallback) = (SmallVec::new(), None);
-    // Run in place: a future that takes it over would hold it twice.
+    // Runs by reference: a future that takes `lookup` by value would store it twice.
     let mut lookup = Lookup {
         links,
         upstreams,
@@ -258,7 +259,7 @@ pub async fn ask(
         cut_until: None,
         wants_whole,
     };
-    // Taken now, so that those who come later wait for later places.
+    // The question's place in the first server's schedule is taken now, so that later questions get later places.
     let first = lookup.plan.first();
     let wait = first.map(|first| upstreams.servers[first].rate.take(now));
     match wait.filter(|wait| !wait.is_zero()) {
@@ -281,8 +282,8 @@ impl Lookup<'_> {
         // None after a wait.
         let mut known = Some(now);
         loop {
-            // Before the next step: a final answer that is here must not be outrun by a failure that came with it, not
-            // even one that is still in its socket.
+            // Takes all deliveries before the next step, even those that are still in their sockets. Otherwise a failure
+            // that arrived together with a final answer could end the lookup first.
             while let Some(delivery) = self.question.mailbox().take() {
                 if let Some(outcome) = self.weigh(delivery) {
                     return outcome;
@@ -329,7 +330,7 @@ impl Lookup<'_> {
                 }
                 Step::Wait(until) => {
                     let until = self.wake_at(until, now);
-                    // Filled or not, the next step is found anew.
+                    // With or without a delivery, the loop computes the next step anew.
                     let filled = self.question.mailbox().filled();
                     let _ = self.links.shared.turns.timeout_at(until, filled).await;
                 }
@@ -345,8 +346,10 @@ impl Lookup<'_> {
         attempts.all(|attempt| attempt.no_answer != NoAnswer::Nothing)
     }
 
-    /// Nobody is left to ask, and nobody said why the question fails: a server that cannot be reached and was good until lately is
-    /// waited for, as a Service whose endpoints are being replaced; so is one that has answered others since. False if there is none.
+    /// No server is left to ask, and no response gave a reason for the failure. If a server may answer again soon, the plan
+    /// asks it again from time to time. That is a server that answered until lately and cannot be reached, such as a Service
+    /// whose endpoints are being replaced, or a server that has answered other questions since it was asked this one.
+    /// Returns false if there is none.
     fn waits_for_return(&mut self, now: Instant) -> bool {
         if self.fallback.is_some() {
             return false;
@@ -385,7 +388,7 @@ impl Lookup<'_> {
             self.groups[0].metrics.hedges_sent.inc();
         }
         if !self.attempts.is_empty() {
-            // The first try's place was taken before it left.
+            // `ask` took the place of the first try.
             let _ = self.upstreams.servers[server].rate.take(now);
         }
         self.attempts.push(Attempt {
@@ -421,7 +424,7 @@ impl Lookup<'_> {
                 .send(self.plan.server(number), carrier, exchange, before, now);
     }
 
-    /// The tries of this one's server before it.
+    /// The earlier tries at the server of this one.
     fn earlier_tries(&self, number: usize) -> impl Iterator<Item = usize> {
         let server = self.plan.server(number);
         (0..number).filter(move |&earlier| self.plan.server(earlier) == server)
@@ -430,13 +433,13 @@ impl Lookup<'_> {
     fn overdue(&mut self, number: usize, now: Instant) {
         let attempt = &self.attempts[number];
         if attempt.waits_for_stream() {
-            // The server has answered; how long TCP may take is another matter.
+            // The server has answered over UDP. `stream_until` limits the time for TCP.
             return;
         }
         let server = self.server(number);
         let sent = self.plan.sent(number);
         server.overdue(attempt.carrier, now, sent, self.question.name_hash());
-        // Another port may be another endpoint behind kube-proxy. A server that is gone is gone on every port.
+        // Behind kube-proxy, another source port may lead to another endpoint. If the server is down, no port leads to one.
         if let Some(port) = attempt.port.as_ref().and_then(Weak::upgrade)
             && server.state_of(attempt.carrier) != State::Down
         {
@@ -444,7 +447,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// The tier of a try's server. Each group has servers of its own, whatever their addresses.
+    /// The tier of a try's server. Compares servers by pointer, because two groups may have servers with the same address.
     fn tier(&self, number: usize) -> usize {
         let server = self.server(number);
         let holds = |group: &&Group| {
@@ -456,7 +459,7 @@ impl Lookup<'_> {
         self.groups.iter().position(holds).unwrap_or_default()
     }
 
-    /// What a delivery means: the final outcome, or one more reason to ask on.
+    /// Handles a delivery. Returns the outcome of the lookup, if the delivery decides it.
     fn weigh(&mut self, delivery: Delivery) -> Option<Result<Answer, Failed>> {
         let Delivery {
             number,
@@ -472,7 +475,7 @@ impl Lookup<'_> {
                     self.plan.goes_on(number, now);
                     self.send(number, carrier, next, now);
                 } else if error == TryError::Forged && !self.no_stream(number) {
-                    // Over TCP there is more to guess than an ID.
+                    // Over TCP, an attacker would have to guess more than an ID.
                     self.ask_over_stream(number, form, now);
                 } else {
                     self.lost(number, carrier, error, now);
@@ -483,7 +486,7 @@ impl Lookup<'_> {
         let answered = matches!(response.kind(), Kind::Positive | Kind::Negative);
         if (answered || response.truncated())
             && let Some(refusal) = self.attempts[number].refusal.take()
-            // There are servers that know OPT and refuse the DO bit in it: others' queries are not to go without.
+            // Some servers know OPT and refuse only the DO bit in it. Queries without DO must not lose OPT because of them.
             && !self.question.question().dnssec_ok
         {
             self.server(number).learn_form(form, refusal, now);
@@ -528,8 +531,9 @@ impl Lookup<'_> {
         None
     }
 
-    /// The failure that a validator's verdict is, for clients that leave the checking to it. A server that does not
-    /// validate would give them what was found forged.
+    /// The failure to report if the response is a validator's verdict that the answer is bogus. No other server is asked
+    /// then: one that does not validate would give the client the bogus answer. None if the client set CD, or with `bogus:
+    /// failover`.
     fn condemned(&self, number: usize, response: &Response) -> Option<Failed> {
         let verdict = response.verdict()?;
         let group = self.groups[self.tier(number)];
@@ -548,8 +552,8 @@ impl Lookup<'_> {
         Some(Failed { code, error })
     }
 
-    /// Whether a server that has failed at once is asked again, because its route has no other. A stub resolver would do so, and
-    /// we remember failures, which keeps it from it. Another source port may be another endpoint behind kube-proxy.
+    /// Whether the route's only server, which has failed at once, is asked once more. A stub resolver would ask it again,
+    /// but gets our remembered failure instead. Behind kube-proxy, another source port may lead to another endpoint.
     fn may_ask_once_more(&self, number: usize, response: &Response, now: Instant) -> bool {
         let (server, attempt) = (self.server(number), &self.attempts[number]);
         let group = self.groups[0];
@@ -561,7 +565,7 @@ impl Lookup<'_> {
             && response.verdict().is_none()
             && attempt.carrier == server.carrier()
             && server.rate.wait(now).is_zero()
-            // The hedges' own: what is lost must not go without because names fail.
+            // A token of the hedges' own, so that names that fail do not use up the tokens for lost queries.
             && group.extra.take(Extra::Hedge, now);
         if may && let Some(port) = attempt.port.as_ref().and_then(Weak::upgrade) {
             port.lost_query();
@@ -569,8 +573,8 @@ impl Lookup<'_> {
         may
     }
 
-    /// The form in which a server that refused one is asked next. What is learnt of it waits for the answer, because it
-    /// may be the question that it does not like.
+    /// The form in which a server is asked next, after it refused one. Nothing is learnt before an answer comes, because the
+    /// server may refuse the question rather than the form.
     fn form_after(
         &mut self,
         number: usize,
@@ -594,8 +598,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// The same after a message that cannot be read: there are routers that put OPT among the answers,
-    /// in place of the address.
+    /// As `form_after`, after a message that cannot be read: some routers put OPT among the answers, in place of the
+    /// address.
     fn form_after_garbage(
         &mut self,
         number: usize,
@@ -618,7 +622,8 @@ impl Lookup<'_> {
         None
     }
 
-    /// RFC 7766 §5: what UDP cut, the same server is asked over TCP. Should TCP fail, a cut answer beats none.
+    /// RFC 7766 §5: after a truncated answer over UDP, asks the same server over TCP. If TCP fails, a truncated answer is
+    /// better than none.
     fn ask_over_stream(&mut self, number: usize, form: QueryForm, now: Instant) {
         let server = self.server(number);
         if self.no_stream(number) {
@@ -634,7 +639,7 @@ impl Lookup<'_> {
                 && self.attempts[other].waits_for_stream()
         });
         if let Some(asked) = asked {
-            // One try over TCP is enough: this one waits with it.
+            // Another try has already asked this server over TCP. This one waits for the same answer.
             self.attempts[number].carrier = Carrier::Stream;
             self.attempts[number].port = None;
             self.attempts[number].stream_until = self.attempts[asked].stream_until;
@@ -649,7 +654,7 @@ impl Lookup<'_> {
         self.server(number).state_of(Carrier::Stream).suspected()
     }
 
-    /// The try over TCP for which this one waited has failed: so have all that wait for it.
+    /// The query over TCP has failed: ends all tries that wait for its answer.
     fn stream_ended(&mut self, number: usize, now: Instant) {
         self.cut_until.get_or_insert(now + CUT_PATIENCE);
         for other in 0..self.attempts.len() {
@@ -662,7 +667,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Gives up TCP where it has had its time.
+    /// Ends the tries whose time for TCP is over.
     fn give_up_streams(&mut self, now: Instant) {
         for number in 0..self.attempts.len() {
             let attempt = &self.attempts[number];
@@ -674,8 +679,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// The cut answer of a server that cannot be asked over TCP, once no other is expected to give more. A later tier is
-    /// not asked: it has no say while an earlier one has answered.
+    /// The truncated answer of a server that cannot be asked over TCP, once no other server is expected to give the whole
+    /// answer. Later tiers are not asked, because an earlier one has answered.
     fn cut_answer(&mut self, now: Instant) -> Option<Answer> {
         let until = self.cut_until?;
         if self.attempts.iter().any(Attempt::waits_for_stream) {
@@ -688,7 +693,7 @@ impl Lookup<'_> {
         if others && now < until {
             return None;
         }
-        // Who asks over TCP has nobody else to ask: each server has as long as it has before a later tier is asked.
+        // A client over TCP has no other way to the answer. So each server has as long as before a later tier is asked.
         let had_its_chance = |number| {
             self.earlier_tries(number).next().is_some()
                 || now >= self.plan.sent(number) + self.server(number).try_timeout
@@ -699,7 +704,7 @@ impl Lookup<'_> {
         self.fallback.take_if(|answer| answer.response.truncated())
     }
 
-    /// When this lookup has something to do, if its plan has nothing before `until`.
+    /// When the lookup has something to do: at `until`, or earlier because of TCP or a truncated answer.
     fn wake_at(&self, until: Instant, now: Instant) -> Instant {
         let waiting = self
             .attempts
@@ -717,7 +722,7 @@ impl Lookup<'_> {
             TryError::Closed => (NoAnswer::Closed, TryFailure::Declined),
             TryError::Broken => (NoAnswer::Broken, TryFailure::Declined),
             TryError::Forged => (NoAnswer::Forged, TryFailure::Declined),
-            // A server that takes no TCP for a truncated answer is still there for UDP.
+            // The server takes no TCP after a truncated answer, but is reached over UDP. Another source port would not help.
             TryError::Unreachable if carrier != self.server(number).carrier() => {
                 (NoAnswer::Unreachable, TryFailure::Declined)
             }
@@ -730,7 +735,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// The question is settled: tells every server what that says of it.
+    /// The question is answered: reports the servers of the same group that refused or failed it to their health.
     fn won(&mut self, number: usize, response: Response, now: Instant) -> Answer {
         self.question.mailbox().settle();
         if self.attempts[number].why == Why::Hedge {
@@ -746,7 +751,7 @@ impl Lookup<'_> {
         for (other, attempt) in self.attempts.iter().enumerate() {
             let server = self.server(other);
             let same_view = server.group == self.server(number).group;
-            // What did not leave this host, or was cut off, says nothing of the server.
+            // A query that did not leave this host, or whose connection was closed, says nothing about the server.
             if same_view
                 && !matches!(
                     attempt.no_answer,
@@ -768,7 +773,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Keeps the best of what is no final answer.
+    /// Keeps the best response that is no final answer.
     fn keep(&mut self, number: usize, response: Response) {
         fn rank(response: &Response) -> u8 {
             match (response.truncated(), response.kind(), response.rcode()) {
@@ -797,7 +802,7 @@ impl Lookup<'_> {
                 Ok(answer)
             }
             answer => {
-                // Only when all say the same is it more than a failure.
+                // The client gets the code only if all servers gave it.
                 let code = answer.map_or(rcode::SERVFAIL, |answer| answer.response.rcode());
                 let agreed = self
                     .attempts
