@@ -1,5 +1,5 @@
-//! What we believe of one server over one transport, and what it takes to change our mind. Pure: events and `now` in,
-//! state out; no sockets, no clock, no randomness but what is handed in.
+//! The state of one server over one transport, and the events that change it. Pure: events, `now` and random numbers come in
+//! as arguments; no sockets, no clock.
 //!
 //! The rules are those of docs/architecture/failover.md. Round-trip times are smoothed as RFC 6298 §2 says.
 
@@ -9,43 +9,45 @@ use crate::config::FailoverConfig;
 use crate::metrics::{Label, impl_label};
 use crate::transport::AnswerQuality;
 
-/// Tries that must be known before a loss rate means anything: one loss in a handful is no 5 %.
+/// Tries that must be known before their loss rate counts: one loss in a handful of tries is no rate of 5 %.
 const LOSS_MIN_TRIES: u32 = 20;
-/// Answers that must be known before "most of them" means anything.
+/// Answers that must be known before it counts that most of them are refusals.
 const ANSWER_MIN: u32 = 4;
-/// Tries that ended are counted for this long, and remembered for as long again.
+/// Length of a period in which ended tries are counted. The counts of the period before are used, too.
 const ENDED_TRIES_PERIOD: Duration = Duration::from_secs(4);
-/// With more of its tries unanswered, a server is no proof that loss is not general.
+/// A server that leaves more of its tries unanswered is not reliable. Its answer to an extra query is no sign that only
+/// other servers lose queries.
 const RELIABLE_UNANSWERED_PERCENT: u32 = 5;
-/// A poor server is probed this often, to notice that it got better.
+/// Time until the next probe of a poor server, which shows whether it got better.
 const POOR_PROBE_PAUSE: Duration = Duration::from_secs(1);
-/// The second probe of a server that is coming back follows the first answer after this long.
+/// Time from a down server's answer to a probe until the next probe, which confirms that the server is back.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(100);
-/// A server that the network says cannot be reached is down after so long without an answer, and so many such errors, each to a
-/// source port of its own: one is the news of one port, which may be one endpoint of a Service.
+/// A server is down after [`REFUSED_OFTEN`] errors of the network in a row, if the first one came this long ago. One error
+/// is not enough: it is about one source port, behind which may be one endpoint of a Service.
 const REFUSED_FOR: Duration = Duration::from_millis(200);
 const REFUSED_OFTEN: u32 = 4;
-/// It is down at once after so many errors in a row: with half of a Service's endpoints gone, one row in 30,000 is as long.
+/// A server is down at once after so many errors in a row. With half of a Service's endpoints gone, one row in 30,000 is as
+/// long.
 const REFUSED_AT_ONCE: u32 = 16;
-/// Until then it is probed this often.
+/// Time until the next probe of a server with errors of the network that is not down yet.
 const REFUSED_PROBE_PAUSE: Duration = Duration::from_millis(50);
-/// A server that cannot be reached is waited for until it has been silent for so long: kube-proxy takes a second or two to learn
-/// that a Service's endpoint is gone, and as long that another is ready. Clients wait 5 s.
+/// A query that finds no other server waits for one whose last answer is not older than this. kube-proxy takes a second or
+/// two to learn that a Service's endpoint is gone, and as long to learn that another is ready. Clients wait 5 s.
 const BRIDGED_OUTAGE: Duration = Duration::from_secs(3);
 
-/// What we believe of a server.
+/// The state of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// Answers, and well.
+    /// It answers well.
     Good = 0,
-    /// Never heard from.
+    /// It has not answered yet.
     Unknown = 1,
-    /// Answers, but badly.
+    /// It answers, but too slowly, or with too many losses or refusals.
     Poor = 2,
-    /// Suspected: questions are overdue and nothing else came.
+    /// Suspected: tries are overdue or the network reported an error, and no answer came since.
     Silent = 3,
-    /// Gone: a probe was lost too, or the network said so.
+    /// It gets no queries: a probe was lost, too, or the network reported enough errors, or it forwards queries to us.
     Down = 4,
 }
 
@@ -59,7 +61,7 @@ impl State {
             .unwrap_or(Self::Unknown)
     }
 
-    /// Whether queries in flight there should move on without waiting for their own timers.
+    /// Whether queries that wait for the server move on without waiting for their own timers.
     #[must_use]
     pub fn suspected(self) -> bool {
         matches!(self, Self::Silent | Self::Down)
@@ -75,7 +77,7 @@ impl_label!(State {
     Down => "down",
 });
 
-/// Why a state changed last.
+/// Why the state changed last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -85,21 +87,21 @@ pub enum Reason {
     Answered,
     /// It answered probes.
     ProbeAnswered,
-    /// Two different questions were overdue, and nothing at all was heard since the older was sent.
+    /// Two different questions were overdue, and no answer came since the older one was sent.
     Overdue,
     /// A probe got no answer in time.
     ProbeLost,
-    /// ICMP or the TCP stack said that it cannot be reached.
+    /// ICMP or the TCP stack reported that it cannot be reached.
     Unreachable,
     /// It lost too many queries.
     Lossy,
-    /// Most of its answers were REFUSED or SERVFAIL while another server's were fine.
+    /// Most of its answers were REFUSED, SERVFAIL or the like, and another server answered these questions.
     Refusing,
     /// It is far slower than another server.
     Slow,
-    /// What made it poor is over.
+    /// The reason for which it was poor has gone.
     Recovered,
-    /// It leads back to us.
+    /// It forwards queries to us.
     Loop,
 }
 
@@ -117,7 +119,7 @@ impl_label!(Reason {
     Loop => "loop",
 });
 
-/// The last `N` outcomes as bits: true is bad.
+/// The last outcomes as bits: 1 is bad.
 #[derive(Debug, Clone, Copy, Default)]
 struct Window {
     bits: u128,
@@ -142,12 +144,12 @@ enum TryEnd {
     Unanswered,
 }
 
-/// Tries that ended in this period and the one before: a limit on packets a second makes some parts of a second look far
-/// better than others.
+/// Tries that ended in this period and the one before. Periods are long, because behind a limit on packets a second, the
+/// loss in some parts of a second is far lower than in others.
 #[derive(Debug, Clone, Copy)]
 struct EndedTries {
     since: Instant,
-    /// Answered and unanswered ones, of this period and of the one before.
+    /// Numbers of answered and of unanswered tries, in this period and in the one before.
     periods: [[u32; 2]; 2],
 }
 
@@ -203,7 +205,7 @@ pub struct Health {
     answers: Window,
     slow: bool,
     ended: EndedTries,
-    /// When it was last found to be down no more. What it lost before then has been paid for.
+    /// When it last changed from down to another state. Losses of tries that were sent before do not count.
     came_back: Option<Instant>,
     probe: Probe,
 }
@@ -211,16 +213,16 @@ pub struct Health {
 #[derive(Debug, Clone, Copy)]
 struct Probe {
     in_flight: bool,
-    /// When the next one leaves; none while the server's clients tell enough.
+    /// When the next probe leaves. None while clients' queries show enough of the server's state.
     next: Option<Instant>,
     pause: Duration,
     answered_in_row: u32,
-    /// The last answer came when its probe was lost already, or would have been.
+    /// The last answer to a probe took longer than a try may take.
     answers_late: bool,
 }
 
 impl Health {
-    /// A server nobody has heard from; its first probe is due at once.
+    /// A server that has not answered yet. Its first probe is due at once.
     #[must_use]
     pub fn new(config: &FailoverConfig, now: Instant) -> Self {
         Self {
@@ -247,13 +249,13 @@ impl Health {
         }
     }
 
-    /// What we believe.
+    /// The state.
     #[must_use]
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Why, and since when.
+    /// The reason for the last change of state, and its time.
     #[must_use]
     pub fn last_change(&self) -> (Reason, Instant) {
         (self.reason, self.changed)
@@ -273,13 +275,13 @@ impl Health {
             .unwrap_or(0)
     }
 
-    /// How long a query waits for this server before the next is asked too.
+    /// How long a query waits for this server before it asks the next one, too.
     #[must_use]
     pub fn hedge_delay(&self, config: &FailoverConfig) -> Duration {
         self.answer_time(config).min(config.hedge_max)
     }
 
-    /// How long its answers take at most, with few exceptions (RFC 6298 §2.3).
+    /// The time within which nearly all its answers come (RFC 6298 §2.3).
     #[must_use]
     pub fn answer_time(&self, config: &FailoverConfig) -> Duration {
         let expected = self
@@ -311,7 +313,7 @@ impl Health {
         self.judge(config, now, others_rtt);
     }
 
-    /// It refused or failed a question that another server of the group answered.
+    /// The server refused or failed a question that another server of the group answered.
     pub fn refused_alone(&mut self, config: &FailoverConfig, now: Instant) {
         self.answers.push(true, config.poor_answer_window);
         self.judge(config, now, None);
@@ -322,8 +324,8 @@ impl Health {
         self.ended.count(now, TryEnd::Unanswered);
     }
 
-    /// Whether it answers nearly all tries. Unlike the losses that make it poor, this counts those whose question nobody
-    /// answered.
+    /// Whether the server answers nearly all tries. Unlike the losses that make a server poor, this counts tries whose
+    /// question no server answered, too.
     #[must_use]
     pub fn is_reliable(&self) -> bool {
         self.ended.unanswered_percent() <= RELIABLE_UNANSWERED_PERCENT
@@ -358,9 +360,10 @@ impl Health {
         }
     }
 
-    /// The network said that the server cannot be reached, when something was sent to it at `sent` from a port of its own.
+    /// The network reported to a socket that the server cannot be reached. The latest query on the socket was sent at
+    /// `sent`.
     pub fn unreachable(&mut self, config: &FailoverConfig, now: Instant, sent: Instant) {
-        // Another port may be another endpoint of a Service, and that one has answered since.
+        // The server has answered since. Behind a Service's address, that answer may be from another endpoint.
         if self.last_heard.is_some_and(|heard| heard >= sent) {
             return;
         }
@@ -386,8 +389,9 @@ impl Health {
         self.probe.next = Some(self.probe.next.map_or(soon, |next| next.min(soon)));
     }
 
-    /// Until when it is worth waiting for, by a question that it was first asked at `asked`: it has answered until lately, and cannot
-    /// be reached, or could not a moment ago; or it has answered other questions since.
+    /// Until when a question that was first sent to this server at `asked` is worth asking it again, if no other server is
+    /// left. None if the server has never answered, or if it is silent or down, the network reports no error, and it has
+    /// answered no question since `asked`.
     #[must_use]
     pub fn bridged_until(&self, asked: Instant) -> Option<Instant> {
         let may_return = !self.state.suspected()
@@ -397,30 +401,30 @@ impl Health {
         heard.map(|heard| heard + BRIDGED_OUTAGE)
     }
 
-    /// Whether the network says so, or did when its state changed last.
+    /// Whether the network reports that the server cannot be reached, or that was the reason of its last change of state.
     #[must_use]
     pub fn cannot_be_reached(&self) -> bool {
         self.refused.is_some() || self.reason == Reason::Unreachable
     }
 
-    /// It left a question without an answer that it has answered over the other transport.
+    /// The server did not answer a question over this transport that it has answered over the other one.
     pub fn unanswered(&mut self, config: &FailoverConfig, now: Instant) {
         self.fall(config, now, Reason::Overdue);
     }
 
-    /// It leads back to us: no query may go there, though it is probed for again.
+    /// The server forwards queries to us, so it is down.
     pub fn looped(&mut self, config: &FailoverConfig, now: Instant) {
         self.fall(config, now, Reason::Loop);
     }
 
-    /// A probe is about to leave. At most one flies at a time.
+    /// A probe is about to leave. At most one is in flight at a time.
     pub fn probe_sent(&mut self) {
         debug_assert!(!self.probe.in_flight, "the caller asked probe_due first");
         self.probe.in_flight = true;
         self.probe.next = None;
     }
 
-    /// When the next probe leaves: none while one flies or none is needed.
+    /// When the next probe leaves. None while one is in flight, or if none is needed.
     #[must_use]
     pub fn probe_due(&self) -> Option<Instant> {
         if self.probe.in_flight {
@@ -430,7 +434,7 @@ impl Health {
         }
     }
 
-    /// A probe was answered after `rtt`, `late` if a query is not waited for so long. Whatever the answer says, the server is
+    /// A probe was answered after `rtt`; `late` if that is longer than a try may take. Any response shows that the server is
     /// alive.
     pub fn probe_answered(
         &mut self,
@@ -461,7 +465,7 @@ impl Health {
         self.judge(config, now, others_rtt);
     }
 
-    /// A probe was answered after `rtt`, when it was lost already: the server is slow, and alive.
+    /// A probe that had already counted as lost was answered after `rtt`: the server is slow, but alive.
     pub fn probe_answered_late(&mut self, config: &FailoverConfig, now: Instant, rtt: Duration) {
         self.heard(now, rtt);
         self.probe.answers_late = true;
@@ -472,13 +476,13 @@ impl Health {
         }
     }
 
-    /// Whether its answers to probes take longer than a try may.
+    /// Whether the last answer to a probe took longer than a try may take.
     #[must_use]
     pub fn answers_late(&self) -> bool {
         self.probe.answers_late
     }
 
-    /// A probe could not leave, for want of a socket: it is sent later, and says nothing.
+    /// A probe could not be sent, because there was no socket. It is sent later. This says nothing about the server.
     pub fn probe_not_sent(&mut self, config: &FailoverConfig, now: Instant) {
         self.probe.in_flight = false;
         self.probe.next = Some(now + config.probe_min);
@@ -493,14 +497,15 @@ impl Health {
         } = lost;
         self.probe.in_flight = false;
         self.probe.answered_in_row = 0;
-        // Clients' answers outrank probes: some servers do not answer the probe's question at all.
+        // Answers to clients' queries count more than lost probes: some servers do not answer the probe's question at all.
         let heard_since = self.last_heard.is_some_and(|heard| heard >= sent);
         if heard_since && !self.state.suspected() {
             self.probe.next = (self.state == State::Poor).then(|| now + POOR_PROBE_PAUSE);
             return;
         }
         if heard_since && self.state == State::Silent {
-            // What this one shows is older than the answer. The doubts are younger, and take a probe of their own.
+            // The lost probe was sent before the server's last answer, so it does not confirm the suspicion, which came
+            // later. Another probe does.
             self.probe.next = Some(now);
             return;
         }
@@ -516,7 +521,8 @@ impl Health {
         } else {
             self.fall(config, now, reason);
         }
-        // From probe to probe, so that a server that returns right after one left is found within probe_max.
+        // The pause runs from the sending of one probe to the sending of the next, so that a server that returns right after
+        // a probe was sent is found within probe_max.
         self.probe.next = Some(now.max(sent + spread(self.probe.pause, jitter)));
     }
 
@@ -537,7 +543,7 @@ impl Health {
         }
     }
 
-    /// Moves between good and poor. Another server's time is only known when it has been timed.
+    /// Changes the state between good and poor. Without `others_rtt`, the last judgement of slowness holds.
     fn judge(&mut self, config: &FailoverConfig, now: Instant, others_rtt: Option<Duration>) {
         if let (Some(srtt), Some(other)) = (self.srtt, others_rtt) {
             self.slow =
@@ -575,7 +581,8 @@ impl Health {
 
     fn change(&mut self, state: State, reason: Reason, now: Instant) {
         if self.state == State::Down {
-            // Else what it lost while it was gone makes it poor, and a trickle of tries takes long to say otherwise.
+            // Otherwise the losses from before would make the server poor, and with the few tries that a poor server gets,
+            // it would be poor for long.
             self.losses = Window::default();
             self.answers = Window::default();
             self.came_back = Some(now);
@@ -587,18 +594,18 @@ impl Health {
     }
 }
 
-/// How a probe was lost.
+/// A lost probe.
 #[derive(Debug, Clone, Copy)]
 pub struct LostProbe {
-    /// When it left.
+    /// When it was sent.
     pub sent: Instant,
     /// [`Reason::ProbeLost`] or [`Reason::Unreachable`].
     pub reason: Reason,
-    /// In 0..=1; spreads the next one.
+    /// Random number in 0..=1 that spreads the next probe.
     pub jitter: f64,
 }
 
-/// Between 60 and 90 % of the pause: probes of many nodes do not march in step, and none is later than the pause.
+/// Between 60 and 90 % of the pause, so that probes of many nodes are not sent in step, and none is sent after the pause.
 fn spread(pause: Duration, jitter: f64) -> Duration {
     pause.mul_f64(0.6 + 0.3 * jitter.clamp(0.0, 1.0))
 }
@@ -761,7 +768,7 @@ mod tests {
         assert_eq!(bench.health.state(), State::Good);
     }
 
-    /// The network says to a port of its own that the server cannot be reached.
+    /// The network reports an error to a source port that no other query uses.
     fn refuse(bench: &mut Bench, at: u32) -> State {
         let now = bench.at(at);
         bench.health.unreachable(&bench.config, now, now);
@@ -776,7 +783,7 @@ mod tests {
         bench.answer(11, 1);
         assert_eq!(bench.health.state(), State::Good);
         assert_eq!(bench.health.probe_due(), None);
-        // Every second one, for two seconds.
+        // For two seconds, every second try gets an error and every other one an answer.
         for number in 0..200 {
             assert_eq!(refuse(&mut bench, 20 + 10 * number), State::Silent);
             bench.answer(21 + 10 * number, 1);
