@@ -1,36 +1,36 @@
-//! How many queries a group may be sent beyond one for each question: hedges, resends, and moves to another server.
+//! Limits how many queries a group is sent beyond one for each question: hedges, resends, and moves to another server.
 //!
-//! Without a limit, loss that all servers share (a full link, a limit on packets a second) makes us send more, and what we
-//! send makes the loss worse. One sick server among good ones costs as much as it takes. A few queries a second fill no link:
-//! so many are there whatever is asked, or a client that asks little on a lossy path would not be answered at all. Pure: `now`
-//! is an argument.
+//! Without a limit, we would answer loss that all servers share (a full link, a limit on packets a second) with more
+//! queries, which make the loss worse. If one server among good ones is sick, there is no limit: a reliable server's answer
+//! to an extra query gives the token back. A few extra queries a second are always allowed. They fill no link, and without
+//! them a client that asks little over a lossy path would get no answer. Pure: `now` is an argument.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::budgets::{EXTRA_QUERIES_PER_SECOND, EXTRA_QUERIES_PERCENT, FEW_QUESTIONS};
 
-/// A token in the units in which questions pay in: percents.
+/// One token, in hundredths of a token, the unit in which questions pay in.
 const TOKEN: i64 = 100;
-/// Tokens that may be saved up at any rate, so that the first questions a failure meets need not wait.
+/// Tokens that may be saved up however few questions are asked, so that the first questions after a failure need not wait.
 const BURST: i64 = 50;
-/// Tokens that a group of several servers keeps for a question's first query to another one. Else those who ask the same servers
-/// again and again leave nothing to a question that has not been to the one that works.
+/// Tokens that a group of several servers keeps for a question's first query to another server. Otherwise questions that ask
+/// the same servers again and again would leave no token to a question that was not sent to the working server yet.
 const RESERVED: i64 = 10;
 
-/// What a further query for a question is for.
+/// The reason for a further query for a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extra {
-    /// An earlier one may still be answered in time.
+    /// A try is overdue, and may still be answered in time.
     Hedge,
-    /// No earlier one is waited for: all are lost, or went to servers found silent.
+    /// No earlier try is worth waiting for: all are lost, or were sent to servers found silent.
     Replacement,
-    /// The same, and its server was not asked this question before.
+    /// As [`Extra::Replacement`], for a server that was not asked this question yet.
     AnotherServer,
 }
 
-/// Tokens for extra queries. Every question pays in, and time does where questions pay less; each extra query takes one, and a
-/// hedge one of the hedges' own too.
+/// Tokens for extra queries. Every question pays in. While few questions are asked, time pays in, too. Each extra query
+/// takes a token, and a hedge takes a further one of the hedges' own.
 #[derive(Debug)]
 pub struct ExtraQueries {
     started: Instant,
@@ -45,7 +45,7 @@ pub struct ExtraQueries {
 }
 
 impl ExtraQueries {
-    /// Those of a group of so many servers. Each question pays in `hedge_percent` hundredths of a token for hedges.
+    /// The tokens of a group of `servers` servers. Each question pays in `hedge_percent` hundredths of a token for hedges.
     #[must_use]
     pub fn new(hedge_percent: u32, servers: usize, now: Instant) -> Self {
         Self {
@@ -59,8 +59,8 @@ impl ExtraQueries {
         }
     }
 
-    /// A question pays in. A second's worth can be saved up: a server's failure costs its queries in flight, and those are
-    /// the more, the more is asked.
+    /// A question pays in. What the questions of a second pay can be saved up: when a server fails, each of its queries in
+    /// flight needs a token, and their number grows with the rate of questions.
     pub fn pay_in(&self, now: Instant) {
         let since = now.saturating_duration_since(self.started);
         self.time_pays_in(since);
@@ -71,12 +71,12 @@ impl ExtraQueries {
         self.hedges.pay_in(self.hedge_percent, BURST * TOKEN);
     }
 
-    /// So much time has passed since the start.
+    /// Time pays in. `since` is the time since the start.
     fn time_pays_in(&self, since: Duration) {
-        // In steps in which time pays whole hundredths.
+        // In steps of 10 ms, in which time pays whole hundredths of a token.
         let now = since.as_secs() * 100 + u64::from(since.subsec_millis() / 10);
         let before = self.paid_until.fetch_max(now, Ordering::Relaxed);
-        // More than a second's worth is not saved up.
+        // Time pays in for at most a second.
         let passed = i64::try_from(now.saturating_sub(before).min(100)).expect("at most 100");
         if passed > 0 && self.rate.recent() < FEW_QUESTIONS {
             self.all.time_pays_in(passed);
@@ -84,7 +84,7 @@ impl ExtraQueries {
         }
     }
 
-    /// Takes what an extra query costs, if it is there.
+    /// Takes the tokens of an extra query. Returns false if there are none.
     #[must_use]
     pub fn take(&self, extra: Extra, now: Instant) -> bool {
         self.time_pays_in(now.saturating_duration_since(self.started));
@@ -102,22 +102,24 @@ impl ExtraQueries {
         }
     }
 
-    /// A hedge answered first: it was needed, and is not counted against the hedges' own share.
+    /// A hedge was answered first, so it was needed. Its token of the hedges' own is given back.
     pub fn hedge_won(&self) {
         self.hedges.give_back();
     }
 
-    /// An extra query was answered by a server that answers nearly all it is sent: loss is not general.
+    /// An extra query was answered by a server that answers nearly all tries. So loss is not general, and the token is given
+    /// back.
     pub fn answered_by_a_reliable_server(&self) {
         self.all.give_back();
     }
 }
 
-/// Races between workers cost or give a few hundredths of a token, which is of no account.
+/// A store of tokens. Races between workers may lose or add a few hundredths of a token, which does not matter.
 #[derive(Debug)]
 struct Tokens {
     saved: AtomicI64,
-    /// What questions have paid and time has not, a second's worth at most: time adds only what questions leave to it.
+    /// How much more questions have paid than time would have, for a second at most. Time adds only what it would pay beyond
+    /// that.
     ahead: AtomicI64,
 }
 
@@ -153,7 +155,7 @@ impl Tokens {
         }
     }
 
-    /// Takes one, unless no more than so many are left.
+    /// Takes a token, if at least `left` tokens remain.
     fn take(&self, left: i64) -> bool {
         if self.saved.load(Ordering::Relaxed) < (left + 1) * TOKEN {
             return false;
@@ -167,7 +169,7 @@ impl Tokens {
     }
 }
 
-/// Questions in the last whole second.
+/// Counts questions in this second and in the last one.
 #[derive(Debug, Default)]
 struct Rate {
     second: AtomicU64,
@@ -176,7 +178,7 @@ struct Rate {
 }
 
 impl Rate {
-    /// Counts one, and returns how many the last second had, or this one so far.
+    /// Counts a question. Returns the number in the last second, or in this one if that is larger.
     fn count(&self, second: u64) -> u64 {
         let known = self.second.swap(second, Ordering::Relaxed);
         if known != second {
@@ -188,7 +190,7 @@ impl Rate {
         self.recent()
     }
 
-    /// How many the last second had, or this one so far; the same without counting one.
+    /// As `count`, without counting a question.
     fn recent(&self) -> u64 {
         let counted = self.counted.load(Ordering::Relaxed);
         counted.max(self.last.load(Ordering::Relaxed))
@@ -201,7 +203,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes as many as there are.
+    /// Takes all tokens, and returns how many there were.
     fn take_all(budget: &ExtraQueries, extra: Extra, now: Instant) -> i64 {
         let mut taken = 0;
         while budget.take(extra, now) {
@@ -210,8 +212,8 @@ mod tests {
         taken
     }
 
-    /// Asks `per_second` questions for a second and then for so many more, each of which takes as many extra queries as it gets.
-    /// Returns the extra queries of a second, without the first, whose rate nobody knows yet.
+    /// Asks `per_second` questions a second, for a second and then for `seconds` more. Each takes as many extra queries as
+    /// it gets. Returns the extra queries of a second, without those of the first one, when the rate is not known yet.
     fn extra_a_second(per_second: u32, seconds: u32, extra: Extra) -> i64 {
         let start = Instant::now();
         let budget = ExtraQueries::new(10, 2, start);
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn hedges_have_a_share_of_their_own() {
-        // With the 50 that are saved up.
+        // Among them are the 50 that are saved up.
         let extra = extra_a_second(1000, 10, Extra::Hedge);
         assert!((100..=105).contains(&extra), "{extra} a second");
     }
