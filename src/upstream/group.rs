@@ -1,4 +1,5 @@
-//! A group of servers that share one view of names: who is asked first, and how much hedging it may cost.
+//! A group of servers that share one view of names: the order in which a query asks them, and how many extra queries it may
+//! send.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -17,15 +18,15 @@ use crate::config::{Bogus, GroupConfig, HostName, NamedServer, Policy, Probe};
 /// One query in this many also asks a poor server, whose answer shows whether it got better.
 const TRICKLE: u32 = 100;
 
-/// What is left of the deadline when we give up: the client must hear from us before it is over.
+/// A lookup ends this long before the deadline, so that the client gets the reply in time.
 const MARGIN: Duration = Duration::from_millis(100);
 
-/// A name of servers, and what became of it.
+/// A host name of servers, and how it was resolved.
 #[derive(Debug)]
 pub struct Host {
-    /// The name, and who resolves it.
+    /// The name, and the group that resolves it.
     pub name: HostName,
-    /// What it resolved to last.
+    /// The addresses that it resolved to last.
     pub addresses: Vec<IpAddr>,
     failure: Mutex<Option<String>>,
 }
@@ -39,52 +40,52 @@ impl Host {
         }
     }
 
-    /// Why it could not be resolved the last time; none if it could.
+    /// Why the last attempt to resolve it failed; None if it did not fail.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.lock().clone()
     }
 
-    /// It could not be resolved, or could again.
+    /// Sets why the last attempt to resolve it failed, or that it did not fail.
     pub fn set_failure(&self, failure: Option<String>) {
         *self.lock() = failure;
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        // A text is whole or not there.
+        // A panic cannot leave a part of a text.
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A group.
+/// A group of servers.
 #[derive(Debug)]
 pub struct Group {
     /// Its name in the configuration.
     pub name: Arc<str>,
-    /// Its servers, in configured order. None while the names of all of them have no addresses yet.
+    /// Its servers, in configured order. Empty while all of them are host names without addresses.
     pub servers: Vec<Arc<Server>>,
-    /// Names of servers.
+    /// Host names of servers.
     pub hosts: Vec<Host>,
-    /// Where they start among all servers.
+    /// Index of the first of its servers among all servers.
     first: usize,
-    /// When a single try counts as lost.
+    /// A try counts as lost if it has no answer after this long.
     pub try_timeout: Duration,
-    /// A query's whole budget.
+    /// How long a query may take in all.
     pub deadline: Duration,
-    /// What its probes ask.
+    /// The question of its probes.
     pub probe: Probe,
-    /// The zone through which it is reached: the root if any route of it is, written as the end of a name.
+    /// The shortest zone of its routes, in the form in which it is appended to a name: empty for the root.
     pub zone: String,
-    /// What follows when one of its servers finds an answer bogus.
+    /// What a lookup does when a server finds an answer bogus.
     pub bogus: Bogus,
     /// Counters.
     pub metrics: GroupMetrics,
-    /// In which order its servers are asked.
+    /// The order in which its servers are asked.
     pub policy: Policy,
     start_fanout: usize,
-    /// What hedges, resends and moves to other servers may cost.
+    /// Tokens for hedges, resends and moves to other servers.
     pub extra: ExtraQueries,
-    /// Whether its servers may be sent only so many queries a second.
+    /// Whether `max_queries_per_second` limits queries to its servers.
     limited: bool,
     turn: AtomicU32,
     in_flight: AtomicUsize,
@@ -92,7 +93,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// The group of these servers, the first of whom is at `first` among all.
+    /// The group of `servers`. `first` is the index of the first one among all servers.
     pub(super) fn new(
         config: &GroupConfig,
         zone: String,
@@ -128,13 +129,13 @@ impl Group {
         }
     }
 
-    /// How long a question may take whose route asks this group first.
+    /// How long a lookup may take whose route asks this group first.
     #[must_use]
     pub fn budget(&self) -> Duration {
         self.deadline.saturating_sub(MARGIN).max(self.deadline / 2)
     }
 
-    /// Whether every server is known to be gone.
+    /// Whether every server is down.
     #[must_use]
     pub fn down(&self) -> bool {
         self.servers
@@ -142,13 +143,13 @@ impl Group {
             .all(|server| server.state() == State::Down)
     }
 
-    /// Whether every server is gone or suspected to be.
+    /// Whether every server is silent or down.
     #[must_use]
     pub fn suspected(&self) -> bool {
         self.servers.iter().all(|server| server.state().suspected())
     }
 
-    /// The order in which a query asks the servers that are not down; none if all are.
+    /// The servers that are not down or looped, in the order in which a query asks them. None if all are.
     fn tier(&self, now: Instant) -> Option<Tier> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.servers.len();
@@ -166,7 +167,7 @@ impl Group {
                 Policy::Fastest => server.srtt().unwrap_or(Duration::MAX),
                 Policy::Ordered | Policy::RoundRobin => Duration::ZERO,
             };
-            // One that has to wait is no better than a poor one.
+            // A server whose rate limit makes the query wait is no better than a poor one.
             let waits = self.limited && !server.rate.wait(now).is_zero();
             let state = if waits {
                 (*state).max(State::Poor)
@@ -199,7 +200,7 @@ impl Group {
         })
     }
 
-    /// Everybody, beginning with another server each time: not all may be asked.
+    /// All servers that are not looped. Each call begins with another one, because tokens may not suffice for all.
     fn last_resort(&self) -> impl Iterator<Item = Candidate> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
         let count = self.servers.len();
@@ -222,31 +223,32 @@ impl Group {
         shortest.unwrap_or_default()
     }
 
-    /// Whether another question may be asked; a dead zone must not starve the others.
+    /// Whether another question may be in flight (`max_in_flight`). Without a limit, questions of a dead zone would leave
+    /// nothing to other zones.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.in_flight() < self.max_in_flight
     }
 
-    /// Counts a question in; [`Group::left`] counts it out.
+    /// A question is in flight, until [`Group::left`].
     pub fn entered(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a question out.
+    /// A question has ended.
     pub fn left(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Queries in flight now.
+    /// Questions in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Relaxed)
     }
 }
 
-/// A plan over the groups of a route: those with a server left that could answer, one after the other; if there is
-/// none, everybody gets one try.
+/// A plan over those groups of a route that have a server to ask, one group after the other. If no group has one, every
+/// server gets one try.
 #[must_use]
 pub fn plan(groups: &[&Group], now: Instant, end: Instant) -> Plan {
     for group in groups {
