@@ -1,5 +1,5 @@
-//! How many queries a second one server may be sent (`max_queries_per_second`), as a virtual schedule: each query takes the
-//! next place, and places are evenly spaced. Pure: `now` is an argument.
+//! Limits how many queries a second one server is sent (`max_queries_per_second`), by a virtual schedule: each query takes
+//! the next place, and places are evenly spaced. Pure: `now` is an argument.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ impl RateLimit {
         }
     }
 
-    /// From now on so many queries a second.
+    /// Sets the limit, in queries a second.
     pub fn set(&self, per_second: Option<NonZeroU32>) {
         let spacing = per_second.map_or(0, |most| 1_000_000_000 / u64::from(most.get()));
         self.spacing.store(spacing, Ordering::Relaxed);
@@ -46,8 +46,8 @@ impl RateLimit {
         Duration::from_nanos(free_from.saturating_sub(self.nanos(now)))
     }
 
-    /// Takes the next place, and returns how long it is until then. A query that cannot wait takes it all the same, and
-    /// those that can wait the longer.
+    /// Takes the next place, and returns the time until then. A query that cannot wait takes a place, too; then later
+    /// queries wait for longer.
     pub fn take(&self, now: Instant) -> Duration {
         let spacing = self.spacing.load(Ordering::Relaxed);
         if spacing == 0 {
@@ -56,7 +56,7 @@ impl RateLimit {
         let wait = self.wait(now);
         let now = self.nanos(now);
         let place = |next: u64| Some(next.max(now) + spacing);
-        // Never fails: the closure gives a value whatever it is given.
+        // Never fails, because the closure always returns a value.
         let _ = self
             .next
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, place);
@@ -69,8 +69,9 @@ impl RateLimit {
     }
 }
 
-/// How far ahead of its place a query may leave: a tenth of a second's queries at once. More would let twice the limit
-/// leave in one second, and what counts packets a second drops the rest.
+/// How far ahead of its place a query may leave, in nanoseconds: a tenth of a second's queries may leave at once. With a
+/// whole second's, twice the limit could leave in one second, and a limit on packets a second on the way would drop the
+/// rest.
 fn burst(spacing: u64) -> u64 {
     let queries = 1_000_000_000 / spacing / 10;
     spacing * queries.saturating_sub(1)

@@ -1,7 +1,7 @@
-//! Which parts of our queries one server bears, learnt from what it refuses. Pure: events and `now` in.
+//! Which parts of our queries one server accepts, learnt from its refusals. Pure: takes events and `now`.
 //!
-//! Something is learnt only when the same question, refused in one form, is answered in another. It holds for a while;
-//! then a probe, and no client's query, tries the whole form again.
+//! A form is learnt only when a question that was refused in another form is answered in this one. The form is used for a
+//! while. Then a probe, and no client's query, tries the whole form again.
 
 use std::time::{Duration, Instant};
 
@@ -9,11 +9,12 @@ use crate::message::form::QueryForm;
 use crate::message::wire::rcode;
 use crate::metrics::impl_label;
 
-/// How long it is remembered what a server refuses; Unbound keeps what it knows of a server as long (`infra-host-ttl`,
-/// 900 s). Shorter costs probes, longer keeps DNSSEC and large datagrams from a server that was replaced.
+/// How long a form is used before a probe tries the whole form again. Unbound keeps what it knows of a server as long
+/// (`infra-host-ttl`, 900 s). A shorter time costs more probes. With a longer one, a server that was replaced gets queries
+/// without DNSSEC and large datagrams for longer.
 const REMEMBERED: Duration = Duration::from_mins(15);
-/// Questions refused in every form that may be asked in all of them within [`ODD_QUESTIONS_TIME`]. Beyond that, such
-/// questions cost one query each, as a client may ask many of them.
+/// After so many questions that were refused in every form within [`ODD_QUESTIONS_TIME`], a refused question is not asked in
+/// another form. A client may ask many such questions, and each costs one query then.
 const ODD_QUESTIONS: u32 = 8;
 /// See [`ODD_QUESTIONS`].
 const ODD_QUESTIONS_TIME: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ pub enum Refusal {
     Refused,
     /// Its message could not be read.
     Malformed,
-    /// It said nothing, several times, while it answered the same question without OPT.
+    /// It did not answer, several times, while it answered the same question without OPT.
     Silence,
 }
 
@@ -49,7 +50,7 @@ impl_label!(Refusal {
 });
 
 impl Refusal {
-    /// What a response code that refuses a form says.
+    /// The refusal for a response code that refuses a form.
     #[must_use]
     pub fn of(code: u16) -> Self {
         match code {
@@ -62,7 +63,7 @@ impl Refusal {
     }
 }
 
-/// What is known of one server.
+/// The form in which one server is asked, and how it came to be known.
 #[derive(Debug, Default)]
 pub struct Tolerance {
     learnt: Option<Learnt>,
@@ -70,33 +71,33 @@ pub struct Tolerance {
     odd_questions: Option<(Instant, u32)>,
 }
 
-/// What was learnt.
+/// A form that was learnt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Learnt {
-    /// The form it bears.
+    /// The form that the server accepts.
     pub form: QueryForm,
     /// How it refused the whole form.
     pub refusal: Refusal,
-    /// Since when that is known.
+    /// When the form was first learnt.
     pub since: Instant,
     /// When a probe tries the whole form again.
     pub tried_anew: Instant,
 }
 
 impl Tolerance {
-    /// What was learnt; none while it bears everything.
+    /// The form that was learnt; None while the server accepts the whole form.
     #[must_use]
     pub fn learnt(&self) -> Option<Learnt> {
         self.learnt
     }
 
-    /// The form in which it is asked.
+    /// The form in which the server is asked.
     #[must_use]
     pub fn form(&self) -> QueryForm {
         self.learnt.map_or(QueryForm::Full, |learnt| learnt.form)
     }
 
-    /// A question that it refused in the whole form was answered in this one.
+    /// The server refused a question in the whole form, and answered it in `form`.
     pub fn learn(&mut self, form: QueryForm, refusal: Refusal, now: Instant) {
         let known = self.learnt.filter(|known| known.form == form);
         self.learnt = Some(Learnt {
@@ -113,19 +114,19 @@ impl Tolerance {
         self.learnt.map(|learnt| learnt.tried_anew)
     }
 
-    /// That probe leaves. Unless it is answered, what was learnt holds as long again.
+    /// The probe of the whole form is sent. Unless it is answered, the learnt form holds as long again.
     pub fn trial_sent(&mut self, now: Instant) {
         if let Some(learnt) = &mut self.learnt {
             learnt.tried_anew = now + REMEMBERED;
         }
     }
 
-    /// It took the whole form.
+    /// The server accepted the whole form.
     pub fn forget(&mut self) {
         self.learnt = None;
     }
 
-    /// A question was refused in every form: it is the question that it does not like.
+    /// A question was refused in every form: the server refuses the question rather than the form.
     pub fn refused_in_every_form(&mut self, now: Instant) {
         let counted = self
             .odd_questions
@@ -164,7 +165,7 @@ mod tests {
         let due = tolerance.trial_due().expect("it is tried anew");
         assert_eq!(due, start + REMEMBERED);
 
-        // The probe is lost: the clients' queries are left as they are.
+        // The probe is lost: the form of clients' queries does not change.
         tolerance.trial_sent(due);
         assert_eq!(tolerance.form(), QueryForm::WithoutOpt);
         assert_eq!(tolerance.trial_due(), Some(due + REMEMBERED));
