@@ -1,7 +1,7 @@
-//! The addresses of a server's host name, as the servers of a group give them.
+//! Resolves the host name of a server by the servers of a group.
 //!
-//! Owns two questions, A and AAAA, and whom they are asked. When to ask, and what follows, is for whoever calls. Follows no
-//! alias that the asked server leaves open: the group is to know the whole name.
+//! Owns the two questions, A and AAAA, and the choice of servers to ask. The caller decides when to ask, and what to do with
+//! the addresses. An alias is followed only within a response: the group's servers must resolve the name completely.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use crate::budgets::HOST_ADDRESSES;
 use crate::config::is_server_address;
 use crate::transport::Carrier;
 
-/// Servers that are asked one question, one after the other.
+/// How many servers are asked a question at most, one after the other.
 const ASKED: usize = 3;
 
-/// What a name was found to have.
+/// The addresses of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its addresses, sorted; those of a kind that nobody answered for are the previous ones.
+    /// The addresses, sorted. If no server answered for A or for AAAA, those of this type are the previous ones.
     pub addresses: Vec<IpAddr>,
-    /// How long that may be believed; zero if a kind was left without an answer.
+    /// How long the addresses may be used; zero if no server answered for A or for AAAA.
     pub ttl: Duration,
 }
 
 /// Why a name has no addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
-    /// The group's servers said that there are none.
+    /// The responses of the group's servers have no usable address.
     #[error("it has no address")]
     NoAddress,
     /// None of the group's servers answered.
@@ -47,7 +47,7 @@ pub enum HostError {
 /// Resolves a name through a group's servers. `previous` is what it resolved to before.
 ///
 /// # Errors
-/// If that gives no address at all.
+/// If the group has no servers, no server answered, or there is no address.
 pub async fn look_up(group: &Group, name: &Name, previous: &[IpAddr]) -> Result<Found, HostError> {
     if group.servers.is_empty() {
         return Err(HostError::NoServers);
@@ -79,14 +79,14 @@ pub async fn look_up(group: &Group, name: &Name, previous: &[IpAddr]) -> Result<
     Ok(Found { addresses, ttl })
 }
 
-/// What a server says of one kind of address.
+/// A server's answer for A or AAAA.
 struct Answer {
     addresses: Vec<IpAddr>,
-    /// The lowest of its records; none if there are none.
+    /// The lowest TTL of its records; None without records.
     ttl: Option<u32>,
 }
 
-/// The first answer to one question; the best servers are asked first.
+/// Returns the first answer to a question. Servers in a better state are asked first.
 async fn ask(group: &Group, name: &Name, record_type: RecordType) -> Option<Answer> {
     let usable = group.servers.iter().filter(|server| !server.looped());
     let mut servers: Vec<(State, &Server)> =
@@ -119,7 +119,7 @@ async fn ask_server(server: &Server, question: Query) -> Option<Message> {
     }
 }
 
-/// The addresses in an answer, at whatever end of a chain of aliases they stand.
+/// The addresses in an answer, whatever their owner names, because aliases may lead to them.
 fn read(message: &Message) -> Answer {
     let mut answer = Answer {
         addresses: Vec::new(),

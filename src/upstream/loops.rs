@@ -1,7 +1,7 @@
-//! Loops: an upstream that leads back to our own listeners, directly or through others.
+//! Finds loops: upstream servers that forward our queries to our own listeners, directly or through others.
 //!
-//! Each server is asked for a name that nobody else knows; if that question arrives here, the server gets no queries until
-//! it no longer does.
+//! Each server is asked for a random name. If the question arrives at our listeners, the server gets no queries until a
+//! later check finds no loop.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,22 +17,22 @@ use crate::net::open::shortage;
 use crate::runtime;
 use crate::runtime::timeout::timeout;
 
-/// How often each server is asked.
+/// Time between two checks of a server.
 const CHECK_INTERVAL: Duration = Duration::from_secs(30);
-/// The same for one that leads back to us.
+/// Time between two checks of a server that loops.
 const LOOPED_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// What follows the first label of every loop probe's name: nobody delegates it (RFC 6761 §6.4), so nobody else is
-/// troubled. The zone by which the group is reached comes behind it, so that loops through that zone are found too.
+/// Labels after the first one in the name of a loop probe. Nobody delegates this name (RFC 6761 §6.4), so the question
+/// reaches no authoritative server. The zone of the group's routes follows, so that loops through that zone are found, too.
 const LABELS: &[u8] = b"\x06nodens\x07invalid";
-/// Octets of the first label, its length included.
+/// Octets of the first label, with its length octet.
 const FIRST_LABEL_LEN: usize = 17;
 
-/// Names asked by loop probes in flight, and whether one of them came back to our own listeners.
+/// Names of the loop probes in flight, each with whether its question has come back to our listeners.
 #[derive(Debug, Default)]
 pub struct LoopNames(Mutex<HashMap<Vec<u8>, bool>>);
 
 impl LoopNames {
-    /// Whether a client's name is that of a loop probe of ours; remembers that it came.
+    /// Whether a client's name is that of one of our loop probes. If so, remembers that the question came back.
     #[must_use]
     pub fn is_ours(&self, name: &[u8]) -> bool {
         if !name
@@ -58,7 +58,7 @@ impl LoopNames {
             .insert(name, false);
     }
 
-    /// Forgets a name; whether it came back.
+    /// Forgets a name, and returns whether its question came back.
     fn take(&self, name: &[u8]) -> bool {
         self.0
             .lock()
@@ -68,7 +68,7 @@ impl LoopNames {
     }
 }
 
-/// How long until a server is to be checked again.
+/// Time until the next check of a server.
 pub(super) fn interval(server: &Server) -> Duration {
     if server.looped() {
         LOOPED_CHECK_INTERVAL
@@ -77,17 +77,17 @@ pub(super) fn interval(server: &Server) -> Duration {
     }
 }
 
-/// Asks for a name nobody else knows, and looks whether the question arrives at our own listeners.
+/// Asks a server for a random name, and checks whether the question arrives at our listeners.
 pub(super) async fn check(zone: String, names: Arc<LoopNames>, server: Arc<Server>) {
     let label = format!("{:016x}", fastrand::u64(..));
-    // A zone too long for the name in front of it is left unchecked.
+    // If the zone is so long that the whole name is no valid one, the server is not checked.
     let Ok(name) = Name::from_ascii(format!("{label}.nodens.invalid.{zone}")) else {
         return;
     };
     let wire = wire_name(&name);
     names.expect(wire.clone());
     let question = Query::query(name, RecordType::TXT);
-    // Lost or answered, what matters is whether we saw it.
+    // The response does not matter, only whether the question came back.
     let asked = timeout(
         server.try_timeout,
         ask(&server, server.carrier(), question, server.form()),
@@ -95,7 +95,7 @@ pub(super) async fn check(zone: String, names: Arc<LoopNames>, server: Arc<Serve
     .await;
     let came_back = names.take(&wire);
     if !came_back && matches!(&asked, Ok(Err(error)) if shortage(error).is_some()) {
-        // Nothing was asked, and what was found out before holds on.
+        // No query was sent, so the result of the last check holds.
         return;
     }
     if came_back && !server.looped() {
