@@ -1,6 +1,6 @@
-//! One question for every server of a route, for a person who wants to compare what they say.
+//! Sends one question to every server of a route, for a person who compares the answers.
 //!
-//! Beside all failover: servers that are down are asked as well. What comes back says nothing about their health.
+//! Without failover: servers that are down are asked as well. The responses do not change the state of a server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,23 +16,23 @@ use crate::runtime;
 use crate::runtime::timeout::timeout;
 use crate::transport::Carrier;
 
-/// What one server said.
+/// The result at one server.
 #[derive(Debug)]
 pub struct ServerAnswer {
     /// The server.
     pub server: Arc<Server>,
-    /// What we believe of it.
+    /// Its state.
     pub state: State,
-    /// How it was asked last: a response that did not fit a datagram is fetched over TCP.
+    /// The transport of the last query. A response that did not fit a datagram is fetched over TCP.
     pub carrier: Carrier,
-    /// How long that took in all.
+    /// Time for all its queries.
     pub duration: Duration,
-    /// What it answered, or why that is not known.
+    /// The response, or why there is none.
     pub response: Result<Message, String>,
 }
 
-/// Asks all servers of these groups at once, each for as long as `patience`. The answers are in the order of the groups and of
-/// their servers; a server that is in several groups is asked for each.
+/// Asks all servers of these groups at once, and waits for each up to `patience`. The answers are in the order of the groups
+/// and of their servers. A server that is in several groups is asked for each.
 pub async fn ask_each(
     upstreams: &Upstreams,
     groups: &[usize],
@@ -47,7 +47,7 @@ pub async fn ask_each(
         let (server, question) = (Arc::clone(server), question.clone());
         asked.spawn(async move { (place, ask(server, question, patience).await) });
     }
-    // It panics if one of them did.
+    // `join_all` panics if one of the tasks did.
     let mut answers = asked.join_all().await;
     answers.sort_by_key(|(place, _)| *place);
     answers.into_iter().map(|(_, answer)| answer).collect()

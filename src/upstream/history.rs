@@ -1,5 +1,5 @@
-//! The round-trip times of a server in the last two minutes, for those who look. Sampled once a second beside the workers, so
-//! that no answer pays for it.
+//! The round-trip times of a server in the last two minutes, for the status page. A task beside the workers samples them
+//! once a second, so that answers cost nothing more.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +14,14 @@ use crate::budgets::RTT_HISTORY;
 /// The pause between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Samples of one server, the oldest first; none while there was no time to tell.
+/// Samples of one server, the oldest first. A sample is None if the server was down or not timed yet.
 #[derive(Debug, Default)]
 pub struct RttHistory(Mutex<VecDeque<Option<Duration>>>);
 
 impl RttHistory {
-    /// Adds the sample of now.
+    /// Adds a sample.
     pub fn push(&self, rtt: Option<Duration>) {
-        // A panic elsewhere leaves whole samples.
+        // A panic elsewhere cannot leave a part of a sample.
         let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() == RTT_HISTORY {
             samples.pop_front();
@@ -29,7 +29,7 @@ impl RttHistory {
         samples.push_back(rtt);
     }
 
-    /// All there are.
+    /// All samples.
     #[must_use]
     pub fn samples(&self) -> Vec<Option<Duration>> {
         let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -37,10 +37,10 @@ impl RttHistory {
     }
 }
 
-/// Samples all servers for ever.
+/// Samples all servers once a second; never returns.
 pub async fn run(upstreams: watch::Receiver<Arc<Upstreams>>) {
     let mut ticks = interval(SAMPLE_INTERVAL);
-    // A sample stands for a second, however late it is.
+    // A late sample is not made up for by several at once, because each stands for a second.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
