@@ -1,6 +1,7 @@
-//! One upstream server as the whole process sees it: its health over each transport, published for lock-free reading.
+//! One upstream server, which all workers share: its health over each transport, published so that it can be read without a
+//! lock.
 //!
-//! Owns the one lock around [`Health`]. Workers report events; picking reads atomics only.
+//! Owns the lock around [`Health`], under which events are applied. The choice of servers for a query reads atomics only.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,54 +27,55 @@ use crate::transport::metrics::ExchangeMetrics;
 use crate::transport::tls::Tls;
 use crate::transport::{AnswerQuality, Carrier, Observer, Peer};
 
-/// However slow a server is, it is asked again after this long: then a datagram is more likely lost than late.
+/// However slow a server is, a question may be sent to it again after this long: then a datagram is more likely lost than
+/// late.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// A smoothed round-trip time in microseconds, 0 for none yet.
 type Srtt = Arc<AtomicU32>;
 
-/// A server. It outlives the configurations that name it in the same words.
+/// An upstream server. A reload keeps it if the new configuration has the same settings for it.
 #[derive(Debug)]
 pub struct Server {
-    /// Where and how.
+    /// Its address and its transport.
     pub config: ServerConfig,
-    /// What its TLS connections need, if it is spoken to over TLS.
+    /// What its TLS connections need, if queries go over TLS or HTTPS.
     pub tls: Option<Tls>,
-    /// Where it takes requests, if it is spoken to over HTTPS.
+    /// Where it takes requests, if queries go over HTTPS.
     pub https: Option<Endpoint>,
     /// The group's name.
     pub group: Arc<str>,
     /// As the configuration writes it: the label of metrics, and the name in extended errors.
     pub label: String,
-    /// When a single try counts as lost.
+    /// A try counts as lost if it has no answer after this long.
     pub try_timeout: Duration,
-    /// How many queries a second it may be sent.
+    /// Limits the queries that it is sent in a second.
     pub rate: RateLimit,
-    /// How it is reached.
+    /// The network over which it is reached.
     pub network: Arc<dyn Network>,
     stream_max_age: Duration,
     metrics: ExchangeMetrics,
     failover: FailoverConfig,
     by_carrier: [CarrierHealth; 2],
     srtt: Srtt,
-    /// Of the transport its queries take at first.
+    /// Round-trip times over the transport that queries use at first.
     rtt_history: RttHistory,
-    /// Those of the group's other servers, by which it is judged slow.
+    /// Round-trip times of the group's other servers. By comparison with them, the server is judged slow.
     other_srtts: ArcSwap<Vec<Srtt>>,
-    /// Wakes whoever sends probes.
+    /// Wakes the task that sends probes.
     probe_wanted: Arc<Notify>,
-    /// Whether its answers come from ourselves.
+    /// Whether it forwards queries to us.
     looped: AtomicBool,
     tolerance: Mutex<Tolerance>,
     /// The [`QueryForm`] in force, for lock-free reading.
     form: AtomicU8,
 }
 
-/// How long a server that was down when we first heard of it stays so before there is a warning: when a node boots, everything
-/// is down for a moment.
+/// A server that is down before it has answered anything causes a warning only after it has been down for this long: when a
+/// node boots, all servers are down for a moment.
 const FIRST_WARNING: Duration = Duration::from_secs(10);
 
-/// A server that is down again so soon after a warning is in the same outage.
+/// A server that is down again within this time after a warning is in the same outage, and causes no further warning.
 const ONE_OUTAGE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -82,17 +84,17 @@ struct CarrierHealth {
     state: AtomicU8,
     hedge_micros: AtomicU32,
     answer_micros: AtomicU32,
-    /// Whether it answers nearly all it is sent.
+    /// Whether the server answers nearly all tries.
     reliable: AtomicBool,
-    /// It was down when we first heard of it: no warning yet, see [`FIRST_WARNING`].
+    /// The server was down before it had answered anything, and there was no warning yet; see [`FIRST_WARNING`].
     warning_due: AtomicBool,
-    /// When there was a warning last.
+    /// When the last warning was logged.
     warned: Mutex<Option<Instant>>,
     metrics: HealthMetrics,
 }
 
 impl CarrierHealth {
-    /// Whether a server that is down since `now` is worth a warning.
+    /// Whether to log a warning for a server that is down since `now`; see [`ONE_OUTAGE`].
     fn is_new_outage(&self, now: Instant) -> bool {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = warned.is_none_or(|before| now >= before + ONE_OUTAGE);
@@ -108,11 +110,11 @@ impl CarrierHealth {
 pub struct HealthReport {
     /// The transport.
     pub transport: Carrier,
-    /// What we believe.
+    /// The state.
     pub state: State,
-    /// Why.
+    /// The reason for the last change of state.
     pub reason: Reason,
-    /// Seconds since that changed.
+    /// Seconds since the last change of state.
     pub since_seconds: f64,
     /// Smoothed round-trip time in milliseconds.
     pub srtt_milliseconds: Option<f64>,
@@ -139,7 +141,7 @@ pub struct FormReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// As always.
+    /// Sent, as usual.
     Sent,
     /// Left out, because the server refused it.
     Omitted,
@@ -162,7 +164,7 @@ pub struct RefusalReport {
     pub tried_anew_in_seconds: f64,
 }
 
-/// What a server is made from.
+/// Arguments of [`Server::new`].
 pub(super) struct ServerParts<'a> {
     pub(super) config: &'a ServerConfig,
     pub(super) tls: Option<Tls>,
@@ -213,7 +215,7 @@ impl Server {
         }
     }
 
-    /// Whether `parts` would give the same server, so that what is known of this one holds.
+    /// Whether `parts` would make the same server, so that this one is kept, with all that is known of it.
     pub(super) fn is_made_of(&self, parts: &ServerParts<'_>) -> bool {
         let same_tls = match (&self.tls, &parts.tls) {
             (None, None) => true,
@@ -228,7 +230,7 @@ impl Server {
             && same_tls
     }
 
-    /// Tells it who else is in its group now.
+    /// Sets the other servers of its group, with whose round-trip times its own is compared.
     pub(super) fn set_group(&self, group: &[Arc<Self>]) {
         let others = group
             .iter()
@@ -237,20 +239,20 @@ impl Server {
         self.other_srtts.store(Arc::new(others.cloned().collect()));
     }
 
-    /// What is counted of exchanges with it.
+    /// The counters of exchanges with the server.
     #[must_use]
     pub fn exchanges(&self) -> &ExchangeMetrics {
         &self.metrics
     }
 
-    /// Probes that it lost since the start.
+    /// Probes lost since the start, over both transports.
     #[must_use]
     pub fn probes_lost(&self) -> u64 {
         let lost = |known: &CarrierHealth| known.metrics.probes_lost.get();
         self.by_carrier.iter().map(lost).sum()
     }
 
-    /// The transport its queries take at first.
+    /// The transport that queries to the server use at first.
     #[must_use]
     pub fn carrier(&self) -> Carrier {
         match self.config.transport {
@@ -259,13 +261,13 @@ impl Server {
         }
     }
 
-    /// What we believe of it, over the transport its queries take at first.
+    /// The server's state over the transport that queries use at first.
     #[must_use]
     pub fn state(&self) -> State {
         self.state_of(self.carrier())
     }
 
-    /// What we believe of it over a transport.
+    /// The server's state over a transport.
     #[must_use]
     pub fn state_of(&self, carrier: Carrier) -> State {
         State::from_u8(
@@ -275,7 +277,7 @@ impl Server {
         )
     }
 
-    /// Whether it answers nearly all it is sent, over the transport its queries take at first.
+    /// Whether the server answers nearly all tries over the transport that queries use at first.
     #[must_use]
     pub fn is_reliable(&self) -> bool {
         self.by_carrier[self.carrier().index()]
@@ -283,25 +285,26 @@ impl Server {
             .load(Ordering::Relaxed)
     }
 
-    /// Smoothed round-trip time; none if it was never timed.
+    /// Smoothed round-trip time; None if no answer was timed yet.
     #[must_use]
     pub fn srtt(&self) -> Option<Duration> {
         known_srtt(&self.srtt)
     }
 
-    /// Adds its smoothed round-trip time to its history, unless it is down.
+    /// Adds the smoothed round-trip time to the server's history; None if the server is down.
     pub fn sample_rtt(&self) {
         let up = self.state() != State::Down;
         self.rtt_history.push(self.srtt().filter(|_| up));
     }
 
-    /// Its smoothed round-trip time in each of the last seconds, the oldest first; none while it was down or not timed yet.
+    /// The smoothed round-trip time in each of the last seconds, the oldest first. None while the server was down or not
+    /// timed yet.
     #[must_use]
     pub fn rtt_history(&self) -> Vec<Option<Duration>> {
         self.rtt_history.samples()
     }
 
-    /// This server as a query's plan sees it; `index` is its position among all servers.
+    /// The server as a candidate of a query's plan. `index` is its index among all servers.
     #[must_use]
     pub fn candidate(&self, index: usize) -> Candidate {
         let known = &self.by_carrier[self.carrier().index()];
@@ -314,7 +317,8 @@ impl Server {
         }
     }
 
-    /// Until when it is worth waiting for, although it cannot be reached now; see [`Health::bridged_until`].
+    /// Until when a question that was first sent to the server at `asked` is worth asking it again; see
+    /// [`Health::bridged_until`]. None for a server that loops.
     #[must_use]
     pub fn bridged_until(&self, asked: Instant) -> Option<Instant> {
         if self.looped() {
@@ -323,13 +327,13 @@ impl Server {
         self.lock(self.carrier()).bridged_until(asked)
     }
 
-    /// Whether the network says that it cannot be reached, or did when its state changed last.
+    /// Whether the network reports that the server cannot be reached; see [`Health::cannot_be_reached`].
     #[must_use]
     pub fn cannot_be_reached(&self) -> bool {
         self.lock(self.carrier()).cannot_be_reached()
     }
 
-    /// It as a worker's exchanges need it.
+    /// The server in the form that a worker's exchanges need.
     #[must_use]
     pub fn peer(self: &Arc<Self>) -> Peer {
         Peer {
@@ -345,39 +349,39 @@ impl Server {
         }
     }
 
-    /// It refused or failed a question that another server answered.
+    /// The server refused or failed a question that another server of the group answered.
     pub fn refused_alone(&self, carrier: Carrier, now: Instant) {
         self.update(carrier, |health, config| {
             health.refused_alone(config, now);
         });
     }
 
-    /// A try has had no answer for as long as it should take.
+    /// A try has had no answer for the hedge delay.
     pub fn overdue(&self, carrier: Carrier, now: Instant, sent: Instant, question: u64) {
         self.update(carrier, |health, _| {
             health.overdue(now, sent, question);
         });
     }
 
-    /// A question that it answered over UDP, cut, got nothing over TCP in time.
+    /// A question to which the server gave a truncated answer over UDP got no answer over TCP in time.
     pub fn stream_unanswered(&self, now: Instant) {
         self.update(Carrier::Stream, |health, config| {
             health.unanswered(config, now);
         });
     }
 
-    /// The form in which it is asked.
+    /// The form of queries to the server.
     #[must_use]
     pub fn form(&self) -> QueryForm {
         QueryForm::from_u8(self.form.load(Ordering::Relaxed))
     }
 
-    /// A question that it refused in the whole form was answered in this one.
+    /// The server refused a question in the whole form, and answered it in `form`.
     pub fn learn_form(&self, form: QueryForm, refusal: Refusal, now: Instant) {
         self.change_form(|tolerance| tolerance.learn(form, refusal, now));
     }
 
-    /// It took the whole form again.
+    /// The server accepted the whole form again.
     pub fn forget_form(&self) {
         self.change_form(Tolerance::forget);
     }
@@ -387,13 +391,13 @@ impl Server {
         self.change_form(|tolerance| tolerance.refused_in_every_form(now));
     }
 
-    /// Whether a question that it refused is worth asking in another form.
+    /// Whether a question that the server refused is worth asking in another form.
     #[must_use]
     pub fn may_ask_otherwise(&self, now: Instant) -> bool {
         self.lock_tolerance().may_ask_otherwise(now)
     }
 
-    /// When a probe is to try the whole form again; none while it is asked in that.
+    /// When a probe is to try the whole form again; None while queries have the whole form.
     #[must_use]
     pub fn form_trial_due(&self) -> Option<Instant> {
         if self.form() == QueryForm::Full {
@@ -402,12 +406,12 @@ impl Server {
         self.lock_tolerance().trial_due()
     }
 
-    /// That probe leaves now.
+    /// The probe of the whole form is sent.
     pub fn form_trial_sent(&self, now: Instant) {
         self.change_form(|tolerance| tolerance.trial_sent(now));
     }
 
-    /// What `/status` shows of the form in which it is asked.
+    /// What `/status` shows of the form of queries to the server.
     #[must_use]
     pub fn form_report(&self, now: Instant) -> FormReport {
         let tolerance = self.lock_tolerance();
@@ -432,7 +436,7 @@ impl Server {
         locked.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies an event, and publishes and logs what came of it.
+    /// Applies an event, publishes the form, and logs it if it has changed.
     fn change_form(&self, event: impl FnOnce(&mut Tolerance)) {
         let mut tolerance = self.lock_tolerance();
         let before = tolerance.form();
@@ -458,13 +462,13 @@ impl Server {
         }
     }
 
-    /// Whether its answers come from ourselves: nobody may ask it anything.
+    /// Whether the server forwards queries to us. Then it gets none, except for loop checks.
     #[must_use]
     pub fn looped(&self) -> bool {
         self.looped.load(Ordering::Relaxed)
     }
 
-    /// Whether its answers were found to come from ourselves.
+    /// Records whether a loop check found that the server forwards queries to us.
     pub fn set_looped(&self, looped: bool, now: Instant) {
         let before = self.looped.swap(looped, Ordering::Relaxed);
         if looped {
@@ -472,12 +476,12 @@ impl Server {
                 health.looped(config, now);
             });
         } else if before {
-            // It is probed like any other server that is down.
+            // From then on, it gets probes like other servers that are down.
             self.probe_wanted.notify_one();
         }
     }
 
-    /// When the next probe leaves; none while one flies or none is needed.
+    /// When the next probe leaves. None while one is in flight, or if none is needed.
     #[must_use]
     pub fn probe_due(&self, carrier: Carrier) -> Option<Instant> {
         self.lock(carrier).probe_due()
@@ -510,20 +514,20 @@ impl Server {
         }
     }
 
-    /// How long the answer to a lost probe is waited for: as long as queries that were under way.
+    /// How long after a probe was sent its answer still counts: as long as queries in flight wait for the server.
     #[must_use]
     pub fn late_patience(&self) -> Duration {
         self.try_timeout * 2
     }
 
-    /// A probe that was lost was answered after all.
+    /// A probe that had already counted as lost was answered.
     pub fn probe_answered_late(&self, carrier: Carrier, now: Instant, rtt: Duration) {
         self.update(carrier, |health, config| {
             health.probe_answered_late(config, now, rtt);
         });
     }
 
-    /// This host had no socket for a probe.
+    /// A probe was not sent, because this host had no socket for it.
     pub fn probe_not_sent(&self, carrier: Carrier, now: Instant) {
         self.update(carrier, |health, config| health.probe_not_sent(config, now));
     }
@@ -557,14 +561,14 @@ impl Server {
     }
 
     fn lock(&self, carrier: Carrier) -> MutexGuard<'_, Health> {
-        // A panic cannot leave Health half-written in a way that matters: every field is valid by itself.
+        // A panic cannot leave `Health` in a state that matters, because each field is valid by itself.
         self.by_carrier[carrier.index()]
             .health
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies an event and publishes what came of it.
+    /// Applies an event, publishes the health, wakes the task that sends probes if necessary, and logs a change of state.
     fn update(&self, carrier: Carrier, event: impl FnOnce(&mut Health, &FailoverConfig)) {
         let known = &self.by_carrier[carrier.index()];
         let mut health = self.lock(carrier);
@@ -600,7 +604,7 @@ impl Server {
             known.warning_due.store(at_first, Ordering::Relaxed);
             let level = match (before, after) {
                 (_, State::Down) if !at_first && known.is_new_outage(changed) => Level::WARN,
-                // Doubts, and what dispels them: one server that is silent to AAAA has hundreds in an hour.
+                // A server that does not answer AAAA becomes silent, and good again, hundreds of times in an hour.
                 (_, State::Silent) | (State::Silent, State::Good | State::Poor) => Level::DEBUG,
                 _ => Level::INFO,
             };
@@ -613,7 +617,7 @@ impl Server {
         }
     }
 
-    /// Brings the gauges up to date; done with each scrape rather than with every answer.
+    /// Updates the gauges. Called for each scrape rather than for each answer.
     pub fn show(&self, clocks: (Instant, SystemTime)) {
         for &carrier in Carrier::ALL {
             let (state, change, srtt) = {
@@ -635,7 +639,7 @@ impl Server {
     ) {
         let (group, server, transport) = (&*self.group, &self.label, carrier.label());
         let (before, state, reason) = (before.label(), state.label(), reason.label());
-        // The level of an event is part of its code.
+        // tracing needs the level of an event at compile time.
         macro_rules! log {
             ($event:ident) => {
                 tracing::$event!(
