@@ -1,8 +1,8 @@
-//! Probes: one task for the process, at most one health probe in flight for a server and transport, and late ones of which
-//! only an answer still counts.
+//! Sends probes, in one task of the process. At most one health probe is in flight for a server and transport, beside late
+//! ones: these have counted as lost already, but an answer to them still counts.
 //!
-//! Owns when a probe leaves, what its loss means, and the search for a form that a server bears; the rules are those of
-//! [`super::health`] and [`super::tolerance`].
+//! Owns the sending of probes, their results, and the search for a form of queries that a server accepts. The rules are
+//! those of [`super::health`] and [`super::tolerance`].
 
 use std::collections::HashMap;
 use std::io;
@@ -32,16 +32,16 @@ use crate::transport::Carrier;
 /// How long the task sleeps at most.
 const MAX_SLEEP: Duration = Duration::from_secs(5);
 
-/// What a question with OPT gets beyond twice the time that one without took, before it counts as unanswered.
+/// A question with OPT counts as unanswered after twice the time that an answer without OPT took, and this time in addition.
 const SILENCE: Duration = Duration::from_millis(50);
 
-/// How often more a question without OPT must be answered, and the same with OPT not, before it is no chance. Where half of all
-/// queries are lost, one probe in 8,000 is still unlucky so often. With once more only it was one in 30, and chance took EDNS from a
-/// server within a minute, for a quarter of an hour.
+/// How many times more, after the first, a question must be answered without OPT and not with OPT, before this is taken for
+/// the server's doing. Where half of all queries are lost, chance alone does this to one probe in 8,000. With one time more,
+/// it would be one in 30: within a minute, a server would lose EDNS by chance, for a quarter of an hour.
 const SILENCE_CONFIRMED: u32 = 5;
 
-/// Sends probes whenever they are due, for as long as configurations may come. `started` is called once the first have
-/// left.
+/// Sends probes when they are due, until the sender of configurations is dropped. `started` is called once the first probes
+/// were started.
 pub async fn run(
     mut configured: watch::Receiver<Arc<Upstreams>>,
     loop_names: Arc<LoopNames>,
@@ -82,13 +82,13 @@ pub async fn run(
     }
 }
 
-/// When each server is checked for a loop next. A server is known by its address in memory, which stays the same for as
-/// long as it is configured.
+/// When each server is next checked for a loop. The key is the server's address in memory, which stays the same for as long
+/// as the server is configured.
 #[derive(Debug, Default)]
 struct LoopChecks(HashMap<usize, Instant>);
 
 impl LoopChecks {
-    /// Whether a server is to be checked now; the next time is set then.
+    /// Whether a server is to be checked now. If so, sets the time of its next check.
     fn is_due(&mut self, server: &Arc<Server>, now: Instant) -> bool {
         let due = self.0.entry(Arc::as_ptr(server).addr()).or_insert(now);
         let is_due = *due <= now;
@@ -105,7 +105,7 @@ impl LoopChecks {
     }
 }
 
-/// Sends a server's health probes that are due; returns when the next one is, if that is known.
+/// Sends a server's probes that are due. Returns when to look for due probes again.
 fn send_due(
     group: &Group,
     server: &Arc<Server>,
@@ -134,7 +134,8 @@ fn send_due(
     next
 }
 
-/// The transports that are probed: the one queries take, and TCP beside UDP once it has failed there.
+/// The transports that are probed: the one that queries use at first, and TCP beside UDP once its state is known. None for a
+/// server that loops.
 fn probed_carriers(server: &Server) -> impl Iterator<Item = Carrier> {
     let first = server.carrier();
     let looped = server.looped();
@@ -147,7 +148,7 @@ fn probed_carriers(server: &Server) -> impl Iterator<Item = Carrier> {
         })
 }
 
-/// One health probe; whatever comes back, the server is alive. What came also tells in which form it is to be asked.
+/// Sends one health probe. Any response shows that the server is alive, and may show which form of queries it accepts.
 async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
     let sent = runtime::now();
     let prober = Prober {
@@ -159,7 +160,7 @@ async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
     let mut answered = pin!(prober.first_heard());
     let mut patience = server.probe_patience(carrier);
     let mut answer = timeout(patience, answered.as_mut()).await;
-    // The answer to an earlier one may have shown meanwhile that it takes longer.
+    // Meanwhile, the answer to an earlier probe may have shown that the server takes longer.
     let longer = server.probe_patience(carrier);
     if answer.is_err() && longer > patience {
         answer = timeout(longer.saturating_sub(patience), answered.as_mut()).await;
@@ -194,7 +195,7 @@ async fn probe(asks: Probe, server: Arc<Server>, carrier: Carrier) {
         jitter,
     };
     server.probe_lost(carrier, now, lost);
-    // A server that needs longer than a try may take is down for nobody who waits for it: queries under way do.
+    // A server whose answers take longer than a try may take is still of use to queries in flight, which wait for them.
     if is_late
         && let Ok(Ok(heard)) =
             timeout(server.late_patience().saturating_sub(patience), answered).await
@@ -213,7 +214,7 @@ async fn try_form_anew(asks: Probe, server: Arc<Server>) {
     };
     let server = &prober.server;
     let asked = timeout(server.try_timeout, prober.ask(QueryForm::Full));
-    // Silence proves nothing: what was learnt holds on.
+    // No answer proves nothing: what was learnt holds.
     if let Ok(Sent { form, answer, rtt }) = asked.await
         && let Ok(code) = answer
     {
@@ -232,7 +233,7 @@ async fn try_form_anew(asks: Probe, server: Arc<Server>) {
     }
 }
 
-/// Asks one server a probe's question, in one form or another.
+/// Asks one server a probe's question, in different forms.
 #[derive(Clone)]
 struct Prober {
     question: Query,
@@ -240,7 +241,7 @@ struct Prober {
     carrier: Carrier,
 }
 
-/// What became of one question.
+/// The result of one question.
 struct Sent {
     form: QueryForm,
     answer: io::Result<u16>,
@@ -252,7 +253,7 @@ struct StubReply {
     form: QueryForm,
     code: u16,
     rtt: Duration,
-    /// Questions with OPT that left no later and have no answer yet.
+    /// Questions with OPT that were sent no later and have no answer yet, if this answer is to one without OPT.
     silent: Option<JoinSet<Sent>>,
 }
 
@@ -267,7 +268,7 @@ impl Prober {
         }
     }
 
-    /// Asks in these forms at once.
+    /// Sends the question in all these forms at once.
     fn ask_all(&self, forms: &[QueryForm], asked: &mut JoinSet<Sent>) {
         for &form in forms {
             let prober = self.clone();
@@ -275,10 +276,11 @@ impl Prober {
         }
     }
 
-    /// Asks until anything comes. A server that may be silent to OPT is asked without it too, when it takes long.
+    /// Sends the question, and waits for any answer. If that takes long and the server may be silent to OPT, sends it
+    /// without OPT, too.
     async fn first_heard(&self) -> io::Result<StubReply> {
         let (form, server) = (self.server.form(), &self.server);
-        // One that is heard from otherwise is not silent.
+        // A server that answers clients' queries is not silent to OPT.
         let state = server.state_of(self.carrier);
         let may_be_silent = state.suspected() || state == State::Unknown;
         let mut asked = JoinSet::new();
@@ -306,7 +308,7 @@ impl Prober {
         })
     }
 
-    /// Finds the form that the server bears, and remembers it.
+    /// Finds the form that the server accepts, and remembers it.
     async fn learn_from(&self, heard: StubReply) {
         let server = &self.server;
         if let Some(silent) = heard.silent {
@@ -324,14 +326,14 @@ impl Prober {
             };
             (form, code) = (next, answered);
         }
-        // A server may refuse the probe's question in every form: that says nothing of others.
+        // If the server refuses the probe's question in every form, this says nothing about other questions.
         if form != heard.form && !may_refuse_probes_form(code) {
             server.learn_form(form, refusal, runtime::now());
         }
     }
 
-    /// A question without OPT was answered after `rtt`, and these with OPT were not: whether that is so again and again, and
-    /// no chance.
+    /// A question was answered without OPT after `rtt`, and those in `silent`, with OPT, were not. Asks again several times,
+    /// and returns whether the result is always the same, so that it is no chance.
     async fn is_silent_to_opt(
         &self,
         without_opt: QueryForm,
@@ -356,13 +358,13 @@ impl Prober {
     }
 }
 
-/// Whether none of these is answered although another question was, after `rtt`.
+/// Whether none of `asked` is answered within twice `rtt`, the time of another question's answer, and [`SILENCE`].
 async fn stays_silent(asked: &mut JoinSet<Sent>, rtt: Duration) -> bool {
     let answered = timeout(rtt * 2 + SILENCE, first_answered(asked)).await;
     !matches!(answered, Ok(Some(_)))
 }
 
-/// The first of these that is answered; none if all end without an answer.
+/// The first of `asked` that is answered; None if all end without an answer.
 async fn first_answered(asked: &mut JoinSet<Sent>) -> Option<Sent> {
     while let Some(ended) = asked.join_next().await {
         if let Ok(sent) = ended

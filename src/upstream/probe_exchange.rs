@@ -1,7 +1,7 @@
-//! One question of our own, asked outside of any worker: probes of health, of loops, and of what a server bears; the names
-//! of other servers.
+//! Asks one question of our own, outside of the workers: probes of health, of loops and of the forms that a server accepts;
+//! host names of servers; questions that a person asks of every server.
 //!
-//! Owns the sockets of probes: a connected UDP socket for each, streams framed as everywhere here.
+//! Owns the sockets of these questions: a connected UDP socket or a connection for each.
 
 use std::io;
 use std::pin::pin;
@@ -22,10 +22,10 @@ use crate::transport::Carrier;
 use crate::transport::exchange::answers as is_answered;
 use crate::transport::https::{self, Endpoint, Failure};
 
-/// Octets read of a datagram: more than we ask for, and of what is longer the header is enough.
+/// Octets read of a datagram. We ask for less, and the header of a longer one is enough.
 const DATAGRAM_BYTES: usize = 4_096;
 
-/// Asks a server a question in this form. Returns the response code once it has answered anything.
+/// Asks a server a question in this form. Returns the response code, whatever it is.
 ///
 /// # Errors
 /// Those of [`exchange`].
@@ -39,7 +39,7 @@ pub(super) async fn ask(
     Ok(code_of(&response))
 }
 
-/// The same, for the whole response.
+/// As [`ask`], but returns the whole response.
 ///
 /// # Errors
 /// Those of the socket, of the TLS handshake, and a connection that ends before the answer.
@@ -49,7 +49,7 @@ pub(super) async fn exchange(
     question: Query,
     form: QueryForm,
 ) -> io::Result<Vec<u8>> {
-    // Our own questions count as well, and need not wait: they are few.
+    // Our own questions count for the rate limit, too, but do not wait, because they are few.
     let _ = server.rate.take(runtime::now());
     let mut id = [0; 2];
     server.network.fill_random(&mut id);
@@ -73,7 +73,7 @@ pub(super) async fn exchange(
     let Some(tls) = server.tls.clone() else {
         return over_stream(stream, &query).await;
     };
-    // In a box: that of TLS with HTTP/2 is large, and whoever waits with a timeout holds it twice.
+    // In a box, because the future of TLS with HTTP/2 is large, and a caller with a timeout would store it twice.
     Box::pin(async {
         let stream = tls.connect(&server.label, stream).await?;
         match &server.https {
@@ -84,8 +84,8 @@ pub(super) async fn exchange(
     .await
 }
 
-/// Whether a message is the response to this query, which has one question and at most an OPT, whatever it says. Messages
-/// to anybody else's questions are no sign of life.
+/// Whether a message is a response to `query`, which has one question and at most an OPT. Messages with other questions do
+/// not show that the server is alive.
 fn answers(query: &[u8], response: &[u8]) -> bool {
     let Ok(name_end) = wire::skip_question_name(query, HEADER_LEN) else {
         return false;
@@ -145,19 +145,19 @@ async fn over_https(
         match https::receive(response, wire::id(query)).await {
             Ok(response) if answers(query, &response) => Ok(response),
             Ok(_) | Err(Failure::Malformed) => Err(io::ErrorKind::InvalidData.into()),
-            // It is there, and says that it cannot help: as for clients' queries.
+            // The server is alive, and its status says that it cannot answer, as for clients' queries.
             Err(Failure::Status(_)) => Ok(servfail(query)),
             Err(Failure::Ended(error)) => Err(io::Error::other(error)),
         }
     });
     tokio::select! {
         code = &mut asked => code,
-        // The answer may have come with the end.
+        // The answer may have arrived together with the end of the connection.
         _ = connection => asked.await,
     }
 }
 
-/// What a server that fails would say to a query, in a header.
+/// The SERVFAIL response to a query, as a header only.
 fn servfail(query: &[u8]) -> Vec<u8> {
     let mut response = query[..HEADER_LEN].to_vec();
     wire::put_u16(&mut response, 2, flag::QR | rcode::SERVFAIL);
