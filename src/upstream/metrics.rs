@@ -1,4 +1,4 @@
-//! What is counted of groups and of servers' health.
+//! Metrics of groups and of servers' health.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ pub struct UpstreamFamilies {
 }
 
 impl UpstreamFamilies {
-    /// All at zero.
+    /// Registers the families, all at zero.
     #[must_use]
     pub fn register(registry: &Registry) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl UpstreamFamilies {
         }
     }
 
-    /// Has servers count what CoreDNS's families need, too. For those that are not there yet.
+    /// From then on, new servers count what CoreDNS's families need, too.
     pub fn count_for_coredns(&mut self) {
         self.exchanges.count_for_coredns();
     }
@@ -125,18 +125,19 @@ impl UpstreamFamilies {
         }
     }
 
-    /// A group is gone.
+    /// Removes the counters of a group that is no longer configured.
     pub fn forget_group(&self, group: &str) {
         for event in ["sent", "won"] {
             let _ = self.hedges.remove_label_values(&[group, event]);
         }
     }
 
-    /// A server is gone: its gauges would tell of it for ever, and the counters of all that ever were would grow without end.
+    /// Removes the series of a server that is no longer configured. Otherwise its gauges would stay, and the number of
+    /// series would grow without limit.
     pub fn forget(&self, group: &str, server: &str) {
         self.exchanges.forget(group, server);
         for transport in Carrier::ALL.iter().map(|carrier| carrier.label()) {
-            // What was never shown is not there to be removed.
+            // Series that were never shown do not exist, which is no error here.
             for state in State::ALL.iter().map(|state| state.label()) {
                 let _ = self
                     .state
@@ -172,12 +173,12 @@ pub struct GroupMetrics {
     pub hedges_sent: IntCounter,
     /// Hedges that answered first.
     pub hedges_won: IntCounter,
-    /// Of all groups together.
+    /// The counter of all groups together.
     last_resorts: Arc<AtomicU64>,
 }
 
 impl GroupMetrics {
-    /// A question is asked of servers that are all down.
+    /// Counts a question whose servers are all down.
     pub fn last_resort(&self) {
         self.last_resorts.fetch_add(1, Ordering::Relaxed);
     }
@@ -189,7 +190,7 @@ pub struct HealthMetrics {
     state: PerLabel<State, IntGauge>,
     changes: PerLabel<State, IntCounter>,
     since: IntGauge,
-    /// Of all servers: a reason that holds no more has its series removed.
+    /// The family of all servers. The series of an old reason is removed from it.
     reasons: IntGaugeVec,
     /// Group, server and transport.
     labels: [String; 3],
@@ -203,7 +204,7 @@ pub struct HealthMetrics {
 }
 
 impl HealthMetrics {
-    /// Shows the state the server is in, why, and since when. `now` and `wall` are the same moment on two clocks.
+    /// Sets the gauges of the server's state, its reason and its time. `now` and `wall` are the same moment on two clocks.
     pub fn show(
         &self,
         state: State,
@@ -218,7 +219,8 @@ impl HealthMetrics {
             self.srtt.set(srtt.as_secs_f64());
         }
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        // Once for each change: two clocks read again and again would let the time wander by a second.
+        // Computed once for each change: the clocks are not read at exactly the same moment, so the result would vary by a
+        // second.
         if *shown == Some((reason, changed)) {
             return;
         }
@@ -228,7 +230,7 @@ impl HealthMetrics {
             Some((old, _)) => {
                 let _ = self.reasons.remove_label_values(&labels(old));
             }
-            // The server may replace one of the same name with other settings, whose reason is still there.
+            // The server may replace one with the same labels and other settings, whose reason still has a series.
             None => remove_reasons(&self.reasons, [group, server, transport]),
         }
         self.reasons.with_label_values(&labels(reason)).set(1);
@@ -281,7 +283,7 @@ mod tests {
         assert_eq!(lines(), want(5000, "started"));
         health.show(State::Down, (Reason::ProbeLost, at(9).0), None, at(10));
         assert_eq!(lines(), want(5009, "probe_lost"));
-        // The clock on the wall was set back meanwhile.
+        // The wall clock was set back meanwhile.
         let later = (at(60).0, UNIX_EPOCH);
         health.show(State::Down, (Reason::ProbeLost, at(9).0), None, later);
         assert_eq!(lines(), want(5009, "probe_lost"));

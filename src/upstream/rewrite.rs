@@ -1,10 +1,12 @@
-//! A route's `rewrite`: names below one suffix are asked for below another, and come back below the first.
+//! A route's `rewrite`: a name below one suffix is asked for under another suffix, and the names of the answer get the first
+//! suffix again.
 //!
-//! Owns the question as it goes upstream and the names of the answer: owners, targets of CNAME, and the owner of a SOA that is
-//! above the names asked for (else caches would not believe it, RFC 2308 §3). Other names in RDATA stay as they are.
+//! Owns the question that is sent upstream, and the names that are changed in the answer: owners, targets of CNAME, and the
+//! owner of a SOA at or above the suffix that was asked for (otherwise caches would reject it, RFC 2308 §3). Other names in
+//! RDATA do not change.
 //!
-//! Limits: signatures are for the name that was asked for, so AD is cleared. An answer whose RDATA hickory cannot read is
-//! malformed here, though it would pass elsewhere.
+//! Limits: signatures are made for the name that was asked for, so AD is cleared. An answer counts as malformed if hickory
+//! cannot read its RDATA, although it would be passed on without a rewrite.
 
 use std::rc::Rc;
 
@@ -19,7 +21,7 @@ use crate::message::query::{Question, wire_name};
 use crate::message::response::Response;
 use crate::message::wire::{MAX_NAME_LEN, rcode};
 
-/// From one suffix to another, and back.
+/// Changes one suffix to another, and back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rewrite {
     from: Name,
@@ -29,7 +31,7 @@ pub struct Rewrite {
 }
 
 impl Rewrite {
-    /// As configured.
+    /// The rewrite of a configuration.
     #[must_use]
     pub fn new(config: &RewriteConfig) -> Self {
         Self {
@@ -45,7 +47,7 @@ impl Rewrite {
         suffix_at(name, &self.wire.0).is_some()
     }
 
-    /// The name that is asked for in place of `name`; none if that is the same, or too long to be one.
+    /// The name that is asked for in place of `name`; None if `name` is not below `from`, or the new name would be too long.
     #[must_use]
     pub fn outward_name(&self, name: &Name) -> Option<Name> {
         if !self.from.zone_of(name) {
@@ -56,7 +58,7 @@ impl Rewrite {
         labels.append_domain(&self.to).ok()
     }
 
-    /// The key of the question that is asked in place of `key`'s; itself for names that are not below `from`.
+    /// The key of the question that is asked in place of `key`'s question. Returns `key` if the name is not below `from`.
     ///
     /// # Errors
     /// The name would be longer than a name can be.
@@ -74,10 +76,10 @@ impl Rewrite {
         Ok([&name[..at], to, &key[name.len()..]].concat().into())
     }
 
-    /// What came, as an answer to `key`'s own question.
+    /// Turns the answer to the rewritten question into an answer to `key`'s question.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The answer cannot be read.
     pub fn back(&self, answer: Answer, key: &[u8]) -> Result<Answer, Failed> {
         if suffix_at(Question::of(key).name, &self.wire.0).is_none() {
             return Ok(answer);
@@ -118,7 +120,7 @@ impl Rewrite {
         Some(())
     }
 
-    /// A name as clients know it.
+    /// A name with the suffix that clients use.
     fn name(&self, name: &Name) -> Option<Name> {
         if !self.to.zone_of(name) {
             return Some(name.clone());
