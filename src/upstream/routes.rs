@@ -1,7 +1,8 @@
-//! Zone → upstream groups: the longest zone wins, on label boundaries, case-insensitively. Immutable once built.
+//! Finds the route of a name: that of the longest zone that holds the name, on label boundaries and case-insensitively.
+//! Immutable once built.
 //!
-//! A name has few labels, so a lookup costs one hash probe a label however many routes there are. A zone keeps its index
-//! for the life of the process, whatever reloads bring, because cached answers and metrics remember routes by it.
+//! A lookup costs one hash probe for each label of a name, however many routes there are. A zone keeps its index for the
+//! life of the process, over all reloads, because cached answers and metrics refer to routes by index.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,28 +20,28 @@ use crate::message::dns64::Dns64;
 use crate::message::query::wire_name;
 use crate::message::wire::rr;
 
-/// Names under one zone.
+/// The route of a zone.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// The zone as text, lower-cased, with its final dot: the label of metrics.
     pub zone: String,
-    /// Groups (indices), asked one after the other; none if it answers by itself.
+    /// Indices of the groups, which are asked one after the other. Empty if the route answers by itself.
     pub tiers: Vec<usize>,
-    /// What it says of every name, asking nobody.
+    /// The answer for every name, if the route asks no server.
     pub answer: Option<OwnAnswer>,
-    /// Types of which it says that no name has any, without asking.
+    /// Types for which every name gets an empty answer (NODATA), without a query to a server.
     pub filter: Vec<u16>,
-    /// How its names are asked for.
+    /// How names are changed in queries to its servers.
     pub rewrite: Option<Rewrite>,
     /// How IPv6 addresses are made for names that have none.
     pub dns64: Option<Dns64>,
-    /// How long its answers may be kept.
+    /// How long its answers may be cached.
     pub bounds: Bounds,
     /// When an expired answer may be served.
     pub stale: Stale,
-    /// Denials that are not believed for a while of a name that was answered before.
+    /// Denials that do not replace the records of a name for a while.
     pub stale_on: Vec<Denial>,
-    /// Another number whenever a reload changed what answers may be expected of it.
+    /// Changes with each reload that changes which answers the route may give.
     revision: u64,
 }
 
@@ -49,51 +50,51 @@ pub struct Route {
 pub struct Stale {
     /// How long after it expired an answer may still be served.
     pub max_age: Duration,
-    /// The same for a negative answer.
+    /// How long after it expired a negative answer may still be served.
     pub max_negative_age: Duration,
-    /// How long a fresh answer is waited for.
+    /// How long a query waits for a fresh answer before it gets an expired one.
     pub after: Duration,
-    /// Its TTL.
+    /// TTL of an expired answer.
     pub ttl: Duration,
 }
 
 /// All routes.
 #[derive(Debug, Clone)]
 pub struct Routes {
-    /// By index; a zone that is gone leaves its place empty.
+    /// By index. None for a zone that is no longer configured.
     by_index: Vec<Option<Route>>,
     by_zone: HashMap<Box<[u8]>, u16, ahash::RandomState>,
-    /// Names that exist because another route, or a record, is below them: RFC 8020 forbids to deny them. Empty while no
+    /// Names that exist because another route, or a record, is below them: RFC 8020 forbids NXDOMAIN for them. Empty if no
     /// route denies names.
     ancestors: HashSet<Box<[u8]>, ahash::RandomState>,
-    /// Every zone there ever was, as text.
+    /// Every zone that was configured since the process started, as text.
     zones: Vec<String>,
     /// The last revision given out.
     revision: u64,
 }
 
-/// More zones than can be told apart were configured since the process started.
+/// More zones were configured since the process started than there are indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "routes: more than 65,536 different zones since the start; restart to use this configuration"
 )]
 pub struct TooManyZones;
 
-/// Another process named zones that are none, or too many of them.
+/// Another process described routes with invalid zones, or too many of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it names zones that cannot be routes")]
 pub struct UnknownZones;
 
-/// A route in words that another process understands.
+/// A description of a route that is valid in another process.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RouteWords {
     zone: String,
-    /// What its answers depend on beside the servers. Compared, never read.
+    /// The settings, beside the servers, on which its answers depend. Compared as text, and never parsed.
     promise: String,
     tiers: Vec<GroupWords>,
 }
 
-/// A group of servers in such words.
+/// A description of a group, as part of [`RouteWords`].
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct GroupWords {
     name: String,
@@ -115,7 +116,7 @@ impl RouteWords {
         }
     }
 
-    /// The same as [`Route::promises_the_same`], and no type more or less is filtered.
+    /// As [`Route::promises_the_same`]; the filtered types must be the same, too.
     fn promises_the_same(&self, other: &Self) -> bool {
         let same_view = |(ours, theirs): (&GroupWords, &GroupWords)| {
             let stays = |server| theirs.servers.contains(server);
@@ -128,7 +129,7 @@ impl RouteWords {
 }
 
 impl Routes {
-    /// The configured routes, none of them known before.
+    /// The configured routes, without earlier ones.
     ///
     /// # Panics
     /// Never: the configuration bounds their number.
@@ -203,7 +204,7 @@ impl Routes {
         Ok(routes)
     }
 
-    /// The routes in words that another process understands, by index.
+    /// Descriptions of the routes for another process, by index.
     #[must_use]
     pub fn words(&self, config: &Config) -> Vec<Option<RouteWords>> {
         let words = |route: &Route| RouteWords::new(route, config);
@@ -211,8 +212,8 @@ impl Routes {
         all.map(|route| route.as_ref().map(words)).collect()
     }
 
-    /// The routes that another process described, as if they had been here before these, and the index that each has here. One
-    /// that promises the same as ours counts as that.
+    /// The routes that another process described, as if they were those of an earlier configuration, and the index that each
+    /// has here. A route that promises the same as one of ours counts as ours.
     ///
     /// # Errors
     /// [`UnknownZones`].
@@ -262,7 +263,7 @@ impl Routes {
         Ok((theirs, indices))
     }
 
-    /// Whether every zone is there as in `other`, so that no name changed its route and no route what it promises.
+    /// Whether both have the same zones, with routes that promise and filter the same. Then no name has changed its route.
     #[must_use]
     pub fn same_as(&self, other: &Self) -> bool {
         let promises = |route: &Option<Route>| {
@@ -273,7 +274,8 @@ impl Routes {
         all(self) == all(other)
     }
 
-    /// Whether an answer that came for `name` and `qtype` by way of `other`'s route `index` would be found the same way here.
+    /// Whether a cached answer for `name` and `qtype`, which `other`'s route `index` gave, is still valid: the name has the
+    /// same route, which promises the same.
     #[must_use]
     pub fn keeps(&self, name: &[u8], qtype: u16, index: u16, other: &Self) -> bool {
         let revision = |routes: &Self| routes.existing(index).map(|route| route.revision);
@@ -285,9 +287,9 @@ impl Routes {
                 .all(|routes| routes.get(index).own_answer(qtype).is_none())
     }
 
-    /// The route of a lower-cased wire name and a type; none if no zone holds the name. DS stands on the parent's side of a
-    /// zone cut (RFC 4035 §3.1.4.1), so that a zone's own goes to the route that holds its parent, if there is one; but no
-    /// name of a route that answers by itself goes anywhere else.
+    /// The route of a lower-cased wire name and a type; None if no zone holds the name. DS records are on the parent's side
+    /// of a zone cut (RFC 4035 §3.1.4.1), so DS of a zone's apex has the route of the parent name, if there is one. Names of
+    /// a route that answers by itself always have that route.
     #[must_use]
     pub fn find(&self, name: &[u8], qtype: u16) -> Option<u16> {
         let (own, _) = self.holder(name)?;
@@ -311,8 +313,8 @@ impl Routes {
         }
     }
 
-    /// The reverse name of the IPv4 address that a reverse name of IPv6 stands for, by the prefix of any route, if PTR is asked
-    /// for; none if a route of its own holds a part of that prefix.
+    /// For a PTR query about an IPv6 address that DNS64 made, with the prefix of any route: the reverse name of the IPv4
+    /// address. None if the name's route is for a part of that prefix.
     #[must_use]
     pub fn ipv4_pointer(&self, name: &[u8], qtype: u16) -> Option<Vec<u8>> {
         if qtype != rr::PTR {
@@ -326,53 +328,53 @@ impl Routes {
         })
     }
 
-    /// Where the zone of its route begins in a lower-cased wire name.
+    /// Offset of the route's zone in a lower-cased wire name.
     #[must_use]
     pub fn zone_at(&self, name: &[u8]) -> usize {
         self.holder(name).map_or(0, |(_, at)| at)
     }
 
-    /// Whether another route, or a record, is below a name, which exists for that reason.
+    /// Whether a name exists because another route, or a record, is below it.
     #[must_use]
     pub fn is_above_others(&self, name: &[u8]) -> bool {
         self.ancestors.contains(name)
     }
 
-    /// A route that [`Routes::find`] named.
+    /// The route of an index that [`Routes::find`] returned.
     ///
     /// # Panics
-    /// On an index from elsewhere.
+    /// If no route has the index.
     #[must_use]
     pub fn get(&self, index: u16) -> &Route {
         self.existing(index)
             .expect("an index that these routes gave")
     }
 
-    /// A route that earlier routes named, if it is still there.
+    /// The route of an index that earlier routes returned, if the zone is still configured.
     #[must_use]
     pub fn existing(&self, index: u16) -> Option<&Route> {
         self.by_index.get(usize::from(index))?.as_ref()
     }
 
-    /// All there are now.
+    /// All configured routes.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.by_index.iter().flatten()
     }
 
-    /// The zones of all there are now, by index; none where one is gone.
+    /// The zones of all configured routes, by index. None for a zone that is no longer configured.
     pub fn existing_zones(&self) -> impl Iterator<Item = Option<&str>> {
         let all = self.by_index.iter();
         all.map(|route| route.as_ref().map(|route| route.zone.as_str()))
     }
 
-    /// Every zone there ever was, by index.
+    /// Every zone that was configured since the process started, by index.
     pub fn zones(&self) -> impl Iterator<Item = &str> {
         self.zones.iter().map(String::as_str)
     }
 }
 
 impl Route {
-    /// What is answered to a question of this type instead of asking its groups.
+    /// The answer to a question of this type, if the route's groups are not asked.
     #[must_use]
     pub fn own_answer(&self, qtype: u16) -> Option<&OwnAnswer> {
         match &self.answer {
@@ -388,12 +390,13 @@ impl Route {
         rewrite.is_some_and(|rewrite| rewrite.concerns(name))
     }
 
-    /// What its answers depend on beside the servers. Whatever is added to a route and changes its answers belongs here.
+    /// The settings, beside the servers, on which its answers depend. A new setting of routes that changes answers must be
+    /// added here.
     fn promise(&self) -> (Bounds, &Option<OwnAnswer>, &Option<Rewrite>, &Option<Dns64>) {
         (self.bounds, &self.answer, &self.rewrite, &self.dns64)
     }
 
-    /// A route that promises what no other does: revisions begin at 1.
+    /// A route that promises the same as no other one: its revision is 0, and all others begin at 1.
     fn unlike_any(zone: &str) -> Self {
         Self {
             zone: zone.to_owned(),
@@ -420,14 +423,14 @@ impl Route {
         }
     }
 
-    /// Whether answers of this route, of the configuration `of`, may stand for answers of `new`: the bounds are the same,
-    /// and the groups are the same by name, each with at least one server it had before. (All servers of a group share
-    /// one view of names, so one that stays vouches for those that come.)
+    /// Whether answers of this route, which belongs to the configuration `of`, are valid as answers of `new`. The promises
+    /// must be the same, and the groups must have the same names, each with at least one server that it had before. All
+    /// servers of a group share one view of names, so one server that stays shows that the view has not changed.
     fn promises_the_same(&self, of: &Config, new: &Self, config: &Config) -> bool {
         let same_view = |(&old, &new): (&usize, &usize)| {
             let (old, new) = (&of.groups[old], &config.groups[new]);
             let stays = |server| new.servers.contains(server);
-            // A name may move to other addresses: what answers there are the same servers in the user's words.
+            // A host name may get other addresses. The servers there are the same ones as far as the user has written.
             let named = |host: &NamedServer| new.named().any(|other| other.host == host.host);
             old.name == new.name && (old.servers.iter().any(stays) || old.named().any(named))
         };
@@ -437,24 +440,24 @@ impl Route {
     }
 }
 
-/// What all private zones are called together, in place of a zone: they are many, and each would be a label of metrics.
+/// The label of all private zones together, in place of a zone: there are many, and each would be a label of metrics.
 const PRIVATE: &str = "private_zones";
 
-/// The route of the private zones that are no routes themselves.
+/// The route of those private zones that have no route in the configuration.
 fn private_route(config: &Config) -> Option<RouteConfig> {
     let answers = config.private_zones == PrivateZones::NxDomain;
     answers.then(|| answering(Name::root(), OwnAnswer::NxDomain))
 }
 
-/// The routes of zones that no server is asked about, unless the configuration has them.
+/// The routes of special zones about which no server is asked, unless the configuration has routes for them.
 fn special_routes(config: &Config) -> Vec<(&'static str, RouteConfig)> {
     let loopback = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     let zones = [
         // RFC 6761 §6.3: the host itself.
         ("localhost", OwnAnswer::Addresses(loopback)),
-        // RFC 7686 §2: they are of Tor, and asking for them tells others who uses it.
+        // RFC 7686 §2: these names belong to Tor. Queries for them would tell others who uses it.
         ("onion", OwnAnswer::NxDomain),
-        // RFC 9462 §6.1, §6.4: a server's word about its own encrypted service is not about us.
+        // RFC 9462 §6.1, §6.4: an upstream's answer would describe its own encrypted service, not ours.
         ("resolver.arpa", OwnAnswer::NoData),
     ];
     let mut routes = Vec::new();
@@ -518,7 +521,7 @@ fn bounds(config: &Config, route: &RouteConfig) -> Bounds {
         .unwrap_or(config.cache.max_negative_ttl);
     let max_negative = max_negative.min(config.cache.max_negative_ttl);
     let later_max_negative = match route.tiers.len() {
-        // It has no later tier, so that a change of the key changes nothing for what it promises.
+        // The route has no later tier, so `tiers.max_negative_ttl` must not change its promise.
         0 | 1 => max_negative,
         _ => max_negative.min(config.tiers.max_negative_ttl),
     };
@@ -539,7 +542,7 @@ fn stale(config: &Config, route: &RouteConfig) -> Stale {
         max_age: own.stale_max_age.unwrap_or(all.stale_max_age),
         max_negative_age: match (negative, route.max_negative_ttl) {
             (Some(age), _) => age,
-            // Whoever caps the negative answers of a route expects its names to come to be soon.
+            // A cap on a route's negative answers means that its names are expected to come into being soon.
             (None, Some(_)) => Duration::ZERO,
             (None, None) => CacheConfig::STALE_MAX_NEGATIVE_AGE,
         },
@@ -651,7 +654,7 @@ routes: {new.: a, same.: a, part.more.: a, more.: a, moved.: c, bounds.: {group:
         assert!(!new.same_as(&old));
         let again = Routes::replacing(&after, Some((&new, &after))).expect("few zones");
         assert!(again.same_as(&new));
-        // There and back again: what was cached in between is of another view.
+        // Back to the first configuration: answers that were cached in between come from another view.
         let back = Routes::replacing(&before, Some((&again, &after))).expect("few zones");
         let moved = wire("x.moved.");
         assert!(!back.keeps(
@@ -711,7 +714,7 @@ routes: {a: {group: c, max_negative_ttl: 5s}, b: {group: c, max_negative_ttl: 2h
         );
         assert_eq!(zone(&alone, "."), None);
 
-        // A zone that becomes a route of its own takes its names, but not its DS.
+        // A zone that gets a route of its own takes its names with it, but not its DS.
         let after = config(r#"".": c, corp.: c, sub.corp.: c, new.corp.: c"#);
         let new = Routes::replacing(&after, Some((&old, &before))).expect("few zones");
         let name = wire("new.corp.");
