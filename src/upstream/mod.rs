@@ -1,10 +1,10 @@
-//! Upstream groups and servers as the whole process sees them, and the asking of one question.
+//! Upstream groups and servers, which all workers share, and the lookup of one question.
 //!
-//! - [`health`], [`plan`], [`extra`], [`rate`] and [`tolerance`] are the rules, pure;
-//! - [`server`] and [`group`] are the shared state they act on;
-//! - [`history`] keeps round-trip times for those who look;
-//! - [`host_lookup`] resolves the names of servers;
-//! - [`ask_each`] asks every server the same, for people;
+//! - [`health`], [`plan`], [`extra`], [`rate`] and [`tolerance`] have the rules, and are pure;
+//! - [`server`] and [`group`] have the shared state to which the rules apply;
+//! - [`history`] keeps round-trip times for the status page;
+//! - [`host_lookup`] resolves the host names of servers;
+//! - [`ask_each`] asks every server the same question, for a person who compares the answers;
 //! - [`ask`] runs a plan over a worker's own transports.
 
 pub mod ask;
@@ -39,13 +39,13 @@ use group::Group;
 use metrics::UpstreamFamilies;
 use server::{Server, ServerParts};
 
-/// Why a group cannot be used. Nothing but its TLS can be found wrong before it is asked.
+/// Why a group cannot be used. Its settings for TLS and HTTPS are all that can be found wrong before the first query.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// A group's roots cannot be used.
+    /// The file of a group's root certificates cannot be used.
     #[error("{key}: {}: {source}; it must be a readable file of PEM certificates", path.display())]
     TlsCa {
-        /// The key, and who set it.
+        /// The key, and where it was set.
         key: String,
         /// The file.
         path: std::path::PathBuf,
@@ -65,24 +65,24 @@ pub enum UpstreamError {
 /// All groups and servers of a configuration.
 #[derive(Debug)]
 pub struct Upstreams {
-    /// Groups, as the configuration orders them; routes refer to them by index.
+    /// Groups, in the order of the configuration. Routes refer to them by index.
     pub groups: Vec<Group>,
     /// Servers of all groups.
     pub servers: Vec<Arc<Server>>,
-    /// Notified when a probe is due earlier than it was.
+    /// Notified when a server's next probe is due at another time.
     pub probe_wanted: Arc<Notify>,
-    /// The further roots each group trusts.
-    /// How they are reached.
+    /// The network over which servers are reached.
     pub network: Arc<dyn Network>,
+    /// The root certificates that each group trusts beside the web's, by the index of the group.
     roots: Vec<Vec<CertificateDer<'static>>>,
 }
 
 impl Upstreams {
-    /// The configured groups. A server that `previous` has in the same words is the same one, with what is known of
-    /// it; nothing is known of the others yet.
+    /// The configured groups. A server that `previous` has with the same settings is taken over, with all that is known of
+    /// it. Nothing is known of other servers.
     ///
     /// # Errors
-    /// All there are.
+    /// All reasons why a server could not be used.
     pub fn new(
         config: &Config,
         previous: Option<&Self>,
@@ -142,14 +142,14 @@ impl Upstreams {
         }
     }
 
-    /// A group and the roots it trusts, by its name.
+    /// The group of a name, and its own root certificates.
     fn group(&self, name: &str) -> Option<(&Group, &[CertificateDer<'static>])> {
         let index = self.groups.iter().position(|group| &*group.name == name)?;
         Some((&self.groups[index], &self.roots[index]))
     }
 }
 
-/// The shortest zone that a route to the group has, written as the end of a name.
+/// The shortest zone of the routes to a group, in the form in which it is appended to a name: empty for the root.
 fn zone_of(config: &Config, group: usize) -> String {
     let routes = config
         .routes
@@ -160,7 +160,7 @@ fn zone_of(config: &Config, group: usize) -> String {
     shortest.trim_start_matches('.').to_owned()
 }
 
-/// What servers over TLS and HTTPS need of a configuration's files and names, looked at without making anything of it.
+/// Checks the files and names that servers over TLS and HTTPS need, and keeps nothing.
 ///
 /// # Errors
 /// All reasons why a server could not be used.
@@ -180,10 +180,10 @@ pub fn check_servers(config: &Config) -> Result<(), Vec<UpstreamError>> {
     }
 }
 
-/// The roots that a group names, beside the web's.
+/// The root certificates of a group's `tls_ca`, which it trusts beside the web's.
 ///
 /// # Errors
-/// If their file cannot be read, or holds none.
+/// If the file cannot be read, or has no certificates.
 pub fn own_roots(
     group: &GroupConfig,
     config: &Config,
@@ -208,7 +208,7 @@ pub fn own_roots(
     })
 }
 
-/// What was found; without it, none, and one mistake more.
+/// The list that was found. After an error, adds it to `errors`, and returns an empty list.
 fn or_none<T>(found: Result<Vec<T>, UpstreamError>, errors: &mut Vec<UpstreamError>) -> Vec<T> {
     found.unwrap_or_else(|error| {
         errors.push(error);
@@ -216,7 +216,7 @@ fn or_none<T>(found: Result<Vec<T>, UpstreamError>, errors: &mut Vec<UpstreamErr
     })
 }
 
-/// Where a server over HTTPS takes requests.
+/// Where a server over HTTPS takes requests. None for other servers, and after an error.
 fn endpoint_of(server: &ServerConfig, errors: &mut Vec<UpstreamError>) -> Option<Endpoint> {
     let Transport::Https { name, path } = &server.transport else {
         return None;
@@ -230,7 +230,8 @@ fn endpoint_of(server: &ServerConfig, errors: &mut Vec<UpstreamError>) -> Option
         .ok()
 }
 
-/// What a server over TLS or HTTPS needs: what it has already, if the roots are the same, so that its sessions go on.
+/// The TLS settings of a server over TLS or HTTPS. If the server and its group's roots have not changed, returns those of
+/// the old server, so that sessions can be resumed.
 fn tls_of(
     server: &ServerConfig,
     roots: &[CertificateDer<'static>],
