@@ -87,7 +87,7 @@ pub enum Reason {
     Answered,
     /// It answered probes.
     ProbeAnswered,
-    /// Two different questions were overdue, and no answer came since the older one was sent.
+    /// Tries for two different names were overdue, and no answer came since the older one was sent.
     Overdue,
     /// A probe got no answer in time.
     ProbeLost,
@@ -195,7 +195,7 @@ pub struct Health {
     reason: Reason,
     changed: Instant,
     last_heard: Option<Instant>,
-    /// The oldest overdue question: when it was sent, and its hash.
+    /// The oldest overdue try: when it was sent, and the hash of its QNAME.
     overdue: Option<(Instant, u64)>,
     /// Errors of the network in a row: when the first came, and how many there were.
     refused: Option<(Instant, u32)>,
@@ -340,7 +340,7 @@ impl Health {
         self.judge(config, now, None);
     }
 
-    /// A try sent at `sent` has no answer after the hedge delay. `question` is the question's hash.
+    /// A try sent at `sent` has no answer after the hedge delay. `question` is the hash of its QNAME.
     pub fn overdue(&mut self, now: Instant, sent: Instant, question: u64) {
         if self.last_heard.is_some_and(|heard| heard >= sent) {
             return;

@@ -161,7 +161,7 @@ impl UpstreamFamilies {
 
 fn remove_reasons(family: &IntGaugeVec, [group, server, transport]: [&str; 3]) {
     for reason in Reason::ALL.iter().map(|reason| reason.label()) {
-        // Most reasons have no series.
+        // Most reasons have no series, which is no error here.
         let _ = family.remove_label_values(&[group, server, transport, reason]);
     }
 }
@@ -287,7 +287,7 @@ mod tests {
         let later = (at(60).0, UNIX_EPOCH);
         health.show(State::Down, (Reason::ProbeLost, at(9).0), None, later);
         assert_eq!(lines(), want(5009, "probe_lost"));
-        // It came back and fell again for the same reason.
+        // The server came back, and is down again for the same reason.
         health.show(State::Down, (Reason::ProbeLost, at(70).0), None, at(80));
         assert_eq!(lines(), want(5070, "probe_lost"));
         // A reload gave the server other settings: it starts anew under the same labels.
