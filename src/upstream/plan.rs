@@ -310,8 +310,12 @@ impl Plan {
         let Some(&candidate) = candidate.filter(|_| self.bridge.is_none() && now < until) else {
             return false;
         };
+        // A try that still waits there has its time to be answered.
+        let waiting = |a_try: &&Try| a_try.server == server && a_try.status != Status::Over;
+        let last = self.tries.iter().filter(waiting).map(|a_try| a_try.sent);
+        let answered_by = last.max().map(|sent| sent + candidate.hedge_delay);
         self.end = until;
-        self.next_at = now;
+        self.next_at = answered_by.map_or(now, |at| at.max(now));
         self.bridge = Some(Bridge {
             candidate,
             ask_at: now + BRIDGE_PAUSE,
@@ -1017,6 +1021,17 @@ mod tests {
         assert!(run.plan.wait_for_return(1, run.start + 3000 * MS, run.now));
         assert_eq!(run.until(3000, &[1]), Some(Step::Exhausted));
         assert_eq!(run.log, [(0, 1)]);
+    }
+
+    #[test]
+    fn a_server_that_may_come_back_is_not_asked_twice_at_once() {
+        let mut run = Run::new(vec![tier(&[1])]);
+        run.until(25, &[]);
+        assert_eq!(run.log, [(0, 1), (20, 1)]);
+        let until = run.start + 3000 * MS;
+        assert!(run.plan.wait_for_return(1, until, run.now));
+        run.until(50, &[]);
+        assert_eq!(run.log[2..], [(40, 1)]);
     }
 
     #[test]
