@@ -298,7 +298,9 @@ impl Plan {
         self.retries -= 1;
         let mut candidates = self.tiers[self.tier].candidates.iter();
         let candidate = *candidates.find(|candidate| candidate.server == server)?;
-        Some(self.ask(candidate, now))
+        let step = self.ask(candidate, now);
+        self.schedule(now, candidate.hedge_delay);
+        Some(step)
     }
 
     /// No server is left to ask, but `server` answered until lately: asks it again from time to time, until `until` at most.
@@ -1021,6 +1023,16 @@ mod tests {
         assert!(run.plan.wait_for_return(1, run.start + 3000 * MS, run.now));
         assert_eq!(run.until(3000, &[1]), Some(Step::Exhausted));
         assert_eq!(run.log, [(0, 1)]);
+    }
+
+    #[test]
+    fn a_server_that_is_asked_again_after_an_error_has_its_hedge_delay() {
+        let mut run = Run::new(vec![tier(&[1])]);
+        run.until(0, &[]);
+        run.now += 20 * MS;
+        run.plan.failed(0, TryFailure::Unreachable);
+        run.until(50, &[]);
+        assert_eq!(run.log, [(0, 1), (20, 1), (40, 1)]);
     }
 
     #[test]
