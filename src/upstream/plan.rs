@@ -387,6 +387,8 @@ impl Plan {
             let mut of_server = self.tries.iter().filter(|other| other.server == server);
             let may_answer = of_server.all(|other| !other.declined);
             self.unreachable = (status == Status::Waiting && may_answer).then_some(server);
+        } else if self.unreachable == Some(server) {
+            self.unreachable = None;
         }
     }
 
@@ -1023,6 +1025,16 @@ mod tests {
         assert!(run.plan.wait_for_return(1, run.start + 3000 * MS, run.now));
         assert_eq!(run.until(3000, &[1]), Some(Step::Exhausted));
         assert_eq!(run.log, [(0, 1)]);
+    }
+
+    #[test]
+    fn a_server_that_declines_after_an_error_at_another_port_is_not_asked_again() {
+        let mut run = Run::new(vec![tier(&[1])]);
+        run.until(25, &[]);
+        run.plan.failed(1, TryFailure::Unreachable);
+        run.plan.failed(0, TryFailure::Declined);
+        assert_eq!(run.until(1000, &[]), Some(Step::Exhausted));
+        assert_eq!(run.log, [(0, 1), (20, 1)]);
     }
 
     #[test]
