@@ -234,6 +234,21 @@ fn stays(records: &[Record]) -> impl Iterator<Item = &Record> {
     records.iter().filter(move |record| !for_one_hop(record))
 }
 
+/// Types whose RDATA holds names and that hickory does not decode. Pointers in them change with what stands before them.
+const NAMES_UNKNOWN_TO_HICKORY: [u16; 11] = [
+    rr::MD,
+    rr::MF,
+    rr::MB,
+    rr::MG,
+    rr::MR,
+    rr::MINFO,
+    rr::RP,
+    rr::AFSDB,
+    rr::RT,
+    rr::PX,
+    rr::DNAME,
+];
+
 fn same(ours: &Message, theirs: &Message, ttls: Ttls) {
     assert_eq!(ours.queries, theirs.queries);
     for (section, our, their) in [
@@ -248,7 +263,9 @@ fn same(ours: &Message, theirs: &Message, ttls: Ttls) {
             assert_eq!(our.name, their.name);
             assert_eq!(our.record_type(), their.record_type());
             assert_eq!(our.dns_class, their.dns_class);
-            assert_eq!(our.data, their.data, "{section}: {}", their.name);
+            if !NAMES_UNKNOWN_TO_HICKORY.contains(&u16::from(their.record_type())) {
+                assert_eq!(our.data, their.data, "{section}: {}", their.name);
+            }
             let wanted = ttls.wanted(their, section == "authority");
             assert_eq!(sane_ttl(our.ttl), wanted, "TTL of {}", their.name);
         }
