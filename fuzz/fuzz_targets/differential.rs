@@ -37,6 +37,9 @@ enum Difference {
     Rdata,
     /// hickory refuses: it accepts known opcodes only. We compare the opcode with the query's elsewhere.
     Operation,
+    /// hickory refuses: what a pointer leads to must end before the name that holds the pointer. We want it to end before the
+    /// pointer.
+    Overlap,
 }
 
 impl Difference {
@@ -70,7 +73,10 @@ impl Difference {
     }
 
     /// Why hickory refuses a message that we accept. None if there is no valid reason.
-    fn of_hickorys(message: &[u8]) -> Option<Self> {
+    fn of_hickorys(message: &[u8], error: &impl std::fmt::Display) -> Option<Self> {
+        if error.to_string().starts_with("overlapping labels") {
+            return Some(Self::Overlap);
+        }
         let mut plain = message.to_vec();
         let flags = wire::flags(&plain);
         wire::put_u16(&mut plain, 2, flags & !flag::OPCODE);
@@ -143,7 +149,7 @@ fuzz_target!(|bytes: &[u8]| {
     match (Response::read(bytes), Message::from_vec(bytes)) {
         (Ok(ours), Ok(theirs)) => agree(&ours, &theirs, bytes),
         (Ok(_), Err(error)) => {
-            let difference = Difference::of_hickorys(bytes);
+            let difference = Difference::of_hickorys(bytes, &error);
             assert!(difference.is_some(), "hickory alone refuses it: {error}");
         }
         (Err(_), Ok(_)) => {
