@@ -104,7 +104,7 @@ impl BoundAddress {
             send_buffer: size(config.udp.send_buffer),
         };
         let mut attempts = if wanted.port() == 0 { PORT_ATTEMPTS } else { 1 };
-        let (address, udp, tcp) = loop {
+        let (address, udp, tcp, claim) = loop {
             attempts -= 1;
             if wanted.port() != 0 && !config.handover {
                 open::check_free(wanted)?;
@@ -123,16 +123,13 @@ impl BoundAddress {
                 .as_socket()
                 .ok_or(io::ErrorKind::AddrNotAvailable)?;
             let address = SocketAddr::new(wanted.ip(), bound.port());
-            match open::listen_tcp(address, CONNECTION_SEND_BUFFER) {
-                Ok(tcp) => break (address, udp, tcp),
+            let tcp = open::listen_tcp(address, CONNECTION_SEND_BUFFER);
+            // The kernel may give the port of another instance's UDP socket, because both sockets may share it.
+            match tcp.and_then(|tcp| Ok((tcp, claim(address, config)?))) {
+                Ok((tcp, claim)) => break (address, udp, tcp, claim),
                 Err(error) if attempts == 0 => return Err(error),
                 Err(_) => {}
             }
-        };
-        let claim = match Claim::take(address) {
-            Ok(claim) => Some(claim),
-            Err(error) if config.handover && error.kind() == io::ErrorKind::AddrInUse => None,
-            Err(error) => return Err(error),
         };
         let waiting = match claim {
             Some(_) => None,
@@ -354,6 +351,15 @@ impl Acceptor {
         self.waiting = None;
         self.stage.set(Stage::Sole);
         tracing::info!(address = %self.address, "the earlier instance is gone");
+    }
+}
+
+/// Claims an address. None if another instance has it and `handover` lets both share it.
+fn claim(address: SocketAddr, config: &Config) -> io::Result<Option<Claim>> {
+    match Claim::take(address) {
+        Ok(claim) => Ok(Some(claim)),
+        Err(error) if config.handover && error.kind() == io::ErrorKind::AddrInUse => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
