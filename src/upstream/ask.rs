@@ -354,18 +354,10 @@ impl Lookup<'_> {
         if self.fallback.is_some() {
             return false;
         }
-        let declined = |server: usize| {
-            let of_server = |&number: &usize| self.plan.server(number) == server;
-            let mut tries = (0..self.attempts.len()).filter(of_server);
-            tries.any(|number| {
-                let said = self.attempts[number].no_answer;
-                !matches!(said, NoAnswer::Nothing | NoAnswer::Unreachable)
-            })
-        };
         let asked = |number| (self.plan.server(number), self.plan.sent(number));
         let returns = (0..self.attempts.len())
             .map(asked)
-            .filter(|&(server, _)| !declined(server))
+            .filter(|&(server, _)| !self.plan.has_declined(server))
             .filter_map(|(server, sent)| {
                 let until = self.upstreams.servers[server].bridged_until(sent)?;
                 Some((until, server))
@@ -412,9 +404,9 @@ impl Lookup<'_> {
         let mut exchange = Exchange::new(self.question, number, form, now);
         let mut before = None;
         if carrier == Carrier::Datagram && number > 0 {
-            let mut earlier = self.earlier_tries(number);
-            before = earlier.next().map(|first| self.plan.sent(first));
-            if earlier.nth(LONG_ANSWERS_LOST - 2).is_some() {
+            let first = self.earlier_tries(number).next();
+            before = first.map(|first| self.plan.sent(first));
+            if self.earlier_tries(number).count() >= LONG_ANSWERS_LOST {
                 exchange = exchange.with_least_payload();
             }
         }

@@ -338,8 +338,7 @@ impl Plan {
             ask_at,
             pause,
         } = bridge;
-        let of_server = |a_try: &&Try| a_try.server == candidate.server;
-        if self.tries.iter().filter(of_server).any(|it| it.declined) {
+        if self.has_declined(candidate.server) {
             return Step::Exhausted;
         }
         if now >= self.next_at {
@@ -384,9 +383,8 @@ impl Plan {
         if how == TryFailure::Unreachable {
             // Only an error that came at once leads to another try at once. An error that takes long, such as that of a
             // neighbour that does not answer, would take as long again.
-            let mut of_server = self.tries.iter().filter(|other| other.server == server);
-            let may_answer = of_server.all(|other| !other.declined);
-            self.unreachable = (status == Status::Waiting && may_answer).then_some(server);
+            let may_answer = status == Status::Waiting && !self.has_declined(server);
+            self.unreachable = may_answer.then_some(server);
         } else if self.unreachable == Some(server) {
             self.unreachable = None;
         }
@@ -403,6 +401,13 @@ impl Plan {
     #[must_use]
     pub fn server(&self, number: usize) -> usize {
         self.tries[number].server
+    }
+
+    /// Whether the server has answered that it cannot answer.
+    #[must_use]
+    pub fn has_declined(&self, server: usize) -> bool {
+        let mut tries = self.tries.iter();
+        tries.any(|a_try| a_try.server == server && a_try.declined)
     }
 
     /// When a try was sent.
@@ -592,22 +597,16 @@ impl Plan {
     fn resend_target(&self) -> Option<Candidate> {
         let candidates = &self.tiers[self.tier].candidates;
         let tries = &self.tries[self.first..];
-        let in_turn = (0..candidates.len())
+        let mut in_turn = (0..candidates.len())
             .map(|offset| candidates[(self.resent as usize + offset) % candidates.len()]);
         let of_server = |server: usize| tries.iter().filter(move |a_try| a_try.server == server);
-        let is_waited_for = |candidate: &Candidate| {
-            let mut all = of_server(candidate.server);
-            all.all(|a_try| a_try.status != Status::Over)
+        let waits = |a_try: &Try| a_try.status != Status::Over;
+        let all_wait = |candidate: &Candidate| of_server(candidate.server).all(waits);
+        let some_wait = |candidate: &Candidate| {
+            !self.has_declined(candidate.server) && of_server(candidate.server).any(waits)
         };
-        let may_answer = |candidate: &Candidate| {
-            let mut all = of_server(candidate.server);
-            all.all(|a_try| !a_try.declined)
-                && of_server(candidate.server).any(|a_try| a_try.status != Status::Over)
-        };
-        in_turn
-            .clone()
-            .find(is_waited_for)
-            .or_else(|| in_turn.clone().find(may_answer))
+        let first = in_turn.clone().find(all_wait);
+        first.or_else(|| in_turn.find(some_wait))
     }
 
     /// The next time at which the plan has something to do without an event.
