@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::serialize::binary::DecodeError;
 use libfuzzer_sys::fuzz_target;
 use nodens::message::compress::{Changes, append};
 use nodens::message::response::{Response, sane_ttl};
@@ -73,8 +74,8 @@ impl Difference {
     }
 
     /// Why hickory refuses a message that we accept. None if there is no valid reason.
-    fn of_hickorys(message: &[u8], error: &impl std::fmt::Display) -> Option<Self> {
-        if error.to_string().starts_with("overlapping labels") {
+    fn of_hickorys(message: &[u8], error: &DecodeError) -> Option<Self> {
+        if matches!(error, DecodeError::LabelOverlapsWithOther { .. }) {
             return Some(Self::Overlap);
         }
         let mut plain = message.to_vec();
