@@ -60,7 +60,7 @@ pub(super) struct Flight {
     stale: Option<Entry>,
     purpose: Purpose,
     /// The number of flushes when the upstreams were asked.
-    asked: Flushes,
+    flushes: Flushes,
     started: Instant,
     overdue: Cell<bool>,
     /// Whether a waiter cannot use a truncated answer: a client over TCP.
@@ -70,19 +70,19 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// A flight without waiters, started at `started`. `stale` is an expired answer to fall back on, and `asked` the number of
-    /// flushes.
+    /// A flight without waiters, started at `started`. `stale` is an expired answer to fall back on, and `flushes` the number of
+    /// flushes until then.
     pub(super) fn new(
         stale: Option<Entry>,
         purpose: Purpose,
-        asked: Flushes,
+        flushes: Flushes,
         started: Instant,
     ) -> Self {
         Self {
             waiters: RefCell::default(),
             stale,
             purpose,
-            asked,
+            flushes,
             started,
             overdue: Cell::new(false),
             wants_whole: Cell::new(false),
@@ -111,8 +111,8 @@ impl Flight {
     }
 
     /// The number of flushes when the upstreams were asked.
-    pub(super) fn asked(&self) -> Flushes {
-        self.asked
+    pub(super) fn flushes(&self) -> Flushes {
+        self.flushes
     }
 
     /// Whether the flight was started at `known` or later, so that its answer is no older than the one asked for then.

@@ -163,7 +163,7 @@ impl Worker {
         // A flight is not joined if there was a flush since it was started, or if another worker has a newer answer than the
         // flight can get.
         let in_flight = self.flights.find(key).filter(|flight| {
-            flight.asked() == self.shared.cache.flushes()
+            flight.flushes() == self.shared.cache.flushes()
                 && flight.started_after(wanted.known_since)
         });
         if let Some(entry) = &wanted.stale
@@ -305,6 +305,13 @@ async fn fly(leader: Leader) {
 
 /// Caches the result of a flight, if it may be cached, and answers the waiters.
 fn land(leader: Leader, result: Result<CompletedAnswer, Failed>, bounds: Bounds) {
+    match result {
+        Ok(found) => land_answer(leader, found, bounds),
+        Err(failed) => land_failure(leader, failed),
+    }
+}
+
+fn land_answer(leader: Leader, found: CompletedAnswer, bounds: Bounds) {
     let (worker, key, route) = (
         Rc::clone(&leader.worker),
         Rc::clone(&leader.key),
@@ -312,63 +319,56 @@ fn land(leader: Leader, result: Result<CompletedAnswer, Failed>, bounds: Bounds)
     );
     let cache = &worker.shared.cache;
     let now = runtime::now();
-    let cacheable = Question::of(&key).cacheable();
-    // Checked again before use: a prefetch starts with a fresh entry, and may land when it is too old to be served.
-    let known = leader.flight.stale().cloned();
-    match result {
-        Ok(found) => {
-            let bounds = found.bounds(bounds);
-            let Answer {
-                response,
-                tier,
-                server,
-                asked,
-            } = found.answer;
-            let took = now.saturating_duration_since(asked);
-            let origin = Origin { route, tier, took };
-            let entry = Entry::new(&key, &response, now, origin, bounds);
-            if let Some(reason) = found.stale {
-                // A fresh alias with a stale target is served, and not cached.
-                leader.land(|_| Content::Stale(entry.clone(), reason));
-                return;
-            }
-            let keep = cacheable && leader.still_counts(Some(&entry));
-            // Only a denial, or an answer of a later tier, may give way to an earlier answer. Another worker may have stored
-            // one meanwhile, so the cache is read first.
-            let is_doubtful = entry.is_negative() || entry.tier() > 0;
-            let stored = || cache.get(&key).filter(|_| keep);
-            if is_doubtful
-                && let Some(earlier) = stored().or(known)
-                && let Some(reason) = worker.doubts(&key, route, (&earlier, &entry), now)
-            {
-                if keep && reason == StaleReason::Denied {
-                    let error = ExtendedError::new(ede::OTHER, "denied");
-                    leader.remember_failure(entry.response().rcode(), &error, now);
-                }
-                leader.land(|_| Content::Stale(earlier.clone(), reason));
-                return;
-            }
-            if keep {
-                cache.insert_if_current(&key, &entry, leader.flight.asked());
-                worker.forget_denial_beside(&key, &entry);
-            }
-            leader.land(|index| Content::Answer(entry.clone(), WaiterPlace { index, server }));
-        }
-        Err(Failed { code, error }) => {
-            if cacheable && leader.still_counts(None) {
-                leader.remember_failure(code, &error, now);
-            }
-            let error = Rc::new(error);
-            // Another worker may have stored an answer meanwhile.
-            let usable = |entry: &Entry| worker.is_usable(&key, route, entry, now);
-            let stored = cache.get(&key).filter(|_| cacheable);
-            let stale = stored.filter(usable).or(known.filter(usable));
-            leader.land(|_| match &stale {
-                Some(entry) => Content::Stale(entry.clone(), StaleReason::Failed),
-                None => Content::Failure(code, Rc::clone(&error)),
-            });
-        }
+    let bounds = found.bounds(bounds);
+    let Answer {
+        response,
+        tier,
+        server,
+        asked,
+    } = found.answer;
+    let took = now.saturating_duration_since(asked);
+    let origin = Origin { route, tier, took };
+    let entry = Entry::new(&key, &response, now, origin, bounds);
+    if let Some(reason) = found.stale {
+        // A fresh alias with a stale target is served, and not cached.
+        leader.reply_to_all(|_| Content::Stale(entry.clone(), reason));
+        return;
     }
+    let keep = leader.is_cacheable() && leader.still_counts(Some(&entry));
+    // Only a denial, or an answer of a later tier, may give way to an earlier answer. Another worker may have stored
+    // one meanwhile, so the cache is read first.
+    let is_doubtful = entry.is_negative() || entry.tier() > 0;
+    let stored = || cache.get(&key).filter(|_| keep);
+    if is_doubtful
+        && let Some(earlier) = stored().or_else(|| leader.flight.stale().cloned())
+        && let Some(reason) = worker.doubts(&key, route, (&earlier, &entry), now)
+    {
+        if keep && reason == StaleReason::Denied {
+            let error = ExtendedError::new(ede::OTHER, "denied");
+            leader.remember_failure(entry.response().rcode(), &error, now);
+        }
+        leader.reply_to_all(|_| Content::Stale(earlier.clone(), reason));
+        return;
+    }
+    if keep {
+        cache.insert_if_current(&key, &entry, leader.flight.flushes());
+        worker.forget_denial_beside(&key, &entry);
+    }
+    leader.reply_to_all(|index| Content::Answer(entry.clone(), WaiterPlace { index, server }));
+}
+
+fn land_failure(leader: Leader, failed: Failed) {
+    let Failed { code, error } = failed;
+    let now = runtime::now();
+    if leader.is_cacheable() && leader.still_counts(None) {
+        leader.remember_failure(code, &error, now);
+    }
+    let stale = leader.usable_answer(now);
+    let error = Rc::new(error);
+    leader.reply_to_all(|_| match &stale {
+        Some(entry) => Content::Stale(entry.clone(), StaleReason::Failed),
+        None => Content::Failure(code, Rc::clone(&error)),
+    });
 }
 
 impl Leader {
@@ -404,9 +404,26 @@ impl Leader {
         cache.remember_failure(&self.key, failing, pauses, now);
     }
 
+    fn is_cacheable(&self) -> bool {
+        Question::of(&self.key).cacheable()
+    }
+
+    /// An earlier answer that may be served although the flight failed. Another worker may have stored one meanwhile, so the
+    /// cache is read first. That with which the flight started is checked again: a prefetch starts with a fresh answer, and
+    /// may end when it is too old to be served.
+    fn usable_answer(&self, now: Instant) -> Option<Entry> {
+        let worker = &self.worker;
+        let usable = |entry: &Entry| worker.is_usable(&self.key, self.route, entry, now);
+        let stored = || worker.shared.cache.get(&self.key);
+        let stored = self.is_cacheable().then(stored).flatten();
+        stored
+            .filter(usable)
+            .or_else(|| self.flight.stale().cloned().filter(usable))
+    }
+
     /// Ends the flight. Each waiter gets what `content` returns for its place in the order of waiters, which is 0 for the
     /// first.
-    fn land(self, content: impl Fn(u32) -> Content) {
+    fn reply_to_all(self, content: impl Fn(u32) -> Content) {
         for (waiter, index) in self.depart().into_iter().zip(0..) {
             waiter.reply(content(index), Some(self.route));
         }
@@ -421,7 +438,7 @@ impl Leader {
             current.keeps(question.name, question.qtype, self.route, setup)
                 && answer.is_none_or(|entry| current.keeps_aliases(entry, setup))
         };
-        self.flight.asked() == self.worker.shared.cache.flushes()
+        self.flight.flushes() == self.worker.shared.cache.flushes()
             && (Arc::ptr_eq(&current, setup) || same_view())
     }
 
