@@ -95,7 +95,7 @@ fn arrows(depth: usize) -> Arrows {
     let mut arrows = Arrows::new();
     for file in &files {
         let own = module(file);
-        if matches!(own.as_str(), "main" | "lib") || own.ends_with("tests") {
+        if matches!(own.as_str(), "main" | "lib") || own.split("::").any(|part| part == "tests") {
             continue;
         }
         for path in paths(&code(file), &own) {

@@ -88,8 +88,14 @@ fn in_place(text: &str) -> Option<String> {
     Some(found)
 }
 
-/// What kind of foreign file it is, with the remedy; none if it may be a configuration of ours.
-pub(super) fn what_it_is(file: &str, text: &str, is_table: bool) -> Option<String> {
+/// The lines of a text that are neither empty nor comments, without their indentation.
+fn lines_of(text: &str) -> impl Iterator<Item = &str> {
+    let trimmed = text.lines().map(str::trim);
+    trimmed.filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
+}
+
+/// What foreign file this is, with the remedy, if it may be YAML; none if it may be a configuration of ours.
+pub(super) fn in_yaml(file: &str, text: &str) -> Option<String> {
     if let Some(maps) = config_maps(text) {
         let keys: Vec<&String> = maps.others.keys().collect();
         return Some(if maps.corefile.is_some() {
@@ -100,41 +106,23 @@ pub(super) fn what_it_is(file: &str, text: &str, is_table: bool) -> Option<Strin
             no_corefile(&keys)
         });
     }
-    let lines = || {
-        let trimmed = text.lines().map(str::trim);
-        trimmed.filter(|line| !line.is_empty() && !line.starts_with(['#', ';']))
-    };
-    let first = lines().next()?;
-    let mut words = first.split_whitespace();
-    let (word, next) = (words.next()?, words.next());
-    let any =
-        |starts: &[&str]| lines().any(|line| starts.iter().any(|start| line.starts_with(start)));
-    if text.lines().any(|line| line.starts_with("apiVersion:")) {
+    let mut lines = text.lines();
+    if lines.clone().any(|line| line.starts_with("apiVersion:")) {
         return Some(
             "is a Kubernetes object; write the configuration into a file of its own".to_owned(),
         );
     }
-    if text
-        .lines()
-        .any(|line| matches!(line.trim_end(), "server:" | "forward-zone:" | "stub-zone:"))
-    {
-        return Some(
-            "looks like a configuration of Unbound; here a forward-addr is a server of `upstreams:`, a forward-zone a key of `routes:`"
-                .to_owned(),
-        );
-    }
-    if is_table {
-        return None;
-    }
-    if ["nameserver", "search", "options", "domain"].contains(&word) && any(&["nameserver"]) {
-        return Some(
-            "looks like a resolv.conf; name it in `upstreams: {NAME: {servers: [/etc/resolv.conf]}}`".to_owned(),
-        );
-    }
-    if word.parse::<IpAddr>().is_ok() && next.is_some() {
-        return Some("looks like a hosts file; name it in `hosts:`".to_owned());
-    }
-    if any(&[
+    let of_unbound = ["server:", "forward-zone:", "stub-zone:"];
+    lines.any(|line| of_unbound.contains(&line.trim_end())).then(|| {
+        "looks like a configuration of Unbound; here a forward-addr is a server of `upstreams:`, a forward-zone a key of `routes:`"
+            .to_owned()
+    })
+}
+
+/// What foreign file this is, with the remedy, if it holds no table of YAML.
+pub(super) fn in_lines(file: &str, text: &str) -> Option<String> {
+    const OF_RESOLV_CONF: [&str; 4] = ["nameserver", "search", "options", "domain"];
+    const OF_DNSMASQ: [&str; 7] = [
         "server=",
         "address=",
         "no-resolv",
@@ -142,23 +130,30 @@ pub(super) fn what_it_is(file: &str, text: &str, is_table: bool) -> Option<Strin
         "listen-address=",
         "cache-size=",
         "domain-needed",
-    ]) {
-        return Some(
-            "looks like a configuration of dnsmasq; here server=IP is a server of `upstreams:`, server=/ZONE/IP a group with a route in \
-             `routes:`, address=/NAME/IP a name in `records:`"
-                .to_owned(),
-        );
-    }
-    if any(&["options {", "options{", "zone \"", "forwarders {"]) {
-        return Some(
-            "looks like a configuration of BIND; here forwarders are servers of `upstreams:`, and a zone of type forward is a key of `routes:`"
-                .to_owned(),
-        );
-    }
-    let opens = lines().any(|line| line.ends_with('{') && !line.starts_with('{'));
-    opens.then(|| {
-        format!("looks like a Corefile; its name must hold the word Corefile, or `nodens import {file}` reads it")
-    })
+    ];
+    const OF_BIND: [&str; 4] = ["options {", "options{", "zone \"", "forwarders {"];
+    let any = |starts: &[&str]| {
+        lines_of(text).any(|line| starts.iter().any(|start| line.starts_with(start)))
+    };
+    let mut words = lines_of(text).next()?.split_whitespace();
+    let (first, second) = (words.next()?, words.next());
+    let what = if OF_RESOLV_CONF.contains(&first) && any(&["nameserver"]) {
+        "looks like a resolv.conf; name it in `upstreams: {NAME: {servers: [/etc/resolv.conf]}}`"
+    } else if first.parse::<IpAddr>().is_ok() && second.is_some() {
+        "looks like a hosts file; name it in `hosts:`"
+    } else if any(&OF_DNSMASQ) {
+        "looks like a configuration of dnsmasq; here server=IP is a server of `upstreams:`, server=/ZONE/IP a group with a route in \
+         `routes:`, address=/NAME/IP a name in `records:`"
+    } else if any(&OF_BIND) {
+        "looks like a configuration of BIND; here forwarders are servers of `upstreams:`, and a zone of type forward is a key of `routes:`"
+    } else if lines_of(text).any(|line| line.ends_with('{') && !line.starts_with('{')) {
+        return Some(format!(
+            "looks like a Corefile; its name must hold the word Corefile, or `nodens import {file}` reads it"
+        ));
+    } else {
+        return None;
+    };
+    Some(what.to_owned())
 }
 
 /// What a ConfigMap holds in place of a Corefile.

@@ -513,9 +513,9 @@ mod tests {
     use super::*;
     use crate::config::error::{ConfigError, Problem};
     use crate::config::leaf::{Leaf, Size};
-    use crate::config::schema::load_from;
-    use crate::config::schema::tests::{BAD_GROUPS, BAD_KEYS, EXAMPLE, FORMS, VPC};
+    use crate::config::load::load_from;
     use crate::config::shape::Shape;
+    use crate::config::tests::{BAD_GROUPS, EXAMPLE, FORMS, VPC, bad_keys};
 
     fn shapes() -> Shapes {
         schema::shapes(yaml::parse(ONE_OF_EACH).0.expect("it has keys"))
@@ -681,7 +681,7 @@ json.dump(problems, sys.stdout)
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// Mistakes of [`BAD_KEYS`] and [`BAD_GROUPS`] that a schema cannot say: limits of what is written with a unit, what two
+    /// Mistakes of [`bad_keys`] and [`BAD_GROUPS`] that a schema cannot say: limits of what is written with a unit, what two
     /// keys say of each other, one value in two spellings, and what is in files.
     const BEYOND_A_SCHEMA: &[&str] = &[
         "a later tier's denials for too long",
@@ -753,9 +753,7 @@ json.dump(problems, sys.stdout)
     #[test]
     #[ignore = "needs a Python with jsonschema and PyYAML, which NODENS_TEST_PYTHON names"]
     fn the_schema_refuses_all_mistakes_that_a_schema_can_say() {
-        let keys = BAD_KEYS
-            .iter()
-            .map(|(name, text, _)| ((*name).to_owned(), format!("{VPC}{text}\n")));
+        let keys = bad_keys().map(|(name, text, _)| ((*name).to_owned(), format!("{VPC}{text}\n")));
         let groups = BAD_GROUPS.iter().map(|(name, body, _)| {
             (
                 format!("group: {name}"),

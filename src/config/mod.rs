@@ -3,17 +3,22 @@
 //! Owns the schema and its defaults. Must not open sockets or touch the network. What the user typed is read by
 //! [`load`] (in `config/`), which reports every mistake at once and remembers where each value came from.
 
+mod allow;
+mod cache;
 mod corefile;
 mod dns64;
 mod error;
 mod files;
 mod foreign;
 mod groups;
+mod host;
 mod hosts;
 mod json_schema;
 mod layers;
 mod leaf;
 mod limits;
+mod listen;
+mod load;
 mod named;
 mod node;
 mod path;
@@ -25,6 +30,9 @@ mod servers;
 mod shape;
 mod spelling;
 mod yaml;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -39,11 +47,11 @@ pub use corefile::{Refusal, Remark, SyntaxProblem, Verdict, is_corefile};
 pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
 pub use files::{Files, is_pipe};
 pub use json_schema::json_schema;
+pub use load::{Flags, Imported, Loaded, import, load, load_from, load_with};
 pub use named::{HostName, NamedServer, Source, is_server_address};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
 pub use read::{Setting, same_values};
-pub use schema::{Flags, Imported, Loaded, import, load, load_from, load_with};
 pub use yaml::YamlProblem;
 
 /// Everything `nodens serve` needs to know, validated.

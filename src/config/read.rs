@@ -372,6 +372,13 @@ impl<'a> Section<'a> {
             .error(self.origin(key), &self.path(key), problem);
     }
 
+    /// Reports a list that has more items than `limit`.
+    pub(super) fn check_count(&self, key: &'static str, count: usize, limit: usize) {
+        if count > limit {
+            self.error(key, Problem::TooMany { count, limit });
+        }
+    }
+
     pub(super) fn setting(&self, key: &'static str, value: String) {
         self.report
             .setting(self.origin(key), &self.path(key), value);

@@ -274,7 +274,7 @@ addresses of a Service network for fixed ones such as these, and refuses one tha
 {{- toJson (dict "networks" ($networks | uniq)) -}}
 {{- end -}}
 
-{{- /* dict "networks" "allow" → those that `allow` leaves out, as a JSON list in a dict. The word private: PRIVATE in schema.rs. */ -}}
+{{- /* dict "networks" "allow" → those that `allow` leaves out, as a JSON list in a dict. The word private: PRIVATE in allow.rs. */ -}}
 {{- define "nodens.notAllowed" -}}
 {{- $allowed := list -}}
 {{- range .allow -}}

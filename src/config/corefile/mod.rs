@@ -57,9 +57,9 @@ pub(super) struct Surroundings<'a> {
     pub(super) files: &'a Files,
 }
 
-/// A Corefile that was understood.
+/// What a Corefile becomes.
 #[derive(Debug)]
-pub(super) struct Imported {
+pub(super) struct TranslatedCorefile {
     /// The remarks about its lines.
     pub(super) remarks: Vec<Remark>,
     /// Files that it imports.
@@ -67,7 +67,7 @@ pub(super) struct Imported {
     pub(super) document: Document,
 }
 
-impl Imported {
+impl TranslatedCorefile {
     /// The configuration as YAML, with the line of the Corefile that each part comes from.
     #[must_use]
     pub(super) fn yaml(&self) -> String {
@@ -99,7 +99,7 @@ pub(super) fn import(
     file: &Path,
     text: &str,
     around: &Surroundings<'_>,
-) -> Result<Imported, Vec<ConfigError>> {
+) -> Result<TranslatedCorefile, Vec<ConfigError>> {
     let (inside, text, beside) = unpacked(file, text)?;
     let text = with_placeholders(&text, around);
     let sources = Sources {
@@ -177,7 +177,7 @@ pub(super) fn import(
     remarks.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     // A snippet is taken as often as it is imported.
     remarks.dedup();
-    Ok(Imported {
+    Ok(TranslatedCorefile {
         remarks,
         files: corefile.files,
         document,
