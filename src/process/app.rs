@@ -78,6 +78,12 @@ pub enum StartError {
 #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct StartErrors(pub Vec<StartError>);
 
+impl From<StartError> for StartErrors {
+    fn from(only: StartError) -> Self {
+        Self(vec![only])
+    }
+}
+
 /// A running instance. Dropping it stops the workers without waiting for them.
 pub struct App {
     /// Address of the admin interface.
@@ -109,71 +115,41 @@ impl App {
     /// All reasons at once; nothing is left running.
     pub async fn start(config: Config) -> Result<Self, StartErrors> {
         let node = config.node.as_ref().map(Node::ensure_interface);
-        let node = node
-            .transpose()
-            .map_err(|error| StartErrors(vec![error.into()]))?;
-        let node = node.map(Arc::new);
-        let started = Self::start_on(node.clone(), config).await;
+        let node = node.transpose().map_err(StartError::Node)?.map(Arc::new);
+        let started = match Bound::all_of(config).await {
+            Ok(bound) => Self::start_on(node.clone(), bound).await,
+            Err(errors) => Err(errors),
+        };
         if let (Err(_), Some(node)) = (&started, node) {
             node.give_up();
         }
         started
     }
 
-    async fn start_on(node: Option<Arc<Node>>, config: Config) -> Result<Self, StartErrors> {
-        let mut admin_errors = Vec::new();
-        let admin = BoundAdmin::bind(&config, &mut admin_errors);
-        let errors = admin_errors.into_iter().map(StartError::from).collect();
-        let mut metrics = Metrics::new();
-        if config.metrics_coredns {
-            metrics.count_for_coredns();
-        }
-        let metrics = Arc::new(metrics);
-        let cache = Cache::new(&config.cache);
-        let prepared = Prepared::new(config, None, &metrics, errors);
-        // Before clients are served, because inherited entries must not replace newer ones.
-        let cache = match &prepared.setup {
-            Some(setup) if prepared.config.handover && prepared.errors.is_empty() => {
-                handover::inherit(cache, Arc::clone(setup), &metrics).await
-            }
-            _ => cache,
-        };
-        let (setup, bound) = prepared.bind(None)?;
-        memory_limit::warn_of_cache(&setup.config.cache);
-        // All sockets that are bound are open by now.
-        let files = share_out_files(&setup.config)
-            .map_err(|error| StartErrors(vec![StartError::Files(error)]))?;
-        let shared = Arc::new(Shared {
-            current: ArcSwap::new(Arc::clone(&setup)),
+    /// Starts everything on what is bound: workers and their listeners, then the node's rules, then the admin interface,
+    /// then probes.
+    async fn start_on(node: Option<Arc<Node>>, bound: Bound) -> Result<Self, StartErrors> {
+        let Bound {
+            setup,
+            admin,
+            addresses,
             cache,
-            metrics: metrics.serving.clone(),
-            failures: Arc::default(),
-            top: TopBoard::default(),
-            hasher: ahash::RandomState::new(),
-            loops: Arc::new(LoopNames::default()),
-            upstream_sockets: files.upstream_per_worker,
-        });
-        let connections = metrics.connections.clone();
-        let slots = Arc::new(ConnectionSlots::new(connections, files.clients));
+            metrics,
+            files,
+        } = bound;
+        let shared = new_shared(&setup, cache, &metrics, files);
         let stop = CancellationToken::new();
-        let heartbeats: Vec<_> = (0..setup.config.workers.get())
-            .map(|_| Arc::new(Heartbeat::new()))
-            .collect();
-        let policy = scheduling::available(setup.config.scheduling);
-        let realtime = (policy == ThreadPolicy::Realtime).then_some(&metrics.scheduling);
-        let workers = threads::start(&shared, &slots, &heartbeats, &stop, realtime)
-            .map_err(|error| StartErrors(vec![StartError::Thread(error)]))?;
-        let addresses = serve(bound, &workers);
+        let (workers, heartbeats) = start_workers(&shared, &metrics, files, &stop)?;
+        let addresses = serve(addresses, &workers);
 
         let mut tasks = JoinSet::new();
         let readiness = Arc::new(Readiness::new());
         let shown_addresses = Arc::new(ArcSwap::from_pointee(served(&addresses)));
         if let Some(node) = &node {
-            let left_to_others = begin_rules(node, served(&addresses)).await;
-            let left_to_others = left_to_others.map_err(|error| {
-                stop.cancel();
-                StartErrors(vec![error.into()])
-            })?;
+            let left_to_others = begin_rules(node, served(&addresses))
+                .await
+                .inspect_err(|_| stop.cancel())
+                .map_err(StartError::Node)?;
             tasks.spawn(Arc::clone(node).watch(metrics.node.clone()));
             if left_to_others {
                 let others = TakeOver::new(node, &shared, &shown_addresses, &readiness);
@@ -194,14 +170,8 @@ impl App {
             admin: admin_address,
             started: Instant::now(),
         });
-        let ready = Arc::clone(&readiness);
-        let (upstreams, receiver) = watch::channel(Arc::clone(&setup.upstreams));
-        let loops = Arc::clone(&shared.loops);
+        let upstreams = start_probes(&mut tasks, &shared, &readiness);
         let offers = setup.config.handover.then(|| Offers::new(&shared));
-        tasks.spawn(history::run(receiver.clone()));
-        tasks.spawn(probe::run(receiver, loops, move || {
-            ready.done(StartPart::Probes);
-        }));
         let mut app = Self {
             admin: admin_address,
             shared,
@@ -420,6 +390,51 @@ async fn begin_rules(node: &Arc<Node>, listen: Vec<SocketAddr>) -> Result<bool, 
     Ok(left)
 }
 
+/// All that is checked and bound before anything is started.
+struct Bound {
+    setup: Arc<Setup>,
+    admin: BoundAdmin,
+    addresses: Vec<BoundAddress>,
+    /// With what an earlier instance handed over.
+    cache: Cache,
+    metrics: Arc<Metrics>,
+    files: FileShares,
+}
+
+impl Bound {
+    /// Checks the configuration and binds its addresses, those of `listen` last.
+    async fn all_of(config: Config) -> Result<Self, StartErrors> {
+        let mut admin_errors = Vec::new();
+        let admin = BoundAdmin::bind(&config, &mut admin_errors);
+        let errors = admin_errors.into_iter().map(StartError::from).collect();
+        let metrics = Arc::new(new_metrics(&config));
+        let cache = Cache::new(&config.cache);
+        let prepared = Prepared::new(config, None, &metrics, errors);
+        // Before clients are served, because inherited entries must not replace newer ones.
+        let cache = prepared.inherit(cache, &metrics).await;
+        let (setup, addresses) = prepared.bind(None)?;
+        memory_limit::warn_of_cache(&setup.config.cache);
+        // All sockets that are bound are open by now.
+        let files = share_out_files(&setup.config).map_err(StartError::Files)?;
+        Ok(Self {
+            setup,
+            admin,
+            addresses,
+            cache,
+            metrics,
+            files,
+        })
+    }
+}
+
+fn new_metrics(config: &Config) -> Metrics {
+    let mut metrics = Metrics::new();
+    if config.metrics_coredns {
+        metrics.count_for_coredns();
+    }
+    metrics
+}
+
 /// What a configuration needs before it can be put in force.
 struct Prepared {
     config: Config,
@@ -456,6 +471,16 @@ impl Prepared {
         }
     }
 
+    /// The cache with what an earlier instance hands over, if it is asked for and nothing is wrong so far.
+    async fn inherit(&self, cache: Cache, metrics: &Metrics) -> Cache {
+        match &self.setup {
+            Some(setup) if self.config.handover && self.errors.is_empty() => {
+                handover::inherit(cache, Arc::clone(setup), metrics).await
+            }
+            _ => cache,
+        }
+    }
+
     /// Opens sockets for `listen`, by default all of the configuration's. That comes last: clients may use them from the
     /// moment they are bound.
     fn bind(
@@ -483,6 +508,59 @@ impl Prepared {
             _ => Err(StartErrors(errors)),
         }
     }
+}
+
+/// What workers share, at the start.
+fn new_shared(
+    setup: &Arc<Setup>,
+    cache: Cache,
+    metrics: &Metrics,
+    files: FileShares,
+) -> Arc<Shared> {
+    Arc::new(Shared {
+        current: ArcSwap::new(Arc::clone(setup)),
+        cache,
+        metrics: metrics.serving.clone(),
+        failures: Arc::default(),
+        top: TopBoard::default(),
+        hasher: ahash::RandomState::new(),
+        loops: Arc::new(LoopNames::default()),
+        upstream_sockets: files.upstream_per_worker,
+    })
+}
+
+/// Starts the worker threads; returns them, and what shows that each one runs.
+fn start_workers(
+    shared: &Arc<Shared>,
+    metrics: &Metrics,
+    files: FileShares,
+    stop: &CancellationToken,
+) -> Result<(Vec<WorkerThread>, Vec<Arc<Heartbeat>>), StartError> {
+    let setup = shared.current.load();
+    let slots = ConnectionSlots::new(metrics.connections.clone(), files.clients);
+    let heartbeats: Vec<_> = (0..setup.config.workers.get())
+        .map(|_| Arc::new(Heartbeat::new()))
+        .collect();
+    let policy = scheduling::available(setup.config.scheduling);
+    let realtime = (policy == ThreadPolicy::Realtime).then_some(&metrics.scheduling);
+    let workers = threads::start(shared, &Arc::new(slots), &heartbeats, stop, realtime)
+        .map_err(StartError::Thread)?;
+    Ok((workers, heartbeats))
+}
+
+/// Starts probes of servers, and the record of their states; returns what gives them the servers of each new setup.
+fn start_probes(
+    tasks: &mut JoinSet<()>,
+    shared: &Shared,
+    readiness: &Arc<Readiness>,
+) -> watch::Sender<Arc<Upstreams>> {
+    let upstreams = Arc::clone(&shared.current.load().upstreams);
+    let (sender, receiver) = watch::channel(upstreams);
+    let ready = Arc::clone(readiness);
+    let on_start = move || ready.done(StartPart::Probes);
+    tasks.spawn(history::run(receiver.clone()));
+    tasks.spawn(probe::run(receiver, Arc::clone(&shared.loops), on_start));
+    sender
 }
 
 /// Has the workers serve what is bound.
