@@ -179,10 +179,11 @@ fn read_route_table<'a>(
     let answer = section
         .value("answer")
         .map(|answer| read_answer(report, &section.path("answer"), answer));
+    let both = |one, other| report.error_at(path, value, Problem::Both(one, other));
     let tiers = match (section.value("group"), section.value("tiers")) {
         _ if answer.is_some() => Vec::new(),
         (Some(_), Some(_)) => {
-            report.error_at(path, value, Problem::Both("group", "tiers"));
+            both("group", "tiers");
             Vec::new()
         }
         (Some(group), None) => read_tiers(report, &section.path("group"), group, groups),
@@ -197,8 +198,7 @@ fn read_route_table<'a>(
     if let (Some(one), Some(other)) = (max_negative_ttl, negative)
         && one != other
     {
-        let problem = Problem::Both("max_negative_ttl", "cache.max_negative_ttl");
-        report.error_at(path, value, problem);
+        both("max_negative_ttl", "cache.max_negative_ttl");
     }
     let filter = section.value("filter").map_or_else(Vec::new, |filter| {
         read_filter(report, &section.path("filter"), filter)
@@ -212,13 +212,13 @@ fn read_route_table<'a>(
         // A route that answers by itself has no groups and stores nothing.
         for other in NOT_WITH_ANSWER {
             if section.value(other).is_some() {
-                report.error_at(path, value, Problem::Both("answer", other));
+                both("answer", other);
             }
         }
     }
     if cache.off && !stale_on.is_empty() {
         // Nothing is kept that could be served in place of a denial.
-        report.error_at(path, value, Problem::Both("stale_on", "cache: off"));
+        both("stale_on", "cache: off");
     }
     section.finish();
     RouteConfig {

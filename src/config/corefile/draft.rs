@@ -278,70 +278,78 @@ impl Draft {
     /// The keys and values, with the line and file of each.
     pub(super) fn document(&self) -> Document {
         let mut document = Document::default();
-        let mut put = |path: &[&str], value: Value, place: &Place| {
-            insert(&mut document.dict, path, value);
-            let mut key = KeyPath::default();
-            for segment in path {
-                key = key.key(segment);
-                document.lines.entry(key.clone()).or_insert(place.line);
-                document
-                    .files
-                    .entry(key.clone())
-                    .or_insert_with(|| place.file.to_path_buf());
-            }
-        };
         for (path, value, place) in &self.keys {
-            put(path, value.clone(), place);
+            put(&mut document, path, value.clone(), place);
         }
         for group in &self.groups {
-            let servers: Vec<Value> = group
-                .servers
-                .iter()
-                .map(|server| Value::from(server.as_str()))
-                .collect();
-            put(
-                &["upstreams", &group.name, "servers"],
-                servers.into(),
-                &group.place,
-            );
-            for (path, value, place) in &group.options {
-                let path: Vec<&str> = ["upstreams", &*group.name]
-                    .into_iter()
-                    .chain(path.iter().copied())
-                    .collect();
-                put(&path, value.clone(), place);
-            }
+            put_group(&mut document, group);
         }
         for (zone, route) in &self.routes {
-            let (key, value) = match &route.target {
-                Target::Group(group) => ("group", Value::from(group.as_str())),
-                Target::Answer(answer) => ("answer", answer.clone()),
-            };
-            if route.options.is_empty() && key == "group" {
-                put(&["routes", zone], value, &route.place);
-                continue;
-            }
-            put(&["routes", zone, key], value, &route.place);
-            for (key, value) in &route.options {
-                put(&["routes", zone, key], value.clone(), &route.place);
-            }
+            put_route(&mut document, zone, route);
         }
         for (name, (addresses, place)) in &self.records {
-            for (key, v4) in [("A", true), ("AAAA", false)] {
-                let of_family: Vec<Value> = addresses
-                    .iter()
-                    .filter(|address| address.is_ipv4() == v4)
-                    .map(|address| Value::from(address.to_string()))
-                    .collect();
-                if !of_family.is_empty() {
-                    put(&["records", name, key], of_family.into(), place);
-                }
-            }
+            put_addresses(&mut document, name, addresses, place);
         }
         for (name, (target, place)) in &self.aliases {
-            put(&["records", name, "CNAME"], target.as_str().into(), place);
+            let path = ["records", name, "CNAME"];
+            put(&mut document, &path, target.as_str().into(), place);
         }
         document
+    }
+}
+
+/// Sets a key. The tables on the way to it come from the place that names them first.
+fn put(document: &mut Document, path: &[&str], value: Value, place: &Place) {
+    insert(&mut document.dict, path, value);
+    let mut key = KeyPath::default();
+    for segment in path {
+        key = key.key(segment);
+        document.lines.entry(key.clone()).or_insert(place.line);
+        document
+            .files
+            .entry(key.clone())
+            .or_insert_with(|| place.file.to_path_buf());
+    }
+}
+
+fn put_group(document: &mut Document, group: &DraftGroup) {
+    let path = ["upstreams", &group.name];
+    let servers = group.servers.iter();
+    let servers: Vec<Value> = servers.map(|server| server.as_str().into()).collect();
+    let key = [&path[..], &["servers"]].concat();
+    put(document, &key, servers.into(), &group.place);
+    for (option, value, place) in &group.options {
+        let key = [&path[..], option].concat();
+        put(document, &key, value.clone(), place);
+    }
+}
+
+/// A route with a group and nothing else is written as the group's name.
+fn put_route(document: &mut Document, zone: &str, route: &DraftRoute) {
+    let place = &route.place;
+    let (key, value) = match &route.target {
+        Target::Group(group) => ("group", Value::from(group.as_str())),
+        Target::Answer(answer) => ("answer", answer.clone()),
+    };
+    if route.options.is_empty() && key == "group" {
+        return put(document, &["routes", zone], value, place);
+    }
+    put(document, &["routes", zone, key], value, place);
+    for (key, value) in &route.options {
+        put(document, &["routes", zone, key], value.clone(), place);
+    }
+}
+
+fn put_addresses(document: &mut Document, name: &str, addresses: &[IpAddr], place: &Place) {
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) =
+        addresses.iter().partition(|address| address.is_ipv4());
+    for (record_type, addresses) in [("A", v4), ("AAAA", v6)] {
+        if !addresses.is_empty() {
+            let addresses = addresses.into_iter();
+            let addresses: Vec<Value> = addresses.map(|one| one.to_string().into()).collect();
+            let path = ["records", name, record_type];
+            put(document, &path, addresses.into(), place);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use figment::value::Value;
 
 use super::draft::{Draft, DraftGroup, Refusal, Verdict, duration};
 use super::syntax::{Directive, Place, Word};
-use super::zones::{zone, zones};
+use super::zones::{is_within, zone, zones};
 
 /// One `forward`.
 #[derive(Debug)]
@@ -21,6 +21,30 @@ pub(super) struct Forward<'a> {
     pub(super) except: Vec<String>,
     pub(super) options: Vec<(Vec<&'static str>, Value, Place)>,
     pub(super) place: Place,
+}
+
+impl Forward<'_> {
+    /// Whether it asks its servers for the names of a zone.
+    pub(super) fn takes(&self, zone: &str) -> bool {
+        let is_excepted = |except: &String| is_within(zone, except);
+        is_within(zone, &self.from) && !self.except.iter().any(is_excepted)
+    }
+
+    /// Its servers and options, as a group.
+    pub(super) fn group(&self, name: String) -> DraftGroup {
+        DraftGroup {
+            name,
+            servers: self.servers.clone(),
+            options: self.options.clone(),
+            place: self.place.clone(),
+        }
+    }
+
+    /// Sets a key of the group.
+    fn set(&mut self, path: &[&'static str], value: impl Into<Value>, place: &Place) {
+        self.options
+            .push((path.to_vec(), value.into(), place.clone()));
+    }
 }
 
 /// The remedy for `next` and `failover` codes that pass an answer over.
@@ -79,9 +103,7 @@ pub(super) fn read<'a>(
     if !policy && forward.servers.len() > 1 {
         // `random` is the default there.
         let place = forward.place.clone();
-        forward
-            .options
-            .push((vec!["policy"], "round_robin".into(), place));
+        forward.set(&["policy"], "round_robin", &place);
     }
     Some(forward)
 }
@@ -200,95 +222,146 @@ fn bracketed(text: &str) -> String {
     }
 }
 
+/// Options of which nothing is to be taken over, with the remark about each.
+const REMARKED: [(&str, Verdict, &str); 9] = [
+    ("prefer_udp", Verdict::Taken, "always so"),
+    (
+        "read_timeout",
+        Verdict::Differs,
+        "the next server is asked after 20 to 200 ms; deadline (4 s) bounds a query",
+    ),
+    ("doh_method", Verdict::Differs, "always POST"),
+    (
+        "source_address",
+        Verdict::NoCounterpart,
+        "the address that the node's routes choose",
+    ),
+    (
+        "max_fails",
+        Verdict::Differs,
+        "nothing to count: a server is down when a probe is lost, and up when two are answered",
+    ),
+    ("expire", Verdict::NoCounterpart, SOCKETS_END),
+    ("max_idle_conns", Verdict::NoCounterpart, SOCKETS_END),
+    (
+        "max_connect_attempts",
+        Verdict::NoCounterpart,
+        "deadline (4 s) bounds a query",
+    ),
+    (
+        "failfast_all_unhealthy_upstreams",
+        Verdict::Differs,
+        "all down: a stale answer at once; without one each server gets one try, for 0.2 s at most",
+    ),
+];
+
+const SOCKETS_END: &str = "sockets are replaced after 30 s, idle connections closed after 8 s";
+
 fn read_option(
     draft: &mut Draft,
     forward: &mut Forward<'_>,
     transport: &mut ServerOptions,
     option: &Directive,
 ) {
-    use Verdict::{Differs, NoCounterpart, Taken};
     let place = &option.name.place;
-    let mut set =
-        |path: Vec<&'static str>, value: Value| forward.options.push((path, value, place.clone()));
-    match option.name.text.as_str() {
+    let name = option.name.text.as_str();
+    if let Some((_, verdict, note)) = REMARKED.iter().find(|(known, ..)| *known == name) {
+        return draft.remark(option, *verdict, *note);
+    }
+    match name {
+        "force_tcp" | "tls_servername" | "resolver" => server_option(draft, transport, option),
         "except" => {
-            forward.except.extend(option.arguments.iter().flat_map(|word| zones(&word.text)));
-            draft.remark(option, Taken, "routes of their own");
+            let zones = option.arguments.iter().flat_map(|word| zones(&word.text));
+            forward.except.extend(zones);
+            draft.remark(option, Verdict::Taken, "routes of their own");
         }
-        "force_tcp" => {
-            transport.force_tcp = true;
-            draft.remark(option, Taken, "tcp:// in front of the servers");
-        }
-        "prefer_udp" => draft.remark(option, Taken, "always so"),
-        "tls_servername" => {
-            if let Some(name) = draft.argument(option, 0, "the name of the certificate") {
-                transport.tls_name = Some(zone(&name.text));
-                draft.remark(option, Taken, "the name behind # of the servers");
-            }
-        }
-        "tls" => match &*option.arguments {
-            [] => draft.remark(option, Differs, "trusts the web's roots that are built in, not the system's"),
-            [ca] => {
-                set(vec!["tls_ca"], ca.text.as_str().into());
-                draft.remark(option, Differs, "tls_ca: trusted beside the web's roots that are built in");
-            }
-            _ => {
-                let what = "a client certificate".to_owned();
-                let remedy = "use servers that do not ask for one";
-                draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
-            }
-        },
-        "policy" => match option.texts().as_slice() {
-            ["random"] => {
-                set(vec!["policy"], "round_robin".into());
-                draft.remark(option, Differs, "in turn instead of at random");
-            }
-            ["round_robin"] => {
-                set(vec!["policy"], "round_robin".into());
-                draft.remark(option, Taken, "policy: round_robin");
-            }
-            ["sequential"] => {
-                set(vec!["policy"], "ordered".into());
-                draft.remark(option, Taken, "policy: ordered");
-            }
-            _ => unexpected(draft, option, "random, round_robin or sequential"),
-        },
+        "tls" => tls(draft, forward, option),
+        "policy" => policy(draft, forward, option),
         "health_check" => health_check(draft, forward, option),
         "max_concurrent" => {
             if let Some(most) = draft.parsed::<u64>(option, 0, "a number") {
                 if most > 0 {
-                    set(vec!["max_in_flight"], most.into());
+                    forward.set(&["max_in_flight"], most, place);
                 }
-                draft.remark(option, Differs, "max_in_flight: over it a stale answer or SERVFAIL, there REFUSED");
+                let note = "max_in_flight: over it a stale answer or SERVFAIL, there REFUSED";
+                draft.remark(option, Verdict::Differs, note);
             }
         }
         "failover" | "next" => failover(draft, option),
         "next_on_nodata" => {
-            let what = "next_on_nodata".to_owned();
-            draft.refuse(place, Refusal::ChangesAnswers { what, remedy: NOT_PASSED_OVER });
+            let (what, remedy) = (name.to_owned(), NOT_PASSED_OVER);
+            draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
         }
         "max_age" => {
-            if let Some(age) = option.texts().first().and_then(|text| duration_ms(text)).filter(|age| *age > 0) {
-                set(vec!["streams", "max_age"], duration(age));
+            let texts = option.texts();
+            let age = texts.first().and_then(|text| duration_ms(text));
+            if let Some(age) = age.filter(|age| *age > 0) {
+                forward.set(&["streams", "max_age"], duration(age), place);
             }
-            draft.remark(option, Taken, "streams.max_age");
+            draft.remark(option, Verdict::Taken, "streams.max_age");
         }
-        "read_timeout" => draft.remark(option, Differs, "the next server is asked after 20 to 200 ms; deadline (4 s) bounds a query"),
-        "doh_method" => draft.remark(option, Differs, "always POST"),
-        "source_address" => draft.remark(option, NoCounterpart, "the address that the node's routes choose"),
-        "resolver" => {
-            transport.resolvers.extend(option.texts().into_iter().map(str::to_owned));
-            draft.remark(option, Differs, "a group that resolves host names of servers, again as their TTL says; there at start alone");
-        }
-        "max_fails" => draft.remark(option, Differs, "nothing to count: a server is down when a probe is lost, and up when two are answered"),
-        "expire" | "max_idle_conns" => draft.remark(option, NoCounterpart, "sockets are replaced after 30 s, idle connections closed after 8 s"),
-        "max_connect_attempts" => draft.remark(option, NoCounterpart, "deadline (4 s) bounds a query"),
-        "failfast_all_unhealthy_upstreams" => draft.remark(option, Differs, "all down: a stale answer at once; without one each server gets one try, for 0.2 s at most"),
         _ => {
-            let option = option.name.text.clone();
-            draft.refuse(place, Refusal::NoOption { plugin: "forward", option });
+            let (plugin, option) = ("forward", name.to_owned());
+            draft.refuse(place, Refusal::NoOption { plugin, option });
         }
     }
+}
+
+/// Options that decide how servers are written.
+fn server_option(draft: &mut Draft, transport: &mut ServerOptions, option: &Directive) {
+    match option.name.text.as_str() {
+        "force_tcp" => {
+            transport.force_tcp = true;
+            draft.remark(option, Verdict::Taken, "tcp:// in front of the servers");
+        }
+        "tls_servername" => {
+            if let Some(name) = draft.argument(option, 0, "the name of the certificate") {
+                transport.tls_name = Some(zone(&name.text));
+                draft.remark(option, Verdict::Taken, "the name behind # of the servers");
+            }
+        }
+        _ => {
+            let resolvers = option.texts().into_iter().map(str::to_owned);
+            transport.resolvers.extend(resolvers);
+            let note = "a group that resolves host names of servers, again as their TTL says; there at start alone";
+            draft.remark(option, Verdict::Differs, note);
+        }
+    }
+}
+
+fn tls(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive) {
+    let place = &option.name.place;
+    match &*option.arguments {
+        [] => {
+            let note = "trusts the web's roots that are built in, not the system's";
+            draft.remark(option, Verdict::Differs, note);
+        }
+        [ca] => {
+            forward.set(&["tls_ca"], ca.text.as_str(), place);
+            let note = "tls_ca: trusted beside the web's roots that are built in";
+            draft.remark(option, Verdict::Differs, note);
+        }
+        _ => {
+            let what = "a client certificate".to_owned();
+            let remedy = "use servers that do not ask for one";
+            draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+        }
+    }
+}
+
+fn policy(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive) {
+    let (policy, verdict, note) = match option.texts().as_slice() {
+        ["random"] => (
+            "round_robin",
+            Verdict::Differs,
+            "in turn instead of at random",
+        ),
+        ["round_robin"] => ("round_robin", Verdict::Taken, "policy: round_robin"),
+        ["sequential"] => ("ordered", Verdict::Taken, "policy: ordered"),
+        _ => return unexpected(draft, option, "random, round_robin or sequential"),
+    };
+    forward.set(&["policy"], policy, &option.name.place);
+    draft.remark(option, verdict, note);
 }
 
 fn health_check(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive) {
@@ -306,27 +379,15 @@ fn health_check(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive
         return;
     };
     let pause = pause.clamp(50, 60_000);
-    forward.options.push((
-        vec!["failover", "probe_min"],
-        duration(pause),
-        place.clone(),
-    ));
+    forward.set(&["failover", "probe_min"], duration(pause), place);
     if pause > 5_000 {
-        forward.options.push((
-            vec!["failover", "probe_max"],
-            duration(pause),
-            place.clone(),
-        ));
+        forward.set(&["failover", "probe_max"], duration(pause), place);
     }
     let texts = option.texts();
     if let Some(at) = texts.iter().position(|text| *text == "domain")
         && let Some(name) = texts.get(at + 1)
     {
-        forward.options.push((
-            vec!["probe"],
-            format!("{} NS", zone(name)).into(),
-            place.clone(),
-        ));
+        forward.set(&["probe"], format!("{} NS", zone(name)), place);
     }
     let mut note =
         "failover.probe_min; only servers in doubt are probed, and pauses grow".to_owned();

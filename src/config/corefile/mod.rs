@@ -32,7 +32,7 @@ use super::foreign::{self, HeldCorefile};
 use super::yaml::Document;
 use draft::Draft;
 use server::{AclPlugin, DraftBlock};
-use syntax::{Directive, Place, ServerBlock, Sources, SyntaxError};
+use syntax::{Directive, Place, ServerBlock, Sources, SyntaxError, Word};
 use zones::BlockKey;
 
 /// The default address of NodeLocal DNSCache.
@@ -112,56 +112,22 @@ pub(super) fn import(
     for import in &corefile.empty_imports {
         draft.remark(import, Verdict::Differs, NO_FILE);
     }
-    let mut listen: Vec<SocketAddr> = Vec::new();
-    let mut rotate = false;
-    let mut first = None;
-    let mut acls = Vec::new();
-    let mut blocks = Vec::new();
-    let zones: BTreeSet<String> = corefile
-        .servers
-        .iter()
-        .flat_map(|block| &block.keys)
-        .filter_map(|word| BlockKey::read(&word.text))
-        .flat_map(|key| key.zones)
-        .collect();
+    let zones = zones_of(&corefile.servers);
     let (relays, servers) = relay::split_off(corefile.servers);
     let behind = relay::servers(&mut draft, &relays);
+    let others = OtherBlocks { zones, behind };
+    let mut blocks = Vec::new();
     for block in &servers {
-        if let Some(key) = block
-            .keys
-            .first()
-            .filter(|key| plugins::is_translated(&key.text))
-        {
+        if let Some(key) = plugin_in_place_of_zone(block) {
             let name = key.text.clone();
             draft.refuse(&key.place, Refusal::PluginAsZone { name });
-            continue;
+        } else {
+            blocks.push((block, translate(&mut draft, around, block, &others)));
         }
-        let place = block.keys.first().map(|key| key.place.clone());
-        first = first.or(place);
-        let server = translate(&mut draft, around, (block, &behind), &zones);
-        rotate |= server.balances;
-        let addresses = server.addresses(around);
-        for address in &addresses {
-            if !listen.contains(address) {
-                listen.push(*address);
-            }
-        }
-        blocks.push((block, addresses));
-        acls.push(server.acl);
     }
-    remark_on_addresses(&mut draft, &blocks, &listen);
-    remove_covered(&mut listen);
-    if let Some(place) = first {
-        let listen: Vec<Value> = listen
-            .iter()
-            .map(|address| address.to_string().into())
-            .collect();
-        draft.set(&["listen"], listen, &place);
-        // CoreDNS answers every client unless `acl` says otherwise.
-        draft.set(&["allow"], "all", &place);
-        draft.set(&["cache", "rotate"], rotate, &place);
-    }
+    set_for_all_blocks(&mut draft, around, &blocks);
     set_observed_addresses(&mut draft);
+    let acls: Vec<_> = blocks.into_iter().map(|(_, drafted)| drafted.acl).collect();
     remark_on_acls(&mut draft, &acls);
     let errors = mistakes(&corefile.errors, &draft);
     if !errors.is_empty() {
@@ -184,6 +150,60 @@ pub(super) fn import(
     })
 }
 
+/// What the translation of a block depends on in the others.
+struct OtherBlocks {
+    /// The zones of all blocks.
+    zones: BTreeSet<String>,
+    /// The servers behind each relay, by its address.
+    behind: BTreeMap<String, Vec<String>>,
+}
+
+fn zones_of(servers: &[ServerBlock]) -> BTreeSet<String> {
+    let keys = servers.iter().flat_map(|block| &block.keys);
+    keys.filter_map(|word| BlockKey::read(&word.text))
+        .flat_map(|key| key.zones)
+        .collect()
+}
+
+/// The word in front of a block, if it is a plugin that stands outside of any block.
+fn plugin_in_place_of_zone(block: &ServerBlock) -> Option<&Word> {
+    let key = block.keys.first()?;
+    plugins::is_translated(&key.text).then_some(key)
+}
+
+/// Sets what each block of CoreDNS has for itself, and all routes have together here: where clients ask, who may, and in
+/// which order records are.
+fn set_for_all_blocks(
+    draft: &mut Draft,
+    around: &Surroundings<'_>,
+    blocks: &[(&ServerBlock, DraftBlock<'_>)],
+) {
+    let addresses: Vec<(&ServerBlock, Vec<SocketAddr>)> = blocks
+        .iter()
+        .map(|(block, drafted)| (*block, drafted.addresses(around)))
+        .collect();
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    for address in addresses.iter().flat_map(|(_, addresses)| addresses) {
+        if !listen.contains(address) {
+            listen.push(*address);
+        }
+    }
+    remark_on_addresses(draft, &addresses, &listen);
+    remove_covered(&mut listen);
+    let Some(first) = blocks.iter().find_map(|(block, _)| block.keys.first()) else {
+        return;
+    };
+    let listen: Vec<Value> = listen
+        .iter()
+        .map(|address| address.to_string().into())
+        .collect();
+    draft.set(&["listen"], listen, &first.place);
+    // CoreDNS answers every client unless `acl` says otherwise.
+    draft.set(&["allow"], "all", &first.place);
+    let rotate = blocks.iter().any(|(_, drafted)| drafted.balances);
+    draft.set(&["cache", "rotate"], rotate, &first.place);
+}
+
 /// Every mistake: those of the text, then those of the lines that cannot be translated.
 fn mistakes(syntax: &[SyntaxError], draft: &Draft) -> Vec<ConfigError> {
     let mistake = |place: &Place, problem| ConfigError::Corefile {
@@ -202,12 +222,12 @@ fn mistakes(syntax: &[SyntaxError], draft: &Draft) -> Vec<ConfigError> {
     syntax.chain(refused).collect()
 }
 
-/// Reads a server block, and drafts its routes and records. `zones` are those of all blocks.
+/// Reads a server block, and drafts its routes and records.
 fn translate<'a>(
     draft: &mut Draft,
     around: &Surroundings<'_>,
-    (block, behind): (&'a ServerBlock, &BTreeMap<String, Vec<String>>),
-    zones: &BTreeSet<String>,
+    block: &'a ServerBlock,
+    others: &OtherBlocks,
 ) -> DraftBlock<'a> {
     let asks = |directive: &Directive| {
         let name = directive.name.text.as_str();
@@ -223,13 +243,13 @@ fn translate<'a>(
             "forward" | "proxy" => {
                 server
                     .forwards
-                    .extend(forward::read(draft, directive, behind));
+                    .extend(forward::read(draft, directive, &others.behind));
             }
             _ => plugins::read(draft, around, &mut server, directive),
         }
     }
-    server.records(draft, zones);
-    server.routes(draft, around, zones);
+    server.records(draft, &others.zones);
+    server.routes(draft, around, &others.zones);
     server
 }
 

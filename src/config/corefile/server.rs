@@ -179,8 +179,8 @@ impl DraftBlock<'_> {
         if let Some(kubernetes) = &self.kubernetes {
             kubernetes_routes(draft, around, kubernetes, &mut routes);
         }
-        for (number, forward) in self.forwards.iter().enumerate() {
-            self.forward(draft, number, forward, &mut routes);
+        for number in 0..self.forwards.len() {
+            self.forward(draft, number, &mut routes);
         }
         self.cached_apart(&mut routes);
         for (zone, place) in &self.zones {
@@ -226,26 +226,10 @@ impl DraftBlock<'_> {
         }
     }
 
-    fn forward(
-        &self,
-        draft: &mut Draft,
-        number: usize,
-        forward: &Forward<'_>,
-        routes: &mut Vec<(String, DraftRoute)>,
-    ) {
-        let reaches = |(zone, _): &(String, Place)| {
-            let both = is_within(&forward.from, zone) || is_within(zone, &forward.from);
-            let below = if is_within(zone, &forward.from) {
-                zone
-            } else {
-                &forward.from
-            };
-            both && !routes.iter().any(|(known, _)| known == below)
-        };
-        let takes_exceptions = self.forwards[..number]
-            .iter()
-            .any(|other| !other.except.is_empty());
-        if !(takes_exceptions || self.zones.iter().any(reaches)) {
+    /// The routes of one of the block's `forward`, and of what it leaves out (`except`).
+    fn forward(&self, draft: &mut Draft, number: usize, routes: &mut Vec<(String, DraftRoute)>) {
+        let forward = &self.forwards[number];
+        if !self.leaves_names_to(number, routes) {
             let note = "a line above it has all its names, so these servers are never asked";
             return draft.remark(forward.directive, Verdict::NoCounterpart, note);
         }
@@ -256,68 +240,54 @@ impl DraftBlock<'_> {
         } else {
             &forward.from
         };
-        let group = draft.group(DraftGroup {
-            name: group_name(name),
-            servers: forward.servers.clone(),
-            options: forward.options.clone(),
-            place: forward.place.clone(),
-        });
+        let group = draft.group(forward.group(group_name(name)));
         for (zone, _) in &self.zones {
-            let below = if is_within(&forward.from, zone) {
-                &forward.from
-            } else if is_within(zone, &forward.from) {
-                zone
-            } else {
+            let Some(zone) = in_both(zone, &forward.from) else {
                 continue;
             };
-            add(routes, below, Target::Group(group.clone()), &forward.place);
-            for except in forward
-                .except
-                .iter()
-                .filter(|except| is_within(except, below))
-            {
-                let covers = |other: &&Forward<'_>| {
-                    is_within(except, &other.from)
-                        && !other.except.iter().any(|zone| is_within(except, zone))
-                };
-                // A later `forward` takes them and gets its own route; without one nobody answers them.
-                if let Some(next) = self.forwards[number + 1..].iter().find(covers) {
-                    let group = draft.group(DraftGroup {
-                        name: group_name(except),
-                        servers: next.servers.clone(),
-                        options: next.options.clone(),
-                        place: next.place.clone(),
-                    });
-                    add(routes, except, Target::Group(group), &next.place);
-                } else if !self
-                    .kubernetes
-                    .as_ref()
-                    .is_some_and(|kubernetes| kubernetes.zones.contains(except))
-                {
-                    add(
-                        routes,
-                        except,
-                        Target::Answer("REFUSED".into()),
-                        &forward.place,
-                    );
-                }
+            add(routes, zone, Target::Group(group.clone()), &forward.place);
+            for except in forward.except.iter().filter(|one| is_within(one, zone)) {
+                self.exception(draft, number, except, routes);
             }
+        }
+    }
+
+    /// Whether a `forward` is asked for anything: what comes earlier in the block may have all its names.
+    fn leaves_names_to(&self, number: usize, routes: &[(String, DraftRoute)]) -> bool {
+        let (earlier, from) = (&self.forwards[..number], &self.forwards[number].from);
+        let is_free = |(zone, _): &(String, Place)| {
+            in_both(zone, from).is_some_and(|both| !routes.iter().any(|(known, _)| known == both))
+        };
+        earlier.iter().any(|one| !one.except.is_empty()) || self.zones.iter().any(is_free)
+    }
+
+    /// The route of a zone that a `forward` leaves out: a later `forward` or kubernetes takes it, or nobody answers it.
+    fn exception(
+        &self,
+        draft: &mut Draft,
+        number: usize,
+        except: &String,
+        routes: &mut Vec<(String, DraftRoute)>,
+    ) {
+        let mut later = self.forwards[number + 1..].iter();
+        if let Some(next) = later.find(|forward| forward.takes(except)) {
+            let group = draft.group(next.group(group_name(except)));
+            add(routes, except, Target::Group(group), &next.place);
+            return;
+        }
+        let kubernetes = self.kubernetes.as_ref();
+        if !kubernetes.is_some_and(|kubernetes| kubernetes.zones.contains(except)) {
+            let place = &self.forwards[number].place;
+            add(routes, except, Target::Answer("REFUSED".into()), place);
         }
     }
 
     /// The group that the block's `forward` asks for names of a zone, be it one of the block's zones or not: names that were
     /// rewritten stay in the block.
     fn forwards_to(&self, draft: &mut Draft, zone: &str) -> Option<String> {
-        let forward = self.forwards.iter().find(|forward| {
-            let excepted = |except: &String| is_within(zone, except);
-            is_within(zone, &forward.from) && !forward.except.iter().any(excepted)
-        })?;
-        Some(draft.group(DraftGroup {
-            name: group_name(self.zones.first().map_or(".", |(zone, _)| zone.as_str())),
-            servers: forward.servers.clone(),
-            options: forward.options.clone(),
-            place: forward.place.clone(),
-        }))
+        let forward = self.forwards.iter().find(|forward| forward.takes(zone))?;
+        let first = self.zones.first().map_or(".", |(zone, _)| zone.as_str());
+        Some(draft.group(forward.group(group_name(first))))
     }
 
     fn rewrites(&self, draft: &mut Draft, routes: &mut Vec<(String, DraftRoute)>) {
@@ -475,6 +445,15 @@ fn group_name(zone: &str) -> String {
         .collect();
     let end = &name[name.len().saturating_sub(LONGEST)..];
     end.trim_start_matches('.').to_owned()
+}
+
+/// The zone of those names that are in both zones; none if there are none.
+fn in_both<'z>(one: &'z str, other: &'z str) -> Option<&'z str> {
+    if is_within(one, other) {
+        Some(one)
+    } else {
+        is_within(other, one).then_some(other)
+    }
 }
 
 /// The route that names of a zone take.
