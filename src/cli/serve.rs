@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::log;
@@ -34,16 +34,8 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
         .filter(|directory| !directory.is_empty())
         .map(|directory| LastGood::new(PathBuf::from(directory)));
     let mut mistakes = Vec::new();
-    let loaded = match load(flags) {
-        Ok(loaded) => loaded,
-        Err(errors) => {
-            eprintln!("{errors}");
-            mistakes.extend(errors.iter().map(ToString::to_string));
-            match fall_back(last_good.as_ref(), flags) {
-                Some(loaded) => loaded,
-                None => return Ok(ExitCode::from(2)),
-            }
-        }
+    let Some(loaded) = load_or_fall_back(flags, last_good.as_ref(), &mut mistakes) else {
+        return Ok(ExitCode::from(2));
     };
     let runtime = runtime()?;
     let log = log::start(&loaded.config.log)?;
@@ -52,11 +44,8 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
     }
     set_process_limits();
     runtime.block_on(async move {
-        let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-        let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-        // CoreDNS reloads on SIGUSR1. Without a handler the signal would end this process.
-        let mut user = signal(SignalKind::user_defined1()).context("SIGUSR1")?;
+        let mut stop_signals = StopSignals::new()?;
+        let mut reload_signals = ReloadSignals::new()?;
         let started = start(loaded, last_good.as_ref(), flags, &mut mistakes).await;
         let Some(mut app) = started else {
             return Ok(ExitCode::from(2));
@@ -70,34 +59,19 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
         }
         app.metrics.log(log.dropped());
         app.metrics.count_panics();
-        let listen: Vec<String> = app.listen().iter().map(ToString::to_string).collect();
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            listen = listen.join(" "),
-            admin = app.admin.map(|address| address.to_string()),
-            workers = app.shared.current.load().config.workers,
-            "serving"
-        );
+        log_addresses(&app);
         notify_manager(&NotifyState::Ready);
-        let signal = async || {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            }
-        };
-        let mut signal = signal;
         let asked = Notify::new();
         let name = tokio::select! {
-            name = signal() => name,
+            name = stop_signals.next() => name,
             () = reload::run(&mut app, flags, last_good.as_ref(), &asked) => "the end of reloading",
-            () = async { while hangup.recv().await.is_some() { asked.notify_one() } } => "the end of signals",
-            () = async { while user.recv().await.is_some() { asked.notify_one() } } => "the end of signals",
+            () = reload_signals.pass_on(&asked) => "the end of signals",
         };
         tracing::info!(signal = name, "stopping: answering what is in flight");
         notify_manager(&NotifyState::Stopping);
         tokio::select! {
             () = app.stop() => tracing::info!("stopped"),
-            name = later(ONE_SIGNAL, signal) => {
+            name = stop_signals.next_after(ONE_SIGNAL) => {
                 tracing::warn!(signal = name, "stopped at once by a second signal");
                 drop(log);
                 std::process::exit(1);
@@ -105,6 +79,97 @@ pub(super) fn run(flags: &Flags, state_dir: Option<OsString>) -> anyhow::Result<
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Loads the configuration, or the last good one if it has mistakes; `mistakes` then gets them, and they are printed.
+fn load_or_fall_back(
+    flags: &Flags,
+    last_good: Option<&LastGood>,
+    mistakes: &mut Vec<String>,
+) -> Option<Loaded> {
+    match load(flags) {
+        Ok(loaded) => Some(loaded),
+        Err(errors) => {
+            eprintln!("{errors}");
+            mistakes.extend(errors.iter().map(ToString::to_string));
+            fall_back(last_good, flags)
+        }
+    }
+}
+
+/// Signals that end the process.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT")?,
+        })
+    }
+
+    /// Waits for the next one; returns its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+
+    /// Waits for the next one that does not come before this time is over.
+    async fn next_after(&mut self, time: Duration) -> &'static str {
+        let start = Instant::now();
+        loop {
+            let name = self.next().await;
+            if start.elapsed() >= time {
+                return name;
+            }
+        }
+    }
+}
+
+/// Signals that have the configuration read again.
+struct ReloadSignals {
+    hangup: Signal,
+    /// CoreDNS reloads on SIGUSR1. Without a handler the signal would end this process.
+    user: Signal,
+}
+
+impl ReloadSignals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup()).context("SIGHUP")?,
+            user: signal(SignalKind::user_defined1()).context("SIGUSR1")?,
+        })
+    }
+
+    /// Has a reload asked for at each signal; returns when there can be no more.
+    async fn pass_on(&mut self, asked: &Notify) {
+        loop {
+            let received = tokio::select! {
+                received = self.hangup.recv() => received,
+                received = self.user.recv() => received,
+            };
+            if received.is_none() {
+                return;
+            }
+            asked.notify_one();
+        }
+    }
+}
+
+fn log_addresses(app: &App) {
+    let listen: Vec<String> = app.listen().iter().map(ToString::to_string).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = listen.join(" "),
+        admin = app.admin.map(|address| address.to_string()),
+        workers = app.shared.current.load().config.workers,
+        "serving"
+    );
 }
 
 /// Starts the configuration, or the last good one if it cannot be started; `mistakes` then gets the reasons. None if neither
@@ -140,17 +205,6 @@ fn set_process_limits() {
     match raise_file_limit() {
         Ok(limit) => tracing::debug!(limit, "open files"),
         Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
-    }
-}
-
-/// The next signal, if it does not come before this time is over.
-async fn later(time: Duration, mut signal: impl AsyncFnMut() -> &'static str) -> &'static str {
-    let start = Instant::now();
-    loop {
-        let name = signal().await;
-        if start.elapsed() >= time {
-            return name;
-        }
     }
 }
 

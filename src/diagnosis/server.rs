@@ -54,31 +54,12 @@ impl Examination {
         let first = self.line.medium();
         let plain = self.probe.with_edns(None);
         let tries = self.line.pace.tries;
-        let (with_edns, without, over_tcp, [software, identity]) = tokio::join!(
+        let (with_edns, without, over_tcp, software, identity) = tokio::join!(
             self.try_often(first, &self.probe, tries),
             self.try_often(first, &plain, PLAIN_TRIES),
-            async {
-                if first == Medium::Udp {
-                    let (with_edns, without) = tokio::join!(
-                        self.try_often(Medium::Tcp, &self.probe, TCP_TRIES),
-                        self.try_often(Medium::Tcp, &plain, TCP_TRIES),
-                    );
-                    // One that is silent to EDNS over UDP may be so over TCP.
-                    let any = |tries: &[Tried]| tries.iter().any(|tried| tried.result.is_ok());
-                    if any(&without) && !any(&with_edns) {
-                        without
-                    } else {
-                        with_edns
-                    }
-                } else {
-                    Vec::new()
-                }
-            },
-            async {
-                let (version, server) = ("version.bind.", "id.server.");
-                let (version, server) = tokio::join!(self.chaos(version), self.chaos(server));
-                [version, server]
-            },
+            self.over_tcp_too(&plain),
+            self.chaos("version.bind."),
+            self.chaos("id.server."),
         );
         let edns = understanding(&with_edns, &without);
         // A server that is silent to EDNS alone is measured without it.
@@ -90,18 +71,16 @@ impl Examination {
             measured.extend(self.try_often(first, form, MORE_TRIES * tries).await);
         }
         let reached = measured.iter().any(|tried| tried.result.is_ok());
+        let takes_sizes = reached && matches!(edns, EdnsReport::Understood | EdnsReport::LeftOut);
         let (answer, large) = tokio::join!(self.answer(&with_edns, &without, &over_tcp), async {
-            if first != Medium::Udp {
-                return None;
-            }
-            if reached && matches!(edns, EdnsReport::Understood | EdnsReport::LeftOut) {
-                Some(self.sizes().await)
-            } else {
-                Some(LargeReport {
+            match first {
+                Medium::Udp if takes_sizes => Some(self.sizes().await),
+                Medium::Udp => Some(LargeReport {
                     largest_octets: None,
                     available_octets: None,
                     offers: Vec::new(),
-                })
+                }),
+                _ => None,
             }
         });
         let mut transports = vec![transport_report(first, &measured)];
@@ -122,6 +101,23 @@ impl Examination {
             large,
             software,
             identity,
+        }
+    }
+
+    /// Asks a server of UDP over TCP, too; with EDNS, unless it answers without it alone.
+    async fn over_tcp_too(&self, plain: &Inquiry) -> Vec<Tried> {
+        if self.line.medium() != Medium::Udp {
+            return Vec::new();
+        }
+        let (with_edns, without) = tokio::join!(
+            self.try_often(Medium::Tcp, &self.probe, TCP_TRIES),
+            self.try_often(Medium::Tcp, plain, TCP_TRIES),
+        );
+        let any = |tries: &[Tried]| tries.iter().any(|tried| tried.result.is_ok());
+        if any(&without) && !any(&with_edns) {
+            without
+        } else {
+            with_edns
         }
     }
 

@@ -218,25 +218,7 @@ pub async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) 
                 current.tick();
             }
             command = commands.recv(), if !told_all => match command {
-                Some(Command::Connection(accepted)) => {
-                    connections.admit(accepted);
-                    // Connections that made room are closed before another is accepted, because each is an open file.
-                    yield_now().await;
-                }
-                Some(Command::Listen(Datagrams { socket, stop })) => {
-                    match udp::Listener::new(&current, socket) {
-                        Ok(listener) => {
-                            listeners.spawn_local(listener.run(stop));
-                        }
-                        // The other workers' sockets of this address get its datagrams.
-                        Err(error) => tracing::error!(%error, "a worker cannot watch a UDP socket"),
-                    }
-                }
-                Some(Command::Work(setup, done)) => {
-                    current.replace(&setup);
-                    // The receiver may have given up waiting.
-                    let _ = done.send(());
-                }
+                Some(command) => obey(command, &current, &mut listeners, &mut connections).await,
                 None => told_all = true,
             },
             () = stop.cancelled(), if deadline.is_none() => {
@@ -264,4 +246,31 @@ pub async fn work(parts: Parts, mut commands: mpsc::UnboundedReceiver<Command>) 
     heartbeat.beat();
     current.tick();
     Ok(())
+}
+
+async fn obey(
+    command: Command,
+    current: &Rc<CurrentWorker>,
+    listeners: &mut JoinSet<()>,
+    connections: &mut tcp::Connections,
+) {
+    match command {
+        Command::Connection(accepted) => {
+            connections.admit(accepted);
+            // Connections that made room are closed before another is accepted, because each is an open file.
+            yield_now().await;
+        }
+        Command::Listen(Datagrams { socket, stop }) => match udp::Listener::new(current, socket) {
+            Ok(listener) => {
+                listeners.spawn_local(listener.run(stop));
+            }
+            // The other workers' sockets of this address get its datagrams.
+            Err(error) => tracing::error!(%error, "a worker cannot watch a UDP socket"),
+        },
+        Command::Work(setup, done) => {
+            current.replace(&setup);
+            // The receiver may have given up waiting.
+            let _ = done.send(());
+        }
+    }
 }
