@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -102,7 +103,8 @@ impl InFlight {
         self.exchanges.borrow_mut().insert(id, exchange);
     }
 
-    /// Hands a message to the exchange that it answers. A message that answers none is counted and ignored.
+    /// Hands a message to the exchange that it answers, and returns when that exchange's query was sent. A message that
+    /// answers none is counted and ignored.
     ///
     /// # Errors
     /// What does not match.
@@ -112,28 +114,22 @@ impl InFlight {
         message: &[u8],
         arrived: Arrived,
         now: Instant,
-    ) -> Result<(), Mismatch> {
+    ) -> Result<Instant, Mismatch> {
         let id = wire::id(message);
-        let mut exchanges = self.exchanges.borrow_mut();
-        let verdict = match exchanges.get(&id) {
-            Some(exchange) => exchange.matches(message),
-            None => Err(Mismatch::Id),
+        let exchange = match self.exchanges.borrow_mut().entry(id) {
+            Entry::Occupied(entry) => entry.get().matches(message).map(|()| entry.remove()),
+            Entry::Vacant(_) => Err(Mismatch::Id),
         };
-        if let Err(reason) = verdict {
+        let exchange = exchange.inspect_err(|&reason| {
             self.unmatched.set(self.unmatched.get().saturating_add(1));
             peer.metrics.mismatched(reason);
-            return Err(reason);
+        })?;
+        let sent = exchange.sent();
+        match arrived {
+            Arrived::Whole => exchange.answered(peer, self.carrier, message, now),
+            Arrived::InPart => exchange.answered_in_part(peer, self.carrier, message, now),
         }
-        let exchange = exchanges.remove(&id);
-        drop(exchanges);
-        match (exchange, arrived) {
-            (Some(exchange), Arrived::Whole) => exchange.answered(peer, self.carrier, message, now),
-            (Some(exchange), Arrived::InPart) => {
-                exchange.answered_in_part(peer, self.carrier, message, now);
-            }
-            (None, _) => {}
-        }
-        Ok(())
+        Ok(sent)
     }
 
     /// Removes exchanges whose answer would come too late to matter. An exchange that a lookup waits for is kept and only

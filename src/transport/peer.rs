@@ -87,3 +87,36 @@ impl Peer {
         self.try_timeout * 3 / 2
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::metrics::Registry;
+    use crate::net::network::kernel;
+    use crate::transport::metrics::ExchangeFamilies;
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Observer for Nobody {
+        fn answered(&self, _: Carrier, _: Instant, _: Duration, _: AnswerQuality) {}
+        fn unreachable(&self, _: Carrier, _: Instant, _: Instant) {}
+        fn expired(&self, _: Carrier, _: Instant) {}
+        fn lost(&self, _: Carrier, _: Instant, _: Instant) {}
+    }
+
+    /// A server over UDP and TCP. Nobody is told the results of exchanges with it.
+    pub(crate) fn peer(address: SocketAddr) -> Peer {
+        Peer {
+            address,
+            tls: None,
+            https: None,
+            label: address.to_string(),
+            try_timeout: Duration::from_secs(1),
+            stream_max_age: Duration::from_mins(1),
+            network: kernel(),
+            metrics: ExchangeFamilies::register(&Registry::new()).server("group", "server"),
+            observer: Arc::new(Nobody),
+        }
+    }
+}

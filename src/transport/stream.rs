@@ -666,43 +666,15 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::sync::Arc;
 
     use socket2::SockRef;
     use tokio::net::TcpStream;
 
     use super::*;
     use crate::message::form::QueryForm;
-    use crate::metrics::Registry;
-    use crate::net::network::kernel;
     use crate::runtime::Turns;
     use crate::transport::exchange::SharedQuestion;
-    use crate::transport::metrics::ExchangeFamilies;
-    use crate::transport::peer::{AnswerQuality, Observer};
-
-    #[derive(Debug)]
-    struct Nobody;
-
-    impl Observer for Nobody {
-        fn answered(&self, _: Carrier, _: Instant, _: Duration, _: AnswerQuality) {}
-        fn unreachable(&self, _: Carrier, _: Instant, _: Instant) {}
-        fn expired(&self, _: Carrier, _: Instant) {}
-        fn lost(&self, _: Carrier, _: Instant, _: Instant) {}
-    }
-
-    fn peer(address: std::net::SocketAddr) -> Peer {
-        Peer {
-            address,
-            tls: None,
-            https: None,
-            label: address.to_string(),
-            try_timeout: Duration::from_secs(1),
-            stream_max_age: Duration::from_mins(1),
-            network: kernel(),
-            metrics: ExchangeFamilies::register(&Registry::new()).server("group", "server"),
-            observer: Arc::new(Nobody),
-        }
-    }
+    use crate::transport::peer::tests::peer;
 
     fn question(name: &[u8]) -> Rc<SharedQuestion> {
         let key: Rc<[u8]> = [name, &[0, 1, 0, 1, 0]].concat().into();

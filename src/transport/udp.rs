@@ -1,9 +1,11 @@
 //! UDP exchanges with one server: a pool of connected sockets on random ports (RFC 5452 §9.2).
 //!
 //! A datagram is accepted only if its source (the socket is connected), ID and question match. All others are counted and
-//! ignored, and the query goes on waiting. A socket is replaced when it is old, when it has sent many queries, after a
-//! mismatch, and after a query was overdue on it: through kube-proxy, another source port may lead to another endpoint. After
-//! many mismatches a socket is closed at once, and its queries are sent again from other ports.
+//! ignored, and the query goes on waiting. A socket is replaced when it is old, when it has sent many queries, and after a
+//! mismatch. After many mismatches a socket is closed at once, and its queries are sent again from other ports.
+//!
+//! A socket on which a query was overdue is silent until that query is answered. Through kube-proxy, another source port may
+//! lead to another endpoint, so further queries are sent from sockets that have received answers since, or else from new ones.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -44,6 +46,9 @@ const SHORTAGE: Duration = Duration::from_secs(1);
 /// ICMP errors no further apart than this are taken to have one cause: an endpoint of a Service is gone, and until kube-proxy
 /// knows, new sockets may lead to it, too.
 const ONE_REASON: Duration = Duration::from_secs(10);
+/// For this long, a silent socket is set aside if others receive answers, and not replaced: a new socket may lead to the same
+/// endpoint of a Service, which is gone. kube-proxy takes a second or two to learn that.
+const SET_ASIDE: Duration = Duration::from_secs(3);
 /// Datagrams that one call reads from a socket.
 const BATCH: usize = 16;
 /// Octets that are read of a datagram. Queries allow [`crate::message::wire::MAX_PAYLOAD`]. Some servers send more; a datagram
@@ -160,7 +165,9 @@ pub struct Port {
     /// When the last answer came.
     heard: Cell<Option<Instant>>,
     retired: Cell<bool>,
-    /// A query was overdue on it, or it received a mismatch, so that somebody may be guessing IDs.
+    /// When the newest overdue query was sent on it. None if that query, or a later one, was answered.
+    silent_since: Cell<Option<Instant>>,
+    /// Its endpoint failed a query, or it received a mismatch, so that somebody may be guessing IDs.
     doubtful: Cell<bool>,
     /// The pool's ICMP errors. Sockets opened before them are doubtful, because the address may be a Service's.
     icmp_errors: Rc<IcmpErrors>,
@@ -191,13 +198,21 @@ impl Port {
         self.retired.set(true);
     }
 
-    /// Notes that a query on the socket was overdue: the socket is replaced as soon as there is room.
-    pub fn lost_query(&self) {
+    /// Notes that a query on the socket, sent at `sent`, is overdue.
+    pub fn overdue(&self, sent: Instant) {
+        self.silent_since
+            .set(self.silent_since.get().max(Some(sent)));
+    }
+
+    /// Notes that a query on the socket failed at once: the socket is replaced as soon as there is room.
+    pub fn failed_query(&self) {
         self.doubtful.set(true);
     }
 
     fn is_doubtful(&self) -> bool {
-        self.doubtful.get() || self.icmp_errors.began_after(self.opened)
+        self.silent_since.get().is_some()
+            || self.doubtful.get()
+            || self.icmp_errors.began_after(self.opened)
     }
 
     /// Whether the next query may be sent from the socket, given the room to replace it.
@@ -210,6 +225,12 @@ impl Port {
                 Room::Crowded => !is_old,
                 Room::None => true,
             }
+    }
+
+    /// Whether the socket is silent, and not replaced for that yet: see [`SET_ASIDE`].
+    fn is_set_aside(&self, now: Instant) -> bool {
+        let since = self.silent_since.get();
+        since.is_some_and(|since| now < since + SET_ASIDE)
     }
 
     /// Whether nothing was ever sent from the socket.
@@ -264,8 +285,10 @@ impl Port {
         let accepted = self
             .in_flight
             .accept(peer, batch.datagram(index), arrived, now);
-        if accepted.is_ok() {
+        if let Ok(sent) = accepted {
             self.heard.set(Some(now));
+            let silent = self.silent_since.get().filter(|since| sent < *since);
+            self.silent_since.set(silent);
         } else {
             // Somebody may be guessing IDs. Replacing the socket makes its port useless to them. If there is no room for
             // another socket, this one is closed after `UNMATCHED_PER_PORT` mismatches.
@@ -293,7 +316,7 @@ impl UdpPool {
         }))
     }
 
-    /// Sends a query; its result goes to the mailbox. Returns the socket, which is to be told if the query is overdue.
+    /// Sends a query; its result goes to the mailbox. Returns the socket, which is to be told if the query is overdue, or fails.
     ///
     /// `before` is when the same question was last sent to this server; None if it was not. If a socket has received an answer
     /// since then, the query is sent from that socket: behind a Service's address, any other one may lead to the endpoint that
@@ -315,7 +338,9 @@ impl UdpPool {
         let room = pool.room(now);
         let mut ports = pool.ports.borrow_mut();
         for slot in ports.iter_mut() {
-            if let Some(port) = slot.take_if(|port| !port.is_usable(now, room)) {
+            let is_due =
+                |port: &mut Rc<Port>| !port.is_usable(now, room) && !port.is_set_aside(now);
+            if let Some(port) = slot.take_if(is_due) {
                 pool.retire(port);
             }
         }
@@ -435,6 +460,13 @@ impl Pool {
         if open.is_none() && room == Room::None {
             open = ports.iter().flatten().find(is_usable);
         }
+        if let Some(silent) = ports[drawn].as_ref().filter(|port| port.is_set_aside(now)) {
+            let others = ports[drawn..].iter().chain(&ports[..drawn]).flatten();
+            let mut answered = others.filter(|port| {
+                port.is_usable(now, Room::Enough) && port.heard.get() > silent.silent_since.get()
+            });
+            open = answered.next().or(open);
+        }
         if room == Room::Crowded && open.is_some_and(|port| port.is_doubtful()) {
             // The drawn socket is doubtful, and there is no room to replace it. Another open socket may lead to another
             // endpoint.
@@ -482,6 +514,7 @@ impl Pool {
             opened: now,
             uses: Cell::new(0),
             heard: Cell::new(None),
+            silent_since: Cell::new(None),
             retired: Cell::new(false),
             doubtful: Cell::new(false),
             icmp_errors: Rc::clone(&self.icmp_errors),
@@ -547,5 +580,127 @@ impl Drop for Pool {
         for port in ports.chain(&*self.retired.get_mut()) {
             port.stop_reading();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::net::SocketAddr;
+
+    use tokio::net::UdpSocket;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::message::form::QueryForm;
+    use crate::transport::exchange::SharedQuestion;
+    use crate::transport::peer::tests::peer;
+
+    /// A pool, and its server.
+    struct Scene {
+        pool: UdpPool,
+        server: UdpSocket,
+    }
+
+    /// A query that reached the server.
+    struct Query<'a> {
+        server: &'a UdpSocket,
+        message: Vec<u8>,
+        from: SocketAddr,
+        question: Rc<SharedQuestion>,
+        sent: Instant,
+        port: Rc<Port>,
+    }
+
+    impl Scene {
+        /// At most so many sockets are open to the server, apart from retired ones.
+        async fn new(most: usize) -> Self {
+            let server = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+            let peer = peer(server.local_addr().expect("it is bound"));
+            let shared = Shared::new(&Turns::default(), &peer.network);
+            shared.share_out(most * KINDS_OF_SOCKETS, 1);
+            let pool = UdpPool::new(Rc::new(peer), shared);
+            Self { pool, server }
+        }
+
+        /// Sends a query, which begins a burst of its own.
+        async fn ask(&self) -> Query<'_> {
+            tokio::time::advance(BURST_TIME * 2).await;
+            let key: Rc<[u8]> = b"\x01a\x00\x00\x01\x00\x01\x00"[..].into();
+            let question = Rc::new(SharedQuestion::new(&key, &ahash::RandomState::new()));
+            let sent = runtime::now();
+            let exchange = Exchange::new(&question, 0, QueryForm::Full, sent);
+            let port = self.pool.send(exchange, None, sent);
+            let mut message = vec![0; 512];
+            let received = self.server.recv_from(&mut message).await;
+            let (length, from) = received.expect("loopback");
+            message.truncate(length);
+            Query {
+                server: &self.server,
+                message,
+                from,
+                question,
+                sent,
+                port: port.and_then(|port| port.upgrade()).expect("it is open"),
+            }
+        }
+    }
+
+    impl Query<'_> {
+        /// The server answers, and the pool has read it.
+        async fn is_answered(&self) {
+            let mut answer = self.message.clone();
+            answer[2] |= 0x80;
+            let sent = self.server.send_to(&answer, self.from).await;
+            sent.expect("loopback");
+            self.question.mailbox().filled().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_query_leaves_from_a_new_port_only_if_no_other_port_is_answered() {
+        let answers = async {
+            let scene = Scene::new(UPSTREAM_PORTS).await;
+            let mut known = HashSet::new();
+            while known.len() < UPSTREAM_PORTS {
+                let query = scene.ask().await;
+                query.is_answered().await;
+                known.insert(query.from);
+            }
+            // All others lead to an endpoint that is gone, as do new ones.
+            let answered: HashSet<SocketAddr> = known.iter().take(4).copied().collect();
+            let mut overdue = 0;
+            let mut last_was_answered = true;
+            for _ in 0..500 {
+                let query = scene.ask().await;
+                if answered.contains(&query.from) {
+                    query.is_answered().await;
+                    last_was_answered = true;
+                } else {
+                    let is_known = known.remove(&query.from);
+                    assert!(is_known || !last_was_answered, "{overdue} were overdue");
+                    query.port.overdue(query.sent);
+                    overdue += 1;
+                    last_was_answered = false;
+                }
+            }
+            assert!(overdue > 0);
+        };
+        LocalSet::new().run_until(answers).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_without_an_answer_is_used_again_once_the_answer_comes() {
+        let answers = async {
+            let scene = Scene::new(1).await;
+            let first = scene.ask().await;
+            first.port.overdue(first.sent);
+            first.is_answered().await;
+            let second = scene.ask().await;
+            assert_eq!(first.from, second.from);
+            second.port.overdue(second.sent);
+            assert_ne!(second.from, scene.ask().await.from);
+        };
+        LocalSet::new().run_until(answers).await;
     }
 }

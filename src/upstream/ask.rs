@@ -435,7 +435,7 @@ impl Lookup<'_> {
         if let Some(port) = attempt.port.as_ref().and_then(Weak::upgrade)
             && server.state_of(attempt.carrier) != State::Down
         {
-            port.lost_query();
+            port.overdue(sent);
         }
     }
 
@@ -560,7 +560,7 @@ impl Lookup<'_> {
             // A token of the hedges' own, so that names that fail do not use up the tokens for lost queries.
             && group.extra.take(Extra::Hedge, now);
         if may && let Some(port) = attempt.port.as_ref().and_then(Weak::upgrade) {
-            port.lost_query();
+            port.failed_query();
         }
         may
     }
