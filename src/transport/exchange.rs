@@ -275,6 +275,7 @@ impl Exchange {
         peer.metrics.answered_after(rtt, code);
         peer.metrics.ended(outcome(&result));
         let quality = match &result {
+            Ok(response) if response.is_lame() => AnswerQuality::Undecided,
             Ok(response) if matches!(response.kind(), Kind::Positive | Kind::Negative) => {
                 AnswerQuality::Final
             }
@@ -424,6 +425,7 @@ fn outcome(result: &Result<Response, TryError>) -> Outcome {
             Outcome::Unreachable
         }
         Ok(response) if response.truncated() => Outcome::Truncated,
+        Ok(response) if response.is_lame() => Outcome::Referral,
         Ok(response) => match (response.kind(), response.rcode()) {
             (Kind::Positive | Kind::Negative, _) => Outcome::Answered,
             (Kind::Referral, _) => Outcome::Referral,

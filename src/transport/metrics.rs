@@ -27,7 +27,7 @@ pub enum Outcome {
     Formerr,
     /// With another response code.
     OtherCode,
-    /// With a referral: the server does not resolve names recursively for us.
+    /// With a referral or a lame answer: the server does not resolve names recursively for us.
     Referral,
     /// With a truncated answer (TC).
     Truncated,

@@ -134,6 +134,7 @@ enum NoAnswer {
     Nothing,
     Code(u16),
     Referral,
+    Lame,
     Malformed,
     HttpStatus(u16),
     Unreachable,
@@ -156,6 +157,7 @@ impl NoAnswer {
             Self::Code(rcode::FORMERR) => "did not understand (FORMERR)",
             Self::Code(_) => "answered with an unusual code",
             Self::Referral => "does not resolve (referral)",
+            Self::Lame => "does not resolve (lame)",
             Self::Malformed => "answered garbage",
             Self::Unreachable => "unreachable",
             Self::Closed => "closed the connection",
@@ -494,6 +496,9 @@ impl Lookup<'_> {
         }
         let recursion = self.question.question().recursion_desired;
         match (response.kind(), response.rcode()) {
+            (Kind::Negative, _) if recursion && response.is_lame() => {
+                self.attempts[number].no_answer = NoAnswer::Lame;
+            }
             (Kind::Positive | Kind::Negative, _) => {
                 return Some(Ok(self.won(number, response, now)));
             }
@@ -793,6 +798,8 @@ impl Lookup<'_> {
             {
                 Ok(answer)
             }
+            // There are servers that say "no such record" in this way. musl would fail the whole lookup after a SERVFAIL.
+            Some(answer) if self.all_were_lame() => Ok(answer),
             answer => {
                 // The client gets the code only if all servers gave it.
                 let code = answer.map_or(rcode::SERVFAIL, |answer| answer.response.rcode());
@@ -809,6 +816,11 @@ impl Lookup<'_> {
                 })
             }
         }
+    }
+
+    fn all_were_lame(&self) -> bool {
+        let mut attempts = self.attempts.iter();
+        attempts.all(|attempt| attempt.no_answer == NoAnswer::Lame)
     }
 
     /// What each server did, by group: `vpc: 10.1.0.251 timed out, 10.0.0.2 refused`.

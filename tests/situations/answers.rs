@@ -233,6 +233,68 @@ fn a_referral_is_passed_over_as_before() {
     assert_eq!(says(&nodens, "app.corp. A"), "NOERROR 192.0.2.7");
 }
 
+/// A lame answer: no record at all, neither recursion nor authority. glibc and Go leave such a server for the next one.
+fn lame(q: &Query) -> crate::wire::Says {
+    q.says("NOERROR -ra")
+}
+
+#[test]
+fn a_lame_answer_moves_to_the_next_server_and_to_the_next_tier() {
+    let (first, second) = (
+        Server::start(lame),
+        Server::start(|q: &Query| q.says("NOERROR").answer("@ 60 A 10.0.0.2")),
+    );
+    let servers = [first.over(""), second.over("")];
+    let nodens = settled(&group_of(&servers, ""), &servers);
+    assert_eq!(says(&nodens, "app.corp. A"), "NOERROR 10.0.0.2");
+    assert_eq!(first.count(), 1);
+    let nodens = tiers(&first, &second, "");
+    assert_eq!(says(&nodens, "app.corp. A"), "NOERROR 10.0.0.2");
+}
+
+#[test]
+fn a_lame_answer_of_all_servers_is_the_clients() {
+    let (first, second) = (Server::start(lame), Server::start(lame));
+    let servers = [first.over(""), second.over("")];
+    let nodens = settled(&group_of(&servers, ""), &servers);
+    assert_eq!(says(&nodens, "app.corp. AAAA"), "NOERROR");
+    assert_eq!((first.count(), second.count()), (1, 1));
+}
+
+#[test]
+fn a_lame_answer_beside_a_failure_is_not_taken_for_no_such_record() {
+    let (first, second) = (
+        Server::start(lame),
+        Server::start(|q: &Query| q.says("SERVFAIL")),
+    );
+    let servers = [first.over(""), second.over("")];
+    let nodens = settled(&group_of(&servers, ""), &servers);
+    let reply = send(&nodens, &question("app.corp. A").payload(1232), Over::Udp);
+    assert_eq!(reply.gist(), "SERVFAIL");
+    let (_, text) = extended_errors(&reply.message).remove(0);
+    let want = format!("{} does not resolve (lame)", first.address);
+    assert!(text.contains(&want), "{text}");
+}
+
+#[test]
+fn an_empty_answer_with_one_sign_of_sense_is_final() {
+    for (head, authority) in [
+        ("NOERROR", None),
+        ("NOERROR aa -ra", None),
+        ("NOERROR -ra", Some("corp. 60 SOA 60")),
+    ] {
+        let first = Server::start(move |q: &Query| {
+            let says = q.says(head);
+            authority.map_or(says.clone(), |record| says.authority(record))
+        });
+        let second = Server::start(|q: &Query| q.says("NOERROR").answer("@ 60 A 10.0.0.2"));
+        let servers = [first.over(""), second.over("")];
+        let nodens = settled(&group_of(&servers, ""), &servers);
+        assert_eq!(says(&nodens, "app.corp. A"), "NOERROR", "{head}");
+        assert_eq!(second.count(), 0, "{head}");
+    }
+}
+
 /// A server says `first` (a negative answer), and a client asks until it has expired. By then the name exists, and the
 /// answer takes 0.7 s, longer than an expired answer waits for a fresh one.
 fn a_name_that_came_to_be(options: &str, first: fn(&Query) -> crate::wire::Says) {

@@ -211,6 +211,16 @@ impl Response {
         self.view().truncated()
     }
 
+    /// Whether it is a lame answer: NOERROR without any record, from a server that neither offers recursion nor has authority.
+    /// glibc and Go then ask their next nameserver.
+    #[must_use]
+    pub fn is_lame(&self) -> bool {
+        let view = self.view();
+        self.rcode() == rcode::NOERROR
+            && wire::flags(view.message()) & (flag::AA | flag::RA | flag::TC) == 0
+            && view.ttl_count() == 0
+    }
+
     /// Whether its answer section has a CNAME, but nothing of the type that was asked for.
     #[must_use]
     pub fn aliases_alone(&self) -> bool {
