@@ -157,8 +157,11 @@ pub fn answer(
     }
     let reply = &mut out[start..];
     wire::put_u16(reply, 0, asked.id);
-    // A forwarder offers recursion, even if the server that answered does not.
-    let mut flags = wire::flags(reply) & !flag::RD | asked.flags & flag::RD | flag::RA | truncated;
+    // RD and CD are the client's, even if the server did not repeat them (RFC 4035 §3.2.2), and a forwarder offers recursion,
+    // even if the server does not.
+    let said = wire::flags(reply) & (flag::QR | flag::AA | flag::TC | flag::AD | flag::RCODE);
+    let repeated = asked.flags & (flag::RD | flag::CD);
+    let mut flags = said | repeated | flag::RA | truncated;
     if ttls != Ttls::Fresh {
         // RFC 1035 §4.1.1: an answer from a cache is not authoritative.
         flags &= !flag::AA;
