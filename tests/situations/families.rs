@@ -208,3 +208,27 @@ fn an_alias_whose_target_is_denied_for_one_family_is_an_empty_answer_behind_it()
     assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 192.0.2.1 CNAME");
     assert_eq!(says(&nodens, "x.corp. AAAA"), "NOERROR CNAME");
 }
+
+/// An error says nothing about the records of a name (RFC 2308 §7): it is no "no such record".
+#[test]
+fn an_error_for_one_family_is_told_and_the_other_is_answered() {
+    for head in ["SERVFAIL", "REFUSED", "NOTIMP", "FORMERR"] {
+        for (exists, fails, addresses) in BOTH_WAYS {
+            let known = type_of(exists.split_once(' ').expect("a type").1);
+            let server = Server::start(move |q: &Query| {
+                if q.qtype == known {
+                    address(q)
+                } else {
+                    q.says(head)
+                }
+            });
+            let nodens = in_front_of(&server);
+            for turn in ["asked", "remembered"] {
+                let questions = [exists, fails].map(str::to_owned);
+                let replies = all_at_once(&nodens, &questions);
+                let gists: Vec<_> = replies.iter().map(|(gist, _)| &gist[..]).collect();
+                assert_eq!(gists, [addresses, head], "{turn}");
+            }
+        }
+    }
+}
