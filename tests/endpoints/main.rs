@@ -64,6 +64,30 @@ fn tries(nodens: &Instance) -> usize {
         .sum()
 }
 
+/// A client that asks nodens, on a node where the first server is a Service with two pods.
+struct Scene {
+    // In this order: processes end before their namespaces go.
+    client: Client,
+    nodens: Instance,
+    service: Service,
+}
+
+impl Scene {
+    /// The client has asked for a while.
+    fn start(servers: &[&str]) -> Self {
+        assert_root();
+        let service = Service::new(&[11, 12]);
+        let nodens = service.nodens(servers);
+        let client = Client::start(&service.node, "127.0.0.1:53");
+        thread::sleep(PAUSE);
+        Self {
+            client,
+            nodens,
+            service,
+        }
+    }
+}
+
 fn warnings(nodens: &Instance) -> Vec<String> {
     let log = nodens.process.log();
     let lines = log.lines().filter(|line| line.contains("WARN"));
@@ -82,19 +106,15 @@ fn kept_up(sum: &Sum, planned: Duration) -> bool {
 
 /// Two pods of kube-dns are replaced, one after the other, while a client asks.
 fn roll(fate: Fate, servers: &[&str]) {
-    assert_root();
-    let service = Service::new(&[11, 12]);
-    let nodens = service.nodens(servers);
-    let client = Client::start(&service.node, "127.0.0.1:53");
-    thread::sleep(PAUSE);
+    let scene = Scene::start(servers);
     for (ends, then) in [(11, [12, 13]), (12, [13, 14])] {
-        service.end(ends, fate);
+        scene.service.end(ends, fate);
         thread::sleep(UNKNOWN);
-        service.set_endpoints(&then);
+        scene.service.set_endpoints(&then);
         thread::sleep(PAUSE);
     }
-    let sum = sum(&client.end());
-    let (tries, log) = (tries(&nodens), nodens.process.log());
+    let sum = sum(&scene.client.end());
+    let (tries, log) = (tries(&scene.nodens), scene.nodens.process.log());
     println!(
         "{fate:?}, {}: {tries} tries, {sum:?}",
         servers.join(" and ")
@@ -106,7 +126,10 @@ fn roll(fate: Fate, servers: &[&str]) {
         assert_eq!(sum.over_a_second, 0, "{sum:?}\n{log}");
     }
     assert!(tries * 10 <= sum.asked * 13, "{tries} tries, {sum:?}");
-    assert!(warnings(&nodens).len() <= 2, "one for each pod: {log}");
+    assert!(
+        warnings(&scene.nodens).len() <= 2,
+        "one for each pod: {log}"
+    );
 }
 
 #[test]
@@ -149,23 +172,19 @@ fn a_roll_beside_another_server_costs_no_answer() {
 #[test]
 #[ignore = "needs root, iproute2, nftables and conntrack; .ci/run runs it"]
 fn a_second_without_endpoints_costs_no_answer() {
-    assert_root();
     for gone in [Some(Fate::Refuses), Some(Fate::RefusesAlways), None] {
-        let service = Service::new(&[11, 12]);
-        let nodens = service.nodens(&[SERVICE]);
-        let client = Client::start(&service.node, "127.0.0.1:53");
-        thread::sleep(PAUSE);
+        let scene = Scene::start(&[SERVICE]);
         match gone {
-            Some(fate) => [11, 12].map(|pod| service.end(pod, fate)),
+            Some(fate) => [11, 12].map(|pod| scene.service.end(pod, fate)),
             // kube-proxy refuses.
-            None => [service.set_endpoints(&[]), ()],
+            None => [scene.service.set_endpoints(&[]), ()],
         };
         thread::sleep(PAUSE);
-        service.set_endpoints(&[13, 14]);
+        scene.service.set_endpoints(&[13, 14]);
         thread::sleep(PAUSE);
-        let sum = sum(&client.end());
-        let warnings = warnings(&nodens);
-        println!("{gone:?}: {} tries, {sum:?}", tries(&nodens));
+        let sum = sum(&scene.client.end());
+        let warnings = warnings(&scene.nodens);
+        println!("{gone:?}: {} tries, {sum:?}", tries(&scene.nodens));
         assert_eq!(sum.unanswered, 0, "{sum:?}");
         if kept_up(&sum, 3 * PAUSE) {
             assert!(sum.servfail.is_empty(), "{sum:?}");
@@ -178,21 +197,17 @@ fn a_second_without_endpoints_costs_no_answer() {
 #[test]
 #[ignore = "needs root, iproute2, nftables and conntrack; .ci/run runs it"]
 fn a_service_without_endpoints_for_long_is_a_fast_failure() {
-    assert_root();
-    let service = Service::new(&[11, 12]);
-    let nodens = service.nodens(&[SERVICE]);
-    let client = Client::start(&service.node, "127.0.0.1:53");
-    thread::sleep(PAUSE);
-    service.set_endpoints(&[]);
+    let scene = Scene::start(&[SERVICE]);
+    scene.service.set_endpoints(&[]);
     thread::sleep(Duration::from_secs(6));
-    service.set_endpoints(&[13, 14]);
+    scene.service.set_endpoints(&[13, 14]);
     wait_for("the server to be good", || {
-        let (_, status) = nodens.page("/status")?;
+        let (_, status) = scene.nodens.page("/status")?;
         let status: serde_json::Value = serde_json::from_str(&status).ok()?;
         (status["upstreams"][0]["servers"][0]["health"][0]["state"] == "good").then_some(())
     });
-    let queries = client.end();
-    println!("{} tries, {:?}", tries(&nodens), sum(&queries));
+    let queries = scene.client.end();
+    println!("{} tries, {:?}", tries(&scene.nodens), sum(&queries));
     let failed = |query: &&Asked| query.reply.is_some_and(|(code, _)| code != 0);
     let took = |query: &Asked| query.reply.map_or(u32::MAX, |(_, took)| took);
     assert!(
@@ -204,7 +219,7 @@ fn a_service_without_endpoints_for_long_is_a_fast_failure() {
     let late = queries.iter().filter(|query| query.at > 5000);
     let slowest = late.filter(failed).map(took).max();
     assert!(slowest.is_some_and(|slowest| slowest < 250), "{slowest:?}");
-    let warnings = warnings(&nodens);
+    let warnings = warnings(&scene.nodens);
     assert_eq!(warnings.len(), 1, "{warnings:#?}");
 }
 
