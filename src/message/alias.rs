@@ -34,6 +34,14 @@ pub fn end(answer: View<'_>) -> Option<Vec<u8>> {
     (!passed.is_empty() && !passed.contains(&last)).then_some(last)
 }
 
+/// Whether an answer has a record of the type that was asked for, and not aliases alone.
+#[must_use]
+pub fn has_records_asked_for(answer: View<'_>) -> bool {
+    let question = answer.question();
+    let qtype = wire::u16_at(question, question.len() - 4);
+    answers(answer).any(|record| Some(record.rtype) == qtype)
+}
+
 /// The question's name, the name it is an alias of, and so on, lower-cased, in wire format; a circle ends with the name
 /// that it comes back to. None if a name cannot be read.
 pub(super) fn chain(answer: View<'_>) -> Option<Vec<Vec<u8>>> {

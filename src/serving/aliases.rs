@@ -161,6 +161,9 @@ impl Chain<'_> {
             let so_far = is_asked_again.then(|| found.answer.response.clone());
             let refused = matches!(content, Content::Failure(rcode::REFUSED, _));
             if let Err(failed) = found.append(&target, content) {
+                if !refused && self.has_earlier_records() {
+                    return Err(failed);
+                }
                 // The target is unknown, but the servers did answer the question: their answer without the target is served.
                 found.answer.response = so_far.ok_or(failed)?;
                 if !refused {
@@ -230,6 +233,12 @@ impl Chain<'_> {
         let route = setup.routes.find(target, question.qtype);
         let tiers = route.map(|index| &setup.routes.get(index).tiers);
         by.is_some_and(|by| tiers.is_some_and(|tiers| tiers[..] == [by.group]))
+    }
+
+    /// Whether there is an earlier answer to the question that is more than an alias. It is served if the target fails.
+    fn has_earlier_records(&self) -> bool {
+        let earlier = self.flight.and_then(|flight| flight.stale());
+        earlier.is_some_and(|entry| alias::has_records_asked_for(entry.response()))
     }
 
     async fn locally(&self, key: &[u8]) -> Content {

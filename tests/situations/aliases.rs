@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::client::{
-    BOTH, Reply, all_at_once, ask, change, in_front_of, question, says, send, settled,
+    BOTH, Reply, all_at_once, always, ask, change, in_front_of, question, says, send, settled,
 };
 use crate::common::dns::{Ask, Over, Section, flag, rr};
 use crate::common::{Nodens, wait_for};
@@ -347,6 +347,40 @@ fn what_the_same_servers_do_not_resolve_is_left_as_it_is() {
     });
     assert_eq!(says(&nodens, "a.example. A"), "NXDOMAIN CNAME");
     assert_eq!(views.public.count(), 1);
+}
+
+/// A Windows server gives its own alias alone while the servers behind it fail (coredns/coredns#6958).
+#[test]
+fn addresses_known_before_outlive_an_alias_whose_target_fails() {
+    for fails in [
+        (|q| q.says("SERVFAIL").into()) as fn(&Query) -> Does,
+        |_| Does::Silence,
+    ] {
+        let server = Server::start(|q: &Query| {
+            let says = q.says("NOERROR").answer("@ 1 CNAME app.example.");
+            says.answer("app.example. 1 A 192.0.2.1")
+        });
+        let nodens = in_front_of(&server);
+        assert_eq!(says(&nodens, "app.corp. A"), "NOERROR 192.0.2.1 CNAME");
+        server.now_says(move |q| match &q.name[..] {
+            "app.corp." => q.says("NOERROR").answer("@ 3600 CNAME app.example.").into(),
+            _ => fails(q),
+        });
+        always(
+            &nodens,
+            "app.corp. A",
+            &["NOERROR 192.0.2.1 CNAME"],
+            "both were asked for again, and once more",
+            || server.asked_for("app.corp. A") >= 3,
+        );
+        server.now_says(|q| match &q.name[..] {
+            "app.corp." => q.says("NOERROR").answer("@ 3600 CNAME app.example."),
+            _ => q.says("NOERROR").answer("@ 60 A 192.0.2.9"),
+        });
+        wait_for("the new address", || {
+            (says(&nodens, "app.corp. A") == "NOERROR 192.0.2.9 CNAME").then_some(())
+        });
+    }
 }
 
 #[test]
