@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use hickory_proto::rr::{Name, Record, RecordType};
 
-use crate::cli::stub::{NoReply, Outcome, Stub, StubReply};
+use crate::cli::stub::{NoReply, Stub, StubOutcome, StubReply};
 use crate::message::record_text::{data_text, type_text};
 
 /// The file that glibc reads.
@@ -72,13 +72,13 @@ pub(crate) async fn run(args: ResolveArgs) -> anyhow::Result<ExitCode> {
 
 /// Why there are no records.
 #[derive(Debug, PartialEq, Eq)]
-struct Failure {
+struct LookupFailure {
     status: u8,
     reason: String,
 }
 
-async fn look_up(args: ResolveArgs, report: &mut String) -> Result<(), Failure> {
-    let stub = stub(args.server, args.resolv_conf.as_deref()).map_err(|error| Failure {
+async fn look_up(args: ResolveArgs, report: &mut String) -> Result<(), LookupFailure> {
+    let stub = stub(args.server, args.resolv_conf.as_deref()).map_err(|error| LookupFailure {
         status: BAD_ARGUMENTS,
         reason: format!("{error:#}"),
     })?;
@@ -107,7 +107,7 @@ async fn look_up(args: ResolveArgs, report: &mut String) -> Result<(), Failure> 
         }
     }
     let reason = worst.map_or_else(|| "no name to ask for".to_owned(), |(_, reason)| reason);
-    Err(Failure {
+    Err(LookupFailure {
         status: NO_RECORDS,
         reason,
     })
@@ -123,24 +123,24 @@ enum Severity {
     Silence,
 }
 
-struct Answer {
+struct AnswerOfType {
     record_type: RecordType,
     heard: Result<StubReply, NoReply>,
 }
 
 /// A and AAAA go out at the same time, as in a pod.
-async fn ask(stub: &Stub, name: &Name, types: &[RecordType]) -> Vec<Answer> {
+async fn ask(stub: &Stub, name: &Name, types: &[RecordType]) -> Vec<AnswerOfType> {
     if let [RecordType::A, RecordType::AAAA] = types {
         let [a, aaaa] = stub.ask_addresses(name).await;
         let pair = [(RecordType::A, a), (RecordType::AAAA, aaaa)];
         return pair
-            .map(|(record_type, heard)| Answer { record_type, heard })
+            .map(|(record_type, heard)| AnswerOfType { record_type, heard })
             .into();
     }
     let mut answers = Vec::with_capacity(types.len());
     for &record_type in types {
         let heard = stub.ask(name, record_type).await;
-        answers.push(Answer { record_type, heard });
+        answers.push(AnswerOfType { record_type, heard });
     }
     answers
 }
@@ -164,8 +164,8 @@ fn describe(
     let outcome = heard.outcome();
     let records = &heard.message.answers;
     let what = match (outcome, records.len()) {
-        (Outcome::Records, 1) => "1 record".to_owned(),
-        (Outcome::Records, count) => format!("{count} records"),
+        (StubOutcome::Records, 1) => "1 record".to_owned(),
+        (StubOutcome::Records, count) => format!("{count} records"),
         (outcome, 0) => outcome.to_string(),
         // The CNAMEs that led to a name without such records.
         (outcome, _) => format!("{outcome} behind the CNAME"),
@@ -181,10 +181,10 @@ fn describe(
         add_line(report, &presentation(record));
     }
     let severity = match outcome {
-        Outcome::Records => Severity::None,
-        Outcome::NoData => Severity::NoData,
-        Outcome::NoName => Severity::NoName,
-        Outcome::Failure(_) => Severity::Failure,
+        StubOutcome::Records => Severity::None,
+        StubOutcome::NoData => Severity::NoData,
+        StubOutcome::NoName => Severity::NoName,
+        StubOutcome::Failure(_) => Severity::Failure,
     };
     (severity, reason)
 }
@@ -320,7 +320,7 @@ mod tests {
         resolv_conf: &str,
         server: SocketAddr,
         arguments: &[&str],
-    ) -> (Result<(), Failure>, String) {
+    ) -> (Result<(), LookupFailure>, String) {
         let file = ResolvConf::new(label, resolv_conf);
         let server = server.to_string();
         let path = file.0.to_str().unwrap();

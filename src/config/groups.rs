@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::error::{Missing, Origin, Problem};
 use super::leaf::{show_list, show_text, show_value};
-use super::named::Source;
+use super::named::ServerSource;
 use super::path::KeyPath;
 use super::read::{Report, Section, list_items};
 use super::servers::{self, ServerEntry};
@@ -39,7 +39,7 @@ const SET_UPSTREAMS: &str =
 /// A server with what is needed to say something about it.
 #[derive(Clone)]
 struct ServerList {
-    source: Source,
+    source: ServerSource,
     path: KeyPath,
     origin: Origin,
     remedy: &'static str,
@@ -86,7 +86,7 @@ pub(super) fn read(
 fn check_names(report: &Report<'_>, groups: &[GroupConfig], found: &[Vec<ServerList>]) {
     for (group, found) in groups.iter().zip(found) {
         for one in found {
-            let Source::Host(named) = &one.source else {
+            let ServerSource::Host(named) = &one.source else {
                 continue;
             };
             let value = named.written.to_string();
@@ -160,7 +160,7 @@ fn default_group(
                     .into_iter()
                     .take(limits::MAX_SERVERS)
                     .map(|server| ServerList {
-                        source: Source::Address(server),
+                        source: ServerSource::Address(server),
                         path: path.clone(),
                         origin: Origin::Default,
                         remedy: SET_UPSTREAMS,
@@ -251,7 +251,7 @@ impl Servers {
                 for server in conf.servers {
                     let (path, origin) = (path.clone(), origin.clone());
                     self.add(ServerList {
-                        source: Source::Address(server),
+                        source: ServerSource::Address(server),
                         path,
                         origin,
                         remedy,
@@ -318,7 +318,7 @@ fn warn_left_out(report: &Report<'_>, file: &Path, conf: &servers::ResolvConf) {
     }
 }
 
-fn read_options(section: &Section<'_>, name: &str, sources: Vec<Source>) -> GroupConfig {
+fn read_options(section: &Section<'_>, name: &str, sources: Vec<ServerSource>) -> GroupConfig {
     let defaults = group_defaults();
     let policy = section.read("policy", defaults.policy);
     let try_timeout = section.read_in("try_timeout", defaults.try_timeout, &limits::TRY_TIMEOUT);
@@ -425,13 +425,13 @@ fn without_ourselves(
     listen: &[SocketAddr],
 ) -> Vec<ServerList> {
     let ours = |one: &ServerList| match &one.source {
-        Source::Address(server) => {
+        ServerSource::Address(server) => {
             let mut all = listen.iter();
             all.find(|listen| reaches(**listen, server.address))
                 .copied()
         }
         // The addresses of host names are not known yet; loops through them are found at run time, like other loops.
-        Source::Host(_) => None,
+        ServerSource::Host(_) => None,
     };
     if found.iter().any(|one| ours(one).is_none()) {
         found.retain(|one| {
@@ -446,7 +446,7 @@ fn without_ourselves(
         });
     }
     for one in &found {
-        if let (Some(listen), Source::Address(server)) = (ours(one), &one.source) {
+        if let (Some(listen), ServerSource::Address(server)) = (ours(one), &one.source) {
             let stub = server.address.ip() == RESOLVED && one.remedy != FIX_LISTED;
             let problem = Problem::Loop {
                 server: server.to_string(),

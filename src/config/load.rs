@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::corefile::{self, Remark, Surroundings, TranslatedCorefile, Verdict, is_corefile};
+use super::corefile::{self, LineVerdict, Remark, Surroundings, TranslatedCorefile, is_corefile};
 use super::error::{ConfigError, ConfigErrors};
 use super::files::Files;
 use super::host::HostFacts;
@@ -268,7 +268,7 @@ fn read_yaml(path: &Path, text: &str) -> Result<FileContent, ConfigErrors> {
 impl From<TranslatedCorefile> for FileContent {
     fn from(corefile: TranslatedCorefile) -> Self {
         let remarks = corefile.remarks.iter();
-        let differences = remarks.filter(|remark| remark.verdict != Verdict::Taken);
+        let differences = remarks.filter(|remark| remark.verdict != LineVerdict::Taken);
         Self {
             differences: differences.map(ToString::to_string).collect(),
             imports: corefile.files.into_iter().collect(),

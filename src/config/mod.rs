@@ -43,12 +43,12 @@ use std::time::Duration;
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::{IpNet, Ipv6Net};
 
-pub use corefile::{Refusal, Remark, SyntaxProblem, Verdict, is_corefile};
+pub use corefile::{LineRefusal, LineVerdict, Remark, SyntaxProblem, is_corefile};
 pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
 pub use files::{Files, is_pipe};
 pub use json_schema::json_schema;
 pub use load::{Flags, Imported, Loaded, import, load, load_from, load_with};
-pub use named::{HostName, NamedServer, Source, is_server_address};
+pub use named::{HostName, NamedServer, ServerSource, is_server_address};
 pub use path::KeyPath;
 pub use private_zones::private_zones;
 pub use read::{Setting, same_values};
@@ -121,7 +121,7 @@ pub struct GroupConfig {
     /// The group's key under `upstreams`.
     pub name: Arc<str>,
     /// The servers as typed, in order. Never empty, no duplicates.
-    pub sources: Vec<Source>,
+    pub sources: Vec<ServerSource>,
     /// The resolved servers, in the order of preference of `policy: ordered`, without duplicates. Empty only while host
     /// names of servers have no addresses yet.
     pub servers: Vec<ServerConfig>,

@@ -12,7 +12,7 @@ use super::{Config, GroupConfig, ServerConfig, Transport, limits};
 
 /// An entry of `servers`, or one of the nameservers of a resolv.conf that an entry names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum ServerSource {
     /// A server by its address.
     Address(ServerConfig),
     /// Servers by a host name.
@@ -52,7 +52,7 @@ impl NamedServer {
     }
 }
 
-impl std::fmt::Display for Source {
+impl std::fmt::Display for ServerSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Address(server) => server.fmt(f),
@@ -72,8 +72,8 @@ impl GroupConfig {
     /// Its servers by host names.
     pub fn named(&self) -> impl Iterator<Item = &NamedServer> {
         self.sources.iter().filter_map(|source| match source {
-            Source::Address(_) => None,
-            Source::Host(named) => Some(named),
+            ServerSource::Address(_) => None,
+            ServerSource::Host(named) => Some(named),
         })
     }
 
@@ -82,8 +82,8 @@ impl GroupConfig {
         let mut servers: Vec<ServerConfig> = Vec::new();
         for source in &self.sources {
             let of_source: Vec<_> = match source {
-                Source::Address(server) => vec![server.clone()],
-                Source::Host(named) => named.servers().collect(),
+                ServerSource::Address(server) => vec![server.clone()],
+                ServerSource::Host(named) => named.servers().collect(),
             };
             for server in of_source {
                 if !servers.contains(&server) {
@@ -97,7 +97,7 @@ impl GroupConfig {
 
     fn set_addresses(&mut self, addresses_of: impl Fn(&HostName) -> Option<Vec<IpAddr>>) {
         for source in &mut self.sources {
-            if let Source::Host(named) = source
+            if let ServerSource::Host(named) = source
                 && let Some(addresses) = addresses_of(&named.host)
             {
                 named.addresses = addresses;

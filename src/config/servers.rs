@@ -12,7 +12,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 use super::error::Problem;
 use super::files::Files;
 use super::leaf::{several, show_text};
-use super::named::{HostName, NamedServer, Source, usable};
+use super::named::{HostName, NamedServer, ServerSource, usable};
 use super::{ServerConfig, Transport};
 
 /// RFC 1035 §4.2.
@@ -35,7 +35,7 @@ pub(super) const EXPECTED: &str = "a server such as 10.0.0.2, 10.0.0.2:5353, [fd
 #[derive(Debug)]
 pub(super) enum ServerEntry {
     /// One or more servers.
-    Source(Source),
+    Source(ServerSource),
     /// A file that names servers.
     File(PathBuf),
 }
@@ -79,8 +79,8 @@ pub(super) fn parse(text: &str) -> Result<ServerEntry, Problem> {
         name,
     };
     let source = match via {
-        None => Source::Address(parts.server()?),
-        Some(via) => Source::Host(parts.named(via)?),
+        None => ServerSource::Address(parts.server()?),
+        Some(via) => ServerSource::Host(parts.named(via)?),
     };
     Ok(ServerEntry::Source(source))
 }
@@ -441,7 +441,7 @@ mod named_tests {
     #[test]
     fn a_named_server_has_its_transports_port_and_its_own_name_in_its_certificate() {
         let named = |text: &str| match parse(text) {
-            Ok(ServerEntry::Source(Source::Host(named))) => named,
+            Ok(ServerEntry::Source(ServerSource::Host(named))) => named,
             other => panic!("{text}: {other:?}"),
         };
         let cases = [

@@ -26,7 +26,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::{self, RootCertStore};
 
-use crate::config::{Config, GroupConfig, ServerConfig, Source};
+use crate::config::{Config, GroupConfig, ServerConfig, ServerSource};
 use crate::transport::tls::trusted_roots;
 use crate::upstream::routes::Routes;
 use crate::upstream::{UpstreamError, own_roots};
@@ -277,8 +277,8 @@ fn group_report(
     servers: Vec<ServerReport>,
 ) -> GroupReport {
     let unresolved = group.sources.iter().filter(|source| match source {
-        Source::Address(_) => false,
-        Source::Host(named) => named.addresses.is_empty(),
+        ServerSource::Address(_) => false,
+        ServerSource::Host(named) => named.addresses.is_empty(),
     });
     GroupReport {
         group: group.name.to_string(),

@@ -123,7 +123,7 @@ impl Connections {
         });
         // Without a slot the connection is dropped, which closes it.
         let Ok(slot) = slot else { return };
-        let connection = Rc::new(Connection {
+        let connection = Rc::new(ClientConnection {
             current: Rc::clone(&self.current),
             open: Rc::clone(&self.open),
             peer,
@@ -153,7 +153,7 @@ impl Connections {
 
 /// A worker's open connections, and the memory that they hold.
 struct OpenConnections {
-    connections: RefCell<Vec<Weak<Connection>>>,
+    connections: RefCell<Vec<Weak<ClientConnection>>>,
     /// Octets of memory that the connections of this worker hold.
     held: Cell<usize>,
     slots: Arc<ConnectionSlots>,
@@ -161,7 +161,7 @@ struct OpenConnections {
 }
 
 impl OpenConnections {
-    fn add(&self, connection: &Rc<Connection>) {
+    fn add(&self, connection: &Rc<ClientConnection>) {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| connection.strong_count() > 0);
         connections.push(Rc::downgrade(connection));
@@ -169,7 +169,10 @@ impl OpenConnections {
 
     /// The connection among these that has waited for its client for longest. If none waits for its client, the one on which
     /// nothing has happened for longest.
-    fn longest_waiting(&self, among: impl Fn(&Connection) -> bool) -> Option<Rc<Connection>> {
+    fn longest_waiting(
+        &self,
+        among: impl Fn(&ClientConnection) -> bool,
+    ) -> Option<Rc<ClientConnection>> {
         let connections = self.connections.borrow();
         let open = connections.iter().filter_map(Weak::upgrade);
         open.filter(|connection| !connection.closed.get() && among(connection))
@@ -179,8 +182,9 @@ impl OpenConnections {
     /// Closes a connection, of one client if given, to free its slot: the one that has been idle for longest, or else one whose
     /// client does not take its replies.
     fn make_room(&self, client: Option<IpAddr>) {
-        let is_candidate =
-            |connection: &Connection| client.is_none_or(|client| connection.peer.ip() == client);
+        let is_candidate = |connection: &ClientConnection| {
+            client.is_none_or(|client| connection.peer.ip() == client)
+        };
         let idle =
             self.longest_waiting(|connection| is_candidate(connection) && connection.is_idle());
         let longest = idle.or_else(|| {
@@ -220,7 +224,7 @@ impl OpenConnections {
 }
 
 /// A client's connection.
-pub struct Connection {
+pub struct ClientConnection {
     current: Rc<CurrentWorker>,
     open: Rc<OpenConnections>,
     peer: SocketAddr,
@@ -249,7 +253,7 @@ pub struct Connection {
     slot: RefCell<Option<Slot>>,
 }
 
-impl ReplySink for Connection {
+impl ReplySink for ClientConnection {
     fn send(self: Rc<Self>, reply: Reply) {
         if self.closed.get() {
             self.in_flight.set(self.in_flight.get() - 1);
@@ -266,7 +270,7 @@ impl ReplySink for Connection {
     }
 }
 
-impl Connection {
+impl ClientConnection {
     fn is_idle(&self) -> bool {
         self.in_flight.get() == 0 && !self.has_unsent()
     }

@@ -78,7 +78,7 @@ impl Outbox {
     fn send_queued(&self) {
         let mut replies = self.replies.borrow_mut();
         let progress = self.send_now(&replies, self.sent.get(), &self.current.get());
-        if let Progress::Blocked(sent) = progress {
+        if let SendProgress::Blocked(sent) = progress {
             self.sent.set(sent);
             if !self.blocked.replace(true) {
                 self.full.notify_one();
@@ -104,12 +104,12 @@ impl Outbox {
     }
 
     /// Sends the replies of a batch from index `sent` on, as many as the kernel has room for.
-    fn send_now(&self, batch: &SendBatch, mut sent: usize, worker: &Worker) -> Progress {
+    fn send_now(&self, batch: &SendBatch, mut sent: usize, worker: &Worker) -> SendProgress {
         while sent < batch.len() {
             match self.socket.send_batch(batch, sent) {
                 Ok(count) => sent += count.max(1),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Progress::Blocked(sent);
+                    return SendProgress::Blocked(sent);
                 }
                 Err(error) => {
                     // An error concerns this client only.
@@ -121,12 +121,12 @@ impl Outbox {
                 }
             }
         }
-        Progress::Done
+        SendProgress::Done
     }
 
     /// As `send_now`, and waits for room until all replies are sent.
     async fn send_all(&self, batch: &SendBatch, mut sent: usize, worker: &Worker) {
-        while let Progress::Blocked(so_far) = self.send_now(batch, sent, worker) {
+        while let SendProgress::Blocked(so_far) = self.send_now(batch, sent, worker) {
             sent = so_far;
             if self.socket.writable().await.is_err() {
                 return;
@@ -230,7 +230,7 @@ impl Listener {
         let sent = self.outbox.send_now(replies, 0, &worker);
         // Upstream servers are asked at the end of the turn, after the hits are sent.
         drop(turn);
-        if let Progress::Blocked(sent) = sent {
+        if let SendProgress::Blocked(sent) = sent {
             self.outbox.send_all(replies, sent, &worker).await;
         }
         replies.clear();
@@ -337,7 +337,7 @@ impl StopSignal {
 }
 
 /// How far a batch was sent.
-enum Progress {
+enum SendProgress {
     Done,
     /// This many were sent. The kernel has no room for the next one.
     Blocked(usize),

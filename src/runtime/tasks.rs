@@ -12,12 +12,12 @@ use super::turns::Turns;
 /// Runs jobs of one kind, and keeps idle tasks for the next ones.
 pub struct Tasks<J> {
     /// Idle tasks. The last element became idle last.
-    idle: RefCell<Vec<Waiting<J>>>,
+    idle: RefCell<Vec<IdleTask<J>>>,
     most: usize,
 }
 
 /// An idle task.
-struct Waiting<J> {
+struct IdleTask<J> {
     job: Rc<Cell<Option<J>>>,
     waker: Waker,
 }
@@ -76,7 +76,7 @@ async fn next_job<J>(tasks: &Weak<Tasks<J>>, job_slot: &Rc<Cell<Option<J>>>) -> 
         if idle.len() >= tasks.most {
             return Poll::Ready(None);
         }
-        idle.push(Waiting {
+        idle.push(IdleTask {
             job: Rc::clone(job_slot),
             waker: context.waker().clone(),
         });

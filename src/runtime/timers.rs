@@ -16,14 +16,14 @@ const LEFTOVERS: usize = 64;
 
 /// Identifies a timer. Its owner must remove the timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key(usize);
+pub struct TimerKey(usize);
 
 /// All timers.
 #[derive(Debug, Default)]
 pub struct Timers {
     waiting: Slab<Timer>,
     /// A heap by time. An entry is a leftover unless `waiting` holds a timer with its key and time that has not been woken.
-    order: BinaryHeap<Reverse<(Instant, Key)>>,
+    order: BinaryHeap<Reverse<(Instant, TimerKey)>>,
 }
 
 #[derive(Debug)]
@@ -35,15 +35,15 @@ struct Timer {
 
 impl Timers {
     /// Adds a timer, which wakes `waker` at `at` or soon after.
-    pub fn insert(&mut self, at: Instant, waker: &Waker) -> Key {
+    pub fn insert(&mut self, at: Instant, waker: &Waker) -> TimerKey {
         let waker = Some(waker.clone());
-        let key = Key(self.waiting.insert(Timer { at, waker }));
+        let key = TimerKey(self.waiting.insert(Timer { at, waker }));
         self.order.push(Reverse((at, key)));
         key
     }
 
     /// Removes a timer, woken or not.
-    pub fn remove(&mut self, key: Key) {
+    pub fn remove(&mut self, key: TimerKey) {
         self.waiting.remove(key.0);
         if self.order.len() > 2 * self.waiting.len() + LEFTOVERS {
             let waiting = &self.waiting;
@@ -53,7 +53,7 @@ impl Timers {
     }
 
     /// Whether the timer's waker was woken. If not, `waker` replaces it.
-    pub fn was_woken(&mut self, key: Key, waker: &Waker) -> bool {
+    pub fn was_woken(&mut self, key: TimerKey, waker: &Waker) -> bool {
         match &mut self.waiting[key.0].waker {
             None => true,
             Some(known) => {
@@ -86,7 +86,7 @@ impl Timers {
     }
 }
 
-fn is_waiting(waiting: &Slab<Timer>, at: Instant, key: Key) -> bool {
+fn is_waiting(waiting: &Slab<Timer>, at: Instant, key: TimerKey) -> bool {
     waiting
         .get(key.0)
         .is_some_and(|timer| timer.at == at && timer.waker.is_some())

@@ -12,7 +12,7 @@ use async_task::{Builder, Runnable};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Sleep, sleep_until};
 
-use super::timers::{Key, Timers};
+use super::timers::{TimerKey, Timers};
 
 /// Rounds of polling in one turn. Tasks may wake each other without end; after this many rounds the runtime polls the sockets
 /// again.
@@ -29,10 +29,10 @@ pub trait OutgoingQueue {
 
 /// The turns of one thread. A clone refers to the same turns.
 #[derive(Clone)]
-pub struct Turns(Rc<Inner>);
+pub struct Turns(Rc<TurnsState>);
 
-struct Inner {
-    ready: Arc<Ready>,
+struct TurnsState {
+    ready: Arc<ReadyTasks>,
     /// Tasks of the current round. Empty between turns, and kept for its allocation.
     running: RefCell<Vec<Runnable>>,
     /// Queues to be sent at the end of the turn.
@@ -54,7 +54,7 @@ struct Alarm {
 
 /// Tasks that are ready to be polled.
 #[derive(Default)]
-struct Ready {
+struct ReadyTasks {
     tasks: Mutex<Vec<Runnable>>,
     /// Length of `tasks`, so that a turn without ready tasks takes no lock.
     count: AtomicUsize,
@@ -69,7 +69,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Ready {
+impl ReadyTasks {
     fn push(&self, task: Runnable) {
         lock(&self.tasks).push(task);
         self.count.fetch_add(1, Ordering::SeqCst);
@@ -97,7 +97,7 @@ impl Ready {
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Rc::new(Inner {
+        Self(Rc::new(TurnsState {
             ready: Arc::default(),
             running: RefCell::default(),
             queues: RefCell::default(),
@@ -171,7 +171,7 @@ impl Turns {
     }
 }
 
-impl Inner {
+impl TurnsState {
     /// Wakes all timers that are due, and sets the alarm for the next one.
     fn handle_due_timers(&self, context: &mut Context<'_>) {
         let mut alarm = self.alarm.borrow_mut();
@@ -240,7 +240,7 @@ impl Alarm {
 }
 
 /// A turn that has begun.
-pub struct Turn<'a>(&'a Rc<Inner>);
+pub struct Turn<'a>(&'a Rc<TurnsState>);
 
 impl Drop for Turn<'_> {
     #[inline]
@@ -261,7 +261,7 @@ impl Drop for Turn<'_> {
 pub struct Until {
     turns: Turns,
     at: Instant,
-    key: Option<Key>,
+    key: Option<TimerKey>,
 }
 
 impl Future for Until {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::cli::stub::Transport;
+use crate::cli::stub::StubTransport;
 use crate::message::wire::MAX_PAYLOAD;
 use crate::process::metrics::Metrics;
 
@@ -31,7 +31,7 @@ const COUNTED_WITHIN: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(30);
 
 /// A reply.
-pub(super) struct Reply {
+pub(super) struct ClientReply {
     pub(super) message: Message,
     pub(super) bytes: usize,
     pub(super) took: Duration,
@@ -46,8 +46,8 @@ pub(super) async fn ask(
     server: SocketAddr,
     name: &Name,
     record_type: RecordType,
-    transport: Transport,
-) -> anyhow::Result<Reply> {
+    transport: StubTransport,
+) -> anyhow::Result<ClientReply> {
     let mut query = Message::query();
     query.metadata.recursion_desired = true;
     query.add_query(Query::query(name.clone(), record_type));
@@ -57,8 +57,8 @@ pub(super) async fn ask(
     let bytes = query.to_vec().context("a query")?;
     let exchange = async {
         match transport {
-            Transport::Udp => over_udp(server, &bytes).await,
-            Transport::Tcp => over_tcp(server, &bytes).await,
+            StubTransport::Udp => over_udp(server, &bytes).await,
+            StubTransport::Tcp => over_tcp(server, &bytes).await,
         }
     };
     let (reply, took) = match timeout(PATIENCE, exchange).await {
@@ -69,7 +69,7 @@ pub(super) async fn ask(
     if message.metadata.id != query.metadata.id || message.queries != query.queries {
         bail!("a reply to another question");
     }
-    Ok(Reply {
+    Ok(ClientReply {
         message,
         bytes: reply.len(),
         took,
@@ -100,7 +100,7 @@ async fn over_tcp(server: SocketAddr, query: &[u8]) -> anyhow::Result<(Vec<u8>, 
     Ok((reply, sent.elapsed()))
 }
 
-impl Reply {
+impl ClientReply {
     /// The answer's data in its order, without TTLs.
     pub(super) fn data(&self) -> Vec<String> {
         let records = self.message.answers.iter();
@@ -121,7 +121,7 @@ impl Reply {
 
 /// How the proxy came by its reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cached {
+pub(super) enum CacheUse {
     /// From the cache.
     Hit,
     /// By asking upstream servers.
@@ -132,7 +132,7 @@ pub(super) enum Cached {
     Own,
 }
 
-impl Cached {
+impl CacheUse {
     /// What the tour calls it.
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -146,13 +146,13 @@ impl Cached {
 
 /// The proxy's counters at one time, by name and labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Counters(BTreeMap<String, u64>);
+pub(super) struct CounterValues(BTreeMap<String, u64>);
 
 /// The differences between two readings.
 #[derive(Debug, Default)]
-pub(super) struct Counted(Vec<(String, u64)>);
+pub(super) struct CounterGrowth(Vec<(String, u64)>);
 
-impl Counters {
+impl CounterValues {
     /// The families that count queries and replies.
     pub(super) fn read(metrics: &Metrics) -> Self {
         let text = metrics.render();
@@ -172,19 +172,19 @@ impl Counters {
         Self(counters.collect())
     }
 
-    fn until(&self, later: &Self) -> Counted {
+    fn until(&self, later: &Self) -> CounterGrowth {
         let grown = later.0.iter().filter_map(|(series, &count)| {
             let before = self.0.get(series).copied().unwrap_or(0);
             (count > before).then(|| (series.clone(), count - before))
         });
-        Counted(grown.collect())
+        CounterGrowth(grown.collect())
     }
 
     /// Waits until one more reply is counted than in this reading; what was counted beside it.
     ///
     /// # Errors
     /// The reply is not counted: a bug.
-    pub(super) async fn after_a_reply(&self, metrics: &Metrics) -> anyhow::Result<Counted> {
+    pub(super) async fn after_a_reply(&self, metrics: &Metrics) -> anyhow::Result<CounterGrowth> {
         let started = Instant::now();
         let mut last = Self::read(metrics);
         loop {
@@ -203,7 +203,7 @@ impl Counters {
     }
 }
 
-impl Counted {
+impl CounterGrowth {
     fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, u64)> {
         let grown = self.0.iter();
         grown.filter_map(move |(series, count)| {
@@ -217,15 +217,15 @@ impl Counted {
     }
 
     /// Hit, miss, stale or neither.
-    pub(super) fn cached(&self) -> Cached {
+    pub(super) fn cached(&self) -> CacheUse {
         if self.sum("nodens_stale_total") > 0 {
-            Cached::Stale
+            CacheUse::Stale
         } else if self.sum("nodens_cache_hits_total") > 0 {
-            Cached::Hit
+            CacheUse::Hit
         } else if self.sum("nodens_cache_misses_total") > 0 {
-            Cached::Miss
+            CacheUse::Miss
         } else {
-            Cached::Own
+            CacheUse::Own
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
             let owned = series
                 .iter()
                 .map(|(name, count)| ((*name).to_owned(), *count));
-            Counters(owned.collect())
+            CounterValues(owned.collect())
         };
         let miss = "nodens_cache_misses_total";
         let reply = r#"nodens_replies_total{rcode="NOERROR",route="."}"#;
@@ -284,9 +284,9 @@ mod tests {
         let before = reading(&[(miss, 3), (reply, 4)]);
         let after = reading(&[(miss, 4), (reply, 5), (answered, 1), (lost, 1)]);
         let counted = before.until(&after);
-        assert_eq!(counted.cached(), Cached::Miss);
+        assert_eq!(counted.cached(), CacheUse::Miss);
         assert_eq!(counted.route(), ".");
         assert_eq!(counted.answered_by(), ["127.0.0.1:5"]);
-        assert_eq!(after.until(&after).cached(), Cached::Own);
+        assert_eq!(after.until(&after).cached(), CacheUse::Own);
     }
 }

@@ -21,13 +21,13 @@ use hickory_proto::rr::Name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-use crate::cli::stub::{Transport, plain_stub_wait};
+use crate::cli::stub::{StubTransport, plain_stub_wait};
 use crate::lab::scene::{REGISTRY_TTL, Scene, Who};
 use crate::message::labels::rcode_label;
 use crate::metrics::Label;
 use crate::upstream::health::State;
-use client::{Cached, Counted, Counters, Reply};
-use step::{Step, alias, big, cluster_name, no_such_name, own_name, registry};
+use client::{CacheUse, ClientReply, CounterGrowth, CounterValues};
+use step::{DemoStep, alias, big, cluster_name, no_such_name, own_name, registry};
 
 /// What the advice to these users sets: `options timeout:1 attempts:2`. glibc's own default timeout is 5 s.
 const STUB_TIMEOUT: Duration = Duration::from_secs(1);
@@ -109,18 +109,18 @@ impl Tour {
         let first = registry(
             "asked for the first time",
             words,
-            Cached::Miss,
+            CacheUse::Miss,
             Some(Who::VpcDns),
         );
         self.take(&first).await?;
         self.registry_cached = Instant::now();
         let words = "from the cache; no server was asked";
-        self.take(&registry("the same again", words, Cached::Hit, None))
+        self.take(&registry("the same again", words, CacheUse::Hit, None))
             .await?;
         self.take(&cluster_name()).await?;
         self.take(&no_such_name()).await?;
-        self.take(&big(Transport::Udp)).await?;
-        self.take(&big(Transport::Tcp)).await?;
+        self.take(&big(StubTransport::Udp)).await?;
+        self.take(&big(StubTransport::Tcp)).await?;
         self.take(&alias()).await?;
         self.take(&own_name()).await?;
         self.name_the_sick().await?;
@@ -165,10 +165,10 @@ impl Tour {
     }
 
     /// Asks a step's question here and of the plain stub resolver, and tells both.
-    async fn take(&mut self, step: &Step) -> anyhow::Result<()> {
+    async fn take(&mut self, step: &DemoStep) -> anyhow::Result<()> {
         let over = match step.transport {
-            Transport::Udp => "",
-            Transport::Tcp => " +tcp",
+            StubTransport::Udp => "",
+            StubTransport::Tcp => " +tcp",
         };
         self.open(
             &format!("{} {}{over}", step.name, step.record_type),
@@ -176,14 +176,14 @@ impl Tour {
         )?;
         let name = Name::from_ascii(format!("{}.", step.name)).context(step.name)?;
         let metrics = &self.scene.app.metrics;
-        let before = Counters::read(metrics);
+        let before = CounterValues::read(metrics);
         let listen = self.scene.listen;
         let reply = match client::ask(listen, &name, step.record_type, step.transport).await {
             Ok(reply) => reply,
             Err(error) => return self.close(Err(format!("{error:#}"))),
         };
         // Over TCP a stub asks only after UDP, which was shown.
-        let stub = (step.transport == Transport::Udp).then(|| self.start_stub(step.name));
+        let stub = (step.transport == StubTransport::Udp).then(|| self.start_stub(step.name));
         let counted = match before.after_a_reply(metrics).await {
             Ok(counted) => counted,
             Err(error) => return self.close(Err(error.to_string())),
@@ -223,7 +223,7 @@ impl Tour {
     }
 
     /// The source of a reply, by the metrics.
-    fn origin(&self, counted: &Counted) -> String {
+    fn origin(&self, counted: &CounterGrowth) -> String {
         let route = counted.route();
         let from: Vec<String> = counted
             .answered_by()
@@ -234,9 +234,9 @@ impl Tour {
             })
             .collect();
         match counted.cached() {
-            Cached::Own => "own record, no route".to_owned(),
-            Cached::Miss if from.is_empty() => format!("miss, route {route} -> nobody answered"),
-            Cached::Miss => format!("miss, route {route} -> {}", from.join(", ")),
+            CacheUse::Own => "own record, no route".to_owned(),
+            CacheUse::Miss if from.is_empty() => format!("miss, route {route} -> nobody answered"),
+            CacheUse::Miss => format!("miss, route {route} -> {}", from.join(", ")),
             cached => format!("{}, route {route}", cached.name()),
         }
     }
@@ -287,7 +287,7 @@ impl Tour {
         self.scene.stop_vpc().await;
         let words = "nobody is left to ask, and CI goes on (RFC 8767)";
         let title = "expired, and the VPC DNS is stopped too";
-        self.take(&registry(title, words, Cached::Stale, None))
+        self.take(&registry(title, words, CacheUse::Stale, None))
             .await
     }
 
@@ -307,7 +307,7 @@ impl Tour {
         ))?;
         let words = "fresh again, without a restart of anything";
         let title = "the VPC DNS is back";
-        self.take(&registry(title, words, Cached::Miss, Some(Who::VpcDns)))
+        self.take(&registry(title, words, CacheUse::Miss, Some(Who::VpcDns)))
             .await
     }
 
@@ -362,7 +362,7 @@ impl Tour {
 }
 
 /// What a reply says, in short.
-fn told(reply: &Reply) -> String {
+fn told(reply: &ClientReply) -> String {
     let metadata = &reply.message.metadata;
     let records = short(&reply.data());
     let bytes = reply.bytes;

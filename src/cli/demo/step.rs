@@ -5,8 +5,8 @@ use std::time::Duration;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
-use super::client::{Cached, Counted, Reply};
-use crate::cli::stub::Transport;
+use super::client::{CacheUse, ClientReply, CounterGrowth};
+use crate::cli::stub::StubTransport;
 use crate::lab::scene::{Scene, Who};
 use crate::message::labels::rcode_label;
 use crate::message::wire::MAX_PAYLOAD;
@@ -19,10 +19,10 @@ const PROMPT: Duration = Duration::from_secs(1);
 const MANY: usize = 60;
 
 /// A question of the tour.
-pub(super) struct Step {
+pub(super) struct DemoStep {
     pub(super) name: &'static str,
     pub(super) record_type: RecordType,
-    pub(super) transport: Transport,
+    pub(super) transport: StubTransport,
     /// What is special about it.
     pub(super) title: &'static str,
     pub(super) promise: Promise,
@@ -32,15 +32,15 @@ pub(super) struct Step {
 pub(super) struct Promise {
     /// In words.
     pub(super) words: &'static str,
-    answer: Answer,
-    cached: Cached,
+    answer: ExpectedAnswer,
+    cached: CacheUse,
     route: &'static str,
     from: Option<Who>,
 }
 
 /// The expected records of a reply.
 #[derive(Clone, Copy)]
-enum Answer {
+enum ExpectedAnswer {
     /// These records, in this order.
     Data(&'static [&'static str]),
     /// NXDOMAIN with an SOA, from one server, asked once.
@@ -51,13 +51,13 @@ enum Answer {
     AllOf(usize),
 }
 
-const REGISTRY: Answer = Answer::Data(&["10.1.20.5"]);
+const REGISTRY: ExpectedAnswer = ExpectedAnswer::Data(&["10.1.20.5"]);
 
-fn step(name: &'static str, title: &'static str, promise: Promise) -> Step {
-    Step {
+fn step(name: &'static str, title: &'static str, promise: Promise) -> DemoStep {
+    DemoStep {
         name,
         record_type: RecordType::A,
-        transport: Transport::Udp,
+        transport: StubTransport::Udp,
         title,
         promise,
     }
@@ -67,9 +67,9 @@ fn step(name: &'static str, title: &'static str, promise: Promise) -> Step {
 pub(super) fn registry(
     title: &'static str,
     words: &'static str,
-    cached: Cached,
+    cached: CacheUse,
     from: Option<Who>,
-) -> Step {
+) -> DemoStep {
     let promise = Promise {
         words,
         answer: REGISTRY,
@@ -80,42 +80,42 @@ pub(super) fn registry(
     step("registry.example.com", title, promise)
 }
 
-pub(super) fn cluster_name() -> Step {
+pub(super) fn cluster_name() -> DemoStep {
     let promise = Promise {
         words: "cluster names go to kube-dns; the VPC's servers do not know them",
-        answer: Answer::Data(&["10.96.12.34"]),
-        cached: Cached::Miss,
+        answer: ExpectedAnswer::Data(&["10.96.12.34"]),
+        cached: CacheUse::Miss,
         route: "cluster.local.",
         from: Some(Who::KubeDns),
     };
     step("web.shop.svc.cluster.local", "a Service", promise)
 }
 
-pub(super) fn no_such_name() -> Step {
+pub(super) fn no_such_name() -> DemoStep {
     let promise = Promise {
         words: "an NXDOMAIN is final: one server was asked, once",
-        answer: Answer::NoName,
-        cached: Cached::Miss,
+        answer: ExpectedAnswer::NoName,
+        cached: CacheUse::Miss,
         route: ".",
         from: Some(Who::VpcDns),
     };
     step("missing.example.com", "a name that does not exist", promise)
 }
 
-pub(super) fn big(transport: Transport) -> Step {
+pub(super) fn big(transport: StubTransport) -> DemoStep {
     let (title, words, answer, cached, from) = match transport {
-        Transport::Udp => (
+        StubTransport::Udp => (
             "more than fits a datagram",
             "as many whole records as fit, for clients that never ask again over TCP",
-            Answer::SomeOf(MANY),
-            Cached::Miss,
+            ExpectedAnswer::SomeOf(MANY),
+            CacheUse::Miss,
             Some(Who::VpcDns),
         ),
-        Transport::Tcp => (
+        StubTransport::Tcp => (
             "the same over TCP",
             "the whole answer, which was fetched and kept when UDP asked",
-            Answer::AllOf(MANY),
-            Cached::Hit,
+            ExpectedAnswer::AllOf(MANY),
+            CacheUse::Hit,
             None,
         ),
     };
@@ -126,29 +126,29 @@ pub(super) fn big(transport: Transport) -> Step {
         route: ".",
         from,
     };
-    Step {
+    DemoStep {
         record_type: RecordType::AAAA,
         transport,
         ..step("big.example.com", title, promise)
     }
 }
 
-pub(super) fn alias() -> Step {
+pub(super) fn alias() -> DemoStep {
     let promise = Promise {
         words: "the chain arrives whole and in order",
-        answer: Answer::Data(&["gateway.internal.example.com.", "10.1.30.9"]),
-        cached: Cached::Miss,
+        answer: ExpectedAnswer::Data(&["gateway.internal.example.com.", "10.1.30.9"]),
+        cached: CacheUse::Miss,
         route: ".",
         from: Some(Who::VpcDns),
     };
     step("s3.internal.example.com", "a CNAME", promise)
 }
 
-pub(super) fn own_name() -> Step {
+pub(super) fn own_name() -> DemoStep {
     let promise = Promise {
         words: "answered from the configuration; no server was asked",
-        answer: Answer::Data(&["10.1.40.7"]),
-        cached: Cached::Own,
+        answer: ExpectedAnswer::Data(&["10.1.40.7"]),
+        cached: CacheUse::Own,
         route: "none",
         from: None,
     };
@@ -160,8 +160,8 @@ impl Promise {
     pub(super) fn check(
         &self,
         scene: &Scene,
-        reply: &Reply,
-        counted: &Counted,
+        reply: &ClientReply,
+        counted: &CounterGrowth,
     ) -> Result<(), String> {
         self.answer.check(reply, counted)?;
         let cached = counted.cached();
@@ -186,8 +186,8 @@ impl Promise {
     }
 }
 
-impl Answer {
-    fn check(self, reply: &Reply, counted: &Counted) -> Result<(), String> {
+impl ExpectedAnswer {
+    fn check(self, reply: &ClientReply, counted: &CounterGrowth) -> Result<(), String> {
         let data = reply.data();
         let (code, cut) = {
             let metadata = &reply.message.metadata;
@@ -238,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    fn reply(code: ResponseCode, cut: bool, addresses: &[[u8; 4]]) -> Reply {
+    fn reply(code: ResponseCode, cut: bool, addresses: &[[u8; 4]]) -> ClientReply {
         let mut message = Message::new(1, MessageType::Response, OpCode::Query);
         message.metadata.response_code = code;
         message.metadata.truncation = cut;
@@ -246,7 +246,7 @@ mod tests {
             let data = RData::A(A(address.into()));
             message.add_answer(Record::from_rdata(Name::root(), 1, data));
         }
-        Reply {
+        ClientReply {
             message,
             bytes: 100,
             took: Duration::ZERO,
@@ -276,41 +276,41 @@ mod tests {
             (
                 "NXDOMAIN without SOA",
                 reply(none, false, &[]),
-                Answer::NoName,
+                ExpectedAnswer::NoName,
                 false,
             ),
             (
                 "some of three",
                 reply(ok, true, &[one, two]),
-                Answer::SomeOf(3),
+                ExpectedAnswer::SomeOf(3),
                 true,
             ),
             (
                 "none of three",
                 reply(ok, true, &[]),
-                Answer::SomeOf(3),
+                ExpectedAnswer::SomeOf(3),
                 false,
             ),
             (
                 "not marked as cut",
                 reply(ok, false, &[one]),
-                Answer::SomeOf(3),
+                ExpectedAnswer::SomeOf(3),
                 false,
             ),
             (
                 "both",
                 reply(ok, false, &[one, two]),
-                Answer::AllOf(2),
+                ExpectedAnswer::AllOf(2),
                 true,
             ),
             (
                 "the same twice",
                 reply(ok, false, &[one, one]),
-                Answer::AllOf(2),
+                ExpectedAnswer::AllOf(2),
                 false,
             ),
         ] {
-            let checked = answer.check(&reply, &Counted::default());
+            let checked = answer.check(&reply, &CounterGrowth::default());
             assert_eq!(checked.is_ok(), kept, "{name}: {checked:?}");
         }
     }

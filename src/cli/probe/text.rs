@@ -18,7 +18,7 @@ pub(super) enum Style {
 
 /// The style of a piece of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tone {
+enum TextTone {
     Normal,
     Strong,
     Faint,
@@ -28,16 +28,16 @@ enum Tone {
 }
 
 impl Style {
-    fn paint(self, tone: Tone, text: &str) -> String {
+    fn paint(self, tone: TextTone, text: &str) -> String {
         // ECMA-48 §8.3.117 (SGR).
         let code = match tone {
             _ if self == Self::Plain => return text.to_owned(),
-            Tone::Normal => return text.to_owned(),
-            Tone::Strong => 1,
-            Tone::Faint => 2,
-            Tone::Good => 32,
-            Tone::Sick => 33,
-            Tone::Bad => 31,
+            TextTone::Normal => return text.to_owned(),
+            TextTone::Strong => 1,
+            TextTone::Faint => 2,
+            TextTone::Good => 32,
+            TextTone::Sick => 33,
+            TextTone::Bad => 31,
         };
         format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
@@ -65,44 +65,44 @@ fn line(out: &mut String, text: &str) {
     out.push('\n');
 }
 
-fn verdict(diagnosis: &Diagnosis) -> (Tone, String) {
+fn verdict(diagnosis: &Diagnosis) -> (TextTone, String) {
     let seconds = diagnosis.took.as_secs_f64();
     let count = diagnosis.findings.len();
     let findings = if count == 1 { "finding" } else { "findings" };
     match diagnosis.verdict {
-        Health::Healthy => (Tone::Good, format!("healthy; asked for {seconds:.1} s")),
+        Health::Healthy => (TextTone::Good, format!("healthy; asked for {seconds:.1} s")),
         Health::Degraded => (
-            Tone::Sick,
+            TextTone::Sick,
             format!("degraded: {count} {findings}; asked for {seconds:.1} s"),
         ),
         Health::Unusable => (
-            Tone::Bad,
+            TextTone::Bad,
             format!("unusable: {count} {findings}; asked for {seconds:.1} s"),
         ),
     }
 }
 
 /// A cell of a table.
-struct Cell(Tone, String);
+struct TextCell(TextTone, String);
 
-fn cell(text: impl Into<String>) -> Cell {
-    Cell(Tone::Normal, text.into())
+fn cell(text: impl Into<String>) -> TextCell {
+    TextCell(TextTone::Normal, text.into())
 }
 
 /// Writes rows with their columns below each other; the last column is as wide as it is.
-fn table(rows: &[Vec<Cell>], style: Style, out: &mut String) {
+fn table(rows: &[Vec<TextCell>], style: Style, out: &mut String) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells
-            .map(|Cell(_, text)| text.chars().count())
+            .map(|TextCell(_, text)| text.chars().count())
             .max()
             .unwrap_or(0)
     };
     let widths: Vec<_> = (0..columns).map(width).collect();
     for row in rows {
         let mut text = String::from("  ");
-        for (column, Cell(tone, content)) in row.iter().enumerate() {
+        for (column, TextCell(tone, content)) in row.iter().enumerate() {
             text += &style.paint(*tone, content);
             if column + 1 < row.len() {
                 let used = content.chars().count();
@@ -119,7 +119,7 @@ fn group_table(group: &GroupReport, style: Style, out: &mut String) {
         [] => "no route leads to it".to_owned(),
         zones => zones.join(" "),
     };
-    let head = style.paint(Tone::Strong, &group.group);
+    let head = style.paint(TextTone::Strong, &group.group);
     line(out, &format!("{head}: {zones}; asked for {}", group.probe));
     let titles = [
         "server",
@@ -128,7 +128,7 @@ fn group_table(group: &GroupReport, style: Style, out: &mut String) {
         "ms min/median/max",
         "answer",
     ];
-    let title = |text: &&str| Cell(Tone::Faint, (*text).to_owned());
+    let title = |text: &&str| TextCell(TextTone::Faint, (*text).to_owned());
     let mut rows = vec![titles.iter().map(title).collect::<Vec<_>>()];
     for server in &group.servers {
         for (number, transport) in server.transports.iter().enumerate() {
@@ -136,17 +136,17 @@ fn group_table(group: &GroupReport, style: Style, out: &mut String) {
         }
     }
     for written in &group.unresolved {
-        let what = Cell(Tone::Bad, "its name has no address".to_owned());
+        let what = TextCell(TextTone::Bad, "its name has no address".to_owned());
         rows.push(vec![cell(written), cell(""), cell(""), cell(""), what]);
     }
     table(&rows, style, out);
 }
 
-fn server_row(server: &ServerReport, transport: &TransportReport, is_first: bool) -> Vec<Cell> {
+fn server_row(server: &ServerReport, transport: &TransportReport, is_first: bool) -> Vec<TextCell> {
     let tone = match (transport.reachable, transport.answered == transport.sent) {
-        (true, true) => Tone::Good,
-        (true, false) => Tone::Sick,
-        (false, _) => Tone::Bad,
+        (true, true) => TextTone::Good,
+        (true, false) => TextTone::Sick,
+        (false, _) => TextTone::Bad,
     };
     let answered = format!("{}/{}", transport.answered, transport.sent);
     let times = transport.rtt_ms.map_or_else(String::new, |rtt| {
@@ -154,7 +154,7 @@ fn server_row(server: &ServerReport, transport: &TransportReport, is_first: bool
     });
     let said = if !transport.reachable {
         let text = transport.failure_text.clone().unwrap_or_default();
-        Cell(Tone::Bad, strays_or(text, transport))
+        TextCell(TextTone::Bad, strays_or(text, transport))
     } else if is_first {
         cell(what_it_said(server))
     } else {
@@ -164,7 +164,7 @@ fn server_row(server: &ServerReport, transport: &TransportReport, is_first: bool
     vec![
         cell(name),
         cell(medium(transport.transport)),
-        Cell(tone, answered),
+        TextCell(tone, answered),
         cell(times),
         said,
     ]
@@ -236,18 +236,18 @@ fn medium(medium: Medium) -> &'static str {
     }
 }
 
-fn result(result: NameResult) -> (Tone, &'static str) {
+fn result(result: NameResult) -> (TextTone, &'static str) {
     match result {
-        NameResult::Addresses => (Tone::Good, "addresses"),
-        NameResult::Nodata => (Tone::Sick, "NODATA"),
-        NameResult::Nxdomain => (Tone::Bad, "NXDOMAIN"),
-        NameResult::Failure => (Tone::Bad, "failure"),
-        NameResult::NoAnswer => (Tone::Bad, "no answer"),
+        NameResult::Addresses => (TextTone::Good, "addresses"),
+        NameResult::Nodata => (TextTone::Sick, "NODATA"),
+        NameResult::Nxdomain => (TextTone::Bad, "NXDOMAIN"),
+        NameResult::Failure => (TextTone::Bad, "failure"),
+        NameResult::NoAnswer => (TextTone::Bad, "no answer"),
     }
 }
 
 fn name_lines(name: &NameReport, style: Style, out: &mut String) {
-    let head = style.paint(Tone::Strong, &name.name);
+    let head = style.paint(TextTone::Strong, &name.name);
     let way = match (&name.route, name.answered_here) {
         (Some(zone), true) => format!("answered by the route {zone} itself"),
         (None, true) => "answered by records or hosts".to_owned(),
@@ -268,9 +268,9 @@ fn name_lines(name: &NameReport, style: Style, out: &mut String) {
             rows.push(answer_row(&tier.group, answer));
         }
         let (tone, text) = match tier.agreement {
-            Agreement::Same => (Tone::Good, "all say the same"),
-            Agreement::Differs => (Tone::Normal, "addresses differ, as with a CDN's"),
-            Agreement::Conflict => (Tone::Bad, "they contradict each other"),
+            Agreement::Same => (TextTone::Good, "all say the same"),
+            Agreement::Differs => (TextTone::Normal, "addresses differ, as with a CDN's"),
+            Agreement::Conflict => (TextTone::Bad, "they contradict each other"),
             Agreement::Unknown => continue,
         };
         let group = cell(&tier.group);
@@ -278,7 +278,7 @@ fn name_lines(name: &NameReport, style: Style, out: &mut String) {
             group,
             cell("together"),
             cell(""),
-            Cell(tone, text.to_owned()),
+            TextCell(tone, text.to_owned()),
         ]);
     }
     rows.push(vec![
@@ -296,7 +296,7 @@ fn name_lines(name: &NameReport, style: Style, out: &mut String) {
     out.push('\n');
 }
 
-fn answer_row(group: &str, answer: &NameAnswer) -> Vec<Cell> {
+fn answer_row(group: &str, answer: &NameAnswer) -> Vec<TextCell> {
     let (tone, text) = result(answer.result);
     let mut said = match (&answer.rcode, answer.result) {
         (Some(rcode), NameResult::Failure) => rcode.clone(),
@@ -319,7 +319,7 @@ fn answer_row(group: &str, answer: &NameAnswer) -> Vec<Cell> {
         cell(group),
         cell(&answer.server),
         cell(&answer.record_type),
-        Cell(tone, said),
+        TextCell(tone, said),
     ]
 }
 
@@ -328,7 +328,7 @@ fn addresses(addresses: &[std::net::IpAddr]) -> String {
     texts.join(" ")
 }
 
-fn client(client: &ClientReport) -> Cell {
+fn client(client: &ClientReport) -> TextCell {
     let (tone, text) = result(client.result);
     let said = if client.addresses.is_empty() {
         text.to_owned()
@@ -339,7 +339,7 @@ fn client(client: &ClientReport) -> Cell {
         .server
         .as_ref()
         .map_or_else(String::new, |server| format!(" from {server}"));
-    Cell(tone, format!("{said}{from} in {:.1} ms", client.ms))
+    TextCell(tone, format!("{said}{from} in {:.1} ms", client.ms))
 }
 
 fn search_lines(name: &NameReport, style: Style, out: &mut String) {
@@ -370,7 +370,7 @@ fn https_line(report: &HttpsReport, style: Style) -> String {
     let days = certificate.and_then(|certificate| certificate.days_left);
     let days = days.map(|days| format!("certificate for {days} days"));
     let failure = report.failure_text.as_ref();
-    let failure = failure.map(|text| style.paint(Tone::Bad, text));
+    let failure = failure.map(|text| style.paint(TextTone::Bad, text));
     let parts: Vec<_> = [connected, shaken, days, failure]
         .into_iter()
         .flatten()
@@ -380,8 +380,8 @@ fn https_line(report: &HttpsReport, style: Style) -> String {
 
 fn finding_lines(finding: &Finding, style: Style, out: &mut String) {
     let (tone, severity) = match finding.severity {
-        Health::Unusable => (Tone::Bad, "unusable"),
-        Health::Degraded | Health::Healthy => (Tone::Sick, "degraded"),
+        Health::Unusable => (TextTone::Bad, "unusable"),
+        Health::Degraded | Health::Healthy => (TextTone::Sick, "degraded"),
     };
     let subject = [&finding.name, &finding.server].into_iter().flatten();
     let mut subject: Vec<String> = subject.cloned().collect();
@@ -426,23 +426,27 @@ mod tests {
     #[test]
     fn plain_text_has_no_escape_codes_and_coloured_text_ends_them() {
         for tone in [
-            Tone::Normal,
-            Tone::Strong,
-            Tone::Faint,
-            Tone::Good,
-            Tone::Sick,
-            Tone::Bad,
+            TextTone::Normal,
+            TextTone::Strong,
+            TextTone::Faint,
+            TextTone::Good,
+            TextTone::Sick,
+            TextTone::Bad,
         ] {
             assert_eq!(Style::Plain.paint(tone, "text"), "text", "{tone:?}");
         }
-        let red = Style::Coloured.paint(Tone::Bad, "text");
+        let red = Style::Coloured.paint(TextTone::Bad, "text");
         assert_eq!(red, "\u{1b}[31mtext\u{1b}[0m");
     }
 
     #[test]
     fn columns_stand_below_each_other_whatever_their_colour() {
         let rows = [
-            vec![cell("a"), Cell(Tone::Bad, "bcd".to_owned()), cell("e")],
+            vec![
+                cell("a"),
+                TextCell(TextTone::Bad, "bcd".to_owned()),
+                cell("e"),
+            ],
             vec![cell("long"), cell("b"), cell("e")],
         ];
         let mut out = String::new();

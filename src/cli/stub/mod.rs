@@ -34,7 +34,7 @@ use crate::message::wire::MAX_PAYLOAD;
 use crate::net::connected::ConnectedSockets;
 
 pub use getaddrinfo::plain_stub_wait;
-pub use reply::{NoReply, Outcome, StubReply, Transport};
+pub use reply::{NoReply, StubOutcome, StubReply, StubTransport};
 pub use resolv_conf::ResolvConfError;
 
 /// A stub resolver's settings.
@@ -94,7 +94,7 @@ impl Stub {
                             message,
                             waited: started.elapsed(),
                         };
-                        if !matches!(heard.outcome(), Outcome::Failure(_)) {
+                        if !matches!(heard.outcome(), StubOutcome::Failure(_)) {
                             return Ok(heard);
                         }
                         failure = Some(heard);
@@ -129,7 +129,7 @@ impl Stub {
         server: SocketAddr,
         question: &Query,
         patience: Duration,
-    ) -> Result<(Transport, Message), NetError> {
+    ) -> Result<(StubTransport, Message), NetError> {
         let sockets = ConnectedSockets::default();
         let udp = UdpClientStream::builder(server, sockets.clone())
             .with_timeout(Some(patience))
@@ -138,13 +138,13 @@ impl Stub {
             .exchange();
         let answer = udp.send(self.request(question)).first_answer().await?;
         if !answer.truncation {
-            return Ok((Transport::Udp, answer.into_message()));
+            return Ok((StubTransport::Udp, answer.into_message()));
         }
         let tcp = TcpClientStream::exchange(server, None, patience, None, sockets).await?;
         let answer = tcp.send(self.request(question)).first_answer().await?;
         // Over TCP hickory matches by ID alone.
         if answer.queries.first() == Some(question) {
-            Ok((Transport::Tcp, answer.into_message()))
+            Ok((StubTransport::Tcp, answer.into_message()))
         } else {
             Err(NetError::Message("answered another question over TCP"))
         }

@@ -10,7 +10,7 @@ use hickory_resolver::net::NetError;
 
 /// How a server was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
+pub enum StubTransport {
     /// One datagram each way.
     Udp,
     /// After an answer over UDP was truncated.
@@ -25,7 +25,7 @@ pub struct StubReply {
     /// The server that answered.
     pub server: SocketAddr,
     /// The transport of the answer.
-    pub transport: Transport,
+    pub transport: StubTransport,
     /// The answer.
     pub message: Message,
     /// How long the caller waited for it, other servers' silence included.
@@ -34,7 +34,7 @@ pub struct StubReply {
 
 /// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StubOutcome {
     /// Records of the type asked for.
     Records,
     /// The name exists, without records of that type.
@@ -63,12 +63,12 @@ pub struct NoReply {
 impl StubReply {
     /// The meaning of the answer.
     #[must_use]
-    pub fn outcome(&self) -> Outcome {
+    pub fn outcome(&self) -> StubOutcome {
         match self.message.metadata.response_code {
-            ResponseCode::NoError if self.has_records() => Outcome::Records,
-            ResponseCode::NoError => Outcome::NoData,
-            ResponseCode::NXDomain => Outcome::NoName,
-            rcode => Outcome::Failure(rcode),
+            ResponseCode::NoError if self.has_records() => StubOutcome::Records,
+            ResponseCode::NoError => StubOutcome::NoData,
+            ResponseCode::NXDomain => StubOutcome::NoName,
+            rcode => StubOutcome::Failure(rcode),
         }
     }
 
@@ -111,7 +111,7 @@ impl NoReply {
     }
 }
 
-impl fmt::Display for Transport {
+impl fmt::Display for StubTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Udp => "UDP",
@@ -120,7 +120,7 @@ impl fmt::Display for Transport {
     }
 }
 
-impl fmt::Display for Outcome {
+impl fmt::Display for StubOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Records => "NOERROR",

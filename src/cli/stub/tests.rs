@@ -109,7 +109,7 @@ async fn a_refusal_from_all_is_asked_for_again_and_then_told() {
         .ask(&name("example.org."), RecordType::A)
         .await
         .unwrap();
-    assert_eq!(heard.outcome(), Outcome::Failure(ResponseCode::Refused));
+    assert_eq!(heard.outcome(), StubOutcome::Failure(ResponseCode::Refused));
     assert_eq!(kube.queries(), 3);
 }
 
@@ -127,7 +127,7 @@ async fn a_truncated_answer_is_fetched_over_tcp() {
             .unwrap();
         assert_eq!(
             (heard.transport, heard.addresses().count()),
-            (Transport::Tcp, 60)
+            (StubTransport::Tcp, 60)
         );
         assert_eq!(heard.message.edns.is_some(), edns);
     }
@@ -139,7 +139,7 @@ async fn a_cname_that_leads_out_of_the_answer_is_nodata() {
     let server = start(&[zone]).await;
     let stub = Stub::new(vec![server.address()], LONG, 1);
     let heard = stub.ask(&name("away.test."), RecordType::A).await.unwrap();
-    assert_eq!(heard.outcome(), Outcome::NoData);
+    assert_eq!(heard.outcome(), StubOutcome::NoData);
     assert_eq!(server.queries(), 1, "a stub resolver chases nothing");
 }
 
@@ -217,7 +217,7 @@ fn any_type_of_record_answers_any() {
     let heard = |wanted| StubReply {
         question: Query::query(name("a."), wanted),
         server: LOOPBACK.into(),
-        transport: Transport::Udp,
+        transport: StubTransport::Udp,
         message: {
             let mut message = Message::query().into_response();
             let data = RData::Unknown {
@@ -229,10 +229,10 @@ fn any_type_of_record_answers_any() {
         },
         waited: Duration::ZERO,
     };
-    assert_eq!(heard(RecordType::ANY).outcome(), Outcome::Records);
-    assert_eq!(heard(RecordType::A).outcome(), Outcome::NoData);
+    assert_eq!(heard(RecordType::ANY).outcome(), StubOutcome::Records);
+    assert_eq!(heard(RecordType::A).outcome(), StubOutcome::NoData);
     assert_eq!(
         heard(RecordType::Unknown(65_300)).outcome(),
-        Outcome::Records
+        StubOutcome::Records
     );
 }

@@ -11,7 +11,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// An instance's counters at several times, the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Counters(VecDeque<Sample>);
+pub(super) struct CounterHistory(VecDeque<Sample>);
 
 /// Its counters when it was read.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +77,7 @@ pub(super) struct Rates {
     pub(super) hit_percent: Option<f64>,
 }
 
-impl Counters {
+impl CounterHistory {
     /// Adds a reading. If counters are lower than before, earlier readings are dropped.
     pub(super) fn take(&mut self, seen: &InstanceSeen, at: Instant) {
         let sample = Sample::new(seen, at);

@@ -25,7 +25,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::model::Fleet;
 use super::poll;
-use super::view::{Command, Palette, Screen};
+use super::view::{KeyCommand, Palette, Screen};
 use crate::cli::admin::AdminAddress;
 
 /// Readings that are shown together.
@@ -78,31 +78,31 @@ fn give_back() {
 
 /// Input from the terminal.
 enum Typed {
-    Command(Command),
+    KeyCommand(KeyCommand),
     /// It has another size, or was used by others meanwhile.
     Redraw,
     Failed(io::Error),
 }
 
-fn command(key: KeyEvent) -> Option<Command> {
+fn command(key: KeyEvent) -> Option<KeyCommand> {
     if key.kind == KeyEventKind::Release {
         return None;
     }
     if key.modifiers.contains(KeyModifiers::CONTROL) {
-        return (key.code == KeyCode::Char('c')).then_some(Command::Quit);
+        return (key.code == KeyCode::Char('c')).then_some(KeyCommand::Quit);
     }
     Some(match key.code {
-        KeyCode::Char('q') | KeyCode::Esc => Command::Quit,
-        KeyCode::Char('p' | ' ') => Command::Pause,
-        KeyCode::Char('?' | 'h') => Command::Help,
-        KeyCode::Tab => Command::NextTable,
-        KeyCode::BackTab => Command::PreviousTable,
-        KeyCode::Down | KeyCode::Char('j') => Command::LineDown,
-        KeyCode::Up | KeyCode::Char('k') => Command::LineUp,
-        KeyCode::PageDown => Command::PageDown,
-        KeyCode::PageUp => Command::PageUp,
-        KeyCode::Home | KeyCode::Char('g') => Command::Start,
-        KeyCode::End | KeyCode::Char('G') => Command::End,
+        KeyCode::Char('q') | KeyCode::Esc => KeyCommand::Quit,
+        KeyCode::Char('p' | ' ') => KeyCommand::Pause,
+        KeyCode::Char('?' | 'h') => KeyCommand::Help,
+        KeyCode::Tab => KeyCommand::NextTable,
+        KeyCode::BackTab => KeyCommand::PreviousTable,
+        KeyCode::Down | KeyCode::Char('j') => KeyCommand::LineDown,
+        KeyCode::Up | KeyCode::Char('k') => KeyCommand::LineUp,
+        KeyCode::PageDown => KeyCommand::PageDown,
+        KeyCode::PageUp => KeyCommand::PageUp,
+        KeyCode::Home | KeyCode::Char('g') => KeyCommand::Start,
+        KeyCode::End | KeyCode::Char('G') => KeyCommand::End,
         _ => return None,
     })
 }
@@ -112,7 +112,7 @@ fn read_keys(typed: &mpsc::Sender<Typed>) {
     loop {
         let one = match event::read() {
             Ok(Event::Key(key)) => match command(key) {
-                Some(command) => Typed::Command(command),
+                Some(command) => Typed::KeyCommand(command),
                 None => continue,
             },
             Ok(Event::Resize(..)) => Typed::Redraw,
@@ -163,8 +163,8 @@ pub(super) async fn run(
                 }
             }
             one = typed.recv() => match one {
-                Some(Typed::Command(Command::Quit)) | None => return Ok(ExitCode::SUCCESS),
-                Some(Typed::Command(command)) => screen.obey(command),
+                Some(Typed::KeyCommand(KeyCommand::Quit)) | None => return Ok(ExitCode::SUCCESS),
+                Some(Typed::KeyCommand(command)) => screen.obey(command),
                 Some(Typed::Redraw) => {}
                 Some(Typed::Failed(error)) => return Err(error).context("the terminal"),
             },
@@ -228,18 +228,18 @@ mod tests {
         let plain = |code| KeyEvent::new(code, KeyModifiers::NONE);
         let control = |code| KeyEvent::new(code, KeyModifiers::CONTROL);
         for (key, want) in [
-            (plain(KeyCode::Char('q')), Some(Command::Quit)),
-            (plain(KeyCode::Esc), Some(Command::Quit)),
-            (control(KeyCode::Char('c')), Some(Command::Quit)),
+            (plain(KeyCode::Char('q')), Some(KeyCommand::Quit)),
+            (plain(KeyCode::Esc), Some(KeyCommand::Quit)),
+            (control(KeyCode::Char('c')), Some(KeyCommand::Quit)),
             (control(KeyCode::Char('q')), None),
             (plain(KeyCode::Char('c')), None),
-            (plain(KeyCode::Char('p')), Some(Command::Pause)),
-            (plain(KeyCode::Tab), Some(Command::NextTable)),
-            (plain(KeyCode::BackTab), Some(Command::PreviousTable)),
-            (plain(KeyCode::Char('j')), Some(Command::LineDown)),
-            (plain(KeyCode::Up), Some(Command::LineUp)),
-            (plain(KeyCode::PageDown), Some(Command::PageDown)),
-            (plain(KeyCode::Char('?')), Some(Command::Help)),
+            (plain(KeyCode::Char('p')), Some(KeyCommand::Pause)),
+            (plain(KeyCode::Tab), Some(KeyCommand::NextTable)),
+            (plain(KeyCode::BackTab), Some(KeyCommand::PreviousTable)),
+            (plain(KeyCode::Char('j')), Some(KeyCommand::LineDown)),
+            (plain(KeyCode::Up), Some(KeyCommand::LineUp)),
+            (plain(KeyCode::PageDown), Some(KeyCommand::PageDown)),
+            (plain(KeyCode::Char('?')), Some(KeyCommand::Help)),
         ] {
             assert_eq!(command(key), want, "{key:?}");
         }

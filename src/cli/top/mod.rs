@@ -21,7 +21,7 @@ use clap::Args;
 use tokio::task::JoinSet;
 
 use super::admin::AdminAddress;
-use model::{Fleet, Headline, Reading, Tables};
+use model::{Fleet, Headline, InstanceReading, Tables};
 use table::plain;
 use view::Palette;
 
@@ -96,7 +96,11 @@ async fn once(instances: Vec<AdminAddress>, interval: Duration) -> anyhow::Resul
     })
 }
 
-async fn read_twice(place: usize, address: &AdminAddress, interval: Duration) -> Vec<Reading> {
+async fn read_twice(
+    place: usize,
+    address: &AdminAddress,
+    interval: Duration,
+) -> Vec<InstanceReading> {
     let mut lost = 0;
     let mut first = poll::read(place, address, interval, &mut lost).await;
     if first.result.is_err() {

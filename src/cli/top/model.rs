@@ -4,7 +4,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::counters::{Counters, Rates};
+use super::counters::{CounterHistory, Rates};
 use super::seen::{CountSeen, Escaped, GroupSeen, HealthSeen, HostSeen, InstanceSeen, ServerSeen};
 
 /// The gravity of a state.
@@ -22,7 +22,7 @@ pub(super) enum Gravity {
 
 /// The result of one reading of an instance.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct InstanceReading {
     /// Its place among the instances.
     pub(super) instance: usize,
     /// When.
@@ -42,7 +42,7 @@ pub(super) struct Fleet(Vec<Watch>);
 struct Watch {
     address: Escaped,
     contact: Contact,
-    counters: Counters,
+    counters: CounterHistory,
 }
 
 #[derive(Debug)]
@@ -64,8 +64,8 @@ impl Watch {
         }
     }
 
-    fn take(&mut self, reading: Reading) {
-        let Reading { at, pause, .. } = reading;
+    fn take(&mut self, reading: InstanceReading) {
+        let InstanceReading { at, pause, .. } = reading;
         match reading.result {
             Err(reason) => {
                 let again_at = at + pause;
@@ -263,13 +263,13 @@ impl Fleet {
         let watch = |address: String| Watch {
             address: Escaped::new(&address),
             contact: Contact::Awaited,
-            counters: Counters::default(),
+            counters: CounterHistory::default(),
         };
         Self(addresses.into_iter().map(watch).collect())
     }
 
     /// Adds one reading.
-    pub(super) fn take(&mut self, reading: Reading) {
+    pub(super) fn take(&mut self, reading: InstanceReading) {
         if let Some(watch) = self.0.get_mut(reading.instance) {
             watch.take(reading);
         }
@@ -631,11 +631,11 @@ mod tests {
         status
     }
 
-    fn reading(instance: usize, at: Instant, status: &Value) -> Reading {
+    fn reading(instance: usize, at: Instant, status: &Value) -> InstanceReading {
         let body = status.to_string();
         let seen = InstanceSeen::read(body.as_bytes()).expect("a status");
         let (result, pause) = (Ok(seen), PAUSE);
-        Reading {
+        InstanceReading {
             instance,
             at,
             result,
@@ -722,7 +722,7 @@ mod tests {
             mistaken,
         ]);
         let now = Instant::now();
-        fleet.take(Reading {
+        fleet.take(InstanceReading {
             instance: 5,
             at: now,
             result: Err(Escaped::new("Connection refused\u{1b}")),
@@ -870,7 +870,7 @@ mod tests {
         let mut fleet = Fleet::new(["a".to_owned(), "b".to_owned()]);
         let now = Instant::now();
         assert_eq!(fleet.tables(now).summary(), Headline::Unreachable);
-        let lost = |instance| Reading {
+        let lost = |instance| InstanceReading {
             instance,
             at: now,
             result: Err(Escaped::new("gone")),

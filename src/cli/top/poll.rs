@@ -7,7 +7,7 @@ use hyper::{Request, StatusCode};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::model::Reading;
+use super::model::InstanceReading;
 use super::seen::{Escaped, InstanceSeen};
 use crate::cli::admin::AdminAddress;
 
@@ -22,7 +22,7 @@ pub(super) async fn watch(
     instance: usize,
     address: AdminAddress,
     interval: Duration,
-    readings: mpsc::Sender<Reading>,
+    readings: mpsc::Sender<InstanceReading>,
 ) {
     let mut lost = 0;
     loop {
@@ -41,7 +41,7 @@ pub(super) async fn read(
     address: &AdminAddress,
     interval: Duration,
     lost: &mut u32,
-) -> Reading {
+) -> InstanceReading {
     let asked = Instant::now();
     let result = match timeout(PATIENCE, ask(address)).await {
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
@@ -56,7 +56,7 @@ pub(super) async fn read(
         *lost = lost.saturating_add(1);
         pause_after(*lost, interval)
     };
-    Reading {
+    InstanceReading {
         instance,
         at,
         result: result.map_err(|reason| Escaped::new(&reason)),

@@ -30,7 +30,7 @@ const HELP: &[&str] = &[
 
 /// What a key asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Command {
+pub(super) enum KeyCommand {
     Quit,
     Pause,
     Help,
@@ -91,21 +91,21 @@ impl Screen {
         }
     }
 
-    /// Executes a key's command, except [`Command::Quit`].
-    pub(super) fn obey(&mut self, command: Command) {
+    /// Executes a key's command, except [`KeyCommand::Quit`].
+    pub(super) fn obey(&mut self, command: KeyCommand) {
         let page = self.height.saturating_sub(1).max(1);
         match command {
-            Command::Quit => {}
-            Command::Pause => self.paused = !self.paused,
-            Command::Help => self.help = !self.help,
-            Command::NextTable => self.go_to(self.table + 1),
-            Command::PreviousTable => self.go_to(self.table + self.starts.len().max(1) - 1),
-            Command::LineDown => self.scroll_to(self.offset + 1),
-            Command::LineUp => self.scroll_to(self.offset.saturating_sub(1)),
-            Command::PageDown => self.scroll_to(self.offset + page),
-            Command::PageUp => self.scroll_to(self.offset.saturating_sub(page)),
-            Command::Start => self.scroll_to(0),
-            Command::End => self.scroll_to(usize::MAX),
+            KeyCommand::Quit => {}
+            KeyCommand::Pause => self.paused = !self.paused,
+            KeyCommand::Help => self.help = !self.help,
+            KeyCommand::NextTable => self.go_to(self.table + 1),
+            KeyCommand::PreviousTable => self.go_to(self.table + self.starts.len().max(1) - 1),
+            KeyCommand::LineDown => self.scroll_to(self.offset + 1),
+            KeyCommand::LineUp => self.scroll_to(self.offset.saturating_sub(1)),
+            KeyCommand::PageDown => self.scroll_to(self.offset + page),
+            KeyCommand::PageUp => self.scroll_to(self.offset.saturating_sub(page)),
+            KeyCommand::Start => self.scroll_to(0),
+            KeyCommand::End => self.scroll_to(usize::MAX),
         }
     }
 
@@ -216,7 +216,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::top::model::{Fleet, Reading};
+    use crate::cli::top::model::{Fleet, InstanceReading};
     use crate::cli::top::seen::{Escaped, InstanceSeen};
 
     fn tables() -> Tables {
@@ -236,7 +236,7 @@ mod tests {
         ];
         for (instance, result) in results.into_iter().enumerate() {
             let pause = Duration::from_secs(2);
-            fleet.take(Reading {
+            fleet.take(InstanceReading {
                 instance,
                 at: now,
                 result,
@@ -346,7 +346,7 @@ mod tests {
         for (width, height) in [(0, 0), (1, 1), (5, 2), (10, 3), (60, 4), (300, 100)] {
             let mut screen = screen(Palette::Colours);
             drawn(&mut screen, width, height);
-            screen.obey(Command::Help);
+            screen.obey(KeyCommand::Help);
             drawn(&mut screen, width, height);
         }
     }
@@ -354,50 +354,53 @@ mod tests {
     #[test]
     fn keys_scroll_and_go_from_table_to_table() {
         let mut screen = screen(Palette::Colours);
-        let mut first = |commands: &[Command]| {
+        let mut first = |commands: &[KeyCommand]| {
             for command in commands {
                 screen.obey(*command);
             }
             lines(&drawn(&mut screen, 100, 8))[1].clone()
         };
         assert_eq!(first(&[]), "Instances");
-        assert!(first(&[Command::LineDown]).starts_with("INSTANCE"));
-        assert_eq!(first(&[Command::LineUp, Command::LineUp]), "Instances");
-        assert_eq!(first(&[Command::NextTable]), "Groups");
-        assert_eq!(first(&[Command::NextTable]), "Servers");
-        assert_eq!(first(&[Command::PreviousTable]), "Groups");
-        assert_eq!(first(&[Command::Start]), "Instances");
-        let end = first(&[Command::End]);
+        assert!(first(&[KeyCommand::LineDown]).starts_with("INSTANCE"));
         assert_eq!(
-            first(&[Command::PageDown]),
+            first(&[KeyCommand::LineUp, KeyCommand::LineUp]),
+            "Instances"
+        );
+        assert_eq!(first(&[KeyCommand::NextTable]), "Groups");
+        assert_eq!(first(&[KeyCommand::NextTable]), "Servers");
+        assert_eq!(first(&[KeyCommand::PreviousTable]), "Groups");
+        assert_eq!(first(&[KeyCommand::Start]), "Instances");
+        let end = first(&[KeyCommand::End]);
+        assert_eq!(
+            first(&[KeyCommand::PageDown]),
             end,
             "the last line stays the last"
         );
         assert_eq!(
             first(&[
-                Command::PageUp,
-                Command::PageUp,
-                Command::PageUp,
-                Command::PageUp
+                KeyCommand::PageUp,
+                KeyCommand::PageUp,
+                KeyCommand::PageUp,
+                KeyCommand::PageUp
             ]),
             "Instances"
         );
         // The last table cannot be at the top; Tab goes on from it all the same.
-        assert_eq!(first(&[Command::PreviousTable]), end);
-        assert_eq!(first(&[Command::NextTable]), "Instances");
+        assert_eq!(first(&[KeyCommand::PreviousTable]), end);
+        assert_eq!(first(&[KeyCommand::NextTable]), "Instances");
     }
 
     #[test]
     fn a_pause_keeps_what_is_shown() {
         let mut screen = screen(Palette::Plain);
-        screen.obey(Command::Pause);
+        screen.obey(KeyCommand::Pause);
         screen.show(Tables::default());
         let paused = lines(&drawn(&mut screen, 100, 20));
         assert!(
             paused[0].starts_with("nodens top  PAUSED  1 of 2"),
             "{paused:#?}"
         );
-        screen.obey(Command::Pause);
+        screen.obey(KeyCommand::Pause);
         screen.show(Tables::default());
         assert!(lines(&drawn(&mut screen, 100, 20))[0].contains("0 of 0"));
     }
@@ -405,10 +408,10 @@ mod tests {
     #[test]
     fn help_lists_the_keys() {
         let mut screen = screen(Palette::Plain);
-        screen.obey(Command::Help);
+        screen.obey(KeyCommand::Help);
         let help = lines(&drawn(&mut screen, 60, 24));
         assert!(help.iter().any(|line| line.starts_with("Tab")), "{help:#?}");
-        screen.obey(Command::Help);
+        screen.obey(KeyCommand::Help);
         assert_eq!(lines(&drawn(&mut screen, 60, 24))[1], "Instances");
     }
 }

@@ -12,7 +12,7 @@ use crate::config::yaml::Document;
 
 /// How a line was translated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LineVerdict {
     /// It has the same effect here as in CoreDNS.
     Taken,
     /// It is translated, with a difference.
@@ -21,7 +21,7 @@ pub enum Verdict {
     NoCounterpart,
 }
 
-impl Verdict {
+impl LineVerdict {
     /// As it is printed.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -43,7 +43,7 @@ pub struct Remark {
     /// The line.
     pub text: String,
     /// What became of it.
-    pub verdict: Verdict,
+    pub verdict: LineVerdict,
     /// The keys that it became, or the difference and its consequence.
     pub note: String,
 }
@@ -68,7 +68,7 @@ const EXTERNAL: &str = " in CoreDNS itself; if it is an external one, leave the 
 
 /// Why a line cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum LineRefusal {
     /// No plugin of CoreDNS that we know.
     #[error("{name}: there is no such plugin{}", meant.as_ref().map_or_else(|| EXTERNAL.to_owned(), |meant| format!("; did you mean {meant}?")))]
     NoPlugin {
@@ -165,7 +165,7 @@ pub(super) struct Draft {
     /// Names that are aliases, and of what.
     pub(super) aliases: BTreeMap<String, (String, Place)>,
     pub(super) remarks: Vec<Remark>,
-    pub(super) refusals: Vec<(Place, Refusal)>,
+    pub(super) refusals: Vec<(Place, LineRefusal)>,
 }
 
 impl Draft {
@@ -173,7 +173,7 @@ impl Draft {
     pub(super) fn remark(
         &mut self,
         directive: &Directive,
-        verdict: Verdict,
+        verdict: LineVerdict,
         note: impl Into<String>,
     ) {
         self.remark_at(&directive.name.place, directive.shown(), verdict, note);
@@ -184,7 +184,7 @@ impl Draft {
         &mut self,
         place: &Place,
         text: String,
-        verdict: Verdict,
+        verdict: LineVerdict,
         note: impl Into<String>,
     ) {
         self.remarks.push(Remark {
@@ -197,7 +197,7 @@ impl Draft {
     }
 
     /// A line that cannot be taken.
-    pub(super) fn refuse(&mut self, place: &Place, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, place: &Place, refusal: LineRefusal) {
         self.refusals.push((place.clone(), refusal));
     }
 
@@ -213,7 +213,7 @@ impl Draft {
             let typed = String::new();
             self.refuse(
                 &directive.name.place,
-                Refusal::Unexpected { typed, expected },
+                LineRefusal::Unexpected { typed, expected },
             );
         }
         word
@@ -237,7 +237,7 @@ impl Draft {
     /// A word that is not what is wanted there.
     pub(super) fn unexpected(&mut self, word: &Word, expected: &'static str) {
         let typed = word.text.clone();
-        self.refuse(&word.place, Refusal::Unexpected { typed, expected });
+        self.refuse(&word.place, LineRefusal::Unexpected { typed, expected });
     }
 
     /// Sets a top-level key, unless an earlier line has set it.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use figment::value::Value;
 
-use super::draft::{Draft, DraftGroup, Refusal, Verdict, duration};
+use super::draft::{Draft, DraftGroup, LineRefusal, LineVerdict, duration};
 use super::syntax::{Directive, Place, Word};
 use super::zones::{is_within, zone, zones};
 
@@ -166,7 +166,7 @@ fn resolved(
     let note = format!(
         "{server}: its name is resolved by the group {group}, again as the TTL says; there at start alone"
     );
-    draft.remark(directive, Verdict::Differs, note);
+    draft.remark(directive, LineVerdict::Differs, note);
     format!("{server}@{group}")
 }
 
@@ -194,7 +194,7 @@ fn server(draft: &mut Draft, transport: &ServerOptions, word: &Word) -> Option<S
             let Some(name) = name else {
                 let what = format!("{text} without tls_servername");
                 let remedy = "say the name of its certificate, such as tls_servername dns.quad9.net; without one anybody on the way could answer";
-                draft.refuse(&word.place, Refusal::ChangesAnswers { what, remedy });
+                draft.refuse(&word.place, LineRefusal::ChangesAnswers { what, remedy });
                 return None;
             };
             Some(format!("tls://{address}#{name}"))
@@ -223,34 +223,34 @@ fn bracketed(text: &str) -> String {
 }
 
 /// Options of which nothing is to be taken over, with the remark about each.
-const REMARKED: [(&str, Verdict, &str); 9] = [
-    ("prefer_udp", Verdict::Taken, "always so"),
+const REMARKED: [(&str, LineVerdict, &str); 9] = [
+    ("prefer_udp", LineVerdict::Taken, "always so"),
     (
         "read_timeout",
-        Verdict::Differs,
+        LineVerdict::Differs,
         "the next server is asked after 20 to 200 ms; deadline (4 s) bounds a query",
     ),
-    ("doh_method", Verdict::Differs, "always POST"),
+    ("doh_method", LineVerdict::Differs, "always POST"),
     (
         "source_address",
-        Verdict::NoCounterpart,
+        LineVerdict::NoCounterpart,
         "the address that the node's routes choose",
     ),
     (
         "max_fails",
-        Verdict::Differs,
+        LineVerdict::Differs,
         "nothing to count: a server is down when a probe is lost, and up when two are answered",
     ),
-    ("expire", Verdict::NoCounterpart, SOCKETS_END),
-    ("max_idle_conns", Verdict::NoCounterpart, SOCKETS_END),
+    ("expire", LineVerdict::NoCounterpart, SOCKETS_END),
+    ("max_idle_conns", LineVerdict::NoCounterpart, SOCKETS_END),
     (
         "max_connect_attempts",
-        Verdict::NoCounterpart,
+        LineVerdict::NoCounterpart,
         "deadline (4 s) bounds a query",
     ),
     (
         "failfast_all_unhealthy_upstreams",
-        Verdict::Differs,
+        LineVerdict::Differs,
         "all down: a stale answer at once; without one each server gets one try, for 0.2 s at most",
     ),
 ];
@@ -273,7 +273,7 @@ fn read_option(
         "except" => {
             let zones = option.arguments.iter().flat_map(|word| zones(&word.text));
             forward.except.extend(zones);
-            draft.remark(option, Verdict::Taken, "routes of their own");
+            draft.remark(option, LineVerdict::Taken, "routes of their own");
         }
         "tls" => tls(draft, forward, option),
         "policy" => policy(draft, forward, option),
@@ -284,13 +284,13 @@ fn read_option(
                     forward.set(&["max_in_flight"], most, place);
                 }
                 let note = "max_in_flight: over it a stale answer or SERVFAIL, there REFUSED";
-                draft.remark(option, Verdict::Differs, note);
+                draft.remark(option, LineVerdict::Differs, note);
             }
         }
         "failover" | "next" => failover(draft, option),
         "next_on_nodata" => {
             let (what, remedy) = (name.to_owned(), NOT_PASSED_OVER);
-            draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+            draft.refuse(place, LineRefusal::ChangesAnswers { what, remedy });
         }
         "max_age" => {
             let texts = option.texts();
@@ -298,11 +298,11 @@ fn read_option(
             if let Some(age) = age.filter(|age| *age > 0) {
                 forward.set(&["streams", "max_age"], duration(age), place);
             }
-            draft.remark(option, Verdict::Taken, "streams.max_age");
+            draft.remark(option, LineVerdict::Taken, "streams.max_age");
         }
         _ => {
             let (plugin, option) = ("forward", name.to_owned());
-            draft.refuse(place, Refusal::NoOption { plugin, option });
+            draft.refuse(place, LineRefusal::NoOption { plugin, option });
         }
     }
 }
@@ -312,19 +312,23 @@ fn server_option(draft: &mut Draft, transport: &mut ServerOptions, option: &Dire
     match option.name.text.as_str() {
         "force_tcp" => {
             transport.force_tcp = true;
-            draft.remark(option, Verdict::Taken, "tcp:// in front of the servers");
+            draft.remark(option, LineVerdict::Taken, "tcp:// in front of the servers");
         }
         "tls_servername" => {
             if let Some(name) = draft.argument(option, 0, "the name of the certificate") {
                 transport.tls_name = Some(zone(&name.text));
-                draft.remark(option, Verdict::Taken, "the name behind # of the servers");
+                draft.remark(
+                    option,
+                    LineVerdict::Taken,
+                    "the name behind # of the servers",
+                );
             }
         }
         _ => {
             let resolvers = option.texts().into_iter().map(str::to_owned);
             transport.resolvers.extend(resolvers);
             let note = "a group that resolves host names of servers, again as their TTL says; there at start alone";
-            draft.remark(option, Verdict::Differs, note);
+            draft.remark(option, LineVerdict::Differs, note);
         }
     }
 }
@@ -334,17 +338,17 @@ fn tls(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive) {
     match &*option.arguments {
         [] => {
             let note = "trusts the web's roots that are built in, not the system's";
-            draft.remark(option, Verdict::Differs, note);
+            draft.remark(option, LineVerdict::Differs, note);
         }
         [ca] => {
             forward.set(&["tls_ca"], ca.text.as_str(), place);
             let note = "tls_ca: trusted beside the web's roots that are built in";
-            draft.remark(option, Verdict::Differs, note);
+            draft.remark(option, LineVerdict::Differs, note);
         }
         _ => {
             let what = "a client certificate".to_owned();
             let remedy = "use servers that do not ask for one";
-            draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+            draft.refuse(place, LineRefusal::ChangesAnswers { what, remedy });
         }
     }
 }
@@ -353,11 +357,11 @@ fn policy(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive) {
     let (policy, verdict, note) = match option.texts().as_slice() {
         ["random"] => (
             "round_robin",
-            Verdict::Differs,
+            LineVerdict::Differs,
             "in turn instead of at random",
         ),
-        ["round_robin"] => ("round_robin", Verdict::Taken, "policy: round_robin"),
-        ["sequential"] => ("ordered", Verdict::Taken, "policy: ordered"),
+        ["round_robin"] => ("round_robin", LineVerdict::Taken, "policy: round_robin"),
+        ["sequential"] => ("ordered", LineVerdict::Taken, "policy: ordered"),
         _ => return unexpected(draft, option, "random, round_robin or sequential"),
     };
     forward.set(&["policy"], policy, &option.name.place);
@@ -394,7 +398,7 @@ fn health_check(draft: &mut Draft, forward: &mut Forward<'_>, option: &Directive
     if texts.contains(&"no_rec") {
         note += "; probes have RD set, as all queries";
     }
-    draft.remark(option, Verdict::Differs, note);
+    draft.remark(option, LineVerdict::Differs, note);
 }
 
 /// `failover` asks the next server, `next` the next plugin, after these codes.
@@ -405,10 +409,10 @@ fn failover(draft: &mut Draft, option: &Directive) {
         if !ALWAYS.contains(&code.as_str()) {
             let what = format!("{} {code}", option.name.text);
             let remedy = NOT_PASSED_OVER;
-            draft.refuse(&word.place, Refusal::ChangesAnswers { what, remedy });
+            draft.refuse(&word.place, LineRefusal::ChangesAnswers { what, remedy });
         }
     }
-    draft.remark(option, Verdict::Taken, "always so");
+    draft.remark(option, LineVerdict::Taken, "always so");
 }
 
 fn unexpected(draft: &mut Draft, option: &Directive, expected: &'static str) {

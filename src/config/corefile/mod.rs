@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 use figment::value::Value;
 
-pub use draft::{Refusal, Remark, Verdict};
+pub use draft::{LineRefusal, LineVerdict, Remark};
 pub use syntax::SyntaxProblem;
 
 use super::error::{ConfigError, CorefileProblem};
@@ -110,7 +110,7 @@ pub(super) fn import(
     let corefile = syntax::parse(&inside, &text, sources);
     let mut draft = Draft::default();
     for import in &corefile.empty_imports {
-        draft.remark(import, Verdict::Differs, NO_FILE);
+        draft.remark(import, LineVerdict::Differs, NO_FILE);
     }
     let zones = zones_of(&corefile.servers);
     let (relays, servers) = relay::split_off(corefile.servers);
@@ -120,7 +120,7 @@ pub(super) fn import(
     for block in &servers {
         if let Some(key) = plugin_in_place_of_zone(block) {
             let name = key.text.clone();
-            draft.refuse(&key.place, Refusal::PluginAsZone { name });
+            draft.refuse(&key.place, LineRefusal::PluginAsZone { name });
         } else {
             blocks.push((block, translate(&mut draft, around, block, &others)));
         }
@@ -277,7 +277,7 @@ fn remark_on_addresses(
         if let Some(key) = block.keys.first().filter(|_| elsewhere) {
             let keys: Vec<&str> = block.keys.iter().map(|key| key.text.as_str()).collect();
             let note = "its zones are answered at all addresses of listen, there at its own alone";
-            draft.remark_at(&key.place, keys.join(" "), Verdict::Differs, note);
+            draft.remark_at(&key.place, keys.join(" "), LineVerdict::Differs, note);
         }
     }
 }
@@ -315,7 +315,7 @@ fn remark_on_acls(draft: &mut Draft, acls: &[Option<AclPlugin<'_>>]) {
         } else {
             "allow, for all zones: other clients are refused in zones without this acl, too; run an instance for these zones if that is wrong"
         };
-        draft.remark(acl.directive, Verdict::Differs, note);
+        draft.remark(acl.directive, LineVerdict::Differs, note);
     }
 }
 

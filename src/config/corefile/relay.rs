@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::draft::{Draft, Verdict};
+use super::draft::{Draft, LineVerdict};
 use super::forward;
 use super::syntax::{Directive, ServerBlock};
 use super::zones::BlockKey;
@@ -65,7 +65,7 @@ pub(super) fn servers(draft: &mut Draft, relays: &[Relay]) -> BTreeMap<String, V
     for relay in relays {
         let note = "its servers are asked by the block that forwards to it, and nothing listens at its port";
         for directive in &relay.block.body {
-            draft.remark(directive, Verdict::Differs, note);
+            draft.remark(directive, LineVerdict::Differs, note);
             if directive.name.text == "forward"
                 && let Some(forward) = forward::read(draft, directive, &BTreeMap::new())
             {

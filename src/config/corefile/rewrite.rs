@@ -1,12 +1,12 @@
 //! The plugin `rewrite`: names that are asked for under others.
 
-use super::draft::{Draft, Verdict};
+use super::draft::{Draft, LineVerdict};
 use super::pattern::{MatchedNames, Pattern};
 use super::plugins::changes_answers;
 use super::server::DraftBlock;
 use super::syntax::Directive;
 use super::zones::{is_within, zone};
-use Verdict::{Differs, Taken};
+use LineVerdict::{Differs, Taken};
 
 const REMEDY: &str = "names, suffixes and patterns such as (.*)\\.dev\\.example are rewritten here: see rewrite in the routes";
 

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use figment::value::Value;
 
 use super::Surroundings;
-use super::draft::{Draft, DraftGroup, DraftRoute, Refusal, Target, Verdict};
+use super::draft::{Draft, DraftGroup, DraftRoute, LineRefusal, LineVerdict, Target};
 use super::forward::Forward;
 use super::syntax::{Directive, Place, Word};
 use super::zones::{self, BlockKey, is_within, zone};
@@ -85,7 +85,7 @@ impl DraftBlock<'_> {
         if key.scheme != "dns" {
             let what = format!("a listener for {}://", key.scheme);
             let remedy = "clients of nodens ask over UDP and TCP";
-            return draft.refuse(&word.place, Refusal::ChangesAnswers { what, remedy });
+            return draft.refuse(&word.place, LineRefusal::ChangesAnswers { what, remedy });
         }
         self.ports.insert(key.port);
         self.zones
@@ -153,7 +153,7 @@ impl DraftBlock<'_> {
                 let note = format!(
                     "{name} is a name of another block, there too; its reverse name is forwarded"
                 );
-                draft.remark(directive, Verdict::Differs, note);
+                draft.remark(directive, LineVerdict::Differs, note);
             }
         }
         for (name, target, place) in &self.aliases {
@@ -204,7 +204,7 @@ impl DraftBlock<'_> {
             if let Some(known) = draft.routes.get(&zone) {
                 let first = known.place.line;
                 let place = route.place.clone();
-                draft.refuse(&place, Refusal::ZoneTwice { zone, first });
+                draft.refuse(&place, LineRefusal::ZoneTwice { zone, first });
             } else {
                 draft.routes.insert(zone, route);
             }
@@ -231,10 +231,10 @@ impl DraftBlock<'_> {
         let forward = &self.forwards[number];
         if !self.leaves_names_to(number, routes) {
             let note = "a line above it has all its names, so these servers are never asked";
-            return draft.remark(forward.directive, Verdict::NoCounterpart, note);
+            return draft.remark(forward.directive, LineVerdict::NoCounterpart, note);
         }
         let note = "a group of servers: hedged, probed, and failed over within 20 to 200 ms";
-        draft.remark(forward.directive, Verdict::Taken, note);
+        draft.remark(forward.directive, LineVerdict::Taken, note);
         let name = if forward.from == "." {
             self.zones.first().map_or(".", |(zone, _)| zone.as_str())
         } else {
@@ -297,7 +297,7 @@ impl DraftBlock<'_> {
                     "rewrite to {to}, which no forward and no kubernetes of this block holds,"
                 );
                 let remedy = "put the target's zone into the same server block";
-                draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+                draft.refuse(place, LineRefusal::ChangesAnswers { what, remedy });
                 continue;
             };
             let rewrite = super::draft::table([
@@ -322,7 +322,7 @@ impl DraftBlock<'_> {
                 let Some(group) = group_of(routes, zone) else {
                     let what = format!("template for {rtype} of {zone}, which is not forwarded,");
                     let remedy = "write an answer for the zone in routes";
-                    draft.refuse(place, Refusal::ChangesAnswers { what, remedy });
+                    draft.refuse(place, LineRefusal::ChangesAnswers { what, remedy });
                     continue;
                 };
                 add(routes, zone, Target::Group(group), place);
@@ -380,7 +380,7 @@ fn kubernetes_routes(
 ) {
     let place = &kubernetes.directive.name.place;
     let Some(address) = around.cluster_dns else {
-        return draft.refuse(place, Refusal::NoClusterDns);
+        return draft.refuse(place, LineRefusal::NoClusterDns);
     };
     let group = draft.group(DraftGroup {
         name: "cluster".to_owned(),
@@ -424,9 +424,9 @@ fn kubernetes_routes(
         )
     };
     let verdict = if near.is_empty() {
-        Verdict::Taken
+        LineVerdict::Taken
     } else {
-        Verdict::Differs
+        LineVerdict::Differs
     };
     draft.remark(kubernetes.directive, verdict, note);
 }

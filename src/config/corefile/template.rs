@@ -7,13 +7,13 @@ use std::net::IpAddr;
 
 use figment::value::Value;
 
-use super::draft::{Draft, Verdict};
+use super::draft::{Draft, LineVerdict};
 use super::pattern::{MatchedNames, Pattern};
 use super::plugins::{changes_answers, zones_within};
 use super::server::DraftBlock;
 use super::syntax::Directive;
 use super::zones::{is_within, zone};
-use Verdict::{Differs, NoCounterpart, Taken};
+use LineVerdict::{Differs, NoCounterpart, Taken};
 
 const REMEDY: &str = "write what it answers into routes or records";
 
@@ -210,7 +210,7 @@ fn add_answers<'a>(
     rtype: &str,
     answer: TemplateAnswer,
     scopes: &[(String, MatchedNames)],
-) -> (Verdict, String) {
+) -> (LineVerdict, String) {
     let whole = rtype == "ANY";
     let verdict = if whole { Taken } else { Differs };
     match answer {
@@ -235,7 +235,7 @@ fn add_addresses<'a>(
     directive: &'a Directive,
     addresses: &[IpAddr],
     scopes: &[(String, MatchedNames)],
-) -> (Verdict, &'static str) {
+) -> (LineVerdict, &'static str) {
     let literal = literal_owner(directive);
     let mut verdict = Taken;
     let mut note = if literal { RECORDS } else { ANSWER };
@@ -288,7 +288,7 @@ fn add_code(
     directive: &Directive,
     code: &'static str,
     scopes: &[(String, MatchedNames)],
-) -> (Verdict, String) {
+) -> (LineVerdict, String) {
     for (zone, _) in scopes {
         let place = directive.name.place.clone();
         server.answers.push((zone.clone(), code.into(), place));
@@ -316,7 +316,7 @@ fn add_filter(
     rtype: &str,
     code: &str,
     scopes: &[(String, MatchedNames)],
-) -> (Verdict, String) {
+) -> (LineVerdict, String) {
     for (zone, _) in scopes {
         let place = directive.name.place.clone();
         server.filters.push((zone.clone(), rtype.to_owned(), place));

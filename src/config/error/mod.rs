@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use super::corefile::draft::Refusal;
+use super::corefile::draft::LineRefusal;
 use super::corefile::syntax::SyntaxProblem;
 use super::path::KeyPath;
 use super::yaml::YamlProblem;
@@ -188,5 +188,5 @@ pub enum CorefileProblem {
     Syntax(SyntaxProblem),
     /// A plugin or an option that cannot be taken.
     #[error(transparent)]
-    Refused(Refusal),
+    Refused(LineRefusal),
 }

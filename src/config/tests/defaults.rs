@@ -8,7 +8,7 @@ use crate::config::{CacheConfig, LimitsConfig, LogConfig, TcpConfig, UdpConfig};
 
 #[test]
 fn without_a_file_the_hosts_resolv_conf_is_forwarded_to() {
-    let directory = Directory::new("defaults");
+    let directory = TemporaryDirectory::new("defaults");
     let loaded = load_on(&directory.host(), None, [], &[]).expect("defaults");
     let config = &loaded.config;
     assert_eq!(
@@ -49,7 +49,7 @@ fn without_a_file_the_hosts_resolv_conf_is_forwarded_to() {
 #[test]
 fn defaults_are_within_their_own_limits() {
     // Everything `nodens check` prints can be written down again and is accepted.
-    let directory = Directory::new("written-back");
+    let directory = TemporaryDirectory::new("written-back");
     let printed = load_on(&directory.host(), None, [], &[])
         .expect("defaults")
         .settings;

@@ -145,7 +145,7 @@ fn a_bad_group_says_where_it_is_and_what_would_be_right() {
 
 #[test]
 fn a_resolv_conf_is_expanded_in_order_without_duplicates() {
-    let directory = Directory::new("expand");
+    let directory = TemporaryDirectory::new("expand");
     let text = "\u{feff}nameserver 10.0.0.9\n# c\nsearch ..bad..\nnameserver 10.0.0.2 # x\nnameserver fd00::2\nnameserver 10.0.0.9\nnameserver fe80::1%no-such\nnameserver fe80::7%lo\nnameserver fe80::8%7\nnameserver dns.example\n";
     let file = directory.file("resolv.conf", text);
     let loaded = loaded(&format!(
@@ -207,7 +207,7 @@ fn a_resolv_conf_is_expanded_in_order_without_duplicates() {
 
 #[test]
 fn a_host_without_nameservers_is_told_to_set_upstreams() {
-    let directory = Directory::new("host");
+    let directory = TemporaryDirectory::new("host");
     let host = HostFacts {
         resolv_conf: directory.0.join("none"),
         hostname: directory.0.join("none"),

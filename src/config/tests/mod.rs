@@ -27,9 +27,9 @@ pub(super) use forms::{EXAMPLE, FORMS};
 pub(super) use groups::BAD_GROUPS;
 
 /// A directory that is gone when the test ends.
-struct Directory(PathBuf);
+struct TemporaryDirectory(PathBuf);
 
-impl Directory {
+impl TemporaryDirectory {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("nodens-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).expect("a temporary directory");
@@ -55,7 +55,7 @@ impl Directory {
     }
 }
 
-impl Drop for Directory {
+impl Drop for TemporaryDirectory {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).ok();
     }

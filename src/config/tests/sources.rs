@@ -7,7 +7,7 @@ use crate::config::{Flags, Origin, load};
 
 #[test]
 fn a_bad_file_says_what_to_do() {
-    let directory = Directory::new("files");
+    let directory = TemporaryDirectory::new("files");
     let cases = [
         (
             "missing",

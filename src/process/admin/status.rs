@@ -90,12 +90,12 @@ impl Instance {
     }
 
     /// What /status shows.
-    pub(super) fn status(&self) -> Status {
+    pub(super) fn status(&self) -> StatusReport {
         let now = Instant::now();
         let setup = self.shared.current.load();
         let (upstreams, config) = (&setup.upstreams, &setup.config);
         let families = &self.shared.metrics;
-        Status {
+        StatusReport {
             version: env!("CARGO_PKG_VERSION"),
             node: config.node_name.clone(),
             ready: self.readiness.pending().is_none(),
@@ -140,7 +140,7 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// What /status shows.
 #[derive(Serialize)]
-pub(super) struct Status {
+pub(super) struct StatusReport {
     pub(super) version: &'static str,
     pub(super) node: String,
     pub(super) ready: bool,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::{changes_answers, no_option};
 use crate::config::corefile::draft::{
     Draft,
-    Verdict::{Differs, NoCounterpart, Taken},
+    LineVerdict::{Differs, NoCounterpart, Taken},
     duration,
 };
 use crate::config::corefile::forward::duration_ms;

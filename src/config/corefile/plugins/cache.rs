@@ -5,7 +5,7 @@ use figment::value::Value;
 use super::no_option;
 use crate::config::corefile::draft::{
     Draft,
-    Verdict::{Differs, NoCounterpart, Taken},
+    LineVerdict::{Differs, NoCounterpart, Taken},
     seconds,
 };
 use crate::config::corefile::forward::duration_ms;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{changes_answers, zones_or_all, zones_within};
 use crate::config::corefile::draft::{
     Draft,
-    Verdict::{Differs, NoCounterpart, Taken},
+    LineVerdict::{Differs, NoCounterpart, Taken},
 };
 use crate::config::corefile::server::DraftBlock;
 use crate::config::corefile::syntax::Directive;

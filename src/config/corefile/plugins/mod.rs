@@ -8,8 +8,8 @@ mod untranslated;
 use figment::value::Value;
 
 use super::draft::{
-    Draft, Refusal,
-    Verdict::{Differs, NoCounterpart, Taken},
+    Draft, LineRefusal,
+    LineVerdict::{Differs, NoCounterpart, Taken},
 };
 use super::server::{AclPlugin, DraftBlock, KubernetesPlugin};
 use super::syntax::{Directive, Word};
@@ -84,7 +84,7 @@ pub(super) fn read<'a>(
                 .chain(REFUSED)
                 .chain(WITHOUT.map(|(known, ..)| known));
             let known: Vec<String> = known.map(str::to_owned).collect();
-            let refusal = Refusal::NoPlugin {
+            let refusal = LineRefusal::NoPlugin {
                 name: name.to_owned(),
                 meant: nearest(name, &known),
             };
@@ -112,14 +112,14 @@ pub(super) fn changes_answers(
 ) {
     draft.refuse(
         &directive.name.place,
-        Refusal::ChangesAnswers { what, remedy },
+        LineRefusal::ChangesAnswers { what, remedy },
     );
 }
 
 fn no_option(draft: &mut Draft, plugin: &'static str, option: &Directive) {
     let place = &option.name.place;
     let option = option.name.text.clone();
-    draft.refuse(place, Refusal::NoOption { plugin, option });
+    draft.refuse(place, LineRefusal::NoOption { plugin, option });
 }
 
 /// The zones that the arguments name; without arguments, those of the block.

@@ -1,9 +1,9 @@
 //! Plugins without a translation: those on which answers do not depend, and those that cannot be replaced.
 
-use crate::config::corefile::draft::Verdict::{self, Differs, NoCounterpart, Taken};
+use crate::config::corefile::draft::LineVerdict::{self, Differs, NoCounterpart, Taken};
 
 /// Plugins on which answers do not depend, with the remark about each.
-pub(super) const WITHOUT: [(&str, Verdict, &str); 23] = [
+pub(super) const WITHOUT: [(&str, LineVerdict, &str); 23] = [
     (
         "errors",
         Taken,

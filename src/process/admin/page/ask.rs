@@ -61,7 +61,7 @@ impl Questions {
 
 /// What the page sends.
 #[derive(Deserialize)]
-pub(super) struct Question {
+pub(super) struct PageQuestion {
     name: AskedName,
     #[serde(rename = "type")]
     qtype: String,
@@ -155,7 +155,7 @@ pub(super) async fn ask(
         )
             .into_response();
     }
-    let question: Question = match serde_json::from_slice(&body) {
+    let question: PageQuestion = match serde_json::from_slice(&body) {
         Ok(question) => question,
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     };

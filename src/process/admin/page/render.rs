@@ -8,7 +8,7 @@ use std::fmt::{self, Display, Write};
 use crate::message::labels::RCODES;
 use crate::metrics::Label;
 use crate::process::admin::access::RequestOrigin;
-use crate::process::admin::status::{ConfigurationStatus, Status};
+use crate::process::admin::status::{ConfigurationStatus, StatusReport};
 use crate::serving::metrics::RouteTotals;
 use crate::upstream::health::State;
 use crate::upstream::server::HealthReport;
@@ -106,12 +106,12 @@ impl Column {
 }
 
 /// A table's cells.
-enum Cell {
+enum PageCell {
     Plain(String),
     State(State),
 }
 
-impl<T: Display> From<T> for Cell {
+impl<T: Display> From<T> for PageCell {
     fn from(text: T) -> Self {
         Self::Plain(text.to_string())
     }
@@ -125,8 +125,8 @@ fn head(columns: &[Column]) -> String {
     columns.iter().map(one).collect()
 }
 
-fn rows(columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
-    let row = |cells: Vec<Cell>| {
+fn rows(columns: &[Column], rows: impl IntoIterator<Item = Vec<PageCell>>) -> String {
+    let row = |cells: Vec<PageCell>| {
         let cells = cells.iter().zip(columns).enumerate();
         let cells: String = cells
             .map(|(place, (cell, column))| cell.element(place, *column))
@@ -136,7 +136,7 @@ fn rows(columns: &[Column], rows: impl IntoIterator<Item = Vec<Cell>>) -> String
     rows.into_iter().map(row).collect()
 }
 
-impl Cell {
+impl PageCell {
     /// The first of a row says what the row is about.
     fn element(&self, place: usize, column: Column) -> String {
         let (label, attribute) = (column.label(), column.attribute());
@@ -197,7 +197,7 @@ fn hidden_if(hidden: bool) -> &'static str {
     if hidden { " hidden" } else { "" }
 }
 
-fn server_rows(status: &Status) -> String {
+fn server_rows(status: &StatusReport) -> String {
     let mut all = Vec::new();
     for group in &status.upstreams {
         for server in &group.servers {
@@ -221,7 +221,7 @@ fn server_rows(status: &Status) -> String {
                 server.server.as_str().into(),
                 group.name.as_str().into(),
                 health.transport.label().into(),
-                Cell::State(health.state),
+                PageCell::State(health.state),
                 health.reason.label().replace('_', " ").into(),
                 duration(health.since_seconds).into(),
                 milliseconds(health.srtt_milliseconds).into(),
@@ -244,7 +244,7 @@ fn severity(state: State) -> u8 {
 }
 
 /// The headline of the page, and its gravity.
-fn verdict(status: &Status) -> (String, &'static str) {
+fn verdict(status: &StatusReport) -> (String, &'static str) {
     let first = |health: &[HealthReport]| health.first().map(|report| report.state);
     let all: Vec<State> = status
         .upstreams
@@ -270,7 +270,7 @@ fn verdict(status: &Status) -> (String, &'static str) {
     }
 }
 
-fn updated(status: &Status) -> String {
+fn updated(status: &StatusReport) -> String {
     let workers = match status.workers {
         1 => "1 worker".to_owned(),
         count => format!("{count} workers"),
@@ -285,7 +285,7 @@ fn updated(status: &Status) -> String {
     )
 }
 
-fn host_rows(status: &Status) -> String {
+fn host_rows(status: &StatusReport) -> String {
     let hosts = status.upstreams.iter().flat_map(|group| {
         group.hosts.iter().map(|host| {
             let addresses: Vec<_> = host.addresses.iter().map(ToString::to_string).collect();
@@ -300,7 +300,7 @@ fn host_rows(status: &Status) -> String {
     rows(HOSTS, hosts)
 }
 
-fn failure_rows(status: &Status) -> String {
+fn failure_rows(status: &StatusReport) -> String {
     let failures = status.failures.iter().flatten().map(|failure| {
         vec![
             failure.name.as_str().into(),
@@ -316,7 +316,7 @@ fn failure_rows(status: &Status) -> String {
 }
 
 /// Head and body: response codes that never came have no column.
-fn route_table(status: &Status) -> (String, String) {
+fn route_table(status: &StatusReport) -> (String, String) {
     let totals = || {
         let routes = status.routes.iter().map(|route| &route.totals);
         routes.chain([&status.answered_here])
@@ -353,7 +353,7 @@ fn route_table(status: &Status) -> (String, String) {
     (head(&columns), rows(&columns, routes.chain([here])))
 }
 
-fn numbers(status: &Status) -> String {
+fn numbers(status: &StatusReport) -> String {
     let replies: u64 = status.routes.iter().map(|route| route.totals.queries).sum();
     let replies = replies + status.answered_here.queries;
     let cache = &status.cache;
@@ -424,7 +424,7 @@ struct TopTables {
 }
 
 impl TopTables {
-    fn new(status: &Status) -> Self {
+    fn new(status: &StatusReport) -> Self {
         let Some(top) = &status.top else {
             return Self {
                 since: "Not counted: status.top is off.".to_owned(),
@@ -470,7 +470,7 @@ impl TopTables {
 }
 
 /// The whole document; whether it has the button that asks servers depends on where the request comes from.
-pub(super) fn document(status: &Status, peer: RequestOrigin, nonce: &str) -> String {
+pub(super) fn document(status: &StatusReport, peer: RequestOrigin, nonce: &str) -> String {
     let (verdict, health) = verdict(status);
     let (routes_head, routes) = route_table(status);
     let failures = failure_rows(status);
