@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::log;
 use crate::budgets::BLOCKING_THREADS;
 use crate::config::{Flags, Loaded, load, same_values};
-use crate::net::process::{raise_file_limit, refuse_huge_pages};
+use crate::net::process::{raise_file_limit, refuse_huge_pages, return_unused_memory};
 use crate::process::app::App;
 use crate::process::last_good::LastGood;
 use crate::process::reload;
@@ -197,8 +197,10 @@ async fn start(
     }
 }
 
-/// Has the kernel allow as many open files as it may, and give no huge pages. Neither is needed to serve.
+/// Has the kernel allow as many open files as it may, and give no huge pages, and has the allocator return unused memory. None
+/// of these is needed to serve.
 fn set_process_limits() {
+    return_unused_memory();
     if let Err(error) = refuse_huge_pages() {
         tracing::debug!(%error, "transparent huge pages stay as they are");
     }

@@ -1,7 +1,25 @@
-//! Settings of this process in the kernel: the limit of open files, huge pages.
+//! Settings of this process in the kernel and in its allocator: the limit of open files, huge pages, unused memory.
 
+use std::ffi::{c_int, c_long};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+
+use libmimalloc_sys::mi_option_set;
+
+/// `mi_option_purge_delay` of mimalloc.h, which libmimalloc-sys has no name for.
+const PURGE_DELAY: c_int = 15;
+
+/// In milliseconds. mimalloc waits a second by default: while the cache fills within a second, the tables that it has outgrown
+/// then count beside the new ones. With 100,000 answers that was 3 MB. Pages are freed so seldom that a tenth of a second
+/// costs 20 more system calls in 300,000 misses.
+const UNUSED_MEMORY_KEPT: c_long = 100;
+
+/// Has the allocator give memory back to the kernel a tenth of a second after its last use, so that it does not count against
+/// the pod's limit.
+pub fn return_unused_memory() {
+    // SAFETY: the call stores a number in a table of options.
+    unsafe { mi_option_set(PURGE_DELAY, UNUSED_MEMORY_KEPT) };
+}
 
 /// Has the kernel give this process no transparent huge pages, where it hands them out unasked (`enabled` is `always`):
 /// with a heap of a few megabytes most of a 2 MiB page stays unused, and still counts against the pod's limit.
@@ -60,4 +78,21 @@ fn file_limits() -> io::Result<libc::rlimit> {
 pub fn open_files() -> io::Result<usize> {
     let probe = io::stderr().as_fd().try_clone_to_owned()?;
     Ok(usize::try_from(probe.as_raw_fd()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use libmimalloc_sys::mi_option_get;
+
+    use super::*;
+
+    /// A version of mimalloc that numbers its options differently would have another one set.
+    #[test]
+    fn the_option_is_the_one_with_the_default_of_a_second() {
+        // SAFETY: the call reads a number in a table of options.
+        assert_eq!(unsafe { mi_option_get(PURGE_DELAY) }, 1_000);
+        return_unused_memory();
+        // SAFETY: as above.
+        assert_eq!(unsafe { mi_option_get(PURGE_DELAY) }, UNUSED_MEMORY_KEPT);
+    }
 }
