@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use triomphe::{HeaderWithLength, ThinArc};
 
+use super::moment::Moment;
 use crate::config::CacheConfig;
 use crate::message::query::Question;
 use crate::message::response::{Facts, Kind, Response, View, sane_ttl};
@@ -28,13 +29,13 @@ pub struct Entry(ThinArc<Head, u8>);
 /// The metadata, which stands before the message. Each entry has one, so every byte here costs memory once for each entry.
 #[derive(Debug)]
 struct Head {
-    stored: Instant,
+    stored: Moment,
     /// For how many seconds after `stored` the answer is fresh.
     lifetime: u32,
     /// Upper bound of the TTLs that clients see, in seconds.
     ttl_cap: u32,
-    /// Index of the route that answered, for metrics. None for answers that nodens makes itself.
-    route: Option<u16>,
+    /// Index of the route that answered, for metrics. [`NO_ROUTE`] for answers that nodens makes itself.
+    route: u16,
     facts: Facts,
     /// Milliseconds from the query to the answer, 65,535 at most: `deadline` is at most a minute.
     took: u16,
@@ -47,6 +48,9 @@ struct Head {
     /// [`FETCHING`] while a prefetch is under way; else the [`second_number`] in which the last one ended; 0 if there was none.
     prefetch: AtomicU8,
 }
+
+/// Stands for "no route" among the indices of routes: no route has it.
+pub const NO_ROUTE: u16 = u16::MAX;
 
 /// A prefetch is under way.
 const FETCHING: u8 = u8::MAX;
@@ -143,7 +147,7 @@ impl Entry {
         };
         let (facts, bytes) = response.parts();
         let head = Head {
-            stored,
+            stored: Moment::of(stored),
             lifetime: response
                 .ttl()
                 .unwrap_or(0)
@@ -151,7 +155,7 @@ impl Entry {
                 .min(bounds.max_lifetime),
             // A client that caches must not keep an answer longer than we do; for negative ones see RFC 2308 §5.
             ttl_cap: bound,
-            route: origin.map(|origin| origin.route),
+            route: origin.map_or(NO_ROUTE, |origin| origin.route),
             took: origin.map_or(0, |origin| {
                 u16::try_from(origin.took.as_millis()).unwrap_or(u16::MAX)
             }),
@@ -194,7 +198,7 @@ impl Entry {
     /// Index of the route that answered.
     #[must_use]
     pub fn route(&self) -> Option<u16> {
-        self.head().route
+        Some(self.head().route).filter(|route| *route != NO_ROUTE)
     }
 
     /// The tier of the route that answered; 0 is the first.
@@ -217,17 +221,17 @@ impl Entry {
 
     /// When the answer arrived.
     pub(super) fn stored(&self) -> Instant {
-        self.head().stored
+        self.head().stored.instant()
     }
 
     /// When the answer was asked for upstream.
     #[must_use]
     pub fn asked(&self) -> Instant {
-        let took = Duration::from_millis(u64::from(self.head().took));
-        self.head()
-            .stored
-            .checked_sub(took)
-            .unwrap_or(self.head().stored)
+        let (stored, took) = (
+            self.stored(),
+            Duration::from_millis(u64::from(self.head().took)),
+        );
+        stored.checked_sub(took).unwrap_or(stored)
     }
 
     /// For how many seconds after [`Entry::stored`] the answer is fresh.
@@ -239,7 +243,7 @@ impl Entry {
     #[inline]
     #[must_use]
     pub fn age_if_fresh(&self, now: Instant) -> Option<u32> {
-        let age = now.saturating_duration_since(self.head().stored).as_secs();
+        let age = self.head().stored.seconds_until(now);
         u32::try_from(age)
             .ok()
             .filter(|age| *age < self.head().lifetime)
@@ -255,7 +259,7 @@ impl Entry {
     /// Time since the answer expired; zero while it is fresh.
     #[must_use]
     pub fn expired_for(&self, now: Instant) -> Duration {
-        let age = now.saturating_duration_since(self.head().stored);
+        let age = self.head().stored.until(now);
         age.saturating_sub(Duration::from_secs(u64::from(self.head().lifetime)))
     }
 
@@ -324,7 +328,7 @@ impl Entry {
     /// The message with its TTLs reduced by its age.
     #[must_use]
     pub fn aged_message(&self, now: Instant) -> Vec<u8> {
-        let age = now.saturating_duration_since(self.head().stored).as_secs();
+        let age = self.head().stored.seconds_until(now);
         let age = u32::try_from(age).unwrap_or(u32::MAX);
         let view = self.response();
         let mut message = view.message().to_vec();

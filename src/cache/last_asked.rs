@@ -13,6 +13,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::NO_ROUTE;
 use crate::budgets::LAST_ASKED;
 
 /// Low bits of a slot, which identify its question. The high bits are milliseconds, enough for 34 years.
@@ -37,7 +38,7 @@ pub(super) struct QuestionAtTier {
 impl QuestionAtTier {
     /// The first slot of its set, and its tag.
     fn first_slot_and_tag(self) -> (usize, u64) {
-        let who = u64::from(self.route.unwrap_or(u16::MAX)) << 8 | u64::from(self.tier);
+        let who = u64::from(self.route.unwrap_or(NO_ROUTE)) << 8 | u64::from(self.tier);
         let tag = (self.hash >> 32 ^ who.wrapping_mul(0x9e37_79b9)) & TAG;
         let set = usize::try_from(self.hash).unwrap_or(usize::MAX) % (LAST_ASKED / SLOTS_PER_SET);
         (set * SLOTS_PER_SET, tag)

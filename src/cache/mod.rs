@@ -7,6 +7,7 @@
 mod entry;
 mod failures;
 mod last_asked;
+mod moment;
 pub mod transfer;
 
 use std::hash::{BuildHasher, Hasher};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache as Shards;
 use quick_cache::{Lifecycle, OptionsBuilder, Weighter};
 
-pub use entry::{Bounds, Entry, Origin};
+pub use entry::{Bounds, Entry, NO_ROUTE, Origin};
 pub use failures::{Blames, Failing, Failure};
 
 use crate::config::CacheConfig;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hickory_proto::rr::Name;
 
 use super::rewrite::Rewrite;
-use crate::cache::{Bounds, seconds};
+use crate::cache::{Bounds, NO_ROUTE, seconds};
 use crate::config::{
     CacheConfig, Config, Denial, Dns64Config, NamedServer, OwnAnswer, PrivateZones,
     RouteCacheConfig, RouteConfig, private_zones,
@@ -73,10 +73,16 @@ pub struct Routes {
     revision: u64,
 }
 
+/// A route's index in 16 bits. None if there are too many routes.
+fn route_number(index: usize) -> Option<u16> {
+    let number = u16::try_from(index).ok();
+    number.filter(|number| *number != NO_ROUTE)
+}
+
 /// More zones were configured since the process started than there are indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "routes: more than 65,536 different zones since the start; restart to use this configuration"
+    "routes: more than 65,535 different zones since the start; restart to use this configuration"
 )]
 pub struct TooManyZones;
 
@@ -169,7 +175,7 @@ impl Routes {
                 routes.by_index.push(None);
                 routes.zones.len() - 1
             });
-            let number = u16::try_from(index).map_err(|_| TooManyZones)?;
+            let number = route_number(index).ok_or(TooManyZones)?;
             if zone == PRIVATE {
                 for zone in private_zones() {
                     let key = wire_name(&zone).into_boxed_slice();
@@ -242,7 +248,7 @@ impl Routes {
                 theirs.by_index.push(None);
                 theirs.by_index.len() - 1
             });
-            let number = u16::try_from(index).map_err(|_| UnknownZones)?;
+            let number = route_number(index).ok_or(UnknownZones)?;
             let same = own.get(index).and_then(Option::as_ref);
             let same = same.is_some_and(|own| own.promises_the_same(words));
             let ours = self.existing(number).filter(|_| same);
