@@ -19,6 +19,8 @@ const DEADLINE: Micros = 4 * SECOND + SECOND / 5;
 const LAST_ATTEMPT: Micros = 5 * SECOND;
 /// Longest time from a server's answer to the last reply that is made from it.
 const ON_ITS_WAY: Micros = 5 * SECOND;
+/// How long a denial waits for the answer about the other family: `PATIENCE` of `serving::denials`.
+const DENIAL_WAITS: Micros = SECOND;
 /// nodens knows that a server works if it has worked for this long before a query.
 const KNOWN: Micros = 12 * SECOND;
 
@@ -63,6 +65,8 @@ struct Told {
     instance: Instance,
     group: u8,
     version: usize,
+    /// When it was told first.
+    at: Micros,
 }
 
 pub(crate) struct Clients {
@@ -684,6 +688,7 @@ impl Clients {
             let first_group = &names.tiers(word.name)[..1];
             let doubted = first.is_denial
                 && Self::other_addresses((names, servers), key, first_group)
+                    .max()
                     .is_some_and(|said| said + ON_ITS_WAY > first.told);
             if first.instance == instance && first.told < arrived && net.now < until && !doubted {
                 let (told, until) = (seconds(first.told), seconds(until));
@@ -724,7 +729,8 @@ impl Clients {
             name,
             version,
         } = word;
-        let said = servers.said(word, qtype);
+        let said = servers.said(word, qtype).iter();
+        let said = said.map(|said| said.comes).max();
         if said.is_none_or(|said| {
             let lasts = Micros::from(names.ttl(name)) * SECOND + self.max_stale;
             net.now > said + lasts + ON_ITS_WAY
@@ -738,9 +744,14 @@ impl Clients {
         let content = names.content(word);
         let doubted = content == Content::NoSuchName && code == 0 && {
             let groups = [names.tiers(name), &[group]].concat();
-            let said = Self::other_addresses((names, servers), (name, qtype), &groups);
-            let lasts = 2 * Micros::from(names.ttl(name)) * SECOND + self.max_stale;
-            said.is_some_and(|said| net.now <= said + lasts + ON_ITS_WAY)
+            let lasts = Micros::from(names.ttl(name)) * SECOND + self.max_stale + ON_ITS_WAY;
+            let mut denials = servers.said(word, qtype).iter().map(|said| said.comes);
+            denials.any(|denied| {
+                let weighed = denied + DENIAL_WAITS;
+                let mut known = Self::other_addresses((names, servers), (name, qtype), &groups);
+                net.now <= weighed + lasts
+                    && known.any(|known| known <= weighed && denied <= known + lasts)
+            })
         };
         if (content == Content::NoSuchName) != (code == NXDOMAIN) && !doubted {
             return net.violated(|| format!("{}: code {code} for {content:?}", text()));
@@ -749,12 +760,14 @@ impl Clients {
             instance,
             group,
             version,
+            at: net.now,
         };
         // An answer that may not be cached is shared by all clients that ask while it is under way, however late it was sent.
         if names.ttl(name) > 0
             && let Some(told) = told
             && (told.instance, told.group) == (instance, group)
             && version < told.version
+            && !Self::may_seem_newer(servers, word, told, (qtype, net.now))
         {
             let before = told.version;
             return net.violated(|| {
@@ -772,20 +785,30 @@ impl Clients {
         }
     }
 
-    /// When addresses of the other family were said last. Since then a denial may be told as an empty answer, and a denial in
-    /// the cache may be forgotten.
+    /// Whether the instance that told a newer version before may take this word for no older.
+    fn may_seem_newer(
+        servers: &Servers,
+        word: Word,
+        told: Told,
+        (qtype, now): (u16, Micros),
+    ) -> bool {
+        let newer = Word {
+            version: told.version,
+            ..word
+        };
+        servers.may_seem_newer(told.instance, (word, now), (newer, told.at), qtype)
+    }
+
+    /// When addresses of the other family reached the node, in no order. A denial that comes while they may be served is told as
+    /// an empty answer, and a denial that is in the cache then may be forgotten.
     fn other_addresses(
         (names, servers): (&Names, &Servers),
         (name, qtype): (usize, u16),
         groups: &[u8],
-    ) -> Option<Micros> {
-        let other = match qtype {
-            A => AAAA,
-            AAAA => A,
-            _ => return None,
-        };
+    ) -> impl Iterator<Item = Micros> {
+        let other = if qtype == A { AAAA } else { A };
         let versions = 0..=names.version(name);
-        let words = versions.flat_map(|version| {
+        let words = versions.flat_map(move |version| {
             groups.iter().map(move |&group| Word {
                 group,
                 name,
@@ -793,9 +816,9 @@ impl Clients {
             })
         });
         words
-            .filter(|word| matches!(names.content(*word), Content::Addresses(_)))
-            .filter_map(|word| servers.said(word, other))
-            .max()
+            .filter(move |word| matches!(names.content(*word), Content::Addresses(_)))
+            .flat_map(move |word| servers.said(word, other))
+            .map(|said| said.comes)
     }
 
     /// Groups that may have answered for a name, when the query arrived at that time.

@@ -11,7 +11,9 @@ use nodens::upstream::health::State;
 use crate::loss::{Key, Loss};
 use crate::names::{Content, KUBE, Names, OTHER, VPC, Word};
 use crate::run::Kind;
-use crate::world::{Event, Micros, Net, SECOND, StreamId, Table, seconds, table, take_messages};
+use crate::world::{
+    Event, Instance, Micros, Net, SECOND, Sent, StreamId, Table, seconds, table, take_messages,
+};
 
 /// Servers of each group.
 pub(crate) const SERVERS: [(u8, [u8; 4]); 7] = [
@@ -82,6 +84,15 @@ pub(crate) struct Server {
     listed_since: Option<Micros>,
 }
 
+/// An answer of a server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said {
+    /// Its query.
+    pub(crate) asked: Sent,
+    /// When the answer reaches the node.
+    pub(crate) comes: Micros,
+}
+
 pub(crate) struct Servers {
     pub(crate) all: BTreeMap<SocketAddr, Server>,
     /// The servers of the setup in force.
@@ -89,8 +100,8 @@ pub(crate) struct Servers {
     /// Number of datagrams with clients' questions that the node sent.
     pub(crate) asked: u64,
     pub(crate) faults: BTreeMap<&'static str, u64>,
-    /// When each word was last in a server's answer that reached the node, by type.
-    said: Table<(u8, usize, usize, u16), Micros>,
+    /// The answers with each word, by type.
+    said: Table<(u8, usize, usize, u16), Vec<Said>>,
     later_addresses: BTreeMap<Key, Micros>,
     kind: Kind,
     /// Checks the budget of datagrams while all servers of a group lose some.
@@ -195,14 +206,39 @@ impl Servers {
         }
     }
 
-    /// When an answer with this word last reached the node.
-    pub(crate) fn said(&self, word: Word, qtype: u16) -> Option<Micros> {
+    /// The answers with this word.
+    pub(crate) fn said(&self, word: Word, qtype: u16) -> &[Said] {
         let key = (word.group, word.name, word.version, qtype);
-        self.said.get(&key).copied()
+        self.said.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether an instance may take `word` for no older than `other`, both told by it, although it is: an answer with `word`
+    /// had been asked for no earlier than one with `other`. A query that is sent later may arrive earlier, at a server that is
+    /// nearer. `now` is when `word` is told, and `then` when `other` was.
+    pub(crate) fn may_seem_newer(
+        &self,
+        instance: Instance,
+        (word, now): (Word, Micros),
+        (other, then): (Word, Micros),
+        qtype: u16,
+    ) -> bool {
+        let sent = |word, told| {
+            let said = self.said(word, qtype).iter();
+            said.filter(move |said| said.asked.by == instance && said.comes <= told)
+                .map(|said| said.asked.at)
+        };
+        let (last, first) = (sent(word, now).max(), sent(other, then).min());
+        last.zip(first).is_some_and(|(last, first)| last >= first)
     }
 
     /// Notes that a server of this group answers with its word for a name. The answer reaches the node at `then`.
-    fn says(&mut self, names: &Names, (group, name, qtype): (u8, usize, u16), then: Micros) {
+    fn says(
+        &mut self,
+        names: &Names,
+        (group, name, qtype): (u8, usize, u16),
+        asked: Sent,
+        then: Micros,
+    ) {
         let version = names.version(name);
         let word = Word {
             group,
@@ -214,8 +250,7 @@ impl Servers {
             self.later_addresses.insert((name, qtype), then);
         }
         let said = self.said.entry((group, name, version, qtype));
-        let said = said.or_default();
-        *said = then.max(*said);
+        said.or_default().push(Said { asked, comes: then });
     }
 
     /// A server of this group that has worked since `then`.
@@ -402,6 +437,7 @@ impl Servers {
         net: &mut Net,
         names: &Names,
         (from, to): (SocketAddr, SocketAddr),
+        sent: Sent,
         message: &[u8],
     ) {
         let Some(server) = self.all.get(&to) else {
@@ -454,6 +490,7 @@ impl Servers {
                 Event::AtServer {
                     server: to,
                     from,
+                    sent,
                     message: message.to_vec(),
                 },
             );
@@ -465,8 +502,7 @@ impl Servers {
         &mut self,
         net: &mut Net,
         names: &Names,
-        address: SocketAddr,
-        from: SocketAddr,
+        (address, from, sent): (SocketAddr, SocketAddr, Sent),
         message: &[u8],
     ) {
         let end = crate::names::question_end(message);
@@ -503,7 +539,8 @@ impl Servers {
                 match net.random.u8(..4) {
                     0 => answer[0] ^= 0x55,
                     1 | 2 => {
-                        return self.tell_of_another(net, names, (address, from), message, way);
+                        let asked = (address, from, sent);
+                        return self.tell_of_another(net, names, asked, message, way);
                     }
                     _ => answer.truncate(net.random.usize(..answer.len())),
                 }
@@ -520,8 +557,11 @@ impl Servers {
             }
             Mode::Good | Mode::Lossy(_) | Mode::Curt => names.answer(group, message, true),
         };
-        if let Some(name) = name.filter(|_| !matches!(mode, Mode::Failing(_))) {
-            self.says(names, (group, name, qtype(&message[..end])), net.now + way);
+        let truncated = answer.get(2).is_some_and(|flags| flags & 2 != 0);
+        let says_it = !truncated && !matches!(mode, Mode::Failing(_));
+        if let Some(name) = name.filter(|_| says_it) {
+            let asked = (group, name, qtype(&message[..end]));
+            self.says(names, asked, sent, net.now + way);
         }
         if net.random.u8(..100) == 0 {
             let again = way + net.random.u64(..SECOND);
@@ -549,7 +589,7 @@ impl Servers {
         &mut self,
         net: &mut Net,
         names: &Names,
-        (address, from): (SocketAddr, SocketAddr),
+        (address, from, sent): (SocketAddr, SocketAddr, Sent),
         message: &[u8],
         way: Micros,
     ) {
@@ -559,7 +599,7 @@ impl Servers {
         let group = self.all[&address].group;
         // By chance, it may be the question that was asked.
         let said = (group, another, qtype(&message[..end]));
-        self.says(names, said, net.now + way);
+        self.says(names, said, sent, net.now + way);
         let answer = names.answer(group, &query, true);
         net.after(
             way,
@@ -596,7 +636,7 @@ impl Servers {
         let Some(server) = self.all.get(&address) else {
             return;
         };
-        let way = server.rtt / 2;
+        let way = way_over_tcp(server.rtt);
         net.after(
             way,
             Event::AtFarEnd {
@@ -620,6 +660,14 @@ impl Servers {
         let Some(state) = net.streams.get_mut(&stream) else {
             return;
         };
+        let Some(by) = state.instance else {
+            return;
+        };
+        // `wrote` sends octets on this way.
+        let sent = Sent {
+            by,
+            at: net.now.saturating_sub(way_over_tcp(rtt)),
+        };
         state.far_inbox.extend_from_slice(octets);
         for message in take_messages(&mut state.far_inbox) {
             let way = rtt / 2 + net.random.u64(..500);
@@ -635,7 +683,7 @@ impl Servers {
                 _ => {
                     if let Some(name) = names.find(&message[12..end]) {
                         let asked = (group, name, qtype(&message[..end]));
-                        self.says(names, asked, net.now + way + later);
+                        self.says(names, asked, sent, net.now + way + later);
                     }
                     names.answer(group, &message, false)
                 }
@@ -669,6 +717,11 @@ impl Servers {
             }
         }
     }
+}
+
+/// The time that octets over TCP take from the node to a server.
+fn way_over_tcp(rtt: Micros) -> Micros {
+    rtt / 2
 }
 
 /// The QTYPE of a question.

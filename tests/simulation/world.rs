@@ -43,6 +43,7 @@ pub(crate) enum Event {
     AtServer {
         server: SocketAddr,
         from: SocketAddr,
+        sent: Sent,
         message: Vec<u8>,
     },
     /// A datagram reaches one of the node's upstream sockets.
@@ -100,6 +101,13 @@ pub(crate) type StreamId = u64;
 
 /// Numbers of instances of nodens, in the order of their starts.
 pub(crate) type Instance = u32;
+
+/// Which instance sent a query to a server, and when.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sent {
+    pub(crate) by: Instance,
+    pub(crate) at: Micros,
+}
 
 struct Timed {
     at: Micros,
@@ -429,7 +437,7 @@ pub(crate) struct StreamState {
     waker: Option<Waker>,
     connecting: Option<oneshot::Sender<bool>>,
     /// The instance at the near end.
-    instance: Option<Instance>,
+    pub(crate) instance: Option<Instance>,
 }
 
 impl StreamState {
@@ -626,9 +634,10 @@ impl Inner {
             Event::AtServer {
                 server,
                 from,
+                sent,
                 message,
             } => {
-                servers.datagram(net, names, server, from, &message);
+                servers.datagram(net, names, (server, from, sent), &message);
             }
             Event::AtSocket {
                 socket,
@@ -850,9 +859,14 @@ impl MadeUpSocket for Socket {
         }
         match (self.server, to) {
             (Some(server), _) => {
+                let sent = Sent {
+                    by: instance,
+                    at: inner.net.now,
+                };
+                let way = (self.local, server);
                 inner
                     .servers
-                    .sent(&mut inner.net, &inner.names, (self.local, server), message);
+                    .sent(&mut inner.net, &inner.names, way, sent, message);
             }
             (None, Some(client)) => {
                 inner.clients.reply_left(
