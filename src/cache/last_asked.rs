@@ -24,6 +24,10 @@ const TAG: u64 = (1 << TAG_BITS) - 1;
 /// second, at 500 answers a second.
 const SLOTS_PER_SET: usize = 4;
 
+/// An answer takes less than this: [`super::Entry::asked`] counts 65,535 ms at most. So no question was asked for longer before the
+/// first answer. Times before the start of the table would all count as the same time.
+const LONGEST_ANSWER: Duration = Duration::from_secs(66);
+
 /// A question, and the tier of a route that is asked it. An answer never outdates that of another tier or route.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct QuestionAtTier {
@@ -48,7 +52,7 @@ impl QuestionAtTier {
 /// The table of questions.
 #[derive(Debug)]
 pub(super) struct LastAsked {
-    /// One millisecond before the first question, so that no time in the table is 0.
+    /// [`LONGEST_ANSWER`] before the first answer's question, so that no time in the table is 0.
     started: OnceLock<Instant>,
     /// Each slot: milliseconds since `started` in the high bits, the tag in the low bits. 0: the slot is free.
     slots: Box<[AtomicU64]>,
@@ -87,7 +91,7 @@ impl LastAsked {
     ) -> bool {
         let started = *self
             .started
-            .get_or_init(|| at.checked_sub(Duration::from_millis(1)).unwrap_or(at));
+            .get_or_init(|| at.checked_sub(LONGEST_ANSWER).unwrap_or(at));
         let passed = at.saturating_duration_since(started).as_millis();
         let milliseconds = u64::try_from(passed).unwrap_or(u64::MAX) & (u64::MAX >> TAG_BITS);
         let (slots, tag) = self.slots_of(asked);
@@ -142,6 +146,21 @@ mod tests {
         assert!(table.is_outdated(QUESTION, at(0), || None));
         assert!(!table.is_outdated(QUESTION, at(500), || None));
         assert!(!table.is_outdated(QUESTION, at(501), || None));
+    }
+
+    /// The first answer of all may be to a question that was asked after others.
+    #[test]
+    fn questions_asked_before_the_first_answered_one_are_told_apart() {
+        let (table, start) = (LastAsked::new(), Instant::now());
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        let first = QuestionAtTier {
+            hash: QUESTION.hash ^ 1 << 40,
+            ..QUESTION
+        };
+        assert!(!table.is_outdated(first, at(500), || None));
+        assert!(!table.is_outdated(QUESTION, at(200), || None));
+        assert_eq!(table.get(QUESTION), Some(at(200)));
+        assert!(table.is_outdated(QUESTION, at(100), || None));
     }
 
     #[test]
