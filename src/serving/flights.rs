@@ -151,10 +151,10 @@ impl Flight {
         self.waiters.take()
     }
 
-    /// Answers all waiters with the expired answer. Later clients get it at once, because the flight is overdue.
-    pub(super) fn serve_stale(&self, reason: StaleReason, route: u16) {
+    /// Notes that the client response timer is over. All waiters get the `earlier` answer, if there is one.
+    pub(super) fn becomes_overdue(&self, earlier: Option<Entry>, reason: StaleReason, route: u16) {
         self.overdue.set(true);
-        if let Some(entry) = &self.stale {
+        if let Some(entry) = earlier {
             for waiter in self.take_waiters() {
                 waiter.reply(Content::Stale(entry.clone(), reason), Some(route));
             }

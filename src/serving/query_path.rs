@@ -294,7 +294,7 @@ async fn fly(leader: Leader) {
         if let Ok(result) = worker.turns.timeout_at(end, &mut answer).await {
             result
         } else {
-            leader.flight.serve_stale(StaleReason::Slow, leader.route);
+            leader.stop_waiting();
             answer.await
         }
     } else {
@@ -359,11 +359,10 @@ fn land_answer(leader: Leader, found: CompletedAnswer, bounds: Bounds) {
 
 fn land_failure(leader: Leader, failed: Failed) {
     let Failed { code, error } = failed;
-    let now = runtime::now();
     if leader.is_cacheable() && leader.still_counts(None) {
-        leader.remember_failure(code, &error, now);
+        leader.remember_failure(code, &error, runtime::now());
     }
-    let stale = leader.usable_answer(now);
+    let stale = leader.usable_answer();
     let error = Rc::new(error);
     leader.reply_to_all(|_| match &stale {
         Some(entry) => Content::Stale(entry.clone(), StaleReason::Failed),
@@ -408,17 +407,23 @@ impl Leader {
         Question::of(&self.key).cacheable()
     }
 
-    /// An earlier answer that may be served although the flight failed. Another worker may have stored one meanwhile, so the
-    /// cache is read first. That with which the flight started is checked again: a prefetch starts with a fresh answer, and
-    /// may end when it is too old to be served.
-    fn usable_answer(&self, now: Instant) -> Option<Entry> {
-        let worker = &self.worker;
-        let usable = |entry: &Entry| worker.is_usable(&self.key, self.route, entry, now);
-        let stored = || worker.shared.cache.get(&self.key);
+    /// The newest answer that is known and may still be served. Another worker may have stored one since the flight began, so
+    /// the cache is read first. The age is checked, because the answer with which the flight began may be too old by now.
+    fn usable_answer(&self) -> Option<Entry> {
+        let stored = || self.worker.shared.cache.get(&self.key);
         let stored = self.is_cacheable().then(stored).flatten();
-        stored
-            .filter(usable)
-            .or_else(|| self.flight.stale().cloned().filter(usable))
+        let newest = stored.or_else(|| self.flight.stale().cloned())?;
+        let (worker, now) = (&self.worker, runtime::now());
+        let is_usable = worker.is_usable(&self.key, self.route, &newest, now);
+        is_usable.then_some(newest)
+    }
+
+    /// Ends the wait of all clients with an earlier answer, if there is one that may stand in for one that is late.
+    fn stop_waiting(&self) {
+        let reason = StaleReason::Slow;
+        let stale = self.usable_answer();
+        let stale = stale.filter(|entry| may_stand_in(entry, reason));
+        self.flight.becomes_overdue(stale, reason, self.route);
     }
 
     /// Ends the flight. Each waiter gets what `content` returns for its place in the order of waiters, which is 0 for the

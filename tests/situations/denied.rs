@@ -1,12 +1,15 @@
 //! Names that a healthy server denies although it answered for them a moment ago: with `stale_on`, they stay for a while.
 
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{question, says, send, settled};
-use crate::common::dns::{Over, rr};
+use crate::common::dns::{Message, Over, rr, udp_to};
 use crate::common::{Nodens, wait_for};
-use crate::server::{Query, Server};
-use crate::wire::{Says, extended_errors};
+use crate::server::{Does, Query, Server};
+use crate::wire::{Says, extended_errors, gist};
 
 /// A server that knows `app.corp A` for a second, and has no AAAA for it.
 fn app() -> Server {
@@ -118,4 +121,115 @@ fn it_ends_after_max_denied_age() {
         (says(&nodens, "app.corp. A") == "NXDOMAIN").then_some(())
     });
     assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+/// Queries for one name from sockets of their own, which the kernel spreads over the workers.
+struct Askers {
+    sockets: Vec<UdpSocket>,
+    /// Queries without a reply: the socket's number, the ID, and when it was sent.
+    waiting: Vec<(usize, u16, Instant)>,
+}
+
+impl Askers {
+    fn new(nodens: &Nodens) -> Self {
+        let socket = |_| {
+            let socket = udp_to(nodens.address()).expect("a socket");
+            socket.set_nonblocking(true).expect("an option");
+            socket
+        };
+        Self {
+            sockets: (0..16).map(socket).collect(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Sends a query from each socket.
+    fn ask(&mut self, text: &str) {
+        for (number, socket) in self.sockets.iter().enumerate() {
+            let ask = question(text);
+            socket.send(&ask.message()).expect("sent");
+            self.waiting.push((number, ask.id, Instant::now()));
+        }
+    }
+
+    /// The replies that have come, and when their queries were sent.
+    fn replies(&mut self) -> Vec<(String, Instant)> {
+        let mut replies = Vec::new();
+        let mut buffer = [0; 512];
+        for (number, socket) in self.sockets.iter().enumerate() {
+            while let Ok(length) = socket.recv(&mut buffer) {
+                let reply = Message::read(&buffer[..length]).expect("well-formed");
+                let is_its = |(at, id, _): &(usize, u16, _)| (*at, *id) == (number, reply.id);
+                let index = self.waiting.iter().position(is_its).expect("it was asked");
+                replies.push((gist(&reply), self.waiting.swap_remove(index).2));
+            }
+        }
+        replies
+    }
+}
+
+/// Workers share the cache, and not the questions that are under way: while one worker waits for its answer, another one is told
+/// that the name is gone.
+#[test]
+fn a_denial_that_another_worker_was_told_meanwhile_is_not_taken_back() {
+    const PATIENCE_FOR_STALE: Duration = Duration::from_secs(3);
+    let server = app();
+    let yaml = format!(
+        "workers: 2\nupstreams: {{group: {{servers: [\"{}\"]}}}}\nroutes: {{\".\": group}}\n\
+         cache: {{stale: {{after: {}s, max_negative_age: 0s}}}}\n",
+        server.address,
+        PATIENCE_FOR_STALE.as_secs()
+    );
+    let nodens = settled(&yaml, &[server.over("")]);
+    assert_eq!(says(&nodens, "app.corp. A"), "NOERROR 10.0.0.1");
+    // What was kept after it expires no earlier.
+    wait_for("the address to be expired", || {
+        says(&nodens, "later.corp. A");
+        (server.asked_for("later.corp. A") == 2).then_some(())
+    });
+    let was_asked = AtomicBool::new(false);
+    server.now_says(move |q: &Query| -> Does {
+        if was_asked.swap(true, Ordering::Relaxed) {
+            return Does::Silence;
+        }
+        let denial = q.says("NXDOMAIN").authority("corp. 1 SOA 1");
+        denial.after(Duration::from_millis(300))
+    });
+    // Questions that other workers ask after it are not older than its answer.
+    let first = udp_to(nodens.address()).expect("a socket");
+    let asked = server.asked_for("app.corp. A");
+    let query = question("app.corp. A").message();
+    first.send(&query).expect("sent");
+    wait_for("the server to be asked", || {
+        (server.asked_for("app.corp. A") > asked).then_some(())
+    });
+    let mut askers = Askers::new(&nodens);
+    askers.ask("app.corp. A");
+    let denied = wait_for("the denial", || {
+        let replies = askers.replies();
+        replies
+            .iter()
+            .any(|(gist, _)| gist == "NXDOMAIN")
+            .then(Instant::now)
+    });
+    let mut longest = Duration::ZERO;
+    let mut next = denied;
+    while !askers.waiting.is_empty() {
+        let now = Instant::now();
+        if now >= next && now < denied + PATIENCE_FOR_STALE {
+            askers.ask("app.corp. A");
+            next += Duration::from_millis(100);
+        }
+        for (gist, sent) in askers.replies() {
+            if sent > denied {
+                assert!(!gist.starts_with("NOERROR"), "{gist} after a denial");
+                longest = longest.max(sent.elapsed());
+            }
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(
+        longest > Duration::from_millis(200),
+        "nobody waited: {longest:?}"
+    );
 }
