@@ -1,4 +1,4 @@
-//! Positions of names in RDATA, and whether they may be compressed (RFC 1035 §4.1.4, RFC 3597 §4).
+//! Positions of names in RDATA, and whether they may be compressed (RFC 1035 §4.1.4, RFC 3597 §4, RFC 9460 §2.2).
 
 use super::wire::{self, Record, rr};
 
@@ -38,6 +38,7 @@ fn layout(message: &[u8], record: &Record) -> Option<Layout> {
         rr::RP => (0, 2, 0, WrittenOut),
         rr::PX => (2, 2, 0, WrittenOut),
         rr::SRV => (6, 1, 0, WrittenOut),
+        rr::SVCB | rr::HTTPS => (2, 1, service_parameters(message, record)?, WrittenOut),
         rr::NAPTR => (naptr_before(message, record)?, 1, 0, WrittenOut),
         _ => return None,
     };
@@ -57,6 +58,12 @@ pub(super) fn wrongly_compressed(message: &[u8], record: &Record) -> bool {
             let mut names = names[..layout.count].iter();
             names.any(|&at| wire::is_compressed(message, at))
         })
+}
+
+/// RFC 9460 §2.2: octets of the parameters, which follow a 16-bit number and the name.
+fn service_parameters(message: &[u8], record: &Record) -> Option<usize> {
+    let at = wire::skip_name(message, record.rdata_at() + 2).ok()?;
+    record.end.checked_sub(at)
 }
 
 /// RFC 3403 §4.1: two 16-bit numbers and three strings stand before the name.

@@ -333,6 +333,7 @@ fn names_in_rdata_behind_opt_stay_the_same() {
         ("MINFO", rr::MINFO, &[], 2, &[]),
         ("RP", rr::RP, &[], 2, &[]),
         ("AFSDB", rr::AFSDB, &[0, 1], 1, &[]),
+        ("HTTPS", rr::HTTPS, &[0, 1], 1, &[0, 1, 0, 3, 2, b'h', b'2']),
     ] {
         let mut message = vec![0, 7, 0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 3];
         message.extend_from_slice(b"\x01a\0\0\x01\0\x01");
