@@ -234,6 +234,21 @@ impl Cache {
         })
     }
 
+    /// Whether an answer to this question came that had been asked for later than this one, of the same tier or an earlier one. It
+    /// may be in the cache no longer.
+    #[must_use]
+    pub fn had_newer(&self, key: &[u8], entry: &Entry) -> bool {
+        let hash = self.hash(key);
+        (0..=entry.tier()).any(|tier| {
+            let last = self.last_asked.get(QuestionAtTier {
+                hash,
+                route: entry.route(),
+                tier,
+            });
+            last.is_some_and(|last| last > entry.asked())
+        })
+    }
+
     /// Removes the entry of a question if `gone` is true for it. Does not count as a hit.
     pub fn forget_if(&self, key: &[u8], gone: impl Fn(&Entry) -> bool) {
         let hash = self.hash(key);

@@ -412,10 +412,18 @@ impl Leader {
     fn usable_answer(&self) -> Option<Entry> {
         let stored = || self.worker.shared.cache.get(&self.key);
         let stored = self.is_cacheable().then(stored).flatten();
-        let newest = stored.or_else(|| self.flight.stale().cloned())?;
+        let newest = stored.or_else(|| self.answer_at_start())?;
         let (worker, now) = (&self.worker, runtime::now());
         let is_usable = worker.is_usable(&self.key, self.route, &newest, now);
         is_usable.then_some(newest)
+    }
+
+    /// The answer with which the flight began, unless there was a newer one since. That is in the cache no longer, if it was a
+    /// denial, and the name has addresses of the other family after all.
+    fn answer_at_start(&self) -> Option<Entry> {
+        let cache = &self.worker.shared.cache;
+        let entry = self.flight.stale().cloned();
+        entry.filter(|entry| !cache.had_newer(&self.key, entry))
     }
 
     /// Ends the wait of all clients with an earlier answer, if there is one that may stand in for one that is late.
