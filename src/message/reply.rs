@@ -157,11 +157,10 @@ pub fn answer(
     }
     let reply = &mut out[start..];
     wire::put_u16(reply, 0, asked.id);
-    // RD and CD are the client's, even if the server did not repeat them (RFC 4035 §3.2.2), and a forwarder offers recursion,
-    // even if the server does not.
-    let said = wire::flags(reply) & (flag::QR | flag::AA | flag::TC | flag::AD | flag::RCODE);
-    let repeated = asked.flags & (flag::RD | flag::CD);
-    let mut flags = said | repeated | flag::RA | truncated;
+    // A forwarder offers recursion, even if the server that answered does not. The reserved bit is zero (RFC 1035 §4.1.1).
+    let said = flag::QR | flag::AA | flag::TC | flag::AD | flag::CD | flag::RCODE;
+    let said = wire::flags(reply) & said | asked.flags & flag::RD;
+    let mut flags = said | flag::RA | truncated;
     if ttls != Ttls::Fresh {
         // RFC 1035 §4.1.1: an answer from a cache is not authoritative.
         flags &= !flag::AA;
