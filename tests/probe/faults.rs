@@ -55,9 +55,10 @@ fn slowly(case: Case) -> Case {
     }
 }
 
+/// So often that a server which drops 20 % drops one: 25 tries are all answered in 4 of 1,000 runs.
 fn often(case: Case) -> Case {
     Case {
-        arguments: &[NAME, "--tries", "25"],
+        arguments: &[NAME, "--tries", "50"],
         ..case
     }
 }
