@@ -270,9 +270,16 @@ pub(crate) fn udp_to(server: SocketAddr) -> io::Result<UdpSocket> {
 /// Reads one datagram.
 pub(crate) fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; 65_535];
-    let length = socket.recv(&mut buffer)?;
-    buffer.truncate(length);
-    Ok(buffer)
+    loop {
+        match socket.recv(&mut buffer) {
+            // A signal: with a timeout, the kernel does not resume the call (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            received => {
+                buffer.truncate(received?);
+                return Ok(buffer);
+            }
+        }
+    }
 }
 
 /// A TCP connection to `server`.
