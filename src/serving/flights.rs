@@ -152,11 +152,12 @@ impl Flight {
     }
 
     /// Notes that the client response timer is over. All waiters get the `earlier` answer, if there is one.
-    pub(super) fn becomes_overdue(&self, earlier: Option<Entry>, reason: StaleReason, route: u16) {
+    pub(super) fn becomes_overdue(&self, earlier: Option<Entry>, route: u16) {
         self.overdue.set(true);
         if let Some(entry) = earlier {
             for waiter in self.take_waiters() {
-                waiter.reply(Content::Stale(entry.clone(), reason), Some(route));
+                let content = Content::Stale(entry.clone(), StaleReason::Slow);
+                waiter.reply(content, Some(route));
             }
         }
     }

@@ -340,7 +340,7 @@ fn land_answer(leader: Leader, found: CompletedAnswer, bounds: Bounds) {
     let is_doubtful = entry.is_negative() || entry.tier() > 0;
     let stored = || cache.get(&key).filter(|_| keep);
     if is_doubtful
-        && let Some(earlier) = stored().or_else(|| leader.flight.stale().cloned())
+        && let Some(earlier) = stored().or_else(|| leader.answer_at_start())
         && let Some(reason) = worker.doubts(&key, route, (&earlier, &entry), now)
     {
         if keep && reason == StaleReason::Denied {
@@ -428,10 +428,9 @@ impl Leader {
 
     /// Ends the wait of all clients with an earlier answer, if there is one that may stand in for one that is late.
     fn stop_waiting(&self) {
-        let reason = StaleReason::Slow;
         let stale = self.usable_answer();
-        let stale = stale.filter(|entry| may_stand_in(entry, reason));
-        self.flight.becomes_overdue(stale, reason, self.route);
+        let stale = stale.filter(|entry| may_stand_in(entry, StaleReason::Slow));
+        self.flight.becomes_overdue(stale, self.route);
     }
 
     /// Ends the flight. Each waiter gets what `content` returns for its place in the order of waiters, which is 0 for the

@@ -275,11 +275,12 @@ impl Exchange {
         peer.metrics.answered_after(rtt, code);
         peer.metrics.ended(outcome(&result));
         let quality = match &result {
-            Ok(response) if response.is_lame() => AnswerQuality::Undecided,
-            Ok(response) if matches!(response.kind(), Kind::Positive | Kind::Negative) => {
-                AnswerQuality::Final
-            }
-            _ => AnswerQuality::Undecided,
+            Ok(response) => match response.kind() {
+                Kind::Negative if response.is_lame() => AnswerQuality::Undecided,
+                Kind::Positive | Kind::Negative => AnswerQuality::Final,
+                Kind::Referral | Kind::Failure => AnswerQuality::Undecided,
+            },
+            Err(_) => AnswerQuality::Undecided,
         };
         peer.observer.answered(carrier, now, rtt, quality);
         self.deliver(carrier, result, now);
@@ -425,8 +426,8 @@ fn outcome(result: &Result<Response, TryError>) -> Outcome {
             Outcome::Unreachable
         }
         Ok(response) if response.truncated() => Outcome::Truncated,
-        Ok(response) if response.is_lame() => Outcome::Referral,
         Ok(response) => match (response.kind(), response.rcode()) {
+            (Kind::Negative, _) if response.is_lame() => Outcome::Referral,
             (Kind::Positive | Kind::Negative, _) => Outcome::Answered,
             (Kind::Referral, _) => Outcome::Referral,
             (Kind::Failure, rcode::SERVFAIL) => Outcome::Servfail,

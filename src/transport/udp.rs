@@ -227,10 +227,15 @@ impl Port {
             }
     }
 
-    /// Whether the socket is silent, and not replaced for that yet: see [`SET_ASIDE`].
-    fn is_set_aside(&self, now: Instant) -> bool {
+    /// Since when the socket is silent, if it is not replaced for that yet: see [`SET_ASIDE`].
+    fn set_aside_since(&self, now: Instant) -> Option<Instant> {
         let since = self.silent_since.get();
-        since.is_some_and(|since| now < since + SET_ASIDE)
+        since.filter(|since| now < *since + SET_ASIDE)
+    }
+
+    /// Whether the next query may be sent from the socket, and an answer came on it after `then`.
+    fn was_answered_since(&self, then: Instant, now: Instant) -> bool {
+        self.is_usable(now, Room::Enough) && self.heard.get() > Some(then)
     }
 
     /// Whether nothing was ever sent from the socket.
@@ -338,8 +343,9 @@ impl UdpPool {
         let room = pool.room(now);
         let mut ports = pool.ports.borrow_mut();
         for slot in ports.iter_mut() {
-            let is_due =
-                |port: &mut Rc<Port>| !port.is_usable(now, room) && !port.is_set_aside(now);
+            let is_due = |port: &mut Rc<Port>| {
+                !port.is_usable(now, room) && port.set_aside_since(now).is_none()
+            };
             if let Some(port) = slot.take_if(is_due) {
                 pool.retire(port);
             }
@@ -441,10 +447,9 @@ impl Pool {
     /// The socket that received the latest answer, if that was after `before`.
     fn port_answered_since(&self, before: Instant, now: Instant) -> Option<Rc<Port>> {
         let ports = self.ports.borrow();
-        let usable = ports.iter().flatten().filter(|port| {
-            port.is_usable(now, Room::Enough) && port.heard.get().is_some_and(|at| at > before)
-        });
-        let port = usable.max_by_key(|port| port.heard.get()).cloned()?;
+        let answered = ports.iter().flatten();
+        let answered = answered.filter(|port| port.was_answered_since(before, now));
+        let port = answered.max_by_key(|port| port.heard.get()).cloned()?;
         self.peer.metrics.sent(SocketUse::OpenDatagram);
         Some(port)
     }
@@ -456,22 +461,20 @@ impl Pool {
         let drawn = self.draw(now);
         let room = self.room(now);
         let is_usable = |port: &&Rc<Port>| port.is_usable(now, room);
+        let from_drawn = || ports[drawn..].iter().chain(&ports[..drawn]).flatten();
         let mut open = ports[drawn].as_ref().filter(is_usable);
         if open.is_none() && room == Room::None {
             open = ports.iter().flatten().find(is_usable);
         }
-        if let Some(silent) = ports[drawn].as_ref().filter(|port| port.is_set_aside(now)) {
-            let others = ports[drawn..].iter().chain(&ports[..drawn]).flatten();
-            let mut answered = others.filter(|port| {
-                port.is_usable(now, Room::Enough) && port.heard.get() > silent.silent_since.get()
-            });
-            open = answered.next().or(open);
+        let drawn_port = ports[drawn].as_ref();
+        if let Some(since) = drawn_port.and_then(|port| port.set_aside_since(now)) {
+            let answered = from_drawn().find(|port| port.was_answered_since(since, now));
+            open = answered.or(open);
         }
         if room == Room::Crowded && open.is_some_and(|port| port.is_doubtful()) {
             // The drawn socket is doubtful, and there is no room to replace it. Another open socket may lead to another
             // endpoint.
-            let others = ports[drawn..].iter().chain(&ports[..drawn]).flatten();
-            let mut others = others.filter(is_usable);
+            let mut others = from_drawn().filter(is_usable);
             open = others.find(|port| !port.is_doubtful()).or(open);
         }
         if let Some(port) = open {
