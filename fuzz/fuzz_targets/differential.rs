@@ -28,6 +28,8 @@ enum Difference {
     Opt,
     /// We refuse: TSIG must be the last record (RFC 8945 §5.1).
     SignatureIsLast,
+    /// We refuse: the SOA of a denial has its numbers (RFC 1035 §3.3.13). hickory takes an empty one in an UPDATE.
+    EmptySoa,
     /// We refuse: a name has a pointer into OPT, which we remove.
     NamesThroughOpt,
     /// No rule of either: a pointer leads through a record's type, class, TTL or length, or through the header, so the name changes
@@ -67,6 +69,10 @@ impl Difference {
                 if opts > 1 || record.section != Section::Additional {
                     return Some(Self::Opt);
                 }
+            }
+            let is_empty = record.end == record.rdata_at();
+            if is_empty && record.rtype == rr::SOA && record.section == Section::Authority {
+                return Some(Self::EmptySoa);
             }
             signed |= record.rtype == rr::TSIG && record.section == Section::Additional;
         }
