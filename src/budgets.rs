@@ -138,6 +138,10 @@ pub const HANDOVER_TIME: Duration = Duration::from_secs(2);
 /// kube-proxy knows a new Service within a second or two.
 pub const TAKE_OVER_TIME: Duration = Duration::from_secs(5);
 
+/// How long an instance that has taken the node's addresses from others leaves them the TCP connections that they have. A client
+/// waits for an answer for 5 s (`timeout` in resolv.conf(5)).
+pub const CONNECTIONS_OF_OTHERS: Duration = Duration::from_secs(5);
+
 /// Octets of the description of a predecessor's setup: a hundred for each route.
 pub const HANDOVER_SETUP_BYTES: usize = 4 << 20;
 

@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::process::{Child, Output, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Output, Stdio};
 
 use common::namespace::{Instance, Namespace, assert_root, both};
 use common::{TempDir, binary, wait_for};
@@ -93,6 +94,14 @@ impl Network {
     fn rules(&self) -> usize {
         let listed = self.node.run("nft", &["list", "ruleset"]);
         listed.matches("notrack").count()
+    }
+
+    /// Waits until all rules and addresses are there. An instance that takes addresses from others makes the rules for TCP
+    /// some seconds later.
+    fn wait_for_set_up(&self) {
+        wait_for("all rules and addresses", || {
+            ((self.rules(), self.addresses()) == (RULES, (1, 1))).then_some(())
+        });
     }
 
     /// How often our addresses are on the node: IPv4 and IPv6.
@@ -218,6 +227,90 @@ fn dig_that_waits(client: &Namespace, name: &str, over: &str) -> Child {
     waiting.expect("ip is installed")
 }
 
+/// An open TCP connection to our IPv4 address.
+struct Connection {
+    client: Child,
+    /// None at the end, by which the client ends.
+    orders: Option<ChildStdin>,
+    said: BufReader<ChildStdout>,
+}
+
+impl Connection {
+    /// Returns once the connection is established.
+    fn open(client: &Namespace) -> Self {
+        // Sends what each line has, and says the octets of what comes back; "closed" at the end of the connection.
+        // Nothing here takes 20 s.
+        let script = format!(
+            "exec 3<>/dev/tcp/{V4}/53 && echo open
+             {{ timeout 20 stdbuf -o0 od -An -v -w1 -tu1 <&3; echo closed; }} &
+             trap '' PIPE
+             while read -r query; do printf \"$query\" >&3; done; kill $! 2>/dev/null"
+        );
+        let mut command = client.command("bash");
+        command.args(["-c", &script]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut client = command.spawn().expect("bash is installed");
+        let orders = client.stdin.take();
+        let said = BufReader::new(client.stdout.take().expect("a pipe"));
+        let mut connection = Self {
+            client,
+            orders,
+            said,
+        };
+        assert_eq!(connection.line(), "open");
+        connection
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("UTF-8");
+        line.trim().to_owned()
+    }
+
+    fn send(&mut self, name: &str) {
+        let labels = name.split('.').flat_map(|label| {
+            let length = u8::try_from(label.len()).expect("63 at most");
+            std::iter::once(length).chain(label.bytes())
+        });
+        let mut query = vec![0, 42, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        query.extend(labels.chain([0, 0, 1, 0, 1]));
+        let length = u16::try_from(query.len()).expect("few octets");
+        let framed = length.to_be_bytes().into_iter().chain(query);
+        let octets: Vec<String> = framed.map(|octet| format!("\\x{octet:02x}")).collect();
+        let octets = octets.concat();
+        let orders = self.orders.as_mut().expect("not at the end");
+        writeln!(orders, "{octets}").expect("bash runs");
+    }
+
+    /// The next reply: the address at its end, or that it is SERVFAIL.
+    fn answer(&mut self) -> String {
+        let mut octet = || self.line().parse::<u8>().ok();
+        let Some(high) = octet() else {
+            return "closed".to_owned();
+        };
+        let low = octet().expect("the whole length");
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let message: Vec<u8> = (0..length).map_while(|_| octet()).collect();
+        match (message.get(3).map(|flags| flags & 15), &message[..]) {
+            (Some(0), [.., a, b, c, d]) => format!("{a}.{b}.{c}.{d}"),
+            (Some(2), _) => "SERVFAIL".to_owned(),
+            (_, other) => format!("{other:?}"),
+        }
+    }
+
+    fn ask(&mut self, name: &str) -> String {
+        self.send(name);
+        self.answer()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.orders = None;
+        let _ = self.client.wait();
+    }
+}
+
 /// Whoever waited for a server that is silent was told.
 fn assert_told(waiting: Child) {
     let said = both(&waiting.wait_with_output().expect("dig runs"));
@@ -308,7 +401,7 @@ fn on_exit_keeps_or_removes() {
         ("remove", "  on_exit: remove\n", (0, (0, 0))),
     ] {
         let mut nodens = network.start(name, &format!("{LOOPBACK}{on_exit}"));
-        assert_eq!((network.rules(), network.addresses()), (RULES, (1, 1)));
+        network.wait_for_set_up();
         let status = nodens.process.terminate();
         assert!(status.success(), "{name}: {status}");
         let log = nodens.process.log();
@@ -317,6 +410,8 @@ fn on_exit_keeps_or_removes() {
             left,
             "{name}: {log}"
         );
+        // The kernel takes the rules for open TCP connections, of IPv6 too.
+        assert!(!log.contains("end: the kernel"), "{name}: {log}");
     }
     // Nobody else's rules went with ours.
     let listed = network.node.run("nft", &["list", "ruleset"]);
@@ -331,12 +426,7 @@ fn on_exit_removes_nothing_from_under_a_successor() {
     let mut first = network.start("first", &more);
     let mut second = network.start("second", &more);
     assert!(first.process.terminate().success());
-    assert_eq!(
-        (network.rules(), network.addresses()),
-        (RULES, (1, 1)),
-        "{}",
-        first.process.log()
-    );
+    network.wait_for_set_up();
     network.assert_everybody_resolves();
     assert!(second.process.terminate().success());
     assert_eq!(
@@ -428,6 +518,69 @@ fn rules_for_arrivals(network: &Network) -> usize {
     listed.lines().filter(of_ours).count()
 }
 
+/// Waits until what arrives over TCP is ours too: others may keep their connections for some seconds.
+fn assert_all_is_diverted(network: &Network) {
+    wait_for("the take-over to be complete", || {
+        (rules_for_arrivals(network) == 4).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs root, iproute2 and nftables; .ci/run runs it"]
+fn open_tcp_connections_stay_with_whoever_has_them_while_the_address_passes_on() {
+    let network = Network::new();
+    network.connect_kube_proxy();
+    network.reject_upstream_service();
+    let yaml = config_beside_kube_proxy("").replace("10.1.0.251", "10.1.0.253");
+    let mut nodens = spawn_waiting(&network, &yaml);
+    let clients = [&network.pods[0], &network.node];
+    let open = || clients.map(Connection::open);
+    let assert_answered = |connections: &mut [Connection], when: &str| {
+        for connection in connections {
+            assert_eq!(connection.ask(NAMES[0].0), NAMES[0].1, "{when}");
+        }
+    };
+
+    let (mut unused, mut used) = (open(), open());
+    assert_answered(&mut used, "before");
+    network.learn_upstream_service();
+    wait_for("new queries to be ours", || {
+        (nodens.page("/ready")?.0 == 200).then_some(())
+    });
+    assert_answered(&mut unused, "others', unused, after we took over");
+    assert_answered(&mut used, "others', used, after we took over");
+    assert_eq!(nodens.metric("nodens_cache_hits_total "), 0);
+
+    let (mut unused, mut used) = (open(), open());
+    assert_answered(&mut used, "new");
+    assert_all_is_diverted(&network);
+    assert_answered(&mut unused, "ours, unused, after all is diverted");
+    assert_answered(&mut used, "ours, used, after all is diverted");
+
+    // One that waits stays open after we are told to end.
+    network.silence();
+    let mut waiting = open();
+    for connection in &mut waiting {
+        connection.send("waits.example.com");
+    }
+    wait_for("two queries to wait", || {
+        (nodens.metric("nodens_in_flight ") >= 1).then_some(())
+    });
+    nodens.process.signal("TERM");
+    nodens
+        .process
+        .wait_for_log("new queries are left to others");
+    assert_answered(&mut waiting, "ours, after we left the address");
+    for connection in &mut waiting {
+        assert_eq!(connection.answer(), "SERVFAIL");
+    }
+    // A second signal before would end it at once.
+    nodens.process.wait_for_log("on_exit: remove removed=");
+    assert!(nodens.process.terminate().success());
+    // The node itself has no way to the address any more.
+    assert_answered(&mut [Connection::open(&network.pods[0])], "new, at the end");
+}
+
 #[test]
 #[ignore = "needs root, iproute2, nftables, conntrack and dig; .ci/run runs it"]
 fn an_address_that_others_serve_is_taken_once_our_own_servers_answer() {
@@ -451,7 +604,7 @@ fn an_address_that_others_serve_is_taken_once_our_own_servers_answer() {
         ask("while it takes over");
         (nodens.page("/ready")?.0 == 200).then_some(())
     });
-    assert_eq!(rules_for_arrivals(&network), 4);
+    assert_all_is_diverted(&network);
     ask("afterwards");
     // Workers publish what they count four times a second.
     wait_for("queries to come here, and not to others", || {
@@ -485,7 +638,7 @@ fn an_address_that_nobody_else_serves_is_answered_at_and_taken_whatever_servers_
         log.contains("WARN") && log.contains("groups=\"cluster\""),
         "{log}"
     );
-    assert_eq!(rules_for_arrivals(&network), 4);
+    assert_all_is_diverted(&network);
 
     // After a kill nobody but us serves the address: there is nothing to wait for.
     drop(nodens);
@@ -564,12 +717,7 @@ fn a_successor_that_comes_while_the_last_instance_ends_has_its_rules() {
         .process
         .wait_for_log("for the instance that took over");
     assert!(first.process.terminate().success());
-    let log = first.process.log();
-    assert_eq!(
-        (network.rules(), network.addresses()),
-        (RULES, (1, 1)),
-        "{log}"
-    );
+    network.wait_for_set_up();
     network.assert_everybody_resolves();
     assert!(second.process.terminate().success());
     assert_eq!((network.rules(), network.addresses()), (0, (0, 0)));
@@ -588,7 +736,7 @@ fn a_second_instance_without_handover_is_refused_and_harms_nobody() {
         said.contains(&format!("listen {V4}:53: Address already in use")),
         "{said}"
     );
-    assert_eq!((network.rules(), network.addresses()), (RULES, (1, 1)));
+    network.wait_for_set_up();
     network.assert_everybody_resolves();
 }
 
@@ -636,6 +784,11 @@ impl Network {
             "table ip proxy {{
                 chain prerouting {{
                     type nat hook prerouting priority dstnat;
+                    ip daddr {V4} udp dport 53 dnat to 10.96.0.10
+                    ip daddr {V4} tcp dport 53 dnat to 10.96.0.10
+                }}
+                chain output {{
+                    type nat hook output priority -100;
                     ip daddr {V4} udp dport 53 dnat to 10.96.0.10
                     ip daddr {V4} tcp dport 53 dnat to 10.96.0.10
                 }}

@@ -251,6 +251,8 @@ enum Rules {
     /// None yet for arriving packets: they go to another server of our addresses (kube-proxy), if there is one, else to
     /// us.
     LeftToOthers,
+    /// For these endpoints, all but those for TCP: others still have connections.
+    TakingOver(Vec<SocketAddr>),
     /// All, for these endpoints.
     All(Vec<SocketAddr>),
     /// The rules for our replies only: arriving packets go to others again.
@@ -333,16 +335,32 @@ impl Node {
         Ok(true)
     }
 
-    /// Takes the addresses from the others to whom they were left, unless this instance is about to end.
+    /// Takes new queries from the others to whom the addresses were left, unless this instance is about to end. Others
+    /// keep the TCP connections that they have until [`Self::complete_take_over`].
     ///
     /// # Errors
-    /// Why the rules are not in place; checks go on trying.
+    /// Why the rules are not in place.
     pub fn take_over(&self, listen: &[SocketAddr]) -> Result<(), NodeError> {
         let mut state = self.state();
         if !matches!(state.rules, Rules::LeftToOthers) {
             return Ok(());
         }
         let endpoints = notrack::endpoints(&self.config.addresses, listen);
+        let made = notrack::replace_for_new(&endpoints).map_err(NodeError::table);
+        state.rules = Rules::TakingOver(endpoints);
+        made
+    }
+
+    /// Keeps TCP out of connection tracking too, with which connections that others still have end.
+    ///
+    /// # Errors
+    /// Why the rules are not in place; checks go on trying.
+    pub fn complete_take_over(&self) -> Result<(), NodeError> {
+        let mut state = self.state();
+        let Rules::TakingOver(endpoints) = &mut state.rules else {
+            return Ok(());
+        };
+        let endpoints = std::mem::take(endpoints);
         let made = notrack::replace(&endpoints).map_err(NodeError::table);
         state.rules = Rules::All(endpoints);
         made
@@ -424,8 +442,9 @@ impl Node {
     }
 
     /// No other instance serves our addresses, and this one is about to end: with `on_exit: remove`, new queries go to
-    /// the addresses' other server (kube-proxy) from now on, while we answer those that arrived. Addresses and the
-    /// rules for our replies stay until [`Self::leave`], because replies could not be sent without.
+    /// the addresses' other server (kube-proxy) from now on, while we answer those that arrived, and those on TCP
+    /// connections that we have. Addresses and the rules for our replies stay until [`Self::leave`], because replies could
+    /// not be sent without.
     ///
     /// Returns whether it did so; [`Self::ensure_notrack`] undoes it.
     pub fn turn_away(&self) -> bool {
@@ -433,8 +452,10 @@ impl Node {
         if self.config.on_exit == OnExit::Keep {
             return false;
         }
-        // Removed from the state, so that neither a check nor a pending [`Self::take_over`] restores the rules.
-        let Rules::All(endpoints) = std::mem::take(&mut state.rules) else {
+        // Removed from the state, so that neither a check nor a pending take-over restores the rules.
+        let (Rules::All(endpoints) | Rules::TakingOver(endpoints)) =
+            std::mem::take(&mut state.rules)
+        else {
             return false;
         };
         state.rules = Rules::Replies;

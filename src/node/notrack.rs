@@ -6,19 +6,23 @@
 //!
 //! Three rules for each address, port and protocol, before connection tracking looks (priority raw): what arrives for
 //! us, what this host itself sends to us, and what we send back.
+//!
+//! While the addresses pass from or to another server, as kube-proxy is one, TCP is tracked for a while: connection
+//! tracking alone knows which connections are whose. Chains of ours look at connections that it does not know yet
+//! before the other server's translation does, and have them not translated.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable as _,
-    NetlinkMessage,
+    DefaultNla, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST,
+    NetlinkDeserializable as _, NetlinkMessage,
 };
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions, Hook,
-    InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register,
-    RuleAttribute, RuleMessage, TableAttribute, TableFlags, TableMessage,
+    Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, ExpressionAttribute, Expressions,
+    Hook, Immediate, InetHookNumber, ListAttribute, Meta, MetaKey, NfTablesMessage, Operator,
+    Payload, Register, RuleAttribute, RuleMessage, TableAttribute, TableFlags, TableMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{
@@ -33,6 +37,9 @@ pub(super) const TABLE: &str = "nodens";
 
 /// `NF_IP_PRI_RAW`: before connection tracking, which hooks in at -200.
 const PRIORITY_RAW: i32 = -300;
+/// Before `NF_IP_PRI_NAT_DST` (-100), at which kube-proxy translates. The first chain that decides is the last that is
+/// asked.
+const PRIORITY_BEFORE_TRANSLATION: i32 = -110;
 /// `NFNL_SUBSYS_NFTABLES`, which a batch names.
 const SUBSYSTEM: u16 = 10;
 /// `NF_ACCEPT`, the policy of a chain.
@@ -40,6 +47,14 @@ const ACCEPT: u32 = 1;
 /// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER`.
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
+/// Offset of the flags in a TCP header, and the flag of a connection's first packet (RFC 9293 §3.1).
+const TCP_FLAGS: u32 = 13;
+const SYN: u8 = 2;
+/// Attributes of the expression `nat`, and its type `NFT_NAT_DNAT`.
+const NFTA_NAT_TYPE: u16 = 1;
+const NFTA_NAT_FAMILY: u16 = 2;
+const NFTA_NAT_REG_ADDR_MIN: u16 = 3;
+const NFT_NAT_DNAT: u32 = 1;
 /// Protocol numbers (IANA).
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -51,22 +66,44 @@ type RuleBody = Vec<ListAttribute<ExpressionAttribute>>;
 enum RuleChain {
     Prerouting,
     Output,
+    /// What arrives, before another server's translation.
+    Arriving,
+    /// What this host sends, before another server's translation.
+    Leaving,
 }
 
 impl RuleChain {
-    const ALL: [Self; 2] = [Self::Prerouting, Self::Output];
+    /// Those of a table that keeps everything out of connection tracking.
+    const NOTRACK: [Self; 2] = [Self::Prerouting, Self::Output];
+    const TRANSLATION: [Self; 2] = [Self::Arriving, Self::Leaving];
 
     fn name(self) -> &'static str {
         match self {
             Self::Prerouting => "prerouting",
             Self::Output => "output",
+            Self::Arriving => "arriving",
+            Self::Leaving => "leaving",
         }
     }
 
     fn hook(self) -> InetHookNumber {
         match self {
-            Self::Prerouting => InetHookNumber::PreRouting,
-            Self::Output => InetHookNumber::LocalOut,
+            Self::Prerouting | Self::Arriving => InetHookNumber::PreRouting,
+            Self::Output | Self::Leaving => InetHookNumber::LocalOut,
+        }
+    }
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Prerouting | Self::Output => "filter",
+            Self::Arriving | Self::Leaving => "nat",
+        }
+    }
+
+    fn priority(self) -> i32 {
+        match self {
+            Self::Prerouting | Self::Output => PRIORITY_RAW,
+            Self::Arriving | Self::Leaving => PRIORITY_BEFORE_TRANSLATION,
         }
     }
 }
@@ -100,21 +137,40 @@ pub(super) fn endpoints(addresses: &[IpAddr], listen: &[SocketAddr]) -> Vec<Sock
     endpoints.into_iter().collect()
 }
 
-/// Creates the whole table, in place of one with its name.
+/// Creates the whole table, in place of one with its name: all queries are ours.
 ///
 /// # Errors
 /// The kernel's `errno`; the table is then as it was.
 pub(super) fn replace(endpoints: &[SocketAddr]) -> io::Result<()> {
-    put(rules(endpoints, &ALL))
+    put(rules(endpoints, &[UDP, TCP], &ALL))
 }
 
-/// Leaves arriving packets to connection tracking, and so to a translator of the addresses such as kube-proxy. Our
-/// replies stay out of connection tracking, because it would take a client's next query for the answer to a reply.
+/// Has new queries come to us, over UDP and on new TCP connections. Others keep the connections that they have.
+///
+/// # Errors
+/// The kernel's `errno`; the table is then as it was.
+pub(super) fn replace_for_new(endpoints: &[SocketAddr]) -> io::Result<()> {
+    let mut kept = rules(endpoints, &[UDP], &ALL);
+    kept.extend(untranslated(endpoints, Connections::All));
+    put(kept).or_else(|error| {
+        tracing::info!(%error, "TCP connections that others have end: the kernel does not let them go on");
+        replace(endpoints)
+    })
+}
+
+/// Leaves new queries to connection tracking, and so to a translator of the addresses such as kube-proxy. We keep the
+/// TCP connections that we have. Our replies over UDP stay out of connection tracking, because it would take a client's
+/// next query for the answer to a reply.
 ///
 /// # Errors
 /// The kernel's `errno`; the table is then as it was.
 pub(super) fn replace_for_replies(endpoints: &[SocketAddr]) -> io::Result<()> {
-    put(rules(endpoints, &REPLIES))
+    let mut kept = rules(endpoints, &[UDP], &REPLIES);
+    kept.extend(untranslated(endpoints, Connections::Begun));
+    put(kept).or_else(|error| {
+        tracing::info!(%error, "TCP connections that we have end: the kernel does not let them go on");
+        put(rules(endpoints, &[UDP, TCP], &REPLIES))
+    })
 }
 
 fn put(rules: Vec<(RuleChain, RuleBody)>) -> io::Result<()> {
@@ -124,8 +180,11 @@ fn put(rules: Vec<(RuleChain, RuleBody)>) -> io::Result<()> {
         plain(NfTablesMessage::DeleteTable(table())),
         new(NfTablesMessage::NewTable(table())),
     ];
-    messages
-        .extend(RuleChain::ALL.map(|chain| new(NfTablesMessage::NewChain(chain_message(chain)))));
+    let has_rules = |chain: &RuleChain| rules.iter().any(|(of, _)| of == chain);
+    let translation = RuleChain::TRANSLATION.into_iter().filter(has_rules);
+    for chain in RuleChain::NOTRACK.into_iter().chain(translation) {
+        messages.push(new(NfTablesMessage::NewChain(chain_message(chain))));
+    }
     for (chain, body) in rules {
         let attributes = vec![
             RuleAttribute::Table(TABLE.to_owned()),
@@ -170,7 +229,7 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
         _ => return Ok(false),
     }
     let mut bodies = Vec::new();
-    for chain in RuleChain::ALL {
+    for chain in RuleChain::NOTRACK {
         let attributes = vec![
             ChainAttribute::Table(TABLE.to_owned()),
             ChainAttribute::Name(chain.name().to_owned()),
@@ -185,7 +244,7 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
         }
         bodies.extend(bodies_of(chain)?);
     }
-    Ok(rules_equal(&bodies, &rules(endpoints, &ALL)))
+    Ok(rules_equal(&bodies, &rules(endpoints, &[UDP, TCP], &ALL)))
 }
 
 /// Whether the table has rules and all of them are for other addresses.
@@ -194,7 +253,7 @@ pub(super) fn is_in_place(endpoints: &[SocketAddr]) -> io::Result<bool> {
 /// The kernel's `errno`.
 pub(super) fn is_for_others(addresses: &[IpAddr]) -> io::Result<bool> {
     let mut bodies = Vec::new();
-    for chain in RuleChain::ALL {
+    for chain in RuleChain::NOTRACK {
         bodies.extend(bodies_of(chain)?);
     }
     let is_for = |address| bodies.iter().any(|(_, body)| names(body, address));
@@ -300,10 +359,14 @@ fn covers(found: &Expressions, wanted: &Expressions) -> bool {
     }
 }
 
-fn rules(endpoints: &[SocketAddr], ends: &[(RuleChain, End)]) -> Vec<(RuleChain, RuleBody)> {
+fn rules(
+    endpoints: &[SocketAddr],
+    protocols: &[u8],
+    ends: &[(RuleChain, End)],
+) -> Vec<(RuleChain, RuleBody)> {
     let mut rules = Vec::new();
     for &endpoint in endpoints {
-        for protocol in [UDP, TCP] {
+        for &protocol in protocols {
             for &(chain, end) in ends {
                 rules.push((chain, notrack(endpoint, protocol, end)));
             }
@@ -314,12 +377,67 @@ fn rules(endpoints: &[SocketAddr], ends: &[(RuleChain, End)]) -> Vec<(RuleChain,
 
 /// A rule such as `ip daddr 169.254.20.53 udp dport 53 notrack`.
 fn notrack(endpoint: SocketAddr, protocol: u8, end: End) -> RuleBody {
-    // Offsets of the addresses: RFC 791 §3.1, RFC 8200 §3.
-    let (family, source, destination, address) = match endpoint.ip() {
-        IpAddr::V4(ip) => (libc::NFPROTO_IPV4, 12, 16, ip.octets().to_vec()),
-        IpAddr::V6(ip) => (libc::NFPROTO_IPV6, 8, 24, ip.octets().to_vec()),
+    let mut body = packets(endpoint, protocol, end);
+    let notrack = Expressions::Other {
+        expression_type: "notrack".to_owned(),
+        attributes: Vec::new(),
     };
-    let family = u8::try_from(family).expect("2 and 10");
+    body.push(notrack.into());
+    body
+}
+
+/// TCP connections that connection tracking does not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connections {
+    All,
+    /// Those of which it has not seen the first packet.
+    Begun,
+}
+
+/// Rules that translate our endpoints to themselves, after which nobody else translates the connection.
+fn untranslated(endpoints: &[SocketAddr], which: Connections) -> Vec<(RuleChain, RuleBody)> {
+    let mut rules = Vec::new();
+    for &endpoint in endpoints {
+        for chain in RuleChain::TRANSLATION {
+            rules.push((chain, to_itself(endpoint, which)));
+        }
+    }
+    rules
+}
+
+/// A rule such as `ip daddr 169.254.20.53 tcp dport 53 tcp flags & syn == 0 dnat ip to 169.254.20.53`.
+fn to_itself(endpoint: SocketAddr, which: Connections) -> RuleBody {
+    let mut body = packets(endpoint, TCP, End::Destination);
+    if which == Connections::Begun {
+        body.extend(tcp_flag_is_not_set(SYN));
+    }
+    let (family, address) = family_and_address(endpoint.ip());
+    let address = vec![
+        Immediate::DestinationRegister(Register::Reg1),
+        Immediate::Data(DataAttribute::Value(address)),
+    ];
+    body.push(Expressions::Immediate(address).into());
+    let number = |kind, value: u32| DefaultNla::new(kind, value.to_be_bytes().to_vec());
+    let translate = Expressions::Other {
+        expression_type: "nat".to_owned(),
+        attributes: vec![
+            number(NFTA_NAT_TYPE, NFT_NAT_DNAT),
+            number(NFTA_NAT_FAMILY, family.into()),
+            number(NFTA_NAT_REG_ADDR_MIN, Register::Reg1.into()),
+        ],
+    };
+    body.push(translate.into());
+    body
+}
+
+/// Matches packets of one protocol from or to one of our endpoints.
+fn packets(endpoint: SocketAddr, protocol: u8, end: End) -> RuleBody {
+    let (family, address) = family_and_address(endpoint.ip());
+    // Offsets of the addresses: RFC 791 §3.1, RFC 8200 §3.
+    let (source, destination) = match endpoint.ip() {
+        IpAddr::V4(_) => (12, 16),
+        IpAddr::V6(_) => (8, 24),
+    };
     // Offsets of the ports, in UDP and TCP alike: RFC 768, RFC 9293 §3.1.
     let (address_offset, port_offset) = match end {
         End::Source => (source, 0),
@@ -331,12 +449,30 @@ fn notrack(endpoint: SocketAddr, protocol: u8, end: End) -> RuleBody {
     body.extend(meta_is(MetaKey::L4Proto, protocol));
     let port = endpoint.port().to_be_bytes().to_vec();
     body.extend(payload_is(TRANSPORT, port_offset, port));
-    let notrack = Expressions::Other {
-        expression_type: "notrack".to_owned(),
-        attributes: Vec::new(),
-    };
-    body.push(notrack.into());
     body
+}
+
+fn family_and_address(ip: IpAddr) -> (u8, Vec<u8>) {
+    let (family, address) = match ip {
+        IpAddr::V4(ip) => (libc::NFPROTO_IPV4, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (libc::NFPROTO_IPV6, ip.octets().to_vec()),
+    };
+    (u8::try_from(family).expect("2 and 10"), address)
+}
+
+fn tcp_flag_is_not_set(flag: u8) -> [ListAttribute<ExpressionAttribute>; 3] {
+    let mask = vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        Bitwise::Length(1),
+        Bitwise::Mask(DataAttribute::Value(vec![flag])),
+        Bitwise::Xor(DataAttribute::Value(vec![0])),
+    ];
+    [
+        payload(TRANSPORT, TCP_FLAGS, 1),
+        Expressions::Bitwise(mask).into(),
+        equal(vec![0]),
+    ]
 }
 
 fn meta_is(key: MetaKey, value: u8) -> [ListAttribute<ExpressionAttribute>; 2] {
@@ -345,13 +481,19 @@ fn meta_is(key: MetaKey, value: u8) -> [ListAttribute<ExpressionAttribute>; 2] {
 }
 
 fn payload_is(base: u32, offset: u32, value: Vec<u8>) -> [ListAttribute<ExpressionAttribute>; 2] {
+    let length = u32::try_from(value.len()).expect("16 at most");
+    [payload(base, offset, length), equal(value)]
+}
+
+/// Loads octets of a packet.
+fn payload(base: u32, offset: u32, length: u32) -> ListAttribute<ExpressionAttribute> {
     let payload = vec![
         Payload::DestinationRegister(Register::Reg1),
         Payload::Base(base),
         Payload::Offset(offset),
-        Payload::Len(u32::try_from(value.len()).expect("16 at most")),
+        Payload::Len(length),
     ];
-    [Expressions::Payload(payload).into(), equal(value)]
+    Expressions::Payload(payload).into()
 }
 
 fn equal(value: Vec<u8>) -> ListAttribute<ExpressionAttribute> {
@@ -372,7 +514,7 @@ fn table() -> TableMessage {
 fn hook(chain: RuleChain) -> Vec<Hook> {
     vec![
         Hook::Number(chain.hook().into()),
-        Hook::Priority(PRIORITY_RAW.cast_unsigned()),
+        Hook::Priority(chain.priority().cast_unsigned()),
     ]
 }
 
@@ -383,7 +525,7 @@ fn chain_message(chain: RuleChain) -> ChainMessage {
             ChainAttribute::Name(chain.name().to_owned()),
             ChainAttribute::Hook(hook(chain)),
             ChainAttribute::Policy(ACCEPT),
-            ChainAttribute::Type("filter".to_owned()),
+            ChainAttribute::Type(chain.kind().to_owned()),
         ],
     }
 }
@@ -471,7 +613,8 @@ mod tests {
 
     #[test]
     fn six_rules_an_endpoint() {
-        let rules = rules(&addresses(&["169.254.20.53:53", "[fd00::53]:53"]), &ALL);
+        let endpoints = addresses(&["169.254.20.53:53", "[fd00::53]:53"]);
+        let rules = rules(&endpoints, &[UDP, TCP], &ALL);
         assert_eq!(rules.len(), 12);
         let prerouting = rules
             .iter()
@@ -485,8 +628,8 @@ mod tests {
             rules.sort_by_key(|(chain, _)| *chain as u8);
             rules
         };
-        let one = rules(&addresses(&["169.254.20.53:53"]), &ALL);
-        let other = rules(&addresses(&["169.254.20.54:53"]), &ALL);
+        let one = rules(&addresses(&["169.254.20.53:53"]), &[UDP, TCP], &ALL);
+        let other = rules(&addresses(&["169.254.20.54:53"]), &[UDP, TCP], &ALL);
         let listed = sort(one.clone());
         assert!(rules_equal(&listed, &one));
         assert!(!rules_equal(&listed, &other), "another address");

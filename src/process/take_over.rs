@@ -11,8 +11,8 @@ use arc_swap::ArcSwap;
 use tokio::time::{Instant, sleep};
 
 use super::readiness::{Readiness, StartPart};
-use crate::budgets::TAKE_OVER_TIME;
-use crate::node::Node;
+use crate::budgets::{CONNECTIONS_OF_OTHERS, TAKE_OVER_TIME};
+use crate::node::{Node, NodeError};
 use crate::serving::setup::Setup;
 use crate::serving::worker::Shared;
 use crate::upstream::health::State;
@@ -63,12 +63,22 @@ impl TakeOver {
                 "no server has answered for some routes; the node's addresses are taken from others all the same"
             );
         }
-        let (node, listen) = (self.node, self.served.load_full());
-        let taken = tokio::task::spawn_blocking(move || node.take_over(&listen)).await;
-        if let Ok(Err(error)) = taken {
-            tracing::error!(%error, "the node is not as it should be");
-        }
+        let listen = self.served.load_full();
+        change(&self.node, move |node| node.take_over(&listen)).await;
         self.readiness.done(StartPart::Addresses);
+        sleep(CONNECTIONS_OF_OTHERS).await;
+        change(&self.node, Node::complete_take_over).await;
+    }
+}
+
+/// Changes the node on a thread where this may take as long as the kernel holds its lock.
+async fn change(
+    node: &Arc<Node>,
+    change: impl FnOnce(&Node) -> Result<(), NodeError> + Send + 'static,
+) {
+    let node = Arc::clone(node);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || change(&node)).await {
+        tracing::error!(%error, "the node is not as it should be");
     }
 }
 
