@@ -603,7 +603,7 @@ impl Clients {
         self.check_version(
             net,
             (names, servers),
-            word,
+            (word, &groups),
             (code, qtype, told, instance),
             &text,
         );
@@ -720,7 +720,7 @@ impl Clients {
         &mut self,
         net: &mut Net,
         (names, servers): (&Names, &Servers),
-        word: Word,
+        (word, groups): (Word, &[u8]),
         (code, qtype, told, instance): (u8, u16, Option<Told>, Instance),
         text: &dyn Fn() -> String,
     ) {
@@ -743,12 +743,11 @@ impl Clients {
         }
         let content = names.content(word);
         let doubted = content == Content::NoSuchName && code == 0 && {
-            let groups = [names.tiers(name), &[group]].concat();
             let lasts = Micros::from(names.ttl(name)) * SECOND + self.max_stale + ON_ITS_WAY;
             let mut denials = servers.said(word, qtype).iter().map(|said| said.comes);
             denials.any(|denied| {
                 let weighed = denied + DENIAL_WAITS;
-                let mut known = Self::other_addresses((names, servers), (name, qtype), &groups);
+                let mut known = Self::other_addresses((names, servers), (name, qtype), groups);
                 net.now <= weighed + lasts
                     && known.any(|known| known <= weighed && denied <= known + lasts)
             })
