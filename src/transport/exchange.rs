@@ -95,6 +95,9 @@ pub struct Delivery {
     pub form: QueryForm,
     /// The response, or why there is none.
     pub result: Result<Response, TryError>,
+    /// The query left this host no earlier than at this time. A query over TCP waits for its connection, and a query whose
+    /// socket was closed is sent again. The server may have answered with what was true from then on.
+    pub left: Instant,
     /// When the response or the error came.
     pub at: Instant,
 }
@@ -168,6 +171,8 @@ pub struct Exchange {
     payload: u16,
     /// How often the query was sent again because its socket was closed.
     moves: u8,
+    /// See [`Delivery::left`].
+    left: Instant,
     /// Whether the observer was told that the try is late.
     late: Cell<bool>,
 }
@@ -188,6 +193,7 @@ impl Exchange {
             sent,
             payload: MAX_PAYLOAD,
             moves: 0,
+            left: sent,
             late: Cell::new(false),
         }
     }
@@ -225,7 +231,13 @@ impl Exchange {
     pub(super) fn move_on(mut self, now: Instant) -> Self {
         self.moves += 1;
         self.sent = now;
+        self.left = now;
         self
+    }
+
+    /// Notes that the query can leave this host now, and could not before.
+    pub(super) fn may_leave(&mut self, now: Instant) {
+        self.left = now;
     }
 
     /// Checks that a message answers this try's question.
@@ -378,12 +390,13 @@ impl Exchange {
     }
 
     fn deliver(self, carrier: Carrier, result: Result<Response, TryError>, at: Instant) {
-        let (number, form) = (self.number, self.form);
+        let (number, form, left) = (self.number, self.form, self.left);
         self.question.mailbox.deliver(Delivery {
             number,
             carrier,
             form,
             result,
+            left,
             at,
         });
     }

@@ -103,6 +103,13 @@ impl InFlight {
         self.exchanges.borrow_mut().insert(id, exchange);
     }
 
+    /// Notes that the queries of all exchanges can leave this host now, and could not before.
+    pub fn may_leave(&self, now: Instant) {
+        for exchange in self.exchanges.borrow_mut().values_mut() {
+            exchange.may_leave(now);
+        }
+    }
+
     /// Hands a message to the exchange that it answers, and returns when that exchange's query was sent. A message that
     /// answers none is counted and ignored.
     ///

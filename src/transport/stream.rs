@@ -343,10 +343,11 @@ impl Connection {
         }
     }
 
-    fn queue(&self, exchange: Exchange, shared: &Shared, now: Instant) {
+    fn queue(&self, mut exchange: Exchange, shared: &Shared, now: Instant) {
         if self.in_flight.is_empty() {
             self.waiting_since.set(now);
         }
+        exchange.may_leave(now);
         let id = self.in_flight.free_id(&shared.random);
         put_frame(&mut self.outbox.borrow_mut(), |out| exchange.write(id, out));
         self.in_flight.insert(id, exchange);
@@ -414,7 +415,9 @@ impl Connection {
         if self.state.get() == ConnectionState::Connecting {
             self.state.set(ConnectionState::Established);
         }
-        self.heard(runtime::now());
+        let now = runtime::now();
+        self.in_flight.may_leave(now);
+        self.heard(now);
     }
 
     fn heard(&self, now: Instant) {

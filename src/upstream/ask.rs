@@ -115,7 +115,7 @@ pub struct Answer {
     pub tier: usize,
     /// Index of the server among those of [`Upstreams`]. None if no server gave the response.
     pub server: Option<u32>,
-    /// When the query was sent.
+    /// The query left this host no earlier than at this time.
     pub asked: Instant,
 }
 
@@ -183,6 +183,8 @@ struct Attempt {
     no_answer: NoAnswer,
     carrier: Carrier,
     port: Option<Weak<Port>>,
+    /// The query that was answered last left this host no earlier than at this time.
+    left: Instant,
     why: Why,
     /// How the server refused the question in an earlier form.
     refusal: Option<Refusal>,
@@ -389,6 +391,7 @@ impl Lookup<'_> {
             no_answer: NoAnswer::Nothing,
             carrier,
             port: None,
+            left: now,
             why,
             refusal: None,
             stream_until: None,
@@ -460,8 +463,10 @@ impl Lookup<'_> {
             carrier,
             form,
             result,
+            left,
             at: now,
         } = delivery;
+        self.attempts[number].left = left;
         let response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -766,7 +771,7 @@ impl Lookup<'_> {
             response,
             tier: self.tier(number),
             server: u32::try_from(self.plan.server(number)).ok(),
-            asked: self.plan.sent(number),
+            asked: self.attempts[number].left,
         }
     }
 

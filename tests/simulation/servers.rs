@@ -469,7 +469,8 @@ impl Servers {
         if let Some(name) = name {
             net.trace.line(|| {
                 let (now, name) = (seconds(net.now), crate::names::text(name));
-                format!("{now:.6} {from} asks {to} ({mode:?}) for {name}")
+                let qtype = qtype(question);
+                format!("{now:.6} {from} asks {to} ({mode:?}) for {name} {qtype}")
             });
         }
         let way = server.rtt / 2 + net.random.u64(..server.rtt / 4 + 50);
@@ -514,9 +515,10 @@ impl Servers {
         if let Some(name) = name {
             net.trace.line(|| {
                 format!(
-                    "{:.6} {address} ({mode:?}) is asked for {} by {from}, version {}",
+                    "{:.6} {address} ({mode:?}) is asked for {} {} by {from}, version {}",
                     seconds(net.now),
                     crate::names::text(name),
+                    qtype(&message[12..end]),
                     names.version(name)
                 )
             });
@@ -682,8 +684,16 @@ impl Servers {
                 Mode::Failing(code) => failure(&message, code),
                 _ => {
                     if let Some(name) = names.find(&message[12..end]) {
-                        let asked = (group, name, qtype(&message[..end]));
-                        self.says(names, asked, sent, net.now + way + later);
+                        let qtype = qtype(&message[..end]);
+                        net.trace.line(|| {
+                            format!(
+                                "{:.6} {address} ({mode:?}) is asked for {} {qtype} over TCP, version {}",
+                                seconds(net.now),
+                                crate::names::text(name),
+                                names.version(name)
+                            )
+                        });
+                        self.says(names, (group, name, qtype), sent, net.now + way + later);
                     }
                     names.answer(group, &message, false)
                 }
