@@ -152,10 +152,7 @@ pub(super) fn replace(endpoints: &[SocketAddr]) -> io::Result<()> {
 pub(super) fn replace_for_new(endpoints: &[SocketAddr]) -> io::Result<()> {
     let mut kept = rules(endpoints, &[UDP], &ALL);
     kept.extend(untranslated(endpoints, Connections::All));
-    put(kept).or_else(|error| {
-        tracing::info!(%error, "TCP connections that others have end: the kernel does not let them go on");
-        replace(endpoints)
-    })
+    put_or(kept, rules(endpoints, &[UDP, TCP], &ALL))
 }
 
 /// Leaves new queries to connection tracking, and so to a translator of the addresses such as kube-proxy. We keep the
@@ -167,9 +164,17 @@ pub(super) fn replace_for_new(endpoints: &[SocketAddr]) -> io::Result<()> {
 pub(super) fn replace_for_replies(endpoints: &[SocketAddr]) -> io::Result<()> {
     let mut kept = rules(endpoints, &[UDP], &REPLIES);
     kept.extend(untranslated(endpoints, Connections::Begun));
-    put(kept).or_else(|error| {
-        tracing::info!(%error, "TCP connections that we have end: the kernel does not let them go on");
-        put(rules(endpoints, &[UDP, TCP], &REPLIES))
+    put_or(kept, rules(endpoints, &[UDP, TCP], &REPLIES))
+}
+
+/// Makes rules by which open TCP connections stay where they are, or, if the kernel lacks what these need, others.
+fn put_or(
+    keeping: Vec<(RuleChain, RuleBody)>,
+    others: Vec<(RuleChain, RuleBody)>,
+) -> io::Result<()> {
+    put(keeping).or_else(|error| {
+        tracing::info!(%error, "this kernel cannot keep open TCP connections when addresses pass from one server to another");
+        put(others)
     })
 }
 
