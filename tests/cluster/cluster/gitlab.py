@@ -312,8 +312,9 @@ def kube_dns_forwards_in_vain(cluster):
         kubectl(node, "-n", "kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s", seconds=100)
 
     try:
-        # CoreDNS asks each for 2 s, one after the other, and then says SERVFAIL. After two it would say so before Go gives up, after 5 s.
-        put(f"{corefile[:end]}    forward . {VPC_DNS} {VPC_DNS} {VPC_DNS}\n{corefile[end:]}")
+        # CoreDNS asks each for 2 s, one after the other, and then says SERVFAIL. After two it would say so before Go gives up, after 5 s;
+        # so it would, too, after its health checks had found all of them down.
+        put(f"{corefile[:end]}    forward . {VPC_DNS} {VPC_DNS} {VPC_DNS} {{\n        max_fails 0\n    }}\n{corefile[end:]}")
         yield
     finally:
         put(corefile)
