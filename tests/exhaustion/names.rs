@@ -9,8 +9,8 @@ use crate::common::dns::{Ask, Over, rcode, receive, rr, udp_to};
 use crate::common::wait_for;
 use crate::scene::{Scene, server};
 
-/// How long each of two floods lasts.
-const TIME: Duration = Duration::from_secs(4);
+/// How many seconds each of two floods lasts; `NODENS_FLOOD_SECONDS` has another number.
+const SECONDS: u64 = 4;
 /// Questions a second, if this machine can send so many.
 const RATE: f64 = 100_000.0;
 /// The share of what was taken at that rate which is certain to be taken, and what the stand-in for a server can answer.
@@ -20,13 +20,18 @@ const SERVER: f64 = 20_000.0;
 const EVERY: Duration = Duration::from_millis(20);
 const CASE: &str = "new names";
 
+fn flood_time() -> Duration {
+    let seconds = std::env::var("NODENS_FLOOD_SECONDS");
+    Duration::from_secs(seconds.map_or(SECONDS, |seconds| seconds.parse().expect("seconds")))
+}
+
 /// Asks for new names at this rate. Returns how many were sent a second.
 fn flood(scene: &Scene, word: &str, rate: f64) -> f64 {
     let socket = udp_to(scene.nodens.address()).expect("a socket");
-    let (mut sent, start) = (0_u32, Instant::now());
-    while start.elapsed() < TIME {
+    let (mut sent, start, time) = (0_u32, Instant::now(), flood_time());
+    while start.elapsed() < time {
         // In one go what became due meanwhile: the flooder may have been without a CPU.
-        while f64::from(sent) < start.elapsed().min(TIME).as_secs_f64() * rate {
+        while f64::from(sent) < start.elapsed().min(time).as_secs_f64() * rate {
             let name = format!("n{sent}.{word}.example.");
             socket
                 .send(&Ask::new(&name, rr::A).message())
@@ -34,7 +39,7 @@ fn flood(scene: &Scene, word: &str, rate: f64) -> f64 {
             sent += 1;
         }
     }
-    f64::from(sent) / TIME.as_secs_f64()
+    f64::from(sent) / time.as_secs_f64()
 }
 
 /// Asks for a cached name until the flood is over: over TCP, where each question has to be answered, and over UDP, where
@@ -95,7 +100,7 @@ fn new_names_at_a_hundred_thousand_a_second_leave_nothing_behind() {
         let heard = ask_cached_names(&scene, || flooder.is_finished());
         (flooder.join().expect("it does not panic"), heard)
     });
-    let rate = (taken() - taken_before) / TIME.as_secs_f64();
+    let rate = (taken() - taken_before) / flood_time().as_secs_f64();
     println!(
         "{CASE}: {sent:.0} a second sent, {rate:.0} a second taken, {} dropped by the kernel; of cached names over UDP \
          {answered} of {asked} answered; over TCP {asked} of {asked}, slowest {slowest:?}",
