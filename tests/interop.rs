@@ -709,7 +709,7 @@ fn dig_prints_what_the_upstream_says() {
                 assert_eq!(
                     through.flags.remove("ra"),
                     has_header,
-                    "RA of {arguments}, {turn}"
+                    "RA of {arguments}, {turn}: {through:#?}"
                 );
                 // Only what comes straight from the authority is authoritative; what others asked before is cached.
                 let aa = through.flags.remove("aa");

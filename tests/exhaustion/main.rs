@@ -14,6 +14,7 @@ mod descriptors;
 mod disk;
 mod forged;
 mod honest;
+mod large;
 mod messages;
 mod names;
 mod network;
