@@ -53,10 +53,16 @@ impl ExtraQueries {
             all: Tokens::new(),
             hedges: Tokens::new(),
             hedge_percent: i64::from(hedge_percent),
-            reserved: if servers > 1 { RESERVED } else { 0 },
+            reserved: reserved(servers),
             rate: Rate::default(),
             paid_until: AtomicU64::new(0),
         }
+    }
+
+    /// Whether they suit a group with these settings, too.
+    #[must_use]
+    pub fn suits(&self, hedge_percent: u32, servers: usize) -> bool {
+        self.hedge_percent == i64::from(hedge_percent) && self.reserved == reserved(servers)
     }
 
     /// A question pays in. What the questions of a second pay can be saved up: when a server fails, each of its queries in
@@ -78,7 +84,7 @@ impl ExtraQueries {
         let before = self.paid_until.fetch_max(now, Ordering::Relaxed);
         // Time pays in for at most a second.
         let passed = i64::try_from(now.saturating_sub(before).min(100)).expect("at most 100");
-        if passed > 0 && self.rate.recent() < FEW_QUESTIONS {
+        if passed > 0 && self.rate.recent(since.as_secs()) < FEW_QUESTIONS {
             self.all.time_pays_in(passed);
             self.hedges.time_pays_in(passed);
         }
@@ -112,6 +118,10 @@ impl ExtraQueries {
     pub fn answered_by_a_reliable_server(&self) {
         self.all.give_back();
     }
+}
+
+fn reserved(servers: usize) -> i64 {
+    if servers > 1 { RESERVED } else { 0 }
 }
 
 /// A store of tokens. Races between workers may lose or add a few hundredths of a token, which does not matter.
@@ -187,13 +197,17 @@ impl Rate {
             self.last.store(last, Ordering::Relaxed);
         }
         self.counted.fetch_add(1, Ordering::Relaxed);
-        self.recent()
+        self.recent(second)
     }
 
     /// As `count`, without counting a question.
-    fn recent(&self) -> u64 {
+    fn recent(&self, second: u64) -> u64 {
         let counted = self.counted.load(Ordering::Relaxed);
-        counted.max(self.last.load(Ordering::Relaxed))
+        match second.saturating_sub(self.second.load(Ordering::Relaxed)) {
+            0 => counted.max(self.last.load(Ordering::Relaxed)),
+            1 => counted,
+            _ => 0,
+        }
     }
 }
 
@@ -266,6 +280,28 @@ mod tests {
             taken,
             EXTRA_QUERIES_PER_SECOND - 1,
             "it paid for a part of one itself"
+        );
+    }
+
+    /// A burst of questions has used all tokens, and nobody asks any more: a reload, or a job that waits for its answers.
+    #[test]
+    fn many_questions_that_nobody_follows_get_theirs_too() {
+        let start = Instant::now();
+        let budget = ExtraQueries::new(10, 2, start);
+        for _ in 0..100 {
+            budget.pay_in(start);
+        }
+        take_all(&budget, Extra::AnotherServer, start);
+        let at = |tenths| start + Duration::from_millis(100) * tenths;
+        let taken: i64 = (10..40)
+            .map(|tenths| take_all(&budget, Extra::AnotherServer, at(tenths)))
+            .sum();
+        // From the second after the burst on, and not for what the questions have paid themselves.
+        let paid = 100 * EXTRA_QUERIES_PERCENT / 100;
+        let two_seconds = 2 * EXTRA_QUERIES_PER_SECOND;
+        assert!(
+            (two_seconds - paid..=two_seconds).contains(&taken),
+            "{taken} in three seconds"
         );
     }
 

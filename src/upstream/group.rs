@@ -83,8 +83,9 @@ pub struct Group {
     /// The order in which its servers are asked.
     pub policy: Policy,
     start_fanout: usize,
-    /// Tokens for hedges, resends and moves to other servers.
-    pub extra: ExtraQueries,
+    /// Tokens for hedges, resends and moves to other servers. A reload keeps them, because questions that are on their way get
+    /// theirs from what new questions pay in.
+    pub extra: Arc<ExtraQueries>,
     /// Whether `max_queries_per_second` limits queries to its servers.
     limited: bool,
     turn: AtomicU32,
@@ -93,9 +94,11 @@ pub struct Group {
 }
 
 impl Group {
-    /// The group of `servers`. `first` is the index of the first one among all servers.
+    /// The group of `servers`. `first` is the index of the first one among all servers, `old` the group of its name before a
+    /// reload.
     pub(super) fn new(
         config: &GroupConfig,
+        old: Option<&Self>,
         zone: String,
         first: usize,
         servers: Vec<Arc<Server>>,
@@ -103,7 +106,11 @@ impl Group {
         now: Instant,
     ) -> Self {
         let hedge_percent = config.failover.hedge_budget_percent;
-        let extra = ExtraQueries::new(hedge_percent, servers.len(), now);
+        let kept = old.filter(|old| old.extra.suits(hedge_percent, servers.len()));
+        let extra = kept.map_or_else(
+            || Arc::new(ExtraQueries::new(hedge_percent, servers.len(), now)),
+            |old| Arc::clone(&old.extra),
+        );
         for server in &servers {
             server.set_group(&servers);
             server.rate.set(config.max_queries_per_second);

@@ -127,6 +127,7 @@ impl Upstreams {
             upstreams.servers.extend(servers.iter().cloned());
             upstreams.groups.push(Group::new(
                 group,
+                old.map(|(group, _)| group),
                 zone_of(config, index),
                 first,
                 servers,
