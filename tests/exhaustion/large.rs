@@ -1,14 +1,13 @@
 //! A full cache, and 2,000 connections whose clients ask for 60 KiB answers and are in no hurry to read them, in the memory that
 //! the chart gives.
 
-use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::common::dns::{Ask, Over, rcode, record, response, rr, send_frame};
+use crate::common::dns::{Ask, Over, rcode, read_frame, record, response, rr, send_frame};
 use crate::common::limit_open_files;
 use crate::common::stand_in::StandIn;
 use crate::honest::{Honest, RIGHT};
@@ -65,15 +64,9 @@ fn connect(client: u8, to: SocketAddr) -> TcpStream {
 /// Whole answers that a client reads until there is nothing more, or its connection was closed to make room for others.
 fn read_all(mut stream: TcpStream) -> u16 {
     let mut answers = 0;
-    while answers < ANSWERS {
-        let mut length = [0; 2];
-        if stream.read_exact(&mut length).is_err() {
-            break;
-        }
-        let mut message = vec![0; u16::from_be_bytes(length).into()];
-        if stream.read_exact(&mut message).is_err() {
-            break;
-        }
+    while answers < ANSWERS
+        && let Ok(message) = read_frame(&mut stream)
+    {
         assert_eq!(message[3] & 15, 0, "an answer");
         answers += 1;
     }
