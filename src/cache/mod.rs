@@ -224,14 +224,21 @@ impl Cache {
         }
     }
 
-    /// When the newest answer of a route's first tier to this question had been asked for. None if that is long ago.
+    /// When the newest answer of a route to this question had been asked for. `tiers` is the number of its tiers. None if that is
+    /// long ago.
     #[must_use]
-    pub fn last_asked(&self, key: &[u8], route: u16) -> Option<Instant> {
-        self.last_asked.get(QuestionAtTier {
-            hash: self.hash(key),
-            route: Some(route),
-            tier: 0,
-        })
+    pub fn last_asked(&self, key: &[u8], route: u16, tiers: usize) -> Option<Instant> {
+        let hash = self.hash(key);
+        let of_tier = |tier| {
+            self.last_asked.get(QuestionAtTier {
+                hash,
+                route: Some(route),
+                tier,
+            })
+        };
+        (0..u8::try_from(tiers).unwrap_or(u8::MAX))
+            .filter_map(of_tier)
+            .max()
     }
 
     /// Whether an answer to this question came that had been asked for later than this one, of the same tier or an earlier one. It

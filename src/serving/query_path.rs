@@ -122,7 +122,8 @@ impl Worker {
         stored: Option<&Entry>,
     ) -> Option<Instant> {
         let kept = stored.map(Entry::asked);
-        kept.max(self.shared.cache.last_asked(key, route))
+        let tiers = self.setup.routes.get(route).tiers.len();
+        kept.max(self.shared.cache.last_asked(key, route, tiers))
     }
 
     /// Joins or starts a flight for the query, or replies at once if `pursue` says so.

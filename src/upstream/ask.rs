@@ -275,6 +275,14 @@ pub async fn ask(
     }
 }
 
+/// The tier of a server: the index of its group. Compares servers by pointer, because two groups may have servers with the
+/// same address.
+fn tier_of(server: &Server, groups: &[&Group]) -> usize {
+    let is_it = |one: &Arc<Server>| std::ptr::eq(Arc::as_ptr(one), server);
+    let holds = |group: &&Group| group.servers.iter().any(is_it);
+    groups.iter().position(holds).unwrap_or_default()
+}
+
 impl Drop for Lookup<'_> {
     fn drop(&mut self) {
         self.question.mailbox().close();
@@ -305,8 +313,9 @@ impl Lookup<'_> {
                 now,
                 |server| servers[server].state().suspected(),
                 |server, extra| {
-                    let may = servers[server].rate.wait(now).is_zero()
-                        && self.groups[0].extra.take(extra, now);
+                    let server = &*servers[server];
+                    let group = self.groups[tier_of(server, &self.groups)];
+                    let may = server.rate.wait(now).is_zero() && group.extra.take(extra, now);
                     taken.set(may.then_some(extra));
                     may
                 },
@@ -381,7 +390,9 @@ impl Lookup<'_> {
     fn start(&mut self, number: usize, server: usize, why: Why, now: Instant) {
         let carrier = self.upstreams.servers[server].carrier();
         if matches!(why, Why::Hedge | Why::Replacement) {
-            self.groups[0].metrics.hedges_sent.inc();
+            let server = &self.upstreams.servers[server];
+            let group = self.groups[tier_of(server, &self.groups)];
+            group.metrics.hedges_sent.inc();
         }
         if !self.attempts.is_empty() {
             // `ask` took the place of the first try.
@@ -444,16 +455,9 @@ impl Lookup<'_> {
         }
     }
 
-    /// The tier of a try's server. Compares servers by pointer, because two groups may have servers with the same address.
+    /// The tier of a try's server.
     fn tier(&self, number: usize) -> usize {
-        let server = self.server(number);
-        let holds = |group: &&Group| {
-            group
-                .servers
-                .iter()
-                .any(|one: &Arc<Server>| std::ptr::eq(Arc::as_ptr(one), server))
-        };
-        self.groups.iter().position(holds).unwrap_or_default()
+        tier_of(self.server(number), &self.groups)
     }
 
     /// Handles a delivery. Returns the outcome of the lookup, if the delivery decides it.
@@ -740,15 +744,15 @@ impl Lookup<'_> {
     /// The question is answered: reports the servers of the same group that refused or failed it to their health.
     fn won(&mut self, number: usize, response: Response, now: Instant) -> Answer {
         self.question.mailbox().settle();
-        if self.attempts[number].why == Why::Hedge {
-            self.groups[0].extra.hedge_won();
+        let (why, group) = (self.attempts[number].why, self.groups[self.tier(number)]);
+        if why == Why::Hedge {
+            group.extra.hedge_won();
         }
-        let why = self.attempts[number].why;
         if matches!(why, Why::Hedge | Why::Replacement) {
-            self.groups[0].metrics.hedges_won.inc();
+            group.metrics.hedges_won.inc();
         }
         if why != Why::Turn && (self.awaits_return || self.server(number).is_reliable()) {
-            self.groups[0].extra.answered_by_a_reliable_server();
+            group.extra.answered_by_a_reliable_server();
         }
         for (other, attempt) in self.attempts.iter().enumerate() {
             let server = self.server(other);

@@ -34,7 +34,7 @@ const LENGTH: Duration = Duration::from_mins(2);
 
 /// Seeds that found a fault once, with the simulated time that they need. A change of the simulation makes a seed another run.
 /// Then the fault gets a test of its own, or the seed is replaced by one that finds the fault again.
-const FOUND: [(u64, Duration); 9] = [
+const FOUND: [(u64, Duration); 11] = [
     (8, Duration::from_secs(24)),
     (9, Duration::from_secs(5)),
     (500_383, Duration::from_secs(11)),
@@ -42,8 +42,10 @@ const FOUND: [(u64, Duration); 9] = [
     (700_057, Duration::from_secs(74)),
     (700_535, Duration::from_secs(6)),
     (800_325, Duration::from_secs(18)),
+    (900_309, Duration::from_secs(101)),
     (1_160_450_463, Duration::from_secs(25)),
     (1_160_450_464, Duration::from_secs(19)),
+    (3_940_647_529, Duration::from_secs(68)),
 ];
 
 #[test]
