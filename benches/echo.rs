@@ -1,4 +1,4 @@
-//! The floor of the comparison: what the kernel and the batched calls cost when nothing is done with a query.
+//! The floor of hits: what the kernel and the batched calls cost when nothing is done with a query.
 //!
 //! One thread, batches of 64, through the same `recvmmsg`/`sendmmsg` wrappers as nodens, blocking in `epoll_wait` as a
 //! server does that has other things to wait for. Each datagram goes back with its QR bit set. No cache, no parsing,
@@ -6,23 +6,16 @@
 //!
 //!     cargo run --release --example echo -- 127.0.0.1:5399
 
+mod datagrams;
 mod epoll;
 
 use std::io;
 use std::net::SocketAddr;
 
+use datagrams::{BUFFERS, QUERY_LEN, send_all};
 use epoll::{Epoll, Wait};
 use nodens::net::batch::{MAX_BATCH, ReceiveBatch, SendBatch};
-use nodens::net::open::{UdpOptions, listen_udp};
-
-/// As nodens's defaults for `udp.receive_buffer` and `udp.send_buffer`.
-const BUFFERS: UdpOptions = UdpOptions {
-    receive_buffer: 4 << 20,
-    send_buffer: 1 << 20,
-};
-
-/// As nodens's longest query, so that the buffers touch as much memory.
-const QUERY_LEN: usize = 2048;
+use nodens::net::open::listen_udp;
 
 /// The octet with QR, opcode, AA, TC and RD (RFC 1035 §4.1.1), and QR in it.
 const FLAGS: usize = 2;
@@ -57,15 +50,7 @@ fn main() -> io::Result<()> {
                 reply.extend_from_slice(query);
                 reply[FLAGS] |= QR;
             }
-            let mut sent = 0;
-            while sent < replies.len() {
-                match replies.send(&socket, sent) {
-                    Ok(count) => sent += count,
-                    // Loopback delivers within the call; a full buffer means that the client does not read.
-                    Err(_) => sent += 1,
-                }
-            }
-            replies.clear();
+            send_all(&mut replies, &socket);
             if !queries.full() {
                 break;
             }

@@ -87,7 +87,7 @@ def of_compare(report):
 
 
 def others(cells):
-    return {name: cell for name, cell in cells.items() if tables.kind(name) not in ("nodens", "echo")}
+    return {name: cell for name, cell in cells.items() if tables.kind(name) not in ["nodens", *tables.FLOORS]}
 
 
 def of_kind(cells, kind):

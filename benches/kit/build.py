@@ -1,4 +1,4 @@
-"""Builds the programs of ours: nodens as the image ships it, the echo and the load generator."""
+"""Builds the programs of ours: nodens as the image ships it, the floors and the load generator."""
 
 import os
 import re

@@ -50,16 +50,17 @@ def apt(packages):
 
 
 def programs(directory, nodens):
-    """Puts nodens (this binary, or a fresh one), the echo and the load generator into a directory."""
-    print("building nodens, the echo and the load generator", flush=True)
+    """Puts nodens (this binary, or a fresh one), the floors and the load generator into a directory."""
+    print("building nodens, the floors and the load generator", flush=True)
     directory.mkdir(parents=True, exist_ok=True)
     if nodens and not speaks(nodens):
         raise Failed(f"--nodens {nodens}: `{nodens} --version` does not say nodens")
     # Copies, so that somebody else's cargo cannot change what is measured half-way. The examples apart from nodens:
     # they bring the tests' dependencies, and with them features that the image's binary does not have.
     replace(nodens or build.build(["--bin", "nodens"]) / "nodens", directory / "nodens")
-    examples = build.build(["--example", "echo", "--example", "load"]) / "examples"
-    for program in ["echo", "load"]:
+    programs = ["echo", "relay", "load"]
+    examples = build.build([word for program in programs for word in ("--example", program)]) / "examples"
+    for program in programs:
         replace(examples / program, directory / program)
 
 

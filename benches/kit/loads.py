@@ -50,8 +50,8 @@ class Load:
     rcodes: dict
     tcp: bool = False
     once: bool = False
-    # Whether a server that knows nothing can play: the echo, which is the floor for hits over UDP.
-    floor: bool = True
+    # The server that does only what any server must do: the echo for hits over UDP, the relay for misses.
+    floor: str | None = None
     # Whether the CPUs are taken meanwhile: see busy.py.
     busy: bool = False
     # Queries a second, for loads that have a rate of their own.
@@ -97,14 +97,14 @@ def expanded(name):
 
 def hot(directory):
     file = write(directory / "hot.txt", (f"{name} A" for name in hot_names()))
-    return Load("hot", [file] * FILES, file, {"NOERROR": 1.0})
+    return Load("hot", [file] * FILES, file, {"NOERROR": 1.0}, floor="echo")
 
 
 def wide(directory):
     names = [f"w{number:x}.wide.{ZONE}" for number in range(100_000)]
     warm = write(directory / "wide-warm.txt", (f"{name} A" for name in names))
     file = write(directory / "wide.txt", (f"{name} A" for name in zipf(names, 1_000_000, 1)))
-    return Load("wide", [file] * FILES, warm, {"NOERROR": 1.0})
+    return Load("wide", [file] * FILES, warm, {"NOERROR": 1.0}, floor="echo")
 
 
 def miss(directory):
@@ -113,7 +113,7 @@ def miss(directory):
         write(directory / f"miss-{part}.txt", (f"{name} A" for name in new_names(f"miss{part}", MISS_LINES)))
         for part in range(FILES)
     ]
-    return Load("miss", files, warm, {"NOERROR": 1.0}, once=True, floor=False)
+    return Load("miss", files, warm, {"NOERROR": 1.0}, once=True, floor="relay")
 
 
 def search(directory):
@@ -122,12 +122,12 @@ def search(directory):
     draw = random.Random(2)
     chosen = (draw.choice(names) for _ in range(100_000))
     file = write(directory / "search.txt", (line for name in chosen for line in expanded(name)))
-    return Load("search", [file] * FILES, warm, {"NXDOMAIN": 0.75, "NOERROR": 0.25}, floor=True)
+    return Load("search", [file] * FILES, warm, {"NXDOMAIN": 0.75, "NOERROR": 0.25}, floor="echo")
 
 
 def tcp(directory):
     load = hot(directory)
-    return Load("tcp", load.files, load.warm, load.rcodes, tcp=True, floor=False)
+    return Load("tcp", load.files, load.warm, load.rcodes, tcp=True)
 
 
 def mixed(directory):
@@ -142,7 +142,7 @@ def mixed(directory):
 
     files = [write(directory / f"mixed-{part}.txt", lines(part)) for part in range(FILES)]
     warm = write(directory / "hot.txt", (f"{name} A" for name in names))
-    return Load("mixed", files, warm, {"NOERROR": 1.0}, once=True, floor=False)
+    return Load("mixed", files, warm, {"NOERROR": 1.0}, once=True)
 
 
 # What a node asks when it has other work.

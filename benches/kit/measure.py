@@ -45,14 +45,14 @@ class Bench:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(dir=self.directory))
         server = stack.enter_context(peer.start(Path(scratch), self.nsd.port))
         server.idle_mb = server.memory_mb("VmRSS")
-        if not peer.floor:
+        if peer.answers:
             self.warm(server, load)
         return server
 
     def close(self, peer, server, load, parts):
         """The parts of a server's run as one result; its answers are looked at once more."""
         result = merge(parts)
-        if not peer.floor:
+        if peer.answers:
             result["wrong"] = wrong_rcodes(load, result) or self.wrong_records(server, load)
         result["idle_mb"] = server.idle_mb
         result["peak_mb"] = server.memory_mb("VmHWM")

@@ -33,7 +33,10 @@ class Peer:
     debian_package = None
     # What it says its version to.
     version_option = "--version"
+    # Whether it is the floor of loads, which plays only in those.
     floor = False
+    # Whether its answers are a DNS server's.
+    answers = True
     # What it listens on, and the network of its clients. Only nodens, the echo and dnsdist can be put elsewhere.
     address = "127.0.0.1"
     clients = "127.0.0.0/8"
@@ -69,7 +72,7 @@ class Peer:
 
     def plays(self, load):
         """Whether this load tells anything about it."""
-        return load.floor or not self.floor
+        return load.floor == self.name or not self.floor
 
     def start(self, directory, upstream, cpu=SERVER_CPU):
         """A server in front of the port `upstream`, when it answers correctly."""
@@ -164,10 +167,11 @@ class NodensRealtime(Nodens):
 
 
 class Echo(Peer):
-    """The floor: replies without looking. Not a DNS server."""
+    """The floor of hits: replies without looking. Not a DNS server."""
 
     name = "echo"
     floor = True
+    answers = False
 
     def version(self):
         return "unknown"
@@ -187,6 +191,21 @@ class Echo(Peer):
 
     def launch(self, directory, port, upstream, cpu):
         return Process("echo", [self.binary, f"{self.address}:{port}"], directory / "echo.log", cpu)
+
+
+class Relay(Echo):
+    """The floor of misses: passes queries on and answers back without looking."""
+
+    name = "relay"
+    answers = True
+    ready = Peer.ready
+
+    def launch(self, directory, port, upstream, cpu):
+        command = [self.binary, f"{self.address}:{port}", f"127.0.0.1:{upstream}"]
+        return Process("relay", command, directory / "relay.log", cpu)
+
+
+FLOORS = [Echo, Relay]
 
 
 class Dnsdist(Peer):

@@ -9,6 +9,9 @@ NOISY_PERCENT = 15
 # The load generator of the figures that have no other's name; results of earlier versions name none.
 OURS = "load"
 
+# Names of the servers that are the floor of loads.
+FLOORS = ["echo", "relay"]
+
 # Queries in percent that may leave over a millisecond after their time before a table says so.
 LATE_PERCENT = 1
 
@@ -89,7 +92,8 @@ def flood_table(report, load):
     """Full speed: what a query costs."""
     by_peer = cells(report, load, None)
     own = by_peer["nodens"].median("cpu_us") if "nodens" in by_peer else None
-    floor = by_peer["echo"].median("cpu_us") if "echo" in by_peer else None
+    floors = [cell.median("cpu_us") for name, cell in by_peer.items() if name in FLOORS]
+    floor = floors[0] if floors else None
     by_dnsperf = cells(report, load, None, "dnsperf")
     head = ["server", "qps", "CPU µs/query", "least", "× floor", "nodens ÷ it", "CPU busy %", "lost %", "peak MB"]
     rows = [head + (["dnsperf: qps", "CPU µs/query", "CPU busy %"] if by_dnsperf else [])]
@@ -150,8 +154,8 @@ def kind(name):
 
 def title(report, name):
     """A server with its version, and its variant if it has one."""
-    if name == "echo":
-        return "echo (floor)"
+    if name in FLOORS:
+        return f"{name} (floor)"
     variant = name.partition("@")[2]
     return f"{kind(name)} {report['versions'][name]}" + (f" ({variant})" if variant else "")
 
@@ -219,7 +223,7 @@ def about(report):
     """The machine and the versions, in two lines."""
     machine = report["machine"]
     virtual = "virtual, " if machine["virtual"] else ""
-    versions = ", ".join(title(report, name) for name in report["versions"] if name != "echo")
+    versions = ", ".join(title(report, name) for name in report["versions"] if name not in FLOORS)
     return (
         f"\n{machine['cpus']} × {machine['cpu']} ({virtual}{machine['memory_gb']} GB), Linux {machine['kernel']}, "
         f"{machine['system']}\n{versions}"
