@@ -421,6 +421,32 @@ mod tests {
         assert!(kept.response().message().ends_with(&[2]));
     }
 
+    /// The cache keeps nothing, so that the table alone knows.
+    #[test]
+    fn when_a_route_answered_last_is_known_for_all_its_tiers() {
+        let config = CacheConfig {
+            max_size: 0,
+            ..CacheConfig::default()
+        };
+        let (cache, start) = (Cache::new(&config), Instant::now());
+        let tier = |tier, asked: Instant| {
+            let (response, origin) = (response("a.example.", 60, &[1]), Origin { tier, ..ORIGIN });
+            let key = [response.view().question(), &[0]].concat();
+            let entry = Entry::new(&key, &response, asked, origin, BOUNDS);
+            cache.insert_if_current(&key, &entry, cache.flushes());
+            key
+        };
+        let second = Duration::from_secs(1);
+        let key = tier(1, start + second);
+        assert_eq!(cache.last_asked(&key, 0, 1), None);
+        assert_eq!(cache.last_asked(&key, 0, 2), Some(start + second));
+        tier(0, start + 2 * second);
+        assert_eq!(cache.last_asked(&key, 0, 2), Some(start + 2 * second));
+        tier(1, start + 3 * second);
+        assert_eq!(cache.last_asked(&key, 0, 2), Some(start + 3 * second));
+        assert_eq!(cache.last_asked(&key, 1, 2), None, "another route");
+    }
+
     /// The newest of three answers may not be cached. Of the other two, the older one arrives first.
     #[test]
     fn the_newest_cacheable_answer_is_kept() {
