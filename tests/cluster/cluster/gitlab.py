@@ -247,7 +247,7 @@ def project(folder):
 
 def runner_block(notes):
     """The block for config.toml, from what `helm install` printed, to the letter."""
-    found = re.search(r"^GitLab Runner, Kubernetes executor, config\.toml:\n\n(\[\[runners\]\]\n(?:  .*\n)+)", notes, re.MULTILINE)
+    found = re.search(r"^GitLab Runner, Kubernetes executor: in config\.toml, .*:\n\n(\[\[runners\]\]\n(?:  .*\n)+)", notes, re.MULTILINE)
     if not found:
         raise Failed(f"no block for a runner in NOTES:\n{notes}")
     return found.group(1)
