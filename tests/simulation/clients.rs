@@ -19,8 +19,8 @@ const DEADLINE: Micros = 4 * SECOND + SECOND / 5;
 const LAST_ATTEMPT: Micros = 5 * SECOND;
 /// Longest time from a server's answer to the last reply that is made from it.
 const ON_ITS_WAY: Micros = 5 * SECOND;
-/// How long a denial waits for the answer about the other family: `PATIENCE` of `serving::denials`.
-const DENIAL_WAITS: Micros = SECOND;
+/// How long a denial waits for the answer about the other family: `PATIENCE` of `serving::denials`, and some ticks of the clock.
+const DENIAL_WAITS: Micros = SECOND + SECOND / 200;
 /// nodens knows that a server works if it has worked for this long before a query.
 const KNOWN: Micros = 12 * SECOND;
 
