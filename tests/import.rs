@@ -255,3 +255,18 @@ config:
     let expected = "clusterDNS: 10.96.0.10\nallow: [10.0.0.0/8]\nconfig:\n";
     assert!(values.starts_with(expected), "{values}");
 }
+
+/// As NodeLocal DNSCache's installation leaves it, with kube-proxy in iptables mode.
+#[test]
+fn the_address_of_kube_dns_is_asked_and_not_listened_at() {
+    let directory = TempDir::new();
+    let corefile = "cluster.local:53 {\n    bind 169.254.20.10 10.96.0.10\n    forward . __PILLAR__CLUSTER__DNS__\n}\n";
+    let arguments = ["import", "-", "--cluster-dns", "10.96.0.10"];
+    let (yaml, said) = imported(&directory, &arguments, Some(corefile));
+    assert!(yaml.contains("listen: [169.254.20.10:53]"), "{yaml}");
+    assert!(yaml.contains("servers: [10.96.0.10]"), "{yaml}");
+    assert!(
+        said.contains("the address of kube-dns is not bound"),
+        "{said}"
+    );
+}

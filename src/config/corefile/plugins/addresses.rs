@@ -26,7 +26,9 @@ pub(super) fn bind(
 ) {
     let mut taken = Vec::new();
     for word in &directive.arguments {
-        if word.text == KUBE_DNS_PLACEHOLDER {
+        let address = word.text.parse::<IpAddr>().ok();
+        let is_kube_dns = address.is_some() && address == around.cluster_dns;
+        if is_kube_dns || word.text == KUBE_DNS_PLACEHOLDER {
             draft.remark(directive, Differs, "the address of kube-dns is not bound: kube-dns is asked there. The chart's mode nodeLocal does it");
         } else if word.text == "lo" {
             server.bind.push(Ipv4Addr::LOCALHOST.into());
@@ -38,17 +40,7 @@ pub(super) fn bind(
                 Differs,
                 "listen: the loopback addresses; others that lo has must be written out",
             );
-        } else if let Ok(address) = word.text.parse::<IpAddr>() {
-            if Some(address) == around.cluster_dns {
-                let what = format!("listening at {address}, where kube-dns is asked,");
-                changes_answers(
-                    draft,
-                    directive,
-                    what,
-                    "say another address of kube-dns by --cluster-dns, such as that of the Service kube-dns-upstream",
-                );
-                continue;
-            }
+        } else if let Some(address) = address {
             server.bind.push(address);
             taken.push(address.to_string());
         } else {
