@@ -22,15 +22,15 @@ const RELIABLE_UNANSWERED_PERCENT: u32 = 5;
 const POOR_PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// Time from a down server's answer to a probe until the next probe, which confirms that the server is back.
 const CONFIRM_PAUSE: Duration = Duration::from_millis(100);
-/// A server is down after [`REFUSED_OFTEN`] errors of the network in a row, if the first one came this long ago. One error
-/// is not enough: it is about one source port, behind which may be one endpoint of a Service.
-const REFUSED_FOR: Duration = Duration::from_millis(200);
-const REFUSED_OFTEN: u32 = 4;
+/// A server is down after [`NETWORK_ERRORS_OFTEN`] errors of the network in a row, if the first one came this long ago. One
+/// error is not enough: it is about one source port, behind which may be one endpoint of a Service.
+const NETWORK_ERRORS_FOR: Duration = Duration::from_millis(200);
+const NETWORK_ERRORS_OFTEN: u32 = 4;
 /// A server is down at once after so many errors in a row. With half of a Service's endpoints gone, one row in 30,000 is as
 /// long.
-const REFUSED_AT_ONCE: u32 = 16;
+const NETWORK_ERRORS_AT_ONCE: u32 = 16;
 /// Time until the next probe of a server with errors of the network that is not down yet.
-const REFUSED_PROBE_PAUSE: Duration = Duration::from_millis(50);
+const NETWORK_ERRORS_PROBE_PAUSE: Duration = Duration::from_millis(50);
 /// A query that finds no other server waits for one whose last answer is not older than this. kube-proxy takes a second or
 /// two to learn that a Service's endpoint is gone, and as long to learn that another is ready. Clients wait 5 s.
 const BRIDGED_OUTAGE: Duration = Duration::from_secs(3);
@@ -87,7 +87,8 @@ pub enum Reason {
     Answered,
     /// It answered probes.
     ProbeAnswered,
-    /// Tries for two different names were overdue, and no answer came since the older one was sent.
+    /// Tries for two different names were overdue, and no answer came since the older one was sent. For TCP beside UDP: a
+    /// question that was answered over UDP with TC got no answer over TCP.
     Overdue,
     /// A probe got no answer in time.
     ProbeLost,
@@ -198,7 +199,7 @@ pub struct Health {
     /// The oldest overdue try: when it was sent, and the hash of its QNAME.
     overdue: Option<(Instant, u64)>,
     /// Errors of the network in a row: when the first came, and how many there were.
-    refused: Option<(Instant, u32)>,
+    network_errors: Option<(Instant, u32)>,
     srtt: Option<Duration>,
     rttvar: Duration,
     losses: Window,
@@ -231,7 +232,7 @@ impl Health {
             changed: now,
             last_heard: None,
             overdue: None,
-            refused: None,
+            network_errors: None,
             srtt: None,
             rttvar: Duration::ZERO,
             losses: Window::default(),
@@ -367,14 +368,14 @@ impl Health {
         if self.last_heard.is_some_and(|heard| heard >= sent) {
             return;
         }
-        let (first, before) = self.refused.unwrap_or((now, 0));
+        let (first, before) = self.network_errors.unwrap_or((now, 0));
         let times = before + 1;
-        self.refused = Some((first, times));
+        self.network_errors = Some((first, times));
         let is_down = match self.state {
             State::Unknown | State::Down => true,
             State::Good | State::Poor | State::Silent => {
-                let for_long = now.saturating_duration_since(first) >= REFUSED_FOR;
-                times >= REFUSED_AT_ONCE || for_long && times >= REFUSED_OFTEN
+                let for_long = now.saturating_duration_since(first) >= NETWORK_ERRORS_FOR;
+                times >= NETWORK_ERRORS_AT_ONCE || for_long && times >= NETWORK_ERRORS_OFTEN
             }
         };
         if is_down {
@@ -385,7 +386,7 @@ impl Health {
             self.change(State::Silent, Reason::Unreachable, now);
             self.probe.answered_in_row = 0;
         }
-        let soon = now + REFUSED_PROBE_PAUSE;
+        let soon = now + NETWORK_ERRORS_PROBE_PAUSE;
         self.probe.next = Some(self.probe.next.map_or(soon, |next| next.min(soon)));
     }
 
@@ -404,7 +405,7 @@ impl Health {
     /// Whether the network reports that the server cannot be reached, or that was the reason of its last change of state.
     #[must_use]
     pub fn cannot_be_reached(&self) -> bool {
-        self.refused.is_some() || self.reason == Reason::Unreachable
+        self.network_errors.is_some() || self.reason == Reason::Unreachable
     }
 
     /// The server did not answer a question over this transport that it has answered over the other one.
@@ -529,7 +530,7 @@ impl Health {
     fn heard(&mut self, now: Instant, rtt: Duration) {
         self.last_heard = Some(now);
         self.overdue = None;
-        self.refused = None;
+        self.network_errors = None;
         // RFC 6298 §2.2, §2.3.
         match self.srtt {
             None => {
@@ -793,7 +794,7 @@ mod tests {
     #[test]
     fn a_server_is_down_once_many_ports_are_refused_or_none_is_answered_for_a_while() {
         let mut bench = Bench::good();
-        for number in 1..REFUSED_AT_ONCE {
+        for number in 1..NETWORK_ERRORS_AT_ONCE {
             assert_eq!(refuse(&mut bench, 10), State::Silent, "{number}");
         }
         assert_eq!(refuse(&mut bench, 10), State::Down);
