@@ -32,7 +32,8 @@ const UNREACHABLE_RETRIES: u32 = 16;
 /// the tries, up to `BRIDGE_PAUSE_MAX`. kube-proxy may soon send queries to another endpoint.
 const BRIDGE_PAUSE: Duration = Duration::from_millis(50);
 const BRIDGE_PAUSE_MAX: Duration = Duration::from_millis(400);
-/// How often the plan checks whether such a server has answered other queries meanwhile. If so, the server is asked at once.
+/// The plan checks this often, or at the server's hedge delay if that is longer, whether such a server has answered other
+/// queries meanwhile. If so, the server is asked at once.
 const BRIDGE_LOOK: Duration = Duration::from_millis(20);
 
 /// The longest pause before a question that got no token for an extra query requests one again, while the tier has a server
@@ -122,7 +123,7 @@ pub struct Plan {
     /// How often such servers may still be asked again at once.
     retries: u32,
     /// How often this tier requested a token for an extra query and got none.
-    refused: u32,
+    tokens_refused: u32,
     end: Instant,
     /// All servers are down, and each gets one try at most.
     last_resort: bool,
@@ -155,7 +156,7 @@ impl Plan {
             next_at: now,
             unreachable: None,
             retries: UNREACHABLE_RETRIES,
-            refused: 0,
+            tokens_refused: 0,
             end,
             last_resort: false,
             deadline: end,
@@ -243,9 +244,26 @@ impl Plan {
             self.next_at = now + newest.hedge_delay;
             return Step::Wait(self.wake_at(now));
         };
+        let delay = newest.hedge_delay;
+        self.ask_beside(next, delay, now, &suspected, &mut may)
+    }
+
+    /// Asks `next` while other tries of this tier wait, if there is a token for the extra query. Without a token, asks the
+    /// next tier if all waiting tries are lost, and else requests a token again later. `delay` is the hedge delay of the
+    /// newest waiting try.
+    fn ask_beside(
+        &mut self,
+        next: Candidate,
+        delay: Duration,
+        now: Instant,
+        suspected: &impl Fn(usize) -> bool,
+        may: &mut impl FnMut(usize, Extra) -> bool,
+    ) -> Step {
         let timeout = self.tiers[self.tier].try_timeout;
         let is_lost = |a_try: &Try| now >= a_try.sent + timeout;
-        let mut waiting = self.tries[self.first..].iter().filter(waiting);
+        let mut waiting = self.tries[self.first..]
+            .iter()
+            .filter(|a_try| a_try.status != Status::Over);
         let lost = waiting.clone().all(is_lost);
         let hopeless = waiting.all(|a_try| suspected(a_try.server) || is_lost(a_try));
         let extra = match (hopeless, self.has_unasked()) {
@@ -258,10 +276,10 @@ impl Plan {
         }
         if lost && self.tier + 1 < self.tiers.len() {
             self.enter_next_tier(now);
-            self.put_suspected_last(&suspected);
+            self.put_suspected_last(suspected);
             return self.ask_next(now);
         }
-        self.refused(newest.hedge_delay, now)
+        self.wait_for_token(delay, now)
     }
 
     /// Asks the servers that a tier starts with: one in any case, further ones as far as extra queries allow.
@@ -365,9 +383,9 @@ impl Plan {
 
     /// There is no token for an extra query. The plan requests one again after a pause that doubles each time, because
     /// further questions pay tokens in.
-    fn refused(&mut self, delay: Duration, now: Instant) -> Step {
-        self.refused += 1;
-        let mut pause = delay * (1 << self.refused.min(5));
+    fn wait_for_token(&mut self, delay: Duration, now: Instant) -> Step {
+        self.tokens_refused += 1;
+        let mut pause = delay * (1 << self.tokens_refused.min(5));
         if self.has_unasked() {
             pause = pause.min(LONGEST_PAUSE_BEFORE_ANOTHER_SERVER.max(delay));
         }
@@ -454,7 +472,7 @@ impl Plan {
         // A suspected server could be asked only by an extra query. If there was no token for one, the tier does not wait
         // for it.
         let is_beyond_reach =
-            |candidate: &Candidate| self.refused > 0 && suspected(candidate.server);
+            |candidate: &Candidate| self.tokens_refused > 0 && suspected(candidate.server);
         asked.iter().all(had_its_chance) && unasked.iter().all(is_beyond_reach)
     }
 
@@ -526,7 +544,7 @@ impl Plan {
             if may(target.server, Extra::Replacement) {
                 return self.ask_next(now);
             }
-            return self.refused(target.hedge_delay, now);
+            return self.wait_for_token(target.hedge_delay, now);
         }
         Step::Wait(self.wake_at(now))
     }
@@ -535,7 +553,7 @@ impl Plan {
         self.tier += 1;
         self.asked = 0;
         self.resent = 0;
-        self.refused = 0;
+        self.tokens_refused = 0;
         self.first = self.tries.len();
         self.next_at = now;
     }
