@@ -220,7 +220,7 @@ async fn try_form_anew(asks: Probe, server: Arc<Server>) {
     {
         if may_refuse_probes_form(code) {
             prober
-                .learn_from(StubReply {
+                .learn_from(ProbeAnswer {
                     form,
                     code,
                     rtt,
@@ -249,7 +249,7 @@ struct Sent {
 }
 
 /// The first answer to a probe.
-struct StubReply {
+struct ProbeAnswer {
     form: QueryForm,
     code: u16,
     rtt: Duration,
@@ -278,7 +278,7 @@ impl Prober {
 
     /// Sends the question, and waits for any answer. If that takes long and the server may be silent to OPT, sends it
     /// without OPT, too.
-    async fn first_heard(&self) -> io::Result<StubReply> {
+    async fn first_heard(&self) -> io::Result<ProbeAnswer> {
         let (form, server) = (self.server.form(), &self.server);
         // A server that answers clients' queries is not silent to OPT.
         let state = server.state_of(self.carrier);
@@ -300,7 +300,7 @@ impl Prober {
         };
         let silent = (!asked.is_empty() && !form.has_opt()).then_some(asked);
         let code = answer?;
-        Ok(StubReply {
+        Ok(ProbeAnswer {
             form,
             code,
             rtt,
@@ -309,7 +309,7 @@ impl Prober {
     }
 
     /// Finds the form that the server accepts, and remembers it.
-    async fn learn_from(&self, heard: StubReply) {
+    async fn learn_from(&self, heard: ProbeAnswer) {
         let server = &self.server;
         if let Some(silent) = heard.silent {
             if self.is_silent_to_opt(heard.form, heard.rtt, silent).await {

@@ -151,7 +151,7 @@ async fn over_https(
         }
     });
     tokio::select! {
-        code = &mut asked => code,
+        response = &mut asked => response,
         // The answer may have arrived together with the end of the connection.
         _ = connection => asked.await,
     }
