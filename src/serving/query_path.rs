@@ -32,10 +32,8 @@ struct Miss<'a> {
     client: Client,
     key: &'a [u8],
     route: u16,
-    /// An expired answer to fall back on.
-    stale: Option<Entry>,
-    /// When the newest known answer, expired or not, had been asked for.
-    known_since: Option<Instant>,
+    /// The cache's entry, which has expired.
+    stored: Option<Entry>,
 }
 
 impl Worker {
@@ -57,10 +55,10 @@ impl Worker {
         if !self.allows(client.address) {
             return self.turn_away(&asked, client, out);
         }
-
         if query.signed {
             return self.decline_signed(&asked, client, out);
         }
+
         let key = query.key();
         let key = key.as_bytes();
         if let Some(top) = &self.replies.top {
@@ -84,10 +82,10 @@ impl Worker {
             self.answer_locally(message, key, self.waiter(&query, client, reply_to()));
             return Served::Later;
         }
-        if query.qclass != rr::IN || matches!(query.qtype, rr::AXFR | rr::IXFR) {
-            return self.refuse(&asked, None, client, out);
-        }
-        if self.shared.loops.is_ours(question.name) {
+        if query.qclass != rr::IN
+            || matches!(query.qtype, rr::AXFR | rr::IXFR)
+            || self.shared.loops.is_ours(question.name)
+        {
             return self.refuse(&asked, None, client, out);
         }
         let Some(route) = self.setup.routes.find(question.name, query.qtype) else {
@@ -100,16 +98,13 @@ impl Worker {
         if query.cacheable() {
             self.metrics.miss(client, route);
         }
-        let known_since = self.known_since(key, route, stored.as_ref());
-        let stale = stored.filter(|entry| self.may_serve_stale(key, route, entry, client.received));
         let miss = Miss {
             query: &query,
             asked,
             client,
             key,
             route,
-            stale,
-            known_since,
+            stored,
         };
         self.forward(miss, out, reply_to)
     }
@@ -133,23 +128,31 @@ impl Worker {
         out: &mut Vec<u8>,
         reply_to: impl FnOnce() -> ReplyTo,
     ) -> Served {
-        let client = miss.client;
+        let Miss {
+            query,
+            asked,
+            client,
+            key,
+            route,
+            stored,
+        } = miss;
+        let now = client.received;
         let course = self.pursue(Wanted {
-            key: miss.key,
-            route: miss.route,
-            stale: miss.stale,
-            known_since: miss.known_since,
+            key,
+            route,
+            known_since: self.known_since(key, route, stored.as_ref()),
+            stale: stored.filter(|entry| self.may_serve_stale(key, route, entry, now)),
             client: Some(client),
             purpose: Purpose::Client,
-            now: client.received,
+            now,
         });
         match course {
             Course::Reply(content) => {
-                content.write(&self.replies, &miss.asked, client, Some(miss.route), out);
+                content.write(&self.replies, &asked, client, Some(route), out);
                 Served::Replied
             }
             Course::Wait(flight) => {
-                flight.join(Waiting::Client(self.waiter(miss.query, client, reply_to())));
+                flight.join(Waiting::Client(self.waiter(query, client, reply_to())));
                 Served::Later
             }
         }
