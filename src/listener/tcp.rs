@@ -348,8 +348,7 @@ impl ClientConnection {
     async fn run(self: &Rc<Self>, stream: Stream, stop: CancellationToken) -> io::Result<()> {
         stream.set_nodelay()?;
         let mut frames = Frames::new();
-        let mut sending = Vec::new();
-        let mut sent = 0;
+        let mut sending = Sending::default();
         let mut reading = true;
         let mut stopping = None;
         while !self.closed.get() {
@@ -358,18 +357,14 @@ impl ClientConnection {
             let turn = worker.turns.begin();
             self.serve_frames(&worker, &mut frames);
             drop(turn);
-            if sent == sending.len() {
-                sending.clear();
-                // Gives back memory that a burst of large replies took.
-                sending.shrink_to(CONNECTION_BUFFER_KEPT);
-                sent = 0;
-                std::mem::swap(&mut sending, &mut self.outbox.borrow_mut());
+            if sending.is_done() {
+                sending.refill(&self.outbox);
                 self.write_ready(config);
             }
-            let unsent = sent < sending.len();
+            let unsent = !sending.is_done();
             self.unsent.set(unsent);
-            let outbox = self.outbox.borrow().capacity();
-            self.hold(frames.capacity() + sending.capacity() + outbox + self.ready_octets.get());
+            let buffers = sending.octets.capacity() + self.outbox.borrow().capacity();
+            self.hold(frames.capacity() + buffers + self.ready_octets.get());
             self.open.close_over(worker.setup.config.workers);
             if self.closed.get() {
                 break;
@@ -389,14 +384,9 @@ impl ClientConnection {
                 biased;
                 ready = stream.writable(), if unsent => {
                     ready?;
-                    match stream.try_write(&sending[sent..]) {
-                        Ok(count) => {
-                            sent += count;
-                            self.active.set(runtime::now());
-                            self.taken.set(runtime::now());
-                        }
-                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-                        Err(_) => {}
+                    if sending.write(&stream)? {
+                        self.active.set(runtime::now());
+                        self.taken.set(runtime::now());
                     }
                 }
                 () = self.wake.notified() => {}
@@ -455,6 +445,42 @@ impl ClientConnection {
                 Served::Replied => worker.metrics.replied_after(Cached::Neither, 1, duration()),
                 Served::Dropped => {}
             }
+        }
+    }
+}
+
+/// Replies that are being sent.
+#[derive(Default)]
+struct Sending {
+    octets: Vec<u8>,
+    /// Number of `octets` that the kernel has taken.
+    sent: usize,
+}
+
+impl Sending {
+    /// Whether the kernel has taken all octets.
+    fn is_done(&self) -> bool {
+        self.sent == self.octets.len()
+    }
+
+    /// Takes the outbox's octets, after the kernel has taken all earlier ones.
+    fn refill(&mut self, outbox: &RefCell<Vec<u8>>) {
+        self.octets.clear();
+        // Gives back memory that a burst of large replies took.
+        self.octets.shrink_to(CONNECTION_BUFFER_KEPT);
+        self.sent = 0;
+        std::mem::swap(&mut self.octets, &mut outbox.borrow_mut());
+    }
+
+    /// Gives octets to the kernel, as many as it has room for. Returns false if it has no room.
+    fn write(&mut self, stream: &Stream) -> io::Result<bool> {
+        match stream.try_write(&self.octets[self.sent..]) {
+            Ok(count) => {
+                self.sent += count;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }
