@@ -250,8 +250,9 @@ impl Chain<'_> {
         }
     }
 
-    /// What a client would get for a further question whose name has a route. One thing differs: if no client waits, a cached
-    /// answer that is about to expire is not used, because an answer made from it would expire as soon.
+    /// What a client would get for a further question whose name has a route. One thing differs: if this question's flight was
+    /// not started by a client, a cached answer that is about to expire is not used, because an answer made from it would
+    /// expire as soon.
     pub(super) async fn by_its_route(&self, key: &[u8], steps: u8) -> Content {
         let (worker, now) = (self.worker, runtime::now());
         let (setup, question) = (&worker.setup, Question::of(key));
@@ -260,13 +261,13 @@ impl Chain<'_> {
         if let Some(content) = worker.own_content(route, key) {
             return content;
         }
-        let is_prefetch = self
+        let no_client_asked = self
             .flight
             .is_some_and(|flight| flight.purpose() != Purpose::Client);
         let stored = worker.shared.cache.get(key);
         if let Some(entry) = &stored
             && let Some(age) = entry.age_if_fresh(now)
-            && !(is_prefetch && entry.about_to_expire(age, &setup.config.cache))
+            && !(no_client_asked && entry.about_to_expire(age, &setup.config.cache))
         {
             worker.prefetch_if_due(key, entry, age, now);
             return Content::Answer(entry.clone(), WaiterPlace::default());

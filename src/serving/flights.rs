@@ -26,16 +26,17 @@ pub(super) enum Purpose {
     Client,
     /// A popular answer is about to expire.
     Prefetch,
-    /// An alias leads to the question. The number is how many aliases were followed, this one included.
+    /// The answer to another question needs this one: for the target of an alias, or the A records for DNS64. The number is how
+    /// many aliases were followed so far.
     Alias(u8),
 }
 
-/// A question that the cache cannot answer, asked by a client, by a prefetch or for an alias.
+/// A question that the cache cannot answer, asked by a client, for an alias or for DNS64.
 pub(super) struct Wanted<'a> {
     pub(super) key: &'a [u8],
     /// A route that has groups to ask.
     pub(super) route: u16,
-    /// An expired answer to fall back on.
+    /// An answer to fall back on, expired or about to expire.
     pub(super) stale: Option<Entry>,
     /// When the newest known answer, expired or not, had been asked for.
     pub(super) known_since: Option<Instant>,
@@ -57,21 +58,24 @@ pub(super) enum Course {
 pub(super) struct Flight {
     // Most questions have one client.
     waiters: RefCell<SmallVec<[Waiting; 1]>>,
+    /// See [`Flight::stale`].
     stale: Option<Entry>,
     purpose: Purpose,
-    /// The number of flushes when the upstreams were asked.
+    /// The number of flushes when the flight was started.
     flushes: Flushes,
     started: Instant,
+    /// Whether the client response timer is over.
     overdue: Cell<bool>,
     /// Whether a waiter cannot use a truncated answer: a client over TCP.
     wants_whole: Cell<bool>,
-    /// The flight that this one waits for: that of an alias's target, or of the A records for DNS64.
+    /// The flight that this one waits for: that of an alias's target, of the A records for DNS64, or of the other family of
+    /// addresses.
     waits_for: RefCell<Option<Rc<Flight>>>,
 }
 
 impl Flight {
-    /// A flight without waiters, started at `started`. `stale` is an expired answer to fall back on, and `flushes` the number of
-    /// flushes until then.
+    /// A flight without waiters, started at `started`. `stale` is an answer to fall back on, and `flushes` the number of flushes
+    /// until then.
     pub(super) fn new(
         stale: Option<Entry>,
         purpose: Purpose,
@@ -100,7 +104,7 @@ impl Flight {
         &self.wants_whole
     }
 
-    /// An expired answer to fall back on.
+    /// The answer to fall back on: an expired one, or for a prefetch the one that is about to expire.
     pub(super) fn stale(&self) -> Option<&Entry> {
         self.stale.as_ref()
     }
@@ -110,7 +114,7 @@ impl Flight {
         self.purpose
     }
 
-    /// The number of flushes when the upstreams were asked.
+    /// The number of flushes when the flight was started.
     pub(super) fn flushes(&self) -> Flushes {
         self.flushes
     }

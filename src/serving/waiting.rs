@@ -141,7 +141,8 @@ impl Waiter {
 pub enum Waiting {
     /// A client.
     Client(Box<Waiter>),
-    /// A flight or a local answer that needs this answer, because of an alias or for DNS64.
+    /// A flight or a local answer that needs this answer: because of an alias, for DNS64, or to check a denial of the other
+    /// family of addresses.
     Alias(oneshot::Sender<Content>),
 }
 
@@ -166,13 +167,14 @@ impl Waiting {
     }
 }
 
-/// The content of a reply to a waiting client.
+/// The content of a reply to a client, or of an answer for another flight.
 pub enum Content {
-    /// An answer of the upstreams.
+    /// An answer of the upstreams. For another flight, it may be a fresh one of the cache.
     Answer(Entry, WaiterPlace),
     /// An answer from the configuration.
     Local(Entry),
-    /// An expired answer.
+    /// An earlier answer, in place of one that is missing or not believed. Mostly it has expired. Or a new answer with a part
+    /// that has expired.
     Stale(Entry, StaleReason),
     /// A response code and its reason.
     Failure(u16, Rc<ExtendedError>),
