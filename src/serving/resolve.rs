@@ -16,7 +16,10 @@ use crate::message::regular::regular;
 use crate::transport::SharedQuestion;
 use crate::upstream::ask::{Answer, Failed, ask};
 
-/// Asks the upstreams the question of a flight, and completes their answer.
+/// Asks the servers of route `index` the question of a flight, and completes their answer.
+///
+/// # Errors
+/// [`Failed`], if no server gave an answer, or the answer cannot be completed.
 pub(super) async fn resolve(
     worker: &Rc<Worker>,
     index: u16,
@@ -34,20 +37,18 @@ pub(super) async fn resolve(
         client: None,
         end,
     };
+    // The futures of these steps are boxed, because the steps are rare, and each flight's future would have room for them.
     if let Ok(answer) = &mut answer
         && let Some(beside) = denials::key_beside_denial(key, &answer.response)
     {
-        // Boxed, because it is rare, and otherwise each flight's future would have room for it.
         Box::pin(chain.check_denial(answer, index, &beside)).await;
     }
-    // Boxed for the same reason.
     if let Some(rule) = dns64::rule(route, &Question::of(key)) {
         let completion = Completion {
             rule,
             route: index,
             chain,
         };
-        // In a box, as above.
         return Box::pin(completion.complete(answer)).await;
     }
     let answer = answer?;
