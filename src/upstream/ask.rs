@@ -29,10 +29,12 @@ use crate::transport::{Carrier, Delivery, Exchange, SharedQuestion, TryError};
 /// How long a question that UDP answered with TC may wait for an answer over TCP, if `try_timeout` is longer. Then a server
 /// that has UDP only is found out before the client asks again.
 const STREAM_PATIENCE: Duration = Duration::from_secs(2);
+
 /// After so many tries at a server without an answer, long answers may be what is lost: firewalls and links are known to
 /// drop datagrams of more than 512 octets, or fragments of them. Further queries ask for short answers (RFC 6891 §6.2.5), so
 /// that the server sets TC.
 const LONG_ANSWERS_LOST: usize = 2;
+
 /// How long other servers may take to give the whole answer, after one server gave a truncated answer and cannot be asked
 /// over TCP. A server that is asked later has as long from then.
 const CUT_PATIENCE: Duration = Duration::from_millis(200);
@@ -131,16 +133,20 @@ pub struct Failed {
 /// Why a try has no final answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NoAnswer {
+    /// Nothing came so far, and the try goes on.
     Nothing,
     Code(u16),
     Referral,
+    /// See [`Response::is_lame`].
     Lame,
     Malformed,
     HttpStatus(u16),
     Unreachable,
     Closed,
+    /// The query could not be sent.
     Broken,
     Forged,
+    /// The answer over UDP was truncated or in doubt, and the server does not answer over TCP.
     NoStream,
 }
 
@@ -218,7 +224,9 @@ struct Lookup<'a> {
     groups: SmallVec<[&'a Group; 2]>,
     question: &'a Rc<SharedQuestion>,
     plan: Plan,
+    /// By the number of the plan's try.
     attempts: SmallVec<[Attempt; 2]>,
+    /// The best response so far that is no final answer.
     fallback: Option<Answer>,
     /// Whether the route's only server has failed and was asked once more.
     asked_once_more: bool,
@@ -353,7 +361,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// Whether all tries so far have ended.
+    /// Whether all tries so far have ended without a final answer.
     fn nobody_answered(&self) -> bool {
         let mut attempts = self.attempts.iter();
         attempts.all(|attempt| attempt.no_answer != NoAnswer::Nothing)
@@ -741,7 +749,8 @@ impl Lookup<'_> {
         }
     }
 
-    /// The question is answered: reports the servers of the same group that refused or failed it to their health.
+    /// The question is answered: gives back tokens of extra queries that were worth it, and reports the servers of the same
+    /// group that refused or failed the question to their health.
     fn won(&mut self, number: usize, response: Response, now: Instant) -> Answer {
         self.question.mailbox().settle();
         let (why, group) = (self.attempts[number].why, self.groups[self.tier(number)]);
