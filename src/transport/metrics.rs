@@ -35,7 +35,8 @@ pub enum Outcome {
     Lost,
     /// Without an answer in time, and no other try of the question was answered either.
     Unanswered,
-    /// The network said that the server cannot be reached.
+    /// The network said that the server cannot be reached, the server closed the connection, the query could not be sent, or
+    /// every socket received too many messages that match no query.
     Unreachable,
     /// With a message that cannot be parsed: its counts, lengths or names are wrong.
     Malformed,

@@ -169,9 +169,9 @@ fn remove_reasons(family: &IntGaugeVec, [group, server, transport]: [&str; 3]) {
 /// A group's counters.
 #[derive(Debug)]
 pub struct GroupMetrics {
-    /// Hedges sent.
+    /// Tries sent while an earlier one still waited: hedges and replacements.
     pub hedges_sent: IntCounter,
-    /// Hedges that answered first.
+    /// Those of them that answered first.
     pub hedges_won: IntCounter,
     /// The counter of all groups together.
     last_resorts: Arc<AtomicU64>,
