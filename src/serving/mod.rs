@@ -9,7 +9,8 @@
 //! - [`local`]: answers from the configuration; `own_answers`: answers that a route gives by itself;
 //! - [`recent_failures`] and [`top`]: what /status shows of queries;
 //! - [`worker`] and [`setup`]: a worker's state, and the parts of one configuration;
-//! - [`inheritance`]: which entries of a predecessor's cache may be served.
+//! - [`inheritance`]: which entries of a predecessor's cache may be served;
+//! - [`client`]: what is known of a query's client; [`metrics`] and [`coredns`]: counts of queries and replies.
 //!
 //! Must not know listeners: a listener gives a [`waiting::ReplyTo`] with each query.
 

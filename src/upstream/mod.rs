@@ -1,11 +1,13 @@
-//! Upstream groups and servers, which all workers share, and the lookup of one question.
+//! Routes, groups and servers, which all workers share, and the lookup of one question.
 //!
+//! - [`routes`] finds the route of a name, and [`rewrite`] changes names on the way to them and back;
+//! - [`ask`] runs a plan over a worker's own transports;
 //! - [`health`], [`plan`], [`extra`], [`rate`] and [`tolerance`] have the rules, and are pure;
 //! - [`server`] and [`group`] have the shared state to which the rules apply;
-//! - [`history`] keeps round-trip times for the status page;
+//! - [`probe`] and [`loops`] ask servers questions of our own, by [`probe_exchange`];
 //! - [`host_lookup`] resolves the host names of servers;
 //! - [`ask_each`] asks every server the same question, for a person who compares the answers;
-//! - [`ask`] runs a plan over a worker's own transports.
+//! - [`history`] keeps round-trip times for the status page; [`metrics`] counts.
 
 pub mod ask;
 pub mod ask_each;
