@@ -173,9 +173,7 @@ impl LocalNames {
             _ => None,
         }
     }
-}
 
-impl LocalNames {
     /// Records of a name, or of the wildcard that matches it.
     fn records_of(&self, key: &[u8], class: DNSClass) -> Option<&[Stored]> {
         let records = self.of_class(class)?.get(key);
