@@ -304,11 +304,17 @@ impl Entry {
             .store(second_number(age), Ordering::Relaxed);
     }
 
-    /// Whether the answer may be cached. Not cached are answers with TTL 0 (RFC 1035 §3.2.1), NXDOMAIN without SOA (RFC 2308
-    /// §5), and truncated ones.
+    /// Whether the answer may be cached. Not cached are answers with TTL 0 (RFC 1035 §3.2.1), referrals, and truncated ones.
     #[must_use]
     pub fn storable(&self) -> bool {
         self.head().lifetime > 0 && !self.response().truncated()
+    }
+
+    /// Whether an older answer to the same question is no longer true. A referral and a truncated answer say nothing about it.
+    #[must_use]
+    pub fn outdates_others(&self) -> bool {
+        let response = self.response();
+        matches!(response.kind(), Kind::Positive | Kind::Negative) && !response.truncated()
     }
 
     /// Whether this is the answer to the question of `key`, and not to another question with the same hash.

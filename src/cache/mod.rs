@@ -173,13 +173,18 @@ impl Cache {
         entry.answers(key).then_some(entry)
     }
 
-    /// Stores an answer, if it may be cached. It replaces the entry of the same question. Forgets the question's failure.
+    /// Stores an answer, if it may be cached. It replaces the entry of the same question. One that may not be cached removes an
+    /// older entry, which is no longer true. Forgets the question's failure.
     pub fn insert(&self, key: &[u8], entry: &Entry) {
         if entry.storable() {
             let hash = self.hash(key);
             let mut replacing = KeyBeingReplaced(Some(hash));
             self.shards
                 .insert_with_lifecycle(hash, entry.clone(), &mut replacing);
+        } else if entry.outdates_others() {
+            self.forget_if(key, |kept| {
+                kept.asked() < entry.asked() && kept.tier() >= entry.tier()
+            });
         }
         self.failures.forget(key);
     }
@@ -361,7 +366,7 @@ mod tests {
     use crate::message::ede::ExtendedError;
     use crate::message::query::key_about;
     use crate::message::response::Response;
-    use crate::message::response::testing::response;
+    use crate::message::response::testing::{cut, response};
 
     pub(super) const BOUNDS: Bounds = Bounds {
         max_ttl: 86_400,
@@ -421,6 +426,31 @@ mod tests {
         assert!(kept.response().message().ends_with(&[2]));
     }
 
+    #[test]
+    fn an_answer_that_may_not_be_kept_outdates_an_older_one() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        // The tiers and times of two answers; the second one has TTL 0.
+        for (first, second_one, kept) in [
+            ((0, 0), (0, 1), false),
+            ((1, 0), (0, 1), false),
+            ((0, 0), (1, 1), true),
+            ((0, 1), (0, 0), true),
+        ] {
+            let cache = Cache::new(&CacheConfig::default());
+            let keep = |ttl, (tier, at): (usize, u32)| {
+                let (response, origin) =
+                    (response("a.example.", ttl, &[1]), Origin { tier, ..ORIGIN });
+                let key = [response.view().question(), &[0]].concat();
+                let entry = Entry::new(&key, &response, start + second * at, origin, BOUNDS);
+                cache.insert(&key, &entry);
+                key
+            };
+            let key = keep(60, first);
+            keep(0, second_one);
+            assert_eq!(cache.get(&key).is_some(), kept, "{first:?}, {second_one:?}");
+        }
+    }
+
     /// The cache keeps nothing, so that the table alone knows.
     #[test]
     fn when_a_route_answered_last_is_known_for_all_its_tiers() {
@@ -447,28 +477,37 @@ mod tests {
         assert_eq!(cache.last_asked(&key, 1, 2), None, "another route");
     }
 
-    /// The newest of three answers may not be cached. Of the other two, the older one arrives first.
+    /// The newest of three answers may not be cached. Of the other two, the older one arrives first. If the newest is cut, which
+    /// says nothing of the others, the second is kept; else neither.
     #[test]
-    fn the_newest_cacheable_answer_is_kept() {
-        let (cache, start) = (Cache::new(&CacheConfig::default()), Instant::now());
-        let second = Duration::from_secs(1);
-        let keep = |ttl: u32, address: u8, asked: u32, came: u32| {
-            let (asked, came) = (asked * second, came * second);
-            let origin = Origin {
-                took: came.saturating_sub(asked),
-                ..ORIGIN
+    fn the_newest_answer_that_is_still_true_is_kept() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        for (newest_is_cut, kept) in [(true, Some(2)), (false, None)] {
+            let cache = Cache::new(&CacheConfig::default());
+            let keep = |response: &Response, asked: u32, came: u32| {
+                let (asked, came) = (asked * second, came * second);
+                let origin = Origin {
+                    took: came.saturating_sub(asked),
+                    ..ORIGIN
+                };
+                let key = [response.view().question(), &[0]].concat();
+                let entry = Entry::new(&key, response, start + came, origin, BOUNDS);
+                cache.insert_if_current(&key, &entry, cache.flushes());
+                key
             };
-            let response = response("a.example.", ttl, &[address]);
-            let key = [response.view().question(), &[0]].concat();
-            let entry = Entry::new(&key, &response, start + came, origin, BOUNDS);
-            cache.insert_if_current(&key, &entry, cache.flushes());
-            key
-        };
-        keep(60, 1, 0, 3);
-        keep(0, 3, 2, 4);
-        let key = keep(60, 2, 1, 5);
-        let kept = cache.get(&key).expect("it was kept");
-        assert!(kept.response().message().ends_with(&[2]));
+            let newest = if newest_is_cut {
+                cut("a.example.", 60, &[3])
+            } else {
+                response("a.example.", 0, &[3])
+            };
+            keep(&response("a.example.", 60, &[1]), 0, 3);
+            keep(&newest, 2, 4);
+            let key = keep(&response("a.example.", 60, &[2]), 1, 5);
+            let last = cache
+                .get(&key)
+                .and_then(|entry| entry.response().message().last().copied());
+            assert_eq!(last, kept, "cut: {newest_is_cut}");
+        }
     }
 
     /// As many questions as it takes to fill each slot of `LastAsked`.

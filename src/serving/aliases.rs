@@ -151,8 +151,8 @@ impl Chain<'_> {
                 return Err(failed(&target, ede::OTHER, &text));
             }
             let key = key_about(self.key, &target);
-            let is_asked_again = self.has_left_out(&target, by);
             let is_local = self.worker.setup.answers(&Question::of(&key));
+            let is_asked_again = !is_local && self.has_left_out(&target, by);
             let content = if is_local {
                 self.locally(&key).await
             } else {
@@ -171,8 +171,8 @@ impl Chain<'_> {
                 }
                 break;
             }
-            if !is_local {
-                // The target's flight has followed any further aliases.
+            // The target's flight has followed any further aliases. A target of the configuration without such a record is no alias.
+            if !is_local || found.answer.response.kind() == Kind::Negative {
                 break;
             }
             by = None;
@@ -292,6 +292,14 @@ impl Chain<'_> {
         self.wait_for(flight, end).await
     }
 
+    /// Whether a client waits for the answer that cannot use a truncated one.
+    fn wants_whole(&self) -> bool {
+        match self.flight {
+            Some(own) => own.wants_whole().get(),
+            None => self.client.is_some_and(Client::wants_whole),
+        }
+    }
+
     /// Waits for the result of a flight until `end`.
     pub(super) async fn wait_for(&self, flight: Rc<Flight>, end: Instant) -> Content {
         let failure =
@@ -301,6 +309,9 @@ impl Chain<'_> {
                 return failure(ede::OTHER, CIRCLE);
             }
             own.set_waits_for(Some(Rc::clone(&flight)));
+        }
+        if self.wants_whole() {
+            flight.wants_whole().set(true);
         }
         let (sender, receiver) = oneshot::channel();
         flight.join(Waiting::Alias(sender));

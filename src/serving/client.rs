@@ -20,6 +20,13 @@ pub struct Client {
     pub listener: ListenerIndex,
 }
 
+impl Client {
+    /// Whether it cannot use a truncated answer. A client over UDP can: it asks again over TCP.
+    pub(super) fn wants_whole(self) -> bool {
+        self.protocol == Protocol::Tcp
+    }
+}
+
 /// A number for each listen address, for metrics that are counted by listen address. Without such metrics it is always 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ListenerIndex(pub u16);

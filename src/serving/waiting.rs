@@ -14,7 +14,7 @@ use super::replies::Replies;
 use crate::cache::Entry;
 use crate::message::ede::ExtendedError;
 use crate::message::query::{Edns, Query};
-use crate::message::reply::{Asked, Protocol};
+use crate::message::reply::Asked;
 use crate::runtime;
 
 /// In octets. Most question sections are no longer.
@@ -147,10 +147,10 @@ pub enum Waiting {
 }
 
 impl Waiting {
-    /// Whether it cannot use a truncated answer. A client over UDP can: it asks again over TCP.
+    /// Whether it is a client that cannot use a truncated answer.
     pub(super) fn wants_whole(&self) -> bool {
         match self {
-            Self::Client(waiter) => waiter.client.protocol == Protocol::Tcp,
+            Self::Client(waiter) => waiter.client.wants_whole(),
             Self::Alias(_) => false,
         }
     }

@@ -169,20 +169,7 @@ impl Group {
             .map(|place| (self.servers[place].state(), &*self.servers[place], place))
             .filter(|(state, server, _)| *state != State::Down && !server.looped())
             .collect();
-        order.sort_by_key(|(state, server, _)| {
-            let rtt = match self.policy {
-                Policy::Fastest => server.srtt().unwrap_or(Duration::MAX),
-                Policy::Ordered | Policy::RoundRobin => Duration::ZERO,
-            };
-            // A server whose rate limit makes the query wait is no better than a poor one.
-            let waits = self.limited && !server.rate.wait(now).is_zero();
-            let state = if waits {
-                (*state).max(State::Poor)
-            } else {
-                *state
-            };
-            (state, rtt)
-        });
+        order.sort_by_key(|(state, server, _)| self.rank(*state, server, now));
         let (best, ..) = *order.first()?;
         let mut at_once = match best {
             State::Unknown => self.start_fanout,
@@ -207,6 +194,26 @@ impl Group {
         })
     }
 
+    /// Sorts servers: the lowest is asked first.
+    fn rank(&self, state: State, server: &Server, now: Instant) -> (State, Duration, Duration) {
+        let rtt = match self.policy {
+            Policy::Fastest => server.srtt().unwrap_or(Duration::MAX),
+            Policy::Ordered | Policy::RoundRobin => Duration::ZERO,
+        };
+        if !self.limited {
+            return (state, Duration::ZERO, rtt);
+        }
+        // A server whose rate limit makes the query wait is no better than a poor one. The shorter wait comes first, or all
+        // queries that have to wait would do so for the same server.
+        let wait = server.rate.wait(now);
+        let state = if wait.is_zero() {
+            state
+        } else {
+            state.max(State::Poor)
+        };
+        (state, wait, rtt)
+    }
+
     /// All servers that are not looped. Each call begins with another one, because tokens may not suffice for all.
     fn last_resort(&self) -> impl Iterator<Item = Candidate> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
@@ -218,16 +225,17 @@ impl Group {
             .map(|(place, server)| server.candidate(self.first + place))
     }
 
-    /// How long a question has to wait until a server may be sent it (`max_queries_per_second`).
+    /// How long a question has to wait until the server that is asked first may be sent it (`max_queries_per_second`).
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
         if !self.limited {
             return Duration::ZERO;
         }
-        let up = |server: &&Arc<Server>| server.state() != State::Down;
-        let servers = self.servers.iter().filter(up);
-        let shortest = servers.map(|server| server.rate.wait(now)).min();
-        shortest.unwrap_or_default()
+        let servers = self.servers.iter();
+        let up = servers.map(|server| (server.state(), server));
+        let up = up.filter(|(state, server)| *state != State::Down && !server.looped());
+        let first = up.min_by_key(|(state, server)| self.rank(*state, server, now));
+        first.map_or(Duration::ZERO, |(_, server)| server.rate.wait(now))
     }
 
     /// Whether another question may be in flight (`max_in_flight`). Without a limit, questions of a dead zone would leave

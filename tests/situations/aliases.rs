@@ -128,6 +128,39 @@ fn an_alias_that_comes_behind_its_address_is_put_before_it() {
     }
 }
 
+/// musl fails a lookup of which one half fails.
+#[test]
+fn an_alias_to_a_configured_name_without_such_a_record_is_nodata() {
+    let views = Views::start();
+    views
+        .public
+        .now_says(|q| q.says("NOERROR").answer("@ 30 CNAME fixed.corp."));
+    let nodens = views.nodens(
+        "records:\n  fixed.corp: {A: [10.2.0.1]}\n  ours.example: {CNAME: fixed.corp}\n  \
+         \"*.w.corp\": {A: [10.2.0.1]}\n  wild.example: {CNAME: any.w.corp}\n",
+    );
+    for alias in ["ours.example.", "wild.example.", "www.example."] {
+        for over in BOTH {
+            let reply = ask(&nodens, &format!("{alias} A"), over);
+            assert_eq!(
+                reply.gist(),
+                "NOERROR 10.2.0.1 CNAME",
+                "{alias} over {over:?}"
+            );
+            for kind in ["AAAA", "MX"] {
+                let reply = ask(&nodens, &format!("{alias} {kind}"), over);
+                assert_eq!(
+                    reply.gist(),
+                    "NOERROR CNAME",
+                    "{alias} {kind} over {over:?}"
+                );
+                let soas = reply.message.section(Section::Authority);
+                assert_eq!(soas.filter(|record| record.rtype == rr::SOA).count(), 1);
+            }
+        }
+    }
+}
+
 #[test]
 fn an_external_name_without_such_a_record_is_nodata() {
     let views = Views::external_name(database);

@@ -746,3 +746,44 @@ fn clients_that_waited_for_one_answer_take_turns_in_what_comes_first() {
     first.dedup();
     assert!(first.len() > 1, "40 replies begin with {first:?}");
 }
+
+/// A name had an address; then the server says `says`, which may not be kept, and stops. The address does not come back.
+fn what_was_said_since_counts(says_since: fn(&Query) -> crate::wire::Says, options: &str) {
+    let mut server = Server::start(|q: &Query| q.says("NOERROR").answer("@ 1 A 10.0.0.1"));
+    let yaml = format!("{}{options}", group_of(&[server.over("")], ""));
+    let nodens = settled(&yaml, &[server.over("")]);
+    assert_eq!(says(&nodens, "x.corp. A"), "NOERROR 10.0.0.1");
+    server.now_says(says_since);
+    wait_for("the server's new word", || {
+        (says(&nodens, "x.corp. A") != "NOERROR 10.0.0.1").then_some(())
+    });
+    server.stops();
+    for over in BOTH {
+        let reply = ask(&nodens, "x.corp. A", over);
+        assert_ne!(reply.gist(), "NOERROR 10.0.0.1", "{reply:?}");
+    }
+}
+
+#[test]
+fn an_address_is_not_served_again_after_a_denial_without_soa() {
+    what_was_said_since_counts(|q| q.says("NXDOMAIN"), "");
+}
+
+#[test]
+fn an_address_is_not_served_again_after_a_denial_that_may_not_be_kept() {
+    what_was_said_since_counts(|q| q.says("NXDOMAIN").authority("corp. 0 SOA 0"), "");
+    what_was_said_since_counts(|q| q.says("NOERROR").authority("corp. 0 SOA 0"), "");
+}
+
+#[test]
+fn an_address_is_not_served_again_after_another_one_with_ttl_0() {
+    what_was_said_since_counts(|q| q.says("NOERROR").answer("@ 0 A 10.0.0.2"), "");
+}
+
+#[test]
+fn an_address_is_not_served_again_after_a_denial_that_the_route_does_not_keep() {
+    what_was_said_since_counts(
+        |q| q.says("NXDOMAIN").authority("corp. 60 SOA 60"),
+        "cache: {max_negative_ttl: 0s}\n",
+    );
+}

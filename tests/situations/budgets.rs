@@ -301,6 +301,36 @@ fn no_more_than_max_queries_per_second_leave_and_everybody_hears_something() {
     assert!(load.answered.load(Ordering::Relaxed) >= 1500, "{load:?}");
 }
 
+/// Twice as many questions as both servers may be sent.
+fn two_servers_share_what_exceeds_max_queries_per_second(policy: &str) {
+    let servers = [(); 2].map(|()| limited(&Allowance::new(200)));
+    let servers: Vec<&Server> = servers.iter().collect();
+    let nodens = before(
+        &servers,
+        &format!("max_queries_per_second: 90, policy: {policy}"),
+    );
+    ask_steadily(&nodens, "warm", 360, Duration::from_secs(3));
+    let started = Instant::now();
+    let load = ask_steadily(&nodens, "then", 360, Duration::from_secs(10));
+    let took = started.elapsed();
+    // `deadline` is 4 s.
+    assert!(took < Duration::from_secs(15), "{took:?}; {load:?}");
+    assert_eq!(load.other.load(Ordering::Relaxed), 0, "{load:?}");
+    assert!(load.answered.load(Ordering::Relaxed) >= 1500, "{load:?}");
+}
+
+#[test]
+#[ignore = "takes a quarter of a minute"]
+fn over_max_queries_per_second_of_two_ordered_servers_everybody_hears_something_in_time() {
+    two_servers_share_what_exceeds_max_queries_per_second("ordered");
+}
+
+#[test]
+#[ignore = "takes a quarter of a minute"]
+fn over_max_queries_per_second_of_two_fast_servers_everybody_hears_something_in_time() {
+    two_servers_share_what_exceeds_max_queries_per_second("fastest");
+}
+
 #[test]
 fn over_max_queries_per_second_a_stale_answer_is_served() {
     let server = Server::start(|q: &Query| q.says("NOERROR").answer("@ 1 A 192.0.2.1"));

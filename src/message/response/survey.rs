@@ -15,6 +15,10 @@ use crate::message::wire::{
 /// before they do, musl fails the lookup of both. A longer time would hide records that are added meanwhile.
 const EMPTY_WITHOUT_SOA: u32 = 30;
 
+/// The same for NXDOMAIN. Resolvers of clouds leave out the SOA of what they have cached themselves. A pod's search list makes such
+/// names of each name that it looks up, so each lookup would go upstream, and fail in an outage.
+const DENIAL_WITHOUT_SOA: u32 = 5;
+
 /// Most messages have no more records. Others allocate as records are read, because the counts in the header may lie.
 const TYPICAL_RECORDS: usize = 8;
 
@@ -250,7 +254,10 @@ impl<'a> Survey<'a> {
     fn judge(&self, rcode: u16, counts: Counts) -> (Kind, Option<u32>) {
         let negative_ttl = self.soa_minimum.map(|minimum| self.min_ttl.min(minimum));
         match rcode {
-            rcode::NXDOMAIN => (Kind::Negative, negative_ttl),
+            rcode::NXDOMAIN => {
+                let without_soa = self.min_ttl.min(DENIAL_WITHOUT_SOA);
+                (Kind::Negative, negative_ttl.or(Some(without_soa)))
+            }
             rcode::NOERROR if self.asked_for => (Kind::Positive, Some(self.min_ttl)),
             // An alias to a name without such a record (SOA) or to a name that the server does not know (no SOA).
             rcode::NOERROR if counts.answers > 0 && self.soa_minimum.is_none() => {

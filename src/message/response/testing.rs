@@ -24,3 +24,10 @@ pub(crate) fn response(name: &str, ttl: u32, addresses: &[u8]) -> Response {
     }
     Response::read(&message.to_vec().expect("encodes")).expect("well-formed")
 }
+
+/// The same, truncated.
+pub(crate) fn cut(name: &str, ttl: u32, addresses: &[u8]) -> Response {
+    let mut message = response(name, ttl, addresses).view().message().to_vec();
+    message[2] |= 2;
+    Response::read(&message).expect("well-formed")
+}

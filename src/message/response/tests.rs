@@ -96,7 +96,7 @@ fn kinds_and_lifetimes() {
         (
             "NXDOMAIN without SOA",
             coded(empty(), ResponseCode::NXDomain),
-            (Kind::Negative, None),
+            (Kind::Negative, Some(5)),
         ),
         (
             "a referral",
