@@ -33,6 +33,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{- /*
+A list of tables → one, as YAML; of a key that several have, the last counts. Written one below the other, they would have that
+key twice, which kustomize and Flux refuse.
+*/ -}}
+{{- define "nodens.merged" -}}
+{{- $all := dict -}}
+{{- range . -}}
+{{- range $key, $value := . | default dict -}}
+{{- $_ := set $all $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
 {{- define "nodens.image" -}}
 {{- $tag := .Values.image.tag | default .Chart.AppVersion -}}
 {{- if .Values.image.digest -}}

@@ -80,6 +80,10 @@
   {{- fail (printf "terminationGracePeriodSeconds: %d must be above config.shutdown_grace (%s): the kubelet would kill nodens while it still answers" (int64 .Values.terminationGracePeriodSeconds) (toString $config.shutdown_grace)) -}}
 {{- end -}}
 
+{{- $os := get (.Values.nodeSelector | default dict) "kubernetes.io/os" | default "linux" -}}
+{{- if ne $os "linux" -}}
+  {{- fail (printf "nodeSelector: kubernetes.io/os is linux, which nodens is made for, and not %s; leave it out" $os) -}}
+{{- end -}}
 {{- range tuple "name" "instance" "component" -}}
   {{- if hasKey ($.Values.podLabels | default dict) (printf "app.kubernetes.io/%s" .) -}}
     {{- fail (printf "podLabels: app.kubernetes.io/%s is one of those that the DaemonSet knows its pods by; choose another label" .) -}}
