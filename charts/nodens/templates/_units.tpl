@@ -1,35 +1,79 @@
-{{- /* Durations and sizes as nodens.yaml and Kubernetes write them, so that values can be compared. */ -}}
+{{- /* Durations and sizes as nodens.yaml writes them, and quantities as Kubernetes does, so that values can be compared. */ -}}
 
-{{- /* dict "key" "value" → milliseconds. Unknown text fails with the key. */ -}}
+{{- /* dict "key" "value" → milliseconds, rounded up. Unknown text fails with the key. The units are those of nodens (leaf.rs). */ -}}
 {{- define "nodens.milliseconds" -}}
-{{- $units := dict "ms" 1 "msec" 1 "millis" 1 "s" 1000 "sec" 1000 "secs" 1000 "second" 1000 "seconds" 1000 "m" 60000 "min" 60000 "mins" 60000 "minute" 60000 "minutes" 60000 "h" 3600000 "hr" 3600000 "hour" 3600000 "hours" 3600000 -}}
+{{- $units := dict -}}
+{{- range $names, $milliseconds := dict
+  "nanos nsec ns" 0.000001
+  "usec us µs" 0.001
+  "millis msec ms" 1
+  "seconds second secs sec s" 1000
+  "minutes minute mins min m" 60000
+  "hours hour hrs hr h" 3600000
+  "days day d" 86400000
+  "weeks week wks wk w" 604800000
+  "months month M" 2630016000
+  "years year yrs yr y" 31557600000 -}}
+{{- range splitList " " $names -}}
+{{- $_ := set $units . $milliseconds -}}
+{{- end -}}
+{{- end -}}
 {{- $text := .value | toString | trim -}}
-{{- $total := 0 -}}
-{{- if ne $text "0" -}}
-{{- if not (regexMatch "^([0-9]+ *[a-z]+ *)+$" $text) -}}
+{{- $total := 0.0 -}}
+{{- if not (regexMatch "^0+$" $text) -}}
+{{- $part := "([0-9]+(\\.[0-9]+)?) *([a-zA-Zµ]+) *" -}}
+{{- if not (regexMatch (printf "^(%s)+$" $part) $text) -}}
 {{- fail (printf "%s: %s is not a duration such as 10s or 500ms" .key $text) -}}
 {{- end -}}
-{{- range regexFindAll "[0-9]+ *[a-z]+" $text -1 -}}
-{{- $unit := regexFind "[a-z]+" . -}}
+{{- range regexFindAll $part $text -1 -}}
+{{- $unit := regexReplaceAll $part . "${3}" -}}
 {{- if not (hasKey $units $unit) -}}
 {{- fail (printf "%s: %s is not a duration such as 10s or 500ms" $.key $text) -}}
 {{- end -}}
-{{- $total = add $total (mul (regexFind "[0-9]+" . | int64) (get $units $unit)) -}}
+{{- $total = addf $total (mulf (regexReplaceAll $part . "${1}" | float64) (get $units $unit)) -}}
 {{- end -}}
 {{- end -}}
-{{- $total -}}
+{{- ceil $total | int64 -}}
 {{- end -}}
 
-{{- /* dict "key" "value" → bytes. 64MiB, 64Mi, 64MB, 64M, or a number. */ -}}
+{{- /* dict "key" "value" → bytes. A size of nodens.yaml: 64MiB, 64Mi, 64MB, 64M in any case, or a number. */ -}}
 {{- define "nodens.bytes" -}}
-{{- $units := dict "" 1 "b" 1 "k" 1000 "kb" 1000 "ki" 1024 "kib" 1024 "m" 1000000 "mb" 1000000 "mi" 1048576 "mib" 1048576 "g" 1000000000 "gb" 1000000000 "gi" 1073741824 "gib" 1073741824 -}}
+{{- $units := dict "" 1 "k" 1000 "ki" 1024 "m" 1000000 "mi" 1048576 "g" 1000000000 "gi" 1073741824 "t" 1000000000000 "ti" 1099511627776 -}}
 {{- if kindIs "string" .value -}}
 {{- $text := .value | trim -}}
-{{- $unit := regexFind "[A-Za-z]*$" $text | lower -}}
-{{- if or (not (regexMatch "^[0-9]+(\\.[0-9]+)? *[A-Za-z]*$" $text)) (not (hasKey $units $unit)) -}}
+{{- $unit := regexFind "[A-Za-z]*$" $text | lower | trimSuffix "b" -}}
+{{- if or (not (regexMatch "^([0-9]+\\.?[0-9]*|\\.[0-9]+) *[A-Za-z]*$" $text)) (not (hasKey $units $unit)) -}}
 {{- fail (printf "%s: %s is not a size such as 64MiB" .key $text) -}}
 {{- end -}}
 {{- mulf (regexFind "^[0-9.]+" $text | float64) (get $units $unit) | int64 -}}
+{{- else -}}
+{{- .value | int64 -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+dict "key" "value" → bytes. A quantity of Kubernetes: 256Mi, 256M, 0.3e9, or a number. Its units are case-sensitive: M is a
+million, m a thousandth, and nothing ends with B.
+*/ -}}
+{{- define "nodens.quantity" -}}
+{{- $units := dict "" 1 "k" 1000 "Ki" 1024 "M" 1000000 "Mi" 1048576 "G" 1000000000 "Gi" 1073741824 "T" 1000000000000 "Ti" 1099511627776 "P" 1000000000000000 "Pi" 1125899906842624 "E" 1000000000000000000 "Ei" 1152921504606846976 -}}
+{{- if kindIs "string" .value -}}
+{{- $number := regexFind "^\\+?([0-9]+\\.?[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+)?" .value -}}
+{{- $unit := trimPrefix $number .value -}}
+{{- if or (not $number) (not (hasKey $units $unit)) (and $unit (regexMatch "[eE]" $number)) -}}
+  {{- /* What was meant, by its letters in any case. */ -}}
+  {{- $meant := "256Mi" -}}
+  {{- range $known, $_ := $units -}}
+    {{- if and $number (not (regexMatch "[eE]" $number)) $known (eq (trim $unit | lower | trimSuffix "b") (lower $known)) -}}
+      {{- $meant = printf "%s%s" $number $known -}}
+    {{- end -}}
+  {{- end -}}
+  {{- if eq $unit "m" -}}
+    {{- fail (printf "%s: %s is thousandths of a byte for Kubernetes; write %sMi for mebibytes" .key .value $number) -}}
+  {{- end -}}
+  {{- fail (printf "%s: %s is not a quantity of Kubernetes, whose units are k, M, G, T and Ki, Mi, Gi, Ti; write %s" .key .value $meant) -}}
+{{- end -}}
+{{- mulf ($number | float64) (get $units $unit) | int64 -}}
 {{- else -}}
 {{- .value | int64 -}}
 {{- end -}}

@@ -89,11 +89,16 @@
     {{- fail (printf "podLabels: app.kubernetes.io/%s is one of those that the DaemonSet knows its pods by; choose another label" .) -}}
   {{- end -}}
 {{- end -}}
+{{- range $kind, $amounts := .Values.resources | default dict -}}
+  {{- with get ($amounts | default dict) "memory" -}}
+    {{- $_ := include "nodens.quantity" (dict "key" (printf "resources.%s.memory" $kind) "value" .) -}}
+  {{- end -}}
+{{- end -}}
 {{- $limit := dig "limits" "memory" "" (.Values.resources | default dict) -}}
 {{- if $limit -}}
   {{- $cache := include "nodens.bytes" (dict "key" "config.cache.max_size" "value" $config.cache.max_size) | int64 -}}
   {{- $needed := add (div (mul $cache 115) 100) 67108864 -}}
-  {{- if lt (include "nodens.bytes" (dict "key" "resources.limits.memory" "value" $limit) | int64) $needed -}}
+  {{- if lt (include "nodens.quantity" (dict "key" "resources.limits.memory" "value" $limit) | int64) $needed -}}
     {{- fail (printf "resources.limits.memory: %s is too little for config.cache.max_size %s, which needs %dMi: the cache and 15 %% of it, and 64Mi for everything else" (toString $limit) (toString $config.cache.max_size) (div (add $needed 1048575) 1048576)) -}}
   {{- end -}}
 {{- end -}}
