@@ -267,7 +267,7 @@ addresses of a Service network for fixed ones such as these, and refuses one tha
     fieldRef:
       fieldPath: status.hostIP
 {{- end }}
-{{- if and .Values.metrics.enabled (not (dig "metrics" "listen" "" .Values.config)) }}
+{{- if and .Values.metrics.enabled (not (get (.Values.config.metrics | default dict) "listen")) }}
 - name: NODENS__METRICS__LISTEN
   value: {{ printf "%s:%d" (include "nodens.hostIP" .) (int .Values.metrics.port) | quote }}
 {{- end }}

@@ -73,11 +73,14 @@
 {{- end -}}
 
 {{- if not (hasPrefix "/" (toString $config.socket)) -}}
-  {{- fail (printf "config.socket: the probes ask there, so it must be an absolute path such as /run/nodens/nodens.sock, not %v" $config.socket) -}}
+  {{- fail (printf "config.socket: the probes ask there, so it must be an absolute path such as /run/nodens/nodens.sock, not %s" (toJson $config.socket)) -}}
 {{- end -}}
-{{- $grace := include "nodens.milliseconds" (dict "key" "config.shutdown_grace" "value" $config.shutdown_grace) | int64 -}}
+{{- /* null takes away what the chart makes of these two; nodens's own defaults count, which are the same. */ -}}
+{{- $shutdownGrace := hasKey $config "shutdown_grace" | ternary $config.shutdown_grace "10s" -}}
+{{- $cacheSize := dig "cache" "max_size" "64MiB" $config -}}
+{{- $grace := include "nodens.milliseconds" (dict "key" "config.shutdown_grace" "value" $shutdownGrace) | int64 -}}
 {{- if le (mul 1000 (int64 .Values.terminationGracePeriodSeconds)) $grace -}}
-  {{- fail (printf "terminationGracePeriodSeconds: %d must be above config.shutdown_grace (%s): the kubelet would kill nodens while it still answers" (int64 .Values.terminationGracePeriodSeconds) (toString $config.shutdown_grace)) -}}
+  {{- fail (printf "terminationGracePeriodSeconds: %d must be above config.shutdown_grace (%s): the kubelet would kill nodens while it still answers" (int64 .Values.terminationGracePeriodSeconds) (toString $shutdownGrace)) -}}
 {{- end -}}
 
 {{- $os := get (.Values.nodeSelector | default dict) "kubernetes.io/os" | default "linux" -}}
@@ -96,10 +99,10 @@
 {{- end -}}
 {{- $limit := dig "limits" "memory" "" (.Values.resources | default dict) -}}
 {{- if $limit -}}
-  {{- $cache := include "nodens.bytes" (dict "key" "config.cache.max_size" "value" $config.cache.max_size) | int64 -}}
+  {{- $cache := include "nodens.bytes" (dict "key" "config.cache.max_size" "value" $cacheSize) | int64 -}}
   {{- $needed := add (div (mul $cache 115) 100) 67108864 -}}
   {{- if lt (include "nodens.quantity" (dict "key" "resources.limits.memory" "value" $limit) | int64) $needed -}}
-    {{- fail (printf "resources.limits.memory: %s is too little for config.cache.max_size %s, which needs %dMi: the cache and 15 %% of it, and 64Mi for everything else" (toString $limit) (toString $config.cache.max_size) (div (add $needed 1048575) 1048576)) -}}
+    {{- fail (printf "resources.limits.memory: %s is too little for config.cache.max_size %s, which needs %dMi: the cache and 15 %% of it, and 64Mi for everything else" (toString $limit) (toString $cacheSize) (div (add $needed 1048575) 1048576)) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}
