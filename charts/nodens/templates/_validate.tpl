@@ -4,6 +4,12 @@
 {{- if $config.Error -}}{{- fail (printf "config: %s" $config.Error) -}}{{- end -}}
 {{- $clusterDNS := (include "nodens.clusterDNS" . | fromJson).ips | default list -}}
 
+{{- $name := include "nodens.fullname" . -}}
+{{- /* RFC 1035 §2.3.1, which Kubernetes has for Services; other objects may be called more. */ -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+  {{- fail (printf "fullnameOverride: Services would be called %s, which Kubernetes refuses: a letter must come first, then lower-case letters, digits and -, but no dot; set fullnameOverride to such a name, for example nodens, or name the release otherwise" $name) -}}
+{{- end -}}
+
 {{- if eq .Values.mode "linkLocal" -}}
   {{- if not (or .Values.localAddress .Values.localAddressIPv6) -}}
     {{- fail "localAddress: mode linkLocal needs it, or localAddressIPv6, or both" -}}
