@@ -23,10 +23,10 @@
 {{- else if .Values.localAddressIPv6 -}}
   {{- fail (printf "localAddressIPv6: mode %s does not use it; unset it, or set mode to linkLocal" .Values.mode) -}}
 {{- end -}}
-{{- if hasPrefix "127." .Values.localAddress -}}
+{{- if hasPrefix "127." (.Values.localAddress | default "") -}}
   {{- fail (printf "localAddress: %s is every pod's own loopback, not the node's; choose one of 169.254.0.0/16, such as 169.254.20.53" .Values.localAddress) -}}
 {{- end -}}
-{{- if eq .Values.localAddress "169.254.169.254" -}}
+{{- if eq (.Values.localAddress | default "") "169.254.169.254" -}}
   {{- fail "localAddress: 169.254.169.254 is the cloud's metadata service; choose another, such as 169.254.20.53" -}}
 {{- end -}}
 
