@@ -81,6 +81,9 @@
 {{- if not (hasPrefix "/" (toString $config.socket)) -}}
   {{- fail (printf "config.socket: the probes ask there, so it must be an absolute path such as /run/nodens/nodens.sock, not %s" (toJson $config.socket)) -}}
 {{- end -}}
+{{- if ne (get $config "handover" | toString) "true" -}}
+  {{- fail "config.handover: an upgrade starts the new pod of a node while the old one still listens, which needs true; with anything else the new pod cannot listen and the upgrade never ends; leave it out" -}}
+{{- end -}}
 {{- /* null takes away what the chart makes of these two; nodens's own defaults count, which are the same. */ -}}
 {{- $shutdownGrace := hasKey $config "shutdown_grace" | ternary $config.shutdown_grace "10s" -}}
 {{- $cacheSize := dig "cache" "max_size" "64MiB" $config -}}
