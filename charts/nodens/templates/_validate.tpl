@@ -81,6 +81,22 @@
 {{- if not (hasPrefix "/" (toString $config.socket)) -}}
   {{- fail (printf "config.socket: the probes ask there, so it must be an absolute path such as /run/nodens/nodens.sock, not %s" (toJson $config.socket)) -}}
 {{- end -}}
+{{- /* Its directory becomes an emptyDir, which must hide neither the binary nor another mount, nor lie within one. */ -}}
+{{- $directory := dir $config.socket -}}
+{{- if eq $directory "/" -}}
+  {{- fail (printf "config.socket: %s is in the root directory, which cannot be a volume; give it a directory of its own, such as /run/nodens/nodens.sock" $config.socket) -}}
+{{- end -}}
+{{- $taken := list "/nodens" "/dev" "/proc" "/sys" "/etc/nodens" -}}
+{{- if ne .Values.lastGoodConfig.volume "none" -}}{{- $taken = append $taken "/var/lib/nodens" -}}{{- end -}}
+{{- with .Values.nodeResolvConf -}}{{- $taken = append $taken (printf "/node%s" (dir .)) -}}{{- end -}}
+{{- range .Values.extraVolumeMounts -}}
+  {{- if eq (clean .mountPath) $directory -}}{{- $taken = append $taken $directory -}}{{- end -}}
+{{- end -}}
+{{- range $taken -}}
+  {{- if or (hasPrefix (printf "%s/" .) (printf "%s/" $directory)) (hasPrefix (printf "%s/" $directory) (printf "%s/" .)) -}}
+    {{- fail (printf "config.socket: the directory of %s becomes a volume of its own, but %s is in use already; choose another, such as /run/nodens/nodens.sock" $config.socket .) -}}
+  {{- end -}}
+{{- end -}}
 {{- if ne (get $config "handover" | toString) "true" -}}
   {{- fail "config.handover: an upgrade starts the new pod of a node while the old one still listens, which needs true; with anything else the new pod cannot listen and the upgrade never ends; leave it out" -}}
 {{- end -}}
