@@ -252,6 +252,17 @@ addresses of a Service network for fixed ones such as these, and refuses one tha
 {{- min 30 (add1 (div (add $longest 999) 1000)) -}}
 {{- end -}}
 
+{{- /*
+Whether `admin` listens on all addresses of the node's family at the port of the metrics: it serves them there, and the kernel gives
+that port of the node's IP to no other listener. "true" or nothing. `[::]` takes IPv6 only.
+*/ -}}
+{{- define "nodens.adminServesMetrics" -}}
+{{- $all := eq (include "nodens.hostIPFamily" .) "IPv6" | ternary "\\[[0:]+\\]" "0\\.0\\.0\\.0" -}}
+{{- if regexMatch (printf "^%s:0*%d$" $all (int .Values.metrics.port)) (.Values.config.admin | default "") -}}
+true
+{{- end -}}
+{{- end -}}
+
 {{- /* Variables that are part of the configuration: what only the pod knows. */ -}}
 {{- define "nodens.environment" -}}
 - name: NODE_NAME
@@ -261,13 +272,14 @@ addresses of a Service network for fixed ones such as these, and refuses one tha
 # Quoted within: values of these variables are YAML, and a name may look like a number.
 - name: NODENS__NODE_NAME
   value: '"$(NODE_NAME)"'
+{{- $listen := and .Values.metrics.enabled (not (get (.Values.config.metrics | default dict) "listen")) (not (include "nodens.adminServesMetrics" .)) }}
 {{- if or .Values.metrics.enabled (eq .Values.mode "service") }}
 - name: HOST_IP
   valueFrom:
     fieldRef:
       fieldPath: status.hostIP
 {{- end }}
-{{- if and .Values.metrics.enabled (not (get (.Values.config.metrics | default dict) "listen")) }}
+{{- if $listen }}
 - name: NODENS__METRICS__LISTEN
   value: {{ printf "%s:%d" (include "nodens.hostIP" .) (int .Values.metrics.port) | quote }}
 {{- end }}
