@@ -128,9 +128,6 @@ pub(super) fn check_ports(top: &Section<'_>, metrics: &Section<'_>, all: &Listen
         first: format!(" (also in {other})"),
     };
     let taken = |address: &SocketAddr| address.port() != 0 && listen.contains(address);
-    if let Some(address) = admin.filter(taken) {
-        top.error("admin", twice(address, "listen"));
-    }
     // The kernel gives a port of all addresses and of one of them to one of two listeners only, unless both may be shared.
     let takes_in = |value: SocketAddr, others: &[SocketAddr], key: &'static str| {
         let taken_in = |other: &&SocketAddr| {
@@ -145,6 +142,15 @@ pub(super) fn check_ports(top: &Section<'_>, metrics: &Section<'_>, all: &Listen
         Some(Problem::TakesIn { value, other, key })
     };
     let admin_alone = admin.as_slice();
+    for &address in admin_alone {
+        let problem = taken(&address)
+            .then(|| twice(address, "listen"))
+            .or_else(|| takes_in(address, listen, "listen"))
+            .or_else(|| takes_in(address, metrics_listen, "metrics.listen"));
+        if let Some(problem) = problem {
+            top.error("admin", problem);
+        }
+    }
     for &address in listen {
         let problem = takes_in(address, if handover { &[] } else { listen }, "listen")
             .or_else(|| takes_in(address, admin_alone, "admin"))
@@ -154,12 +160,15 @@ pub(super) fn check_ports(top: &Section<'_>, metrics: &Section<'_>, all: &Listen
         }
     }
     for &address in metrics_listen {
-        if taken(&address) {
-            metrics.error("listen", twice(address, "listen"));
-        } else if address.port() != 0 && admin == Some(address) {
-            metrics.error("listen", twice(address, "admin"));
-        } else if let Some(problem) = takes_in(address, admin_alone, "admin") {
-            // Not shared even with `handover`: the instance would wait for itself.
+        let is_admin = address.port() != 0 && admin == Some(address);
+        // Not shared even with `handover`: the instance would wait for itself.
+        let problem = taken(&address)
+            .then(|| twice(address, "listen"))
+            .or_else(|| is_admin.then(|| twice(address, "admin")))
+            .or_else(|| takes_in(address, admin_alone, "admin"))
+            .or_else(|| takes_in(address, listen, "listen"))
+            .or_else(|| takes_in(address, metrics_listen, "metrics.listen"));
+        if let Some(problem) = problem {
             metrics.error("listen", problem);
         }
     }

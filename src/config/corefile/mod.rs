@@ -324,11 +324,12 @@ fn remark_on_acls(draft: &mut Draft, acls: &[Option<AclPlugin<'_>>]) {
 fn set_observed_addresses(draft: &mut Draft) {
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, 9_153));
     let observed = std::mem::take(&mut draft.observed);
-    let others: Vec<SocketAddr> = observed
+    let mut others: Vec<SocketAddr> = observed
         .keys()
         .copied()
         .filter(|address| *address != admin)
         .collect();
+    remove_covered(&mut others);
     let Some(place) = observed.values().next() else {
         return;
     };

@@ -69,6 +69,18 @@ fn a_bad_address_says_where_it_is_and_what_would_be_right() {
 }
 
 #[test]
+fn listeners_of_two_families_or_ports_do_not_take_each_other_in() {
+    for text in [
+        "listen: \"[fd00::5]:9000\"\nadmin: 0.0.0.0:9000\n",
+        "listen: 10.0.0.5:9000\nadmin: \"[::]:9000\"\n",
+        "metrics: {listen: [0.0.0.0:9000, \"[::]:9000\", 10.0.0.5:9001]}\n",
+        "admin: 0.0.0.0:0\nmetrics: {listen: 10.0.0.5:0}\n",
+    ] {
+        good(&format!("{VPC}{text}"));
+    }
+}
+
+#[test]
 fn private_networks_are_the_default_and_the_public_is_not_among_them() {
     let allow = good(VPC).allow;
     let allowed = |address: &str| {

@@ -46,6 +46,26 @@ fn what_people_write_by_habit_says_how_it_is_written_here() {
             "listen: 0.0.0.0:9153 takes in 127.0.0.1:9153 of admin; choose another port or address for one of them",
         ),
         (
+            "listen: 10.0.0.5:9000\nadmin: 0.0.0.0:9000",
+            "admin: 0.0.0.0:9000 takes in 10.0.0.5:9000 of listen; choose another port or address for one of them",
+        ),
+        (
+            "listen: '[fd00::5]:9000'\nadmin: '[::]:9000'",
+            "admin: [::]:9000 takes in [fd00::5]:9000 of listen; choose another port or address for one of them",
+        ),
+        (
+            "admin: 0.0.0.0:9000\nmetrics: {listen: 10.0.0.5:9000}",
+            "admin: 0.0.0.0:9000 takes in 10.0.0.5:9000 of metrics.listen; choose another port or address for one of them",
+        ),
+        (
+            "metrics: {listen: [0.0.0.0:9000, 10.0.0.5:9000]}",
+            "metrics.listen: 0.0.0.0:9000 takes in 10.0.0.5:9000 of metrics.listen; choose another port or address for one of them",
+        ),
+        (
+            "listen: 10.0.0.5:9000\nmetrics: {listen: 0.0.0.0:9000}",
+            "metrics.listen: 0.0.0.0:9000 takes in 10.0.0.5:9000 of listen; choose another port or address for one of them",
+        ),
+        (
             "upstreams: {a: {servers: 10.0.0.2}}\nroutes: {10.0.0.0/8: a}",
             "routes.\"10.0.0.0/8\": 10.0.0.0/8 is a network; write its reverse zone, 10.in-addr.arpa",
         ),
