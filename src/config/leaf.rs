@@ -528,13 +528,28 @@ pub(super) fn parse_name(text: &str) -> Result<Name, Problem> {
             return Ok(name.to_lowercase());
         }
         Ok(_) => "it has no labels; the root is written \".\"".into(),
-        Err(error) => error,
+        Err(error) => empty_label(text).map_or(error, Into::into),
     };
     let source = Box::new(source);
     Err(Problem::Name {
         value: value(),
         source,
     })
+}
+
+/// What is wrong with a text that is a name but for dots with nothing between them, and what would be right.
+fn empty_label(text: &str) -> Option<String> {
+    let labels: Vec<&str> = text.split('.').filter(|label| !label.is_empty()).collect();
+    let meant = labels.join(".");
+    if meant.is_empty() || Name::from_str_relaxed(&meant).is_err() {
+        return None;
+    }
+    let what = if text.starts_with('.') {
+        "it begins with a dot"
+    } else {
+        "it has two dots without a label between them"
+    };
+    Some(format!("{what}; write {meant}"))
 }
 
 /// A name as it is written in the file, without the last dot.

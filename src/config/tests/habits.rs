@@ -66,6 +66,14 @@ fn what_people_write_by_habit_says_how_it_is_written_here() {
             "metrics.listen: 0.0.0.0:9000 takes in 10.0.0.5:9000 of listen; choose another port or address for one of them",
         ),
         (
+            "upstreams: {a: {servers: 10.0.0.2}}\nroutes: {.corp.example: a}",
+            ".corp.example is not a domain name: it begins with a dot; write corp.example",
+        ),
+        (
+            "records: {x..example: {A: 10.0.0.1}}",
+            "x..example is not a domain name: it has two dots without a label between them; write x.example",
+        ),
+        (
             "upstreams: {a: {servers: 10.0.0.2}}\nroutes: {10.0.0.0/8: a}",
             "routes.\"10.0.0.0/8\": 10.0.0.0/8 is a network; write its reverse zone, 10.in-addr.arpa",
         ),
