@@ -201,6 +201,10 @@ fn what_would_change_answers_is_refused() {
             "(a) {\n import b\n}\n(b) {\n import a\n}\n. {\n import a\n}\n",
             "Corefile:5:2: import a: imports each other more than 16 deep",
         ),
+        (
+            ". {\n forward . __PILLAR__CLUSTER__DNS__\n}\n",
+            "Corefile:2:12: where is kube-dns? Say it by --cluster-dns ADDRESS",
+        ),
         ("", "Corefile: is empty"),
     ];
     for (corefile, expected) in cases {
@@ -214,15 +218,27 @@ fn what_would_change_answers_is_refused() {
 
 #[test]
 fn a_line_that_the_configuration_refuses_is_named() {
-    let said = complaints(
-        ". {\n forward . 10.0.0.2 {\n max_concurrent 9000000\n }\n}\n",
-        None,
-    );
-    let expected = "Corefile:3: upstreams.default.max_in_flight: 9000000 is over the limit";
-    assert!(
-        said.iter().any(|line| line.starts_with(expected)),
-        "{said:#?}"
-    );
+    let cases = [
+        (
+            ". {\n forward . 10.0.0.2 {\n max_concurrent 9000000\n }\n}\n",
+            "Corefile:3: upstreams.default.max_in_flight: 9000000 is over the limit",
+        ),
+        (
+            ". {\n forward . fe80::1%eth0\n}\n",
+            "Corefile:2: upstreams.default.servers[0]: fe80::1%eth0: an interface is written by its index here",
+        ),
+        (
+            ". {\n forward . [fe80::1%eth0]:53\n}\n",
+            "Corefile:2: upstreams.default.servers[0]: [fe80::1%eth0]:53: an interface is written by its index here",
+        ),
+    ];
+    for (corefile, expected) in cases {
+        let said = complaints(corefile, None);
+        assert!(
+            said.iter().any(|line| line.starts_with(expected)),
+            "no {expected}\n{said:#?}"
+        );
+    }
 }
 
 /// What an import writes and says of a Corefile that is understood.
@@ -237,7 +253,7 @@ fn imported(corefile: &str) -> (String, String) {
 }
 
 /// What it is about, a Corefile, what is written, what is said, and what is not written.
-const MEANINGS: [(&str, &str, &str, &str, &str); 39] = [
+const MEANINGS: [(&str, &str, &str, &str, &str); 43] = [
     (
         "a byte order mark is no part of the first zone",
         "\u{feff}.:53 {\n forward . 10.0.0.2\n}\n",
@@ -524,6 +540,35 @@ const MEANINGS: [(&str, &str, &str, &str, &str); 39] = [
         "Corefile:3: health_check 1s no_rec: differs: failover.probe_min; only servers in doubt are probed, and pauses grow; \
              probes have RD set",
         "answer",
+    ),
+    (
+        "link-local servers with their interface",
+        ". {\n forward . fe80::1%2 [fe80::1%3]:5353\n}\n",
+        "servers: [\"fe80::1%2\", \"[fe80::1%3]:5353\"]",
+        "Corefile:2: forward . fe80::1%2 [fe80::1%3]:5353: taken",
+        "answer",
+    ),
+    (
+        "a link-local server over TCP",
+        ". {\n forward . fe80::1%2 {\n force_tcp\n }\n}\n",
+        "servers: [\"tcp://fe80::1%2\"]",
+        "Corefile:3: force_tcp: taken",
+        "answer",
+    ),
+    (
+        "NodeLocal DNSCache's upstream servers, which another ConfigMap has",
+        ". {\n forward . __PILLAR__UPSTREAM__SERVERS__\n}\n",
+        "default: {servers: [/etc/resolv.conf]}",
+        "Corefile:2: forward . __PILLAR__UPSTREAM__SERVERS__: differs: servers: [/etc/resolv.conf]; stubDomains and \
+             upstreamNameservers of the ConfigMap kube-dns",
+        "PILLAR",
+    ),
+    (
+        "an address for /health that all addresses take in",
+        ". {\n health 10.0.0.7:8080\n ready :8080\n forward . 10.0.0.2\n}\n",
+        "metrics: {listen: [0.0.0.0:8080",
+        "Corefile:2: health 10.0.0.7:8080: taken",
+        "10.0.0.7",
     ),
 ];
 

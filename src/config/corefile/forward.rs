@@ -1,13 +1,14 @@
 //! The plugin `forward`: a group of servers.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use figment::value::Value;
 
 use super::draft::{Draft, DraftGroup, LineRefusal, LineVerdict, duration};
 use super::syntax::{Directive, Place, Word};
 use super::zones::{is_within, zone, zones};
+use super::{CLUSTER_DNS_PLACEHOLDER, UPSTREAM_PLACEHOLDER};
 
 /// One `forward`.
 #[derive(Debug)]
@@ -50,6 +51,14 @@ impl Forward<'_> {
 /// The remedy for `next` and `failover` codes that pass an answer over.
 const NOT_PASSED_OVER: &str = "no answer of a server that knows the zone is passed over here; give the names that others know a route of their own";
 
+/// Where the servers of the system are.
+const SYSTEM_RESOLVER: &str = "/etc/resolv.conf";
+
+/// Remark about the placeholder of NodeLocal DNSCache's upstream servers.
+const NO_CONFIG_MAP: &str = "servers: [/etc/resolv.conf]; stubDomains and upstreamNameservers of the ConfigMap kube-dns, which NodeLocal DNSCache \
+                             reads, are not read here: write a block with its own forward for each stub domain, and upstreamNameservers \
+                             in place of the placeholder";
+
 /// Options that decide how servers are written.
 #[derive(Debug, Default)]
 struct ServerOptions {
@@ -89,7 +98,10 @@ pub(super) fn read<'a>(
         read_option(draft, &mut forward, &mut transport, option);
     }
     for word in &directive.arguments[1..] {
-        if let Some(servers) = behind.get(&word.text) {
+        if word.text == UPSTREAM_PLACEHOLDER {
+            forward.servers.push(SYSTEM_RESOLVER.to_owned());
+            draft.remark(directive, LineVerdict::Differs, NO_CONFIG_MAP);
+        } else if let Some(servers) = behind.get(&word.text) {
             forward.servers.extend(servers.iter().cloned());
         } else if let Some(server) = named(&transport, &word.text) {
             forward
@@ -154,7 +166,7 @@ fn resolved(
 ) -> String {
     let servers = match transport.resolvers.as_slice() {
         // The system's resolver, as in CoreDNS.
-        [] => vec!["/etc/resolv.conf".to_owned()],
+        [] => vec![SYSTEM_RESOLVER.to_owned()],
         resolvers => resolvers.to_vec(),
     };
     let group = draft.group(DraftGroup {
@@ -203,6 +215,10 @@ fn server(draft: &mut Draft, transport: &ServerOptions, word: &Word) -> Option<S
             Some(name) if !text.contains('#') => format!("{text}#{name}"),
             _ => text.to_owned(),
         }),
+        _ if rest.contains(CLUSTER_DNS_PLACEHOLDER) => {
+            draft.refuse(&word.place, LineRefusal::NoClusterDns);
+            None
+        }
         _ => {
             draft.unexpected(word, EXPECTED);
             None
@@ -210,8 +226,13 @@ fn server(draft: &mut Draft, transport: &ServerOptions, word: &Word) -> Option<S
     }
 }
 
+/// Whether it is an IP address, with or without a port. The interface of a link-local one is checked with our own
+/// configuration.
 fn is_address(text: &str) -> bool {
-    text.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok()
+    let with_interface = text.trim_start_matches('[').split_once('%');
+    text.parse::<IpAddr>().is_ok()
+        || text.parse::<SocketAddr>().is_ok()
+        || with_interface.is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
 }
 
 /// An IPv6 address without a port needs brackets behind a scheme.

@@ -41,6 +41,12 @@ const NODE_LOCAL: &str = "169.254.20.10";
 /// The address of kube-dns, which NodeLocal DNSCache takes over.
 const KUBE_DNS_PLACEHOLDER: &str = "__PILLAR__DNS__SERVER__";
 
+/// The address by which NodeLocal DNSCache asks kube-dns.
+const CLUSTER_DNS_PLACEHOLDER: &str = "__PILLAR__CLUSTER__DNS__";
+
+/// The servers of names outside of the cluster, which NodeLocal DNSCache takes from the ConfigMap kube-dns.
+const UPSTREAM_PLACEHOLDER: &str = "__PILLAR__UPSTREAM__SERVERS__";
+
 /// Remark about an `import` that imports nothing.
 const NO_FILE: &str = "there is no such file here, so nothing is imported; if the cluster has some, in a ConfigMap such as coredns-custom, \
                        have them here, too";
@@ -345,14 +351,13 @@ fn set_observed_addresses(draft: &mut Draft) {
     }
 }
 
-/// NodeLocal DNSCache's placeholders, which its own program fills in, replaced.
+/// NodeLocal DNSCache's placeholders that stand for one text each, replaced.
 fn with_placeholders(text: &str, around: &Surroundings<'_>) -> String {
     let mut text = text
         .replace("__PILLAR__LOCAL__DNS__", NODE_LOCAL)
-        .replace("__PILLAR__DNS__DOMAIN__", "cluster.local")
-        .replace("__PILLAR__UPSTREAM__SERVERS__", "/etc/resolv.conf");
+        .replace("__PILLAR__DNS__DOMAIN__", "cluster.local");
     if let Some(address) = around.cluster_dns {
-        text = text.replace("__PILLAR__CLUSTER__DNS__", &address.to_string());
+        text = text.replace(CLUSTER_DNS_PLACEHOLDER, &address.to_string());
     }
     text
 }
