@@ -233,7 +233,6 @@ clusterDNS: 10.96.0.10
 config:
   upstreams:
     vpc: null
-    cluster: {probe: \"kubernetes.default.svc.cluster.local A\", servers: [10.96.0.10]}
     default: {servers: [10.0.0.2]}
   routes:
     \".\": {cache: {max_ttl: 30s}, group: default, max_negative_ttl: 30s}
@@ -254,6 +253,100 @@ config:
     let (values, _) = imported(&directory, &arguments, Some(&acl));
     let expected = "clusterDNS: 10.96.0.10\nallow: [10.0.0.0/8]\nconfig:\n";
     assert!(values.starts_with(expected), "{values}");
+}
+
+/// A Corefile, what its values hold, and what they do not.
+const TO_KUBE_DNS: [(&str, &[&str], &[&str]); 8] = [
+    (
+        include_str!("corefile/cases/node-local.Corefile"),
+        &[
+            "  upstreams:\n    vpc: null\n    default: {servers: [/etc/resolv.conf]}\n  routes:\n",
+            "    in-addr.arpa: {cache: {max_ttl: 30s}, group: cluster, max_negative_ttl: 30s}\n",
+            "config:\n  # kube-dns is asked over UDP, not over TCP as by force_tcp: its servers are the chart's\n",
+        ],
+        &["tcp://", "[10.96.0.10", "group: cluster.local"],
+    ),
+    (
+        "corp.example {\n forward . 10.96.0.10:53 {\n max_concurrent 500\n }\n}\n",
+        &[
+            "    cluster: {max_in_flight: 500}\n",
+            "    corp.example: {cache: off, group: cluster}\n",
+        ],
+        &["servers"],
+    ),
+    (
+        ". {\n kubernetes cluster.local\n forward corp.example dns://10.96.0.10 {\n policy sequential\n health_check 1s domain \
+         corp.example\n }\n forward . 10.0.0.2\n}\n",
+        &[
+            "    cluster: {failover: {probe_min: 1s}, policy: ordered, probe: \"corp.example NS\"}\n",
+            "    corp.example: {cache: off, group: cluster}\n",
+            "    cluster.local: {cache: off, group: cluster}\n",
+        ],
+        &["[10.96.0.10"],
+    ),
+    (
+        "a.example {\n forward . 10.96.0.10 {\n max_concurrent 500\n }\n}\nb.example {\n forward . 10.96.0.10 {\n max_concurrent \
+         600\n }\n}\n",
+        &[
+            "  # upstreams.\"b.example\".max_in_flight is not that of cluster, so this group asks kube-dns by itself.",
+            "    b.example: {max_in_flight: 600, servers: [10.96.0.10]}\n    cluster: {max_in_flight: 500}\n",
+            "    a.example: {cache: off, group: cluster}\n",
+            "    b.example: {cache: off, group: b.example}\n",
+        ],
+        &["vpc"],
+    ),
+    (
+        "cluster {\n forward . 10.0.0.9\n}\n. {\n kubernetes cluster.local\n forward . 10.0.0.2\n}\n",
+        &[
+            "    cluster-3: {servers: [10.0.0.9]}\n",
+            "    cluster: {cache: off, group: cluster-3}\n",
+            "    cluster.local: {cache: off, group: cluster}\n",
+        ],
+        &["[10.96.0.10", "cluster-2"],
+    ),
+    (
+        ". {\n forward . 10.96.0.10\n}\n",
+        &["  upstreams:\n    vpc: null\n  routes:\n    \".\": {cache: off, group: cluster}\n"],
+        &["servers"],
+    ),
+    (
+        "corp.example {\n forward . 10.96.0.10\n}\n",
+        &["config:\n  routes:\n    corp.example: {cache: off, group: cluster}\n"],
+        &["upstreams"],
+    ),
+    (
+        ". {\n forward . dns.corp.example {\n resolver 10.96.0.10\n }\n}\n",
+        &["    default: {servers: [\"dns.corp.example@cluster\"]}\n"],
+        &["resolver"],
+    ),
+];
+
+/// The chart asks kube-dns by another address in mode nodeLocal, where kube-dns's own is nodens's.
+#[test]
+fn values_of_the_chart_leave_the_address_of_kube_dns_to_the_chart() {
+    let directory = TempDir::new();
+    let arguments = [
+        "import",
+        "-",
+        "--cluster-dns",
+        "10.96.0.10",
+        "--helm-values",
+    ];
+    for (corefile, written, not_written) in TO_KUBE_DNS {
+        let (yaml, _) = imported(&directory, &arguments, Some(corefile));
+        // Comments of their own line stay.
+        let lines = yaml.lines().map(|line| match line.find("  # stdin:") {
+            Some(end) => &line[..end],
+            None => line.trim_end_matches("  # the chart's own"),
+        });
+        let yaml: String = lines.flat_map(|line| [line, "\n"]).collect();
+        for written in written {
+            assert!(yaml.contains(written), "{written}\n{yaml}");
+        }
+        for not_written in not_written {
+            assert!(!yaml.contains(not_written), "{not_written}\n{yaml}");
+        }
+    }
 }
 
 /// As NodeLocal DNSCache's installation leaves it, with kube-proxy in iptables mode.

@@ -16,7 +16,7 @@ use super::named::{HostName, NamedServer, ServerSource, usable};
 use super::{ServerConfig, Transport};
 
 /// RFC 1035 §4.2.
-const DNS_PORT: u16 = 53;
+pub(super) const DNS_PORT: u16 = 53;
 /// RFC 7858 §3.1.
 const TLS_PORT: u16 = 853;
 /// RFC 9110 §4.2.2.

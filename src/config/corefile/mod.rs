@@ -4,6 +4,7 @@
 //! which clients would get other answers is a mistake. Sources: coredns.io/plugins and coredns.io/manual, for 1.15;
 //! NodeLocal DNSCache's placeholders: kubernetes.io/docs/tasks/administer-cluster/nodelocaldns.
 
+mod chart;
 pub(super) mod draft;
 mod forward;
 mod pattern;
@@ -71,6 +72,8 @@ pub(super) struct TranslatedCorefile {
     /// Files that it imports.
     pub(super) files: BTreeSet<PathBuf>,
     pub(super) document: Document,
+    /// Where kube-dns is.
+    pub(super) kube_dns: Option<IpAddr>,
 }
 
 impl TranslatedCorefile {
@@ -83,7 +86,7 @@ impl TranslatedCorefile {
     /// The same as values of the Helm chart, without what the chart sets by itself.
     #[must_use]
     pub(super) fn chart_values(&self, cluster_dns: Option<IpAddr>) -> String {
-        written::values(&self.document, cluster_dns)
+        chart::values(self, cluster_dns)
     }
 }
 
@@ -153,6 +156,7 @@ pub(super) fn import(
         remarks,
         files: corefile.files,
         document,
+        kube_dns: around.cluster_dns,
     })
 }
 

@@ -12,6 +12,9 @@ use super::syntax::{Directive, Place, Word};
 use super::zones::{self, BlockKey, is_within, zone};
 use crate::config::servers::is_group_name;
 
+/// A name that kube-dns knows by itself. It may have no upstream of its own, and then never answers a question about the root.
+pub(super) const PROBE_OF_KUBE_DNS: &str = "kubernetes.default.svc.cluster.local A";
+
 /// What a server block says, in the order in which CoreDNS asks its plugins.
 #[derive(Debug, Default)]
 pub(super) struct DraftBlock<'a> {
@@ -385,12 +388,7 @@ fn kubernetes_routes(
     let group = draft.group(DraftGroup {
         name: "cluster".to_owned(),
         servers: vec![address.to_string()],
-        // kube-dns may have no upstream of its own, and then never answers a question about the root.
-        options: vec![(
-            vec!["probe"],
-            "kubernetes.default.svc.cluster.local A".into(),
-            place.clone(),
-        )],
+        options: vec![(vec!["probe"], PROBE_OF_KUBE_DNS.into(), place.clone())],
         place: place.clone(),
     });
     let mut near = Vec::new();

@@ -1,9 +1,8 @@
 //! Our configuration as YAML text, in the order of the reference.
 
 use std::fmt::Write;
-use std::net::IpAddr;
 
-use figment::value::{Dict, Empty, Tag, Value};
+use figment::value::{Dict, Value};
 
 use crate::config::path::KeyPath;
 use crate::config::yaml::Document;
@@ -27,73 +26,7 @@ const ORDER: [&str; 12] = [
 /// Tables that have a line for each of their keys; those below stand in braces.
 const OPEN: [&str; 3] = ["upstreams", "routes", "records"];
 
-/// Keys that the chart sets by its mode.
-const OF_THE_CHART: [&str; 4] = ["listen", "allow", "admin", "metrics"];
-
-/// The same as values of the chart, which sets by itself where to listen and who may ask.
-pub(super) fn values(document: &Document, cluster_dns: Option<IpAddr>) -> String {
-    let mut document = document.clone();
-    // The networks of an `acl` are the user's choice; `allow: all` is only CoreDNS's default.
-    let allow = document
-        .dict
-        .get("allow")
-        .filter(|allow| allow.as_array().is_some());
-    let allow = allow.map(written);
-    document
-        .dict
-        .retain(|key, _| !OF_THE_CHART.contains(&key.as_str()));
-    if let Some(routes) = document.dict.get_mut("routes").and_then(as_table) {
-        for route in routes.values_mut().filter_map(as_table) {
-            // The chart writes it there, and the two exclude each other.
-            let cache = route.get_mut("cache").and_then(as_table);
-            if let Some(ttl) = cache.and_then(|cache| cache.remove("max_negative_ttl")) {
-                route.insert("max_negative_ttl".to_owned(), ttl);
-            }
-        }
-        for (zone, route) in routes.iter_mut() {
-            // The chart may have a route to kube-dns there, which an answer excludes.
-            let charts = ["local", "arpa"].iter().any(|end| zone.ends_with(end));
-            if let Some(route) =
-                as_table(route).filter(|route| charts && route.contains_key("answer"))
-            {
-                for key in ["group", "max_negative_ttl"] {
-                    route.insert(key.to_owned(), Value::Empty(Tag::Default, Empty::None));
-                }
-            }
-        }
-    }
-    let all_names = document.dict.get("routes").and_then(Value::as_dict);
-    let all_names = all_names.is_some_and(|routes| routes.contains_key("."));
-    let mut out = String::new();
-    if let Some(address) = cluster_dns {
-        let _ = writeln!(out, "clusterDNS: {}", scalar(&address.to_string()));
-    }
-    if let Some(allow) = allow {
-        let _ = writeln!(out, "allow: {allow}");
-    }
-    out.push_str("config:\n");
-    for line in yaml(&document).lines() {
-        let _ = writeln!(out, "  {line}");
-        if line == "upstreams:" && all_names && !has_group(&document, "vpc") {
-            // No route leads to it.
-            out.push_str("    vpc: null  # the chart's own\n");
-        }
-    }
-    out
-}
-
-fn as_table(value: &mut Value) -> Option<&mut Dict> {
-    match value {
-        Value::Dict(_, dict) => Some(dict),
-        _ => None,
-    }
-}
-
-fn has_group(document: &Document, name: &str) -> bool {
-    let upstreams = document.dict.get("upstreams").and_then(Value::as_dict);
-    upstreams.is_some_and(|groups| groups.contains_key(name))
-}
-
+/// The whole configuration.
 pub(super) fn yaml(document: &Document) -> String {
     let rank = |key: &str| {
         ORDER
@@ -143,7 +76,8 @@ fn line(
     let _ = writeln!(out, "{text}");
 }
 
-fn written(value: &Value) -> String {
+/// A value on one line.
+pub(super) fn written(value: &Value) -> String {
     let list = |items: Vec<String>| items.join(", ");
     match value {
         Value::Dict(_, dict) => {
@@ -162,7 +96,7 @@ fn written(value: &Value) -> String {
 }
 
 /// Text that YAML reads as the same text.
-fn scalar(text: &str) -> String {
+pub(super) fn scalar(text: &str) -> String {
     let plain = |character: char| character.is_ascii_alphanumeric() || "._/:-".contains(character);
     let safe = text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '/')
         && text.chars().all(plain)
