@@ -253,7 +253,7 @@ fn imported(corefile: &str) -> (String, String) {
 }
 
 /// What it is about, a Corefile, what is written, what is said, and what is not written.
-const MEANINGS: [(&str, &str, &str, &str, &str); 43] = [
+const MEANINGS: [(&str, &str, &str, &str, &str); 44] = [
     (
         "a byte order mark is no part of the first zone",
         "\u{feff}.:53 {\n forward . 10.0.0.2\n}\n",
@@ -569,6 +569,13 @@ const MEANINGS: [(&str, &str, &str, &str, &str); 43] = [
         "metrics: {listen: [0.0.0.0:8080",
         "Corefile:2: health 10.0.0.7:8080: taken",
         "10.0.0.7",
+    ),
+    (
+        "AKS: names under a file that there is not",
+        ". {\n hosts example.hosts corp.example {\n 10.0.0.7 a.corp.example\n fallthrough\n }\n forward . 10.0.0.2\n}\n",
+        "  a.corp.example: {A: [10.0.0.7]}",
+        "Corefile:2: hosts example.hosts corp.example: differs: there is no such file; only the names written here",
+        "hosts:",
     ),
 ];
 

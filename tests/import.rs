@@ -122,6 +122,34 @@ fn what_another_config_map_holds_is_imported() {
     );
 }
 
+/// As k3s has it.
+#[test]
+fn a_file_of_hosts_is_read_from_its_config_map() {
+    let directory = TempDir::new();
+    let corefile =
+        ".:53 {\n hosts /etc/nodens-test/NodeHosts {\n fallthrough\n }\n forward . 10.0.0.2\n}\n";
+    let map = |data: serde_json::Value| {
+        serde_json::json!({"kind": "ConfigMap", "data": data}).to_string()
+    };
+    let hosts = "# nodes\n10.0.0.5 node-1 node-1.example # the first\nfd00::5 node-1\nnonsense node-2\n10.0.0.6 *.example\n";
+    let held = map(serde_json::json!({"Corefile": corefile, "NodeHosts": hosts}));
+    let (yaml, said) = imported(&directory, &["import", "-"], Some(&held));
+    let records =
+        "records:\n  node-1: {A: [10.0.0.5], AAAA: [fd00::5]}\n  node-1.example: {A: [10.0.0.5]}\n";
+    let plain = values(&yaml).join("\n");
+    assert!(plain.contains(records), "{yaml}");
+    assert!(!plain.contains("hosts:"), "{yaml}");
+    let expected =
+        "hosts /etc/nodens-test/NodeHosts: differs: records: the names that the ConfigMap has now";
+    assert!(said.contains(expected), "{said}");
+    let alone = map(serde_json::json!({"Corefile": corefile}));
+    let (yaml, said) = imported(&directory, &["import", "-", "--helm-values"], Some(&alone));
+    assert!(yaml.contains("hosts: /etc/nodens-test/NodeHosts"), "{yaml}");
+    let expected =
+        "it must be there where nodens runs: mount it by extraVolumes and extraVolumeMounts";
+    assert!(said.contains(expected), "{said}");
+}
+
 #[test]
 fn a_config_map_without_a_corefile_says_what_it_holds() {
     let directory = TempDir::new();

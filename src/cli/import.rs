@@ -44,14 +44,15 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<ExitCode> {
     for remark in &imported.remarks {
         eprintln!("{remark}");
     }
-    for missing in &imported.missing {
-        eprintln!("{missing}; it must be there where nodens runs");
-    }
-    let written = if args.helm_values {
-        imported.chart_values
+    let (written, remedy) = if args.helm_values {
+        let remedy = ": mount it by extraVolumes and extraVolumeMounts";
+        (imported.chart_values, remedy)
     } else {
-        imported.yaml
+        (imported.yaml, "")
     };
+    for missing in &imported.missing {
+        eprintln!("{missing}; it must be there where nodens runs{remedy}");
+    }
     match &args.output {
         Some(file) => fs::write(file, written).with_context(|| format!("{}", file.display()))?,
         None => std::io::stdout().lock().write_all(written.as_bytes())?,

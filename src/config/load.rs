@@ -2,6 +2,7 @@
 //!
 //! Reads files (the configuration, resolv.conf, the host's name) and no socket. What each key may be: `schema.rs`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -293,6 +294,7 @@ fn read_corefile(
         ipv6: host.ipv6.exists(),
         variable: &variable,
         files: &host.files,
+        beside: &BTreeMap::new(),
     };
     corefile::import(path, text, &around).map_err(ConfigErrors::new)
 }

@@ -62,6 +62,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
     /// Where what it imports is read from.
     pub(super) files: &'a Files,
+    /// What stands beside it in ConfigMaps, by key; `import` takes it from what it reads.
+    pub(super) beside: &'a BTreeMap<String, String>,
 }
 
 /// What a Corefile becomes.
@@ -110,11 +112,18 @@ pub(super) fn import(
     around: &Surroundings<'_>,
 ) -> Result<TranslatedCorefile, Vec<ConfigError>> {
     let (inside, text, beside) = unpacked(file, text)?;
+    let around = &Surroundings {
+        cluster_dns: around.cluster_dns,
+        ipv6: around.ipv6,
+        variable: around.variable,
+        files: around.files,
+        beside: &beside,
+    };
     let text = with_placeholders(&text, around);
     let sources = Sources {
         variable: around.variable,
         files: around.files,
-        beside: &beside,
+        beside: around.beside,
     };
     let corefile = syntax::parse(&inside, &text, sources);
     let mut draft = Draft::default();

@@ -57,7 +57,7 @@ pub(super) fn read<'a>(
         "kubernetes" => kubernetes(draft, server, directive),
         "cache" => cache(draft, server, directive),
         "bind" => bind(draft, around, server, directive),
-        "hosts" => hosts(draft, server, directive),
+        "hosts" => hosts(draft, around, server, directive),
         "log" => log(draft, directive),
         "prometheus" => observed(draft, around, directive, PROMETHEUS),
         "health" => observed(draft, around, directive, HEALTH),
