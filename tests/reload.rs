@@ -407,3 +407,48 @@ fn zones_groups_and_servers_that_are_gone_leave_nothing_in_the_metrics() {
         assert!(shown.is_empty(), "{shown:#?}");
     }
 }
+
+/// A probe that took the instance for dead would have it restarted, and it could not start again.
+#[test]
+fn a_mistake_in_the_file_does_not_hide_the_running_instance_from_commands() {
+    let server = StandIn::new(|query, _| vec![response(query, &[])]);
+    let upstreams = format!("upstreams: {{vpc: {{servers: [\"{}\"]}}}}", server.address);
+    let nodens = Nodens::start(&upstreams);
+    let with = |more: &str| nodens.rewrite(&["127.0.0.1:0"], &format!("{upstreams}\n{more}"));
+    let run = |arguments: &[&str]| {
+        let mut command = common::nodens();
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(nodens.path("nodens.yaml"));
+        let output = common::run_to_its_end(command);
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    let health = &["health"][..];
+    let commands = [health, &["top", "--once"], &["cache", "list"]];
+    for mistake in [
+        "cache: {max_ttl: 9d}",
+        "routes: {corp: missing}",
+        "unknown_key: 1",
+        "upstreams: {}",
+    ] {
+        with(mistake);
+        for arguments in commands {
+            let (status, said) = run(arguments);
+            assert_eq!(status, Some(0), "{mistake}: {arguments:?}: {said}");
+        }
+    }
+    for (mistake, words) in [
+        ("socket: twice.sock", "the key is here twice"),
+        ("{", "--socket"),
+    ] {
+        with(mistake);
+        let (status, said) = run(health);
+        assert_eq!(status, Some(1), "{mistake}: {said}");
+        assert!(said.contains(words), "{mistake}: {said}");
+    }
+}

@@ -16,7 +16,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::budgets::ADMIN_ANSWER_BYTES;
-use crate::config::{Flags, load};
+use crate::config::{AdminLocation, Flags, admin_location};
 
 /// The location of an instance's admin interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,17 +40,20 @@ impl fmt::Display for AdminAddress {
 }
 
 impl AdminAddress {
-    /// The location in the running instance's configuration: its Unix socket if it has one, else its admin address.
+    /// The location in the running instance's configuration: its Unix socket if it has one, else its admin address. The instance
+    /// may run although its file has mistakes meanwhile, so mistakes in other keys do not count.
     pub(super) fn of_configuration(config_file: Option<PathBuf>) -> anyhow::Result<Self> {
         let flags = Flags {
             config_file,
             ..Flags::default()
         };
-        let config = load(&flags)?.config;
-        match (config.socket, config.admin) {
-            (Some(socket), _) => Ok(Self::Socket(socket)),
-            (None, Some(address)) => Ok(Self::Address(address)),
-            (None, None) => {
+        let location = admin_location(&flags).context(
+            "the configuration does not say where the instance is; name its Unix socket with --socket",
+        )?;
+        match location {
+            Some(AdminLocation::Socket(socket)) => Ok(Self::Socket(socket)),
+            Some(AdminLocation::Address(address)) => Ok(Self::Address(address)),
+            None => {
                 bail!("neither `socket` nor `admin` is set, so the instance cannot be asked")
             }
         }

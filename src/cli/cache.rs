@@ -19,7 +19,6 @@ use super::examples;
 use super::resolve::{parse_type, presentation};
 use crate::budgets::CACHE_ENTRIES_LISTED;
 use crate::cache::Flushed;
-use crate::config::{Flags, load};
 use crate::process::admin::cache::{
     AskedName, EntryLine, EntryList, EntryMessage, FlushRequest, GetRequest, ListRequest,
 };
@@ -50,7 +49,7 @@ enum CacheCommand {
 /// Which instance.
 #[derive(Debug, Args)]
 struct InstanceArgs {
-    /// Configuration file of the running instance
+    /// Configuration file of the running instance, of which `socket` and `admin` alone are read
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Its Unix socket, whatever the configuration says
@@ -208,18 +207,14 @@ async fn ask<Reply: DeserializeOwned>(
     path: &'static str,
     request: &impl Serialize,
 ) -> anyhow::Result<Reply> {
-    let socket = if let Some(socket) = instance.socket {
-        socket
-    } else {
-        let flags = Flags {
-            config_file: instance.config,
-            ..Flags::default()
-        };
-        let socket = load(&flags)?.config.socket;
-        socket.context("the cache is asked over the Unix socket alone; `socket` is not set")?
+    let instance = match instance.socket {
+        Some(socket) => AdminAddress::Socket(socket),
+        None => AdminAddress::of_configuration(instance.config)?,
     };
+    if !matches!(instance, AdminAddress::Socket(_)) {
+        bail!("the cache is asked over the Unix socket alone; `socket` is not set");
+    }
     let body = serde_json::to_vec(request)?;
-    let instance = AdminAddress::Socket(socket);
     let (status, body) = instance.exchange(Request::post(path), body).await?;
     if !status.is_success() {
         bail!(

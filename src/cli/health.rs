@@ -17,7 +17,7 @@ pub(super) struct HealthArgs {
     /// Ask whether it is ready to serve, rather than whether it is alive
     #[arg(long)]
     ready: bool,
-    /// Configuration file of the running instance
+    /// Configuration file of the running instance, of which `socket` and `admin` alone are read
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Its Unix socket, whatever the configuration says

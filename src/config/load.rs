@@ -68,17 +68,7 @@ pub fn load(flags: &Flags) -> Result<Loaded, ConfigErrors> {
 pub fn load_with(flags: &Flags, files: Files) -> Result<Loaded, ConfigErrors> {
     let text = match &flags.config_file {
         None => None,
-        Some(file) => match files.read_text(file) {
-            Ok(text) => Some((file.as_path(), text)),
-            Err(source) => {
-                let file = file.clone();
-                let error = match source.kind() {
-                    std::io::ErrorKind::NotFound => ConfigError::NoFile { file },
-                    _ => ConfigError::Unreadable { file, source },
-                };
-                return Err(ConfigErrors::new(vec![error]));
-            }
-        },
+        Some(file) => Some((file.as_path(), read_file(file, &files)?)),
     };
     let file = text.as_ref().map(|(file, text)| (*file, text.as_str()));
     let host = HostFacts {
@@ -87,6 +77,18 @@ pub fn load_with(flags: &Flags, files: Files) -> Result<Loaded, ConfigErrors> {
         ..HostFacts::default()
     };
     load_on(&host, file, environment(), &flags.overrides)
+}
+
+/// The text of a configuration file.
+pub(super) fn read_file(file: &Path, files: &Files) -> Result<String, ConfigErrors> {
+    files.read_text(file).map_err(|source| {
+        let file = file.to_owned();
+        let error = match source.kind() {
+            std::io::ErrorKind::NotFound => ConfigError::NoFile { file },
+            _ => ConfigError::Unreadable { file, source },
+        };
+        ConfigErrors::new(vec![error])
+    })
 }
 
 /// Loads the configuration from a file's text, an environment and overrides that are all given, so that nothing of the
@@ -146,7 +148,7 @@ pub fn import(
 }
 
 /// The variables of the process. Octets that are not UTF-8 become U+FFFD, so that the mistake is visible.
-fn environment() -> impl Iterator<Item = (String, String)> {
+pub(super) fn environment() -> impl Iterator<Item = (String, String)> {
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
 }
@@ -164,10 +166,10 @@ impl Config {
 
 /// What a configuration file says.
 #[derive(Default)]
-struct FileContent {
-    document: Option<Document>,
+pub(super) struct FileContent {
+    pub(super) document: Option<Document>,
     /// Mistakes after which the rest could be read.
-    mistakes: Vec<ConfigError>,
+    pub(super) mistakes: Vec<ConfigError>,
     /// Files that a Corefile imports.
     imports: Vec<PathBuf>,
     /// What differs from CoreDNS under a Corefile.
@@ -182,13 +184,7 @@ pub(super) fn load_on(
     overrides: &[(String, String)],
 ) -> Result<Loaded, ConfigErrors> {
     let environment: Vec<(String, String)> = environment.into_iter().collect();
-    let content = match file {
-        None => FileContent::default(),
-        Some((path, text)) if is_corefile(path) => {
-            read_corefile(host, path, text, &environment)?.into()
-        }
-        Some((path, text)) => read_yaml(path, text)?,
-    };
+    let content = read_content(host, file, &environment)?;
     let path = file.map(|(path, _)| path);
     let mut errors = content.mistakes;
     let near_ours = layers::near_ours(&environment);
@@ -229,6 +225,24 @@ fn warnings_of_unread(
         let meant = name.replacen('_', "__", 1);
         format!("${name} is not read: two underscores follow the name, {meant}")
     })
+}
+
+/// What the text of a file says; nothing without a file.
+///
+/// # Errors
+/// If it cannot be translated, holds no table of keys, or is no configuration of ours.
+pub(super) fn read_content(
+    host: &HostFacts,
+    file: Option<(&Path, &str)>,
+    environment: &[(String, String)],
+) -> Result<FileContent, ConfigErrors> {
+    match file {
+        None => Ok(FileContent::default()),
+        Some((path, text)) if is_corefile(path) => {
+            Ok(read_corefile(host, path, text, environment)?.into())
+        }
+        Some((path, text)) => read_yaml(path, text),
+    }
 }
 
 /// # Errors

@@ -3,6 +3,7 @@
 //! Owns the schema and its defaults. Must not open sockets or touch the network. What the user typed is read by
 //! [`load`] (in `config/`), which reports every mistake at once and remembers where each value came from.
 
+mod admin_location;
 mod allow;
 mod cache;
 mod corefile;
@@ -43,6 +44,7 @@ use std::time::Duration;
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::{IpNet, Ipv6Net};
 
+pub use admin_location::{AdminLocation, admin_location};
 pub use corefile::{LineRefusal, LineVerdict, Remark, SyntaxProblem, is_corefile};
 pub use error::{ConfigError, ConfigErrors, CorefileProblem, Missing, Origin, Problem};
 pub use files::{Files, is_pipe};

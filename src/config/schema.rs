@@ -107,7 +107,7 @@ pub(super) fn read(report: &Report<'_>, host: &HostFacts) -> Config {
     config
 }
 
-fn read_socket(top: &Section<'_>) -> Option<PathBuf> {
+pub(super) fn read_socket(top: &Section<'_>) -> Option<PathBuf> {
     let socket: Option<PathBuf> = top.read_or_null("socket", None);
     if let Some(path) = &socket {
         let length = path.as_os_str().len();

@@ -37,7 +37,7 @@ pub(super) struct TopArgs {
     /// Unix socket of an instance; may be repeated
     #[arg(long, value_name = "PATH")]
     socket: Vec<PathBuf>,
-    /// Configuration file of the running instance, which names its socket or address, unless one is given
+    /// Configuration file of the running instance, of which `socket` and `admin` alone are read, unless an instance is given
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// How often each instance is read, from 100ms to 1h
