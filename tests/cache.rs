@@ -148,14 +148,14 @@ fn a_flush_takes_a_name_or_a_zone_or_everything_and_says_how_much() {
     for (arguments, want) in [
         (
             &["flush", "A.corp"][..],
-            "forgotten: 1 answers, 0 failures\n",
+            "forgotten: 1 answer, 0 failures\n",
         ),
         (&["flush", "a.corp"], "forgotten: 0 answers, 0 failures\n"),
         (
             &["flush", "--zone", "corp"],
-            "forgotten: 2 answers, 1 failures\n",
+            "forgotten: 2 answers, 1 failure\n",
         ),
-        (&["flush", "--all"], "forgotten: 1 answers, 0 failures\n"),
+        (&["flush", "--all"], "forgotten: 1 answer, 0 failures\n"),
     ] {
         if arguments.contains(&"--zone") {
             // A failure is remembered for a second: this one is new.
@@ -232,7 +232,7 @@ fn only_the_unix_socket_gives_access_to_the_cache() {
     for path in ["/cache/list", "/cache/get", "/cache/flush"] {
         assert_eq!(post(admin, path, "\"all\""), 404, "{path}");
     }
-    assert!(said(&nodens, &["list"]).contains(";; 1 entries"));
+    assert!(said(&nodens, &["list"]).contains(";; 1 entry, "));
     let unset = common::TempDir::new().write("no-socket.yaml", "");
     let output = nodens_with_config(&unset);
     assert_eq!(output.status.code(), Some(2));

@@ -1,6 +1,6 @@
 //! `nodens cache list|get|flush`: look into the running instance's cache, or have it forget, over its Unix socket.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -128,7 +128,10 @@ async fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     }
     let (shown, all) = (list.entries.len(), list.matching);
     match shown {
-        _ if shown == all => writeln!(text, ";; {all} entries, {} bytes", list.bytes)?,
+        _ if shown == all => {
+            let entries = counted(all, "entry", "entries");
+            writeln!(text, ";; {entries}, {} bytes", list.bytes)?;
+        }
         _ => writeln!(
             text,
             ";; the first {shown} of {all} entries, {} bytes",
@@ -174,8 +177,16 @@ async fn flush(args: FlushArgs) -> anyhow::Result<ExitCode> {
     };
     let flushed: Flushed = ask(args.instance, "/cache/flush", &request).await?;
     let Flushed { answers, failures } = flushed;
-    println!("forgotten: {answers} answers, {failures} failures");
+    let answers = counted(answers, "answer", "answers");
+    let failures = counted(failures, "failure", "failures");
+    println!("forgotten: {answers}, {failures}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A count with its unit.
+fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, one: &str, many: &str) -> String {
+    let unit = if count == N::from(1) { one } else { many };
+    format!("{count} {unit}")
 }
 
 /// All fields of an entry, as a line.
@@ -184,8 +195,7 @@ fn describe(entry: &EntryLine) -> String {
         name, qtype, rcode, ..
     } = entry;
     let mut line = format!("{name} {qtype} {rcode}");
-    let plural = if entry.answers == 1 { "" } else { "s" };
-    let _ = write!(line, " {} record{plural}", entry.answers);
+    let _ = write!(line, " {}", counted(entry.answers, "record", "records"));
     let _ = match entry.ttl_seconds {
         0 => write!(line, ", stale for {} s", entry.stale_seconds),
         ttl => write!(line, ", fresh for {ttl} s"),
