@@ -308,14 +308,15 @@ impl Plan {
         may: &mut impl FnMut(usize, Extra) -> bool,
     ) -> Option<Step> {
         let server = self.unreachable.take()?;
+        let mut candidates = self.tiers[self.tier].candidates.iter();
+        // A server of an earlier tier is not asked again.
+        let candidate = *candidates.find(|candidate| candidate.server == server)?;
         let waiting = |a_try: &Try| a_try.status == Status::Waiting;
         let others = self.has_unasked() || self.tries[self.first..].iter().any(waiting);
         if self.retries == 0 || others || !may(server, Extra::Replacement) {
             return None;
         }
         self.retries -= 1;
-        let mut candidates = self.tiers[self.tier].candidates.iter();
-        let candidate = *candidates.find(|candidate| candidate.server == server)?;
         let step = self.ask(candidate, now);
         self.schedule(now, candidate.hedge_delay);
         Some(step)
@@ -989,6 +990,21 @@ mod tests {
         assert_eq!(run.step(), Step::Overdue(number));
         run.plan.failed(number, TryFailure::Unreachable);
         assert_eq!(run.step(), Step::Exhausted);
+    }
+
+    #[test]
+    fn an_error_at_an_earlier_tiers_server_takes_no_token() {
+        let mut run = Run::new(vec![tier(&[1]), tier(&[2])]);
+        (run.hedges, run.replacements) = (0, 0);
+        run.until(1030, &[]);
+        assert_eq!(run.log, [(0, 1), (1000, 2)]);
+        // The first server's truncated answer came late, and TCP does not reach the server.
+        run.plan.goes_on(0, run.now);
+        run.plan.failed(0, TryFailure::Unreachable);
+        run.replacements = 1;
+        assert!(matches!(run.step(), Step::Wait(_)));
+        assert_eq!(run.replacements, 1);
+        assert_eq!(run.plan.retries, UNREACHABLE_RETRIES);
     }
 
     #[test]
