@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::dns::{Ask, Message, Over, Section, failure, rcode, record, response, rr, wire_name};
+use common::dns::{
+    Ask, Message, Over, Section, failure, rcode, receive, record, response, rr, udp_to, wire_name,
+};
 use common::stand_in::{Gate, StandIn};
 use common::{Nodens, nodens, wait_for};
 
@@ -221,6 +223,36 @@ fn an_answer_that_was_asked_for_before_a_flush_is_not_kept() {
         kept.contains("192.0.2.2") && !kept.contains("192.0.2.1"),
         "{kept}"
     );
+}
+
+/// The flight that a flush replaced by another one is not forgotten.
+#[test]
+fn clients_who_asked_before_and_after_a_flush_get_servfail_when_the_grace_of_a_stop_is_over() {
+    let silent = StandIn::new(|_, _| vec![]);
+    let nodens = Nodens::start(&format!(
+        "workers: 1\nshutdown_grace: 300ms\nupstreams:\n  all:\n    servers: [\"{}\"]\n    try_timeout: 12s\n    \
+         deadline: 15s\n    failover: {{start_fanout: 1, hedge_min: 10s, hedge_max: 10s}}\n",
+        silent.address
+    ));
+    let mut clients = Vec::new();
+    for asked in 1_u8..=3 {
+        let client = udp_to(nodens.address()).expect("a socket");
+        let query = Ask::new("slow.example.", rr::A).payload(1232);
+        client.send(&query.message()).expect("sent");
+        clients.push(client);
+        nodens.wait_for_metric("nodens_queries_total", &[], f64::from(asked));
+        said(&nodens, &["flush", "slow.example"]);
+    }
+    let (status, log) = nodens.terminate();
+    assert_eq!(status.code(), Some(0), "{log}");
+    for client in &clients {
+        let reply = receive(client).unwrap_or_else(|error| panic!("no reply: {error}\n{log}"));
+        let reply = Message::read(&reply).expect("well-formed");
+        assert_eq!(reply.rcode(), rcode::SERVFAIL, "{reply:?}");
+        let options = reply.opt.expect("the query had EDNS").options;
+        let text = String::from_utf8_lossy(&options);
+        assert!(text.contains("shutting down"), "{text:?}");
+    }
 }
 
 #[test]

@@ -167,10 +167,15 @@ impl Flight {
     }
 }
 
+type ByKey<T> = HashMap<Rc<[u8]>, T, ahash::RandomState>;
+
 /// A worker's questions in flight, by key.
 #[derive(Default)]
 pub(super) struct Flights {
-    by_key: RefCell<HashMap<Rc<[u8]>, Rc<Flight>, ahash::RandomState>>,
+    by_key: RefCell<ByKey<Rc<Flight>>>,
+    /// Flights whose place under their key another one took, as after a flush, the earliest first. Nobody joins them, but their
+    /// clients wait.
+    replaced: RefCell<ByKey<Vec<Rc<Flight>>>>,
     prefetches: Cell<usize>,
 }
 
@@ -190,18 +195,24 @@ impl Flights {
         if flight.purpose == Purpose::Prefetch {
             self.prefetches.set(self.prefetches.get() + 1);
         }
-        self.by_key
-            .borrow_mut()
-            .insert(Rc::clone(key), Rc::clone(flight));
+        let mut by_key = self.by_key.borrow_mut();
+        if let Some(earlier) = by_key.insert(Rc::clone(key), Rc::clone(flight)) {
+            let mut replaced = self.replaced.borrow_mut();
+            replaced.entry(Rc::clone(key)).or_default().push(earlier);
+        }
     }
 
     /// Takes a flight off the list. If another flight is listed under the key, as after a flush, it stays.
     pub(super) fn remove(&self, key: &Rc<[u8]>, flight: &Rc<Flight>) {
-        let mut by_key = self.by_key.borrow_mut();
-        if let Some(listed) = by_key.remove(key)
-            && !Rc::ptr_eq(&listed, flight)
-        {
-            by_key.insert(Rc::clone(key), listed);
+        let listed = self.by_key.borrow_mut().remove(key);
+        match listed {
+            Some(listed) if Rc::ptr_eq(&listed, flight) => {}
+            other => {
+                if let Some(other) = other {
+                    self.by_key.borrow_mut().insert(Rc::clone(key), other);
+                }
+                self.remove_replaced(key, flight);
+            }
         }
         if flight.purpose == Purpose::Prefetch {
             self.prefetches.set(self.prefetches.get() - 1);
@@ -211,16 +222,28 @@ impl Flights {
         }
     }
 
+    fn remove_replaced(&self, key: &Rc<[u8]>, flight: &Rc<Flight>) {
+        let mut replaced = self.replaced.borrow_mut();
+        if let Some(same_key) = replaced.get_mut(key) {
+            same_key.retain(|other| !Rc::ptr_eq(other, flight));
+            if same_key.is_empty() {
+                replaced.remove(key);
+            }
+        }
+    }
+
     /// Answers all waiters with SERVFAIL, because the grace of a stop is over.
     pub(super) fn abandon(&self) {
-        let mut flights: Vec<(Rc<[u8]>, Rc<Flight>)> = {
-            let by_key = self.by_key.borrow();
-            let all = by_key.iter();
-            all.map(|(key, flight)| (Rc::clone(key), Rc::clone(flight)))
-                .collect()
-        };
+        let mut flights: Vec<(Rc<[u8]>, Rc<Flight>)> = Vec::new();
+        for (key, same_key) in self.replaced.borrow().iter() {
+            let same_key = same_key.iter().cloned();
+            flights.extend(same_key.map(|flight| (Rc::clone(key), flight)));
+        }
+        for (key, flight) in self.by_key.borrow().iter() {
+            flights.push((Rc::clone(key), Rc::clone(flight)));
+        }
         // Sorted, so that the order does not depend on the keys' hashes, and a simulation repeats itself.
-        flights.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        flights.sort_by(|(one, _), (other, _)| one.cmp(other));
         let text = "this nameserver is shutting down";
         let error = Rc::new(ExtendedError::new(ede::NOT_READY, text));
         for waiter in flights.iter().flat_map(|(_, flight)| flight.take_waiters()) {
