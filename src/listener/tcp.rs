@@ -142,12 +142,22 @@ impl Connections {
             slot: RefCell::new(Some(slot)),
         });
         self.open.add(&connection);
+        let served = ServedConnection(connection);
         self.tasks.spawn_local(async move {
+            let connection = &served.0;
             if let Err(error) = connection.run(stream, stop).await {
                 tracing::debug!(client = %connection.peer, %error, "a client's connection ended");
             }
-            connection.end();
         });
+    }
+}
+
+/// A connection that a task serves. It ends when this is dropped, also because the task panicked or was dropped.
+struct ServedConnection(Rc<ClientConnection>);
+
+impl Drop for ServedConnection {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -503,4 +513,123 @@ async fn close_after_client(stream: &Stream) -> io::Result<()> {
         }
     };
     timeout(LINGER, until_end).await.unwrap_or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll};
+
+    use arc_swap::ArcSwap;
+    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::task::yield_now;
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::config::Config;
+    use crate::net::network::{MadeUpStream, kernel};
+    use crate::process::metrics::Metrics;
+    use crate::serving::setup::Setup;
+    use crate::serving::top::TopBoard;
+    use crate::serving::worker::Shared;
+    use crate::upstream::loops::LoopNames;
+
+    /// What happens when a connection is read again.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum SecondRead {
+        Waits,
+        Panics,
+    }
+
+    /// A client that sends one octet.
+    #[derive(Debug)]
+    struct OneOctet {
+        taken: AtomicBool,
+        then: SecondRead,
+    }
+
+    impl MadeUpStream for OneOctet {
+        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+            if self.taken.load(Ordering::Relaxed) && self.then == SecondRead::Waits {
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        }
+
+        fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+            assert!(!self.taken.swap(true, Ordering::Relaxed), "read twice");
+            buffer[0] = 0;
+            Ok(1)
+        }
+
+        fn write(&self, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn shut_down(&self) {}
+
+        fn has_unread(&self) -> bool {
+            false
+        }
+    }
+
+    /// A worker's connections, without any.
+    fn connections(slots: &Arc<ConnectionSlots>, metrics: &Metrics) -> Connections {
+        let config = Config::from_yaml("upstreams: {vpc: {servers: [10.0.0.2]}}").expect("valid");
+        let setup = Setup::new(config, None, &metrics.upstream, &kernel(), runtime::now());
+        let setup = Arc::new(setup.expect("it can be set up"));
+        let shared = Arc::new(Shared {
+            cache: Cache::new(&setup.config.cache),
+            current: ArcSwap::new(setup),
+            metrics: metrics.serving.clone(),
+            failures: Arc::default(),
+            top: TopBoard::default(),
+            hasher: ahash::RandomState::new(),
+            loops: Arc::new(LoopNames::default()),
+            upstream_sockets: 8,
+        });
+        Connections::new(&Rc::new(CurrentWorker::new(&shared)), slots)
+    }
+
+    /// Memory that stays counted for connections that are gone would have others closed.
+    #[test]
+    fn a_connection_whose_task_does_not_return_holds_no_memory_afterwards() {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build_local(LocalOptions::default());
+        let runtime = runtime.expect("a runtime");
+        for then in [SecondRead::Waits, SecondRead::Panics] {
+            let metrics = Metrics::new();
+            let slots = Arc::new(ConnectionSlots::new(metrics.connections.clone(), 8));
+            let address = SocketAddr::from(([127, 0, 0, 1], 5300));
+            runtime.block_on(async {
+                let mut connections = connections(&slots, &metrics);
+                let open = Rc::clone(&connections.open);
+                connections.admit(Accepted {
+                    stream: NewStream::MadeUp(Box::new(OneOctet {
+                        taken: AtomicBool::new(false),
+                        then,
+                    })),
+                    peer: address,
+                    listener: address,
+                    stop: CancellationToken::new(),
+                    handed_over: None,
+                });
+                let connection = open.connections.borrow()[0].clone();
+                if then == SecondRead::Waits {
+                    while slots.held() == 0 {
+                        yield_now().await;
+                    }
+                    drop(connections);
+                } else {
+                    let ended = connections.tasks.join_next().await.expect("a connection");
+                    assert!(ended.expect_err("no return").is_panic());
+                }
+                while connection.strong_count() > 0 {
+                    yield_now().await;
+                }
+                assert_eq!((slots.held(), open.held.get()), (0, 0), "{then:?}");
+            });
+        }
+    }
 }
