@@ -41,7 +41,7 @@ fn module(file: &Path) -> String {
 /// The code of a file that is built into the binary: without comments, and without the tests at its end.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).expect("UTF-8");
-    let end = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
     text[..end]
         .lines()
         .map(|line| line.split("//").next().unwrap_or(""))
@@ -191,20 +191,98 @@ fn every_fixed_budget_stands_in_the_table_of_limits() {
     }
 }
 
-/// `Worker::serve` in a document is a function, type or variant `serve` in the source, and a type or module `Worker`.
+/// The blocks of a file, as rustfmt indents them, whose first line `starts` accepts: that line, up to the one with the end.
+fn blocks<'c>(code: &'c str, starts: impl Fn(&str) -> bool) -> Vec<Vec<&'c str>> {
+    let lines: Vec<&str> = code.lines().collect();
+    let first = lines.iter().enumerate();
+    let first = first.filter(|(_, line)| starts(line.trim_start()));
+    let block = |(at, line): (usize, &&'c str)| {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let ends = |line: &&str| {
+            let rest = line.strip_prefix(indent).unwrap_or_default();
+            rest.starts_with('}') || rest.starts_with(");")
+        };
+        let in_one_line = line.ends_with([';', '}']);
+        let rest = lines[at..].iter().position(ends);
+        let length = if in_one_line { 0 } else { rest.unwrap_or(0) };
+        lines[at..=at + length].to_vec()
+    };
+    first.map(block).collect()
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty())
+}
+
+/// Whether a line declares `name` by one of these keywords.
+fn declares(line: &str, keywords: &[&str], name: &str) -> bool {
+    let words: Vec<&str> = words(line).collect();
+    words
+        .windows(2)
+        .any(|pair| keywords.contains(&pair[0]) && pair[1] == name)
+}
+
+/// Whether a type of this name has such a function, constant, field or variant.
+fn type_has(sources: &[(String, String)], owner: &str, member: &str) -> bool {
+    let is_impl = |line: &str| {
+        let target = line.rsplit(" for ").next().unwrap_or(line);
+        line.starts_with("impl") && words(target).any(|word| word == owner)
+    };
+    let defines = |line: &str| declares(line, &["struct", "enum", "trait"], owner);
+    let declares_member = |line: &&str| declares(line, &["fn", "const", "type"], member);
+    sources.iter().any(|(_, code)| {
+        let mut impls = blocks(code, is_impl).into_iter().flatten();
+        let definitions = blocks(code, defines).into_iter();
+        let mut lines = definitions.flat_map(|block| block.into_iter().skip(1));
+        impls.any(|line| declares_member(&line))
+            || lines.any(|line| declares_member(&line) || is_field(line, member))
+    })
+}
+
+/// Whether a line of a definition is this field or variant.
+fn is_field(line: &str, name: &str) -> bool {
+    let line = line.trim_start();
+    let line = ["pub(super) ", "pub(crate) ", "pub "]
+        .iter()
+        .find_map(|visibility| line.strip_prefix(visibility))
+        .unwrap_or(line);
+    let rest = line.strip_prefix(name);
+    rest.is_some_and(|rest| rest.starts_with([':', ',', '(', ' ']))
+}
+
+/// Whether a module of this name has such an item, or hands it on.
+fn module_has(sources: &[(String, String)], owner: &str, member: &str) -> bool {
+    const ITEMS: [&str; 8] = [
+        "fn", "struct", "enum", "trait", "const", "static", "type", "mod",
+    ];
+    let is_owner = |path: &str| path.rsplit("::").next() == Some(owner);
+    let mut of_module = sources.iter().filter(|(path, _)| is_owner(path));
+    of_module.any(|(_, code)| {
+        let is_use =
+            |line: &str| line.starts_with("pub use ") || line.starts_with("pub(super) use ");
+        let mut handed_on = code
+            .split(';')
+            .map(str::trim_start)
+            .filter(|part| is_use(part));
+        code.lines().any(|line| declares(line, &ITEMS, member))
+            || handed_on.any(|part| words(part).any(|word| word == member))
+    })
+}
+
+/// `Worker::serve` in a document is a function, constant, field or variant `serve` of a type `Worker`, and `reload::run` an item
+/// `run` of a module `reload`.
 #[test]
 fn what_the_architecture_names_exists() {
     let root = root();
-    let source: String = files(&root.join("src"))
+    let sources: Vec<(String, String)> = files(&root.join("src"))
         .iter()
-        .map(|file| code(file))
-        .collect();
-    let words: BTreeSet<&str> = source
-        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .map(|file| (module(file), code(file)))
         .collect();
     let pages = fs::read_dir(root.join("docs/architecture")).expect("a folder of the project");
     let pages = pages.map(|page| page.expect("readable").path());
     let mut named = 0;
+    let mut wrong = Vec::new();
     for page in pages.chain([root.join("ARCHITECTURE.md")]) {
         let text = fs::read_to_string(&page).expect("UTF-8");
         let is_path = |span: &&str| {
@@ -214,18 +292,57 @@ fn what_the_architecture_names_exists() {
                     .all(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
         };
         for span in text.split('`').skip(1).step_by(2).filter(is_path) {
-            for word in span.split("::").filter(|word| !word.is_empty()) {
-                let is_module = root.join("src").join(word).exists();
-                assert!(
-                    is_module || words.contains(word),
-                    "{}: {span}",
-                    page.display()
-                );
+            let parts: Vec<&str> = words(span).collect();
+            let belongs = |pair: &[&str]| {
+                let has = if pair[0].starts_with(char::is_uppercase) {
+                    type_has
+                } else {
+                    module_has
+                };
+                has(&sources, pair[0], pair[1])
+            };
+            if !parts.windows(2).all(belongs) {
+                wrong.push(format!("{}: {span}", page.display()));
             }
             named += 1;
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(named > 40, "only {named} were found");
+}
+
+#[test]
+fn a_member_belongs_to_its_own_type_and_module_alone() {
+    let code = "pub use other::Handed;\n\
+                struct Small(u8);\n\
+                pub struct Large {\n    pub(super) field: u8,\n}\n\
+                enum Kind {\n    Unit,\n    Tuple(u8),\n}\n\
+                impl Large {\n    pub fn of_large(&self) {}\n}\n\
+                impl<T> From<Large> for Small {\n    const OF_SMALL: u8 = 1;\n}\n\
+                fn free() {\n    let local = 1;\n}\n";
+    let sources = [("outer::inner".to_owned(), code.to_owned())];
+    for (owner, member) in [
+        ("Large", "field"),
+        ("Large", "of_large"),
+        ("Small", "OF_SMALL"),
+        ("Kind", "Unit"),
+        ("Kind", "Tuple"),
+    ] {
+        assert!(type_has(&sources, owner, member), "{owner}::{member}");
+    }
+    for (owner, member) in [
+        ("Large", "OF_SMALL"),
+        ("Small", "field"),
+        ("Small", "of_large"),
+        ("Kind", "free"),
+        ("Large", "local"),
+    ] {
+        assert!(!type_has(&sources, owner, member), "{owner}::{member}");
+    }
+    assert!(module_has(&sources, "inner", "free"));
+    assert!(module_has(&sources, "inner", "Handed"));
+    assert!(!module_has(&sources, "inner", "local"));
+    assert!(!module_has(&sources, "outer", "free"));
 }
 
 #[test]
