@@ -2,37 +2,18 @@
 
 use super::*;
 
+/// Each text has one mistake, whose message ends like this.
+fn each_says(cases: &[(&str, &str)]) {
+    for (text, expected) in cases {
+        let found = messages(&format!("{text}\n"));
+        assert_eq!(found.len(), 1, "{text}: {found:#?}");
+        assert!(found[0].ends_with(expected), "{}\n{expected}", found[0]);
+    }
+}
+
 #[test]
-fn what_people_write_by_habit_says_how_it_is_written_here() {
-    let cases = [
-        (
-            "upstreams: {a: {servers: '10.0.0.2, 10.0.0.3'}}",
-            "upstreams.a.servers: 10.0.0.2, 10.0.0.3 holds several; write a list: [10.0.0.2, 10.0.0.3]",
-        ),
-        (
-            "upstreams: {a: {servers: ['10.0.0.2 tcp://10.0.0.3']}}",
-            "servers[0]: 10.0.0.2 tcp://10.0.0.3 holds several; write a list: [10.0.0.2, tcp://10.0.0.3]",
-        ),
-        (
-            "listen: 127.0.0.1:53,127.0.0.2:53",
-            "listen: 127.0.0.1:53,127.0.0.2:53 holds several; write a list: [127.0.0.1:53, 127.0.0.2:53]",
-        ),
-        (
-            "allow: private 10.0.0.0/8",
-            "allow: private 10.0.0.0/8 holds several; write a list: [private, 10.0.0.0/8]",
-        ),
-        (
-            "upstreams: {a: {servers: ['fe80::1%eth0']}}",
-            "fe80::1%eth0: an interface is written by its index here, for example [fe80::1%2]:53; `ip link` shows it",
-        ),
-        (
-            "upstreams: {a: {servers: ['[fe80::1%eth0]:53']}}",
-            "[fe80::1%eth0]:53: an interface is written by its index here, for example [fe80::1%2]:53; `ip link` shows it",
-        ),
-        (
-            "listen: '[fe80::1]:53'",
-            "listen: [fe80::1]:53: a link-local address needs its interface; write its index, for example [fe80::1%2]:53",
-        ),
+fn listeners_that_take_each_other_in_are_named() {
+    each_says(&[
         (
             "metrics: {listen: 0.0.0.0:9153}",
             "metrics.listen: 0.0.0.0:9153 takes in 127.0.0.1:9153 of admin; choose another port or address for one of them",
@@ -65,6 +46,42 @@ fn what_people_write_by_habit_says_how_it_is_written_here() {
             "listen: 10.0.0.5:9000\nmetrics: {listen: 0.0.0.0:9000}",
             "metrics.listen: 0.0.0.0:9000 takes in 10.0.0.5:9000 of listen; choose another port or address for one of them",
         ),
+    ]);
+    let shared = "{listen: [0.0.0.0:53, 127.0.0.1:53], handover: true}";
+    assert!(Config::from_yaml(shared).is_ok(), "the kernel shares these");
+}
+
+#[test]
+fn what_people_write_by_habit_says_how_it_is_written_here() {
+    let cases = [
+        (
+            "upstreams: {a: {servers: '10.0.0.2, 10.0.0.3'}}",
+            "upstreams.a.servers: 10.0.0.2, 10.0.0.3 holds several; write a list: [10.0.0.2, 10.0.0.3]",
+        ),
+        (
+            "upstreams: {a: {servers: ['10.0.0.2 tcp://10.0.0.3']}}",
+            "servers[0]: 10.0.0.2 tcp://10.0.0.3 holds several; write a list: [10.0.0.2, tcp://10.0.0.3]",
+        ),
+        (
+            "listen: 127.0.0.1:53,127.0.0.2:53",
+            "listen: 127.0.0.1:53,127.0.0.2:53 holds several; write a list: [127.0.0.1:53, 127.0.0.2:53]",
+        ),
+        (
+            "allow: private 10.0.0.0/8",
+            "allow: private 10.0.0.0/8 holds several; write a list: [private, 10.0.0.0/8]",
+        ),
+        (
+            "upstreams: {a: {servers: ['fe80::1%eth0']}}",
+            "fe80::1%eth0: an interface is written by its index here, for example [fe80::1%2]:53; `ip link` shows it",
+        ),
+        (
+            "upstreams: {a: {servers: ['[fe80::1%eth0]:53']}}",
+            "[fe80::1%eth0]:53: an interface is written by its index here, for example [fe80::1%2]:53; `ip link` shows it",
+        ),
+        (
+            "listen: '[fe80::1]:53'",
+            "listen: [fe80::1]:53: a link-local address needs its interface; write its index, for example [fe80::1%2]:53",
+        ),
         (
             "upstreams: {a: {servers: 10.0.0.2}}\nroutes: {.corp.example: a}",
             ".corp.example is not a domain name: it begins with a dot; write corp.example",
@@ -90,13 +107,7 @@ fn what_people_write_by_habit_says_how_it_is_written_here() {
             "write https://1.1.1.1#name, for example https://1.1.1.1#one.one.one.one",
         ),
     ];
-    for (text, expected) in cases {
-        let found = messages(&format!("{text}\n"));
-        assert_eq!(found.len(), 1, "{text}: {found:#?}");
-        assert!(found[0].ends_with(expected), "{}\n{expected}", found[0]);
-    }
-    let shared = "{listen: [0.0.0.0:53, 127.0.0.1:53], handover: true}";
-    assert!(Config::from_yaml(shared).is_ok(), "the kernel shares these");
+    each_says(&cases);
     let overrides = [(
         "routes.cluster.local.max_negative_ttl".to_owned(),
         "1s".to_owned(),
