@@ -452,3 +452,26 @@ fn a_mistake_in_the_file_does_not_hide_the_running_instance_from_commands() {
         assert!(said.contains(words), "{mistake}: {said}");
     }
 }
+
+#[test]
+fn questions_in_flight_count_against_max_in_flight_after_a_reload_too() {
+    let silent = StandIn::new(|_, _| vec![]);
+    let yaml = |deadline: &str| {
+        format!(
+            "workers: 1\nupstreams:\n  all:\n    servers: [\"{}\"]\n    max_in_flight: 1\n    try_timeout: 12s\n    \
+             deadline: {deadline}\n    failover: {{start_fanout: 1, hedge_min: 10s, hedge_max: 10s}}\n",
+            silent.address
+        )
+    };
+    let nodens = Nodens::start(&yaml("15s"));
+    let client = udp_to(nodens.address()).expect("a socket");
+    let query = Ask::new("slow.example.", rr::A);
+    client.send(&query.message()).expect("sent");
+    wait_for("the server to be asked", || {
+        (silent.asked_count() == 1).then_some(())
+    });
+    change(&nodens, &["127.0.0.1:0"], &yaml("16s"));
+    let reply = Ask::new("other.example.", rr::A).send(nodens.address(), Over::Udp);
+    assert_eq!(reply.rcode(), rcode::SERVFAIL, "{reply:?}");
+    assert_eq!(silent.asked_count(), 1, "there was room for one question");
+}

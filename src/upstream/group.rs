@@ -89,7 +89,8 @@ pub struct Group {
     /// Whether `max_queries_per_second` limits queries to its servers.
     limited: bool,
     turn: AtomicU32,
-    in_flight: AtomicUsize,
+    /// Shared with the group of its name before a reload, whose questions may still be in flight.
+    in_flight: Arc<AtomicUsize>,
     max_in_flight: usize,
 }
 
@@ -131,7 +132,7 @@ impl Group {
             extra,
             limited: config.max_queries_per_second.is_some(),
             turn: AtomicU32::new(0),
-            in_flight: AtomicUsize::new(0),
+            in_flight: old.map_or_else(Arc::default, |old| Arc::clone(&old.in_flight)),
             max_in_flight: config.max_in_flight.get(),
         }
     }
