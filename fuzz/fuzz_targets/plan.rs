@@ -75,7 +75,7 @@ impl Server {
                 health.unreachable(config, now, sent);
                 assert!(health.state().suspected() || health.state() == before);
             }
-            6 => health.unanswered(config, now),
+            6 => health.unanswered(config, now, sent),
             7 => health.looped(config, now),
             8 if self.probe_sent.is_none() && health.probe_due().is_some_and(|at| at <= now) => {
                 health.probe_sent();

@@ -194,13 +194,13 @@ struct Attempt {
     why: Why,
     /// How the server refused the question in an earlier form.
     refusal: Option<Refusal>,
-    /// After TC: until when the try waits for an answer over TCP.
-    stream_until: Option<Instant>,
+    /// After TC: when the question was sent over TCP.
+    stream_sent: Option<Instant>,
 }
 
 impl Attempt {
     fn waits_for_stream(&self) -> bool {
-        self.no_answer == NoAnswer::Nothing && self.stream_until.is_some()
+        self.no_answer == NoAnswer::Nothing && self.stream_sent.is_some()
     }
 }
 
@@ -413,7 +413,7 @@ impl Lookup<'_> {
             left: now,
             why,
             refusal: None,
-            stream_until: None,
+            stream_sent: None,
         });
         if self.earlier_tries(number).next().is_none()
             && let Some(until) = &mut self.cut_until
@@ -449,7 +449,7 @@ impl Lookup<'_> {
     fn overdue(&mut self, number: usize, now: Instant) {
         let attempt = &self.attempts[number];
         if attempt.waits_for_stream() {
-            // The server has answered over UDP. `stream_until` limits the time for TCP.
+            // The server has answered over UDP. `give_up_streams` limits the time for TCP.
             return;
         }
         let server = self.server(number);
@@ -639,14 +639,12 @@ impl Lookup<'_> {
     /// RFC 7766 §5: after a truncated answer over UDP, asks the same server over TCP. If TCP fails, a truncated answer is
     /// better than none.
     fn ask_over_stream(&mut self, number: usize, form: QueryForm, now: Instant) {
-        let server = self.server(number);
         if self.no_stream(number) {
             self.attempts[number].no_answer = NoAnswer::NoStream;
             self.plan.failed(number, TryFailure::Declined);
             self.cut_until.get_or_insert(now + CUT_PATIENCE);
             return;
         }
-        let until = now + server.try_timeout.min(STREAM_PATIENCE);
         self.plan.goes_on(number, now);
         let asked = (0..self.attempts.len()).find(|&other| {
             self.plan.server(other) == self.plan.server(number)
@@ -656,10 +654,10 @@ impl Lookup<'_> {
             // Another try has already asked this server over TCP. This one waits for the same answer.
             self.attempts[number].carrier = Carrier::Stream;
             self.attempts[number].port = None;
-            self.attempts[number].stream_until = self.attempts[asked].stream_until;
+            self.attempts[number].stream_sent = self.attempts[asked].stream_sent;
             return;
         }
-        self.attempts[number].stream_until = Some(until);
+        self.attempts[number].stream_sent = Some(now);
         self.send(number, Carrier::Stream, form, now);
     }
 
@@ -684,13 +682,22 @@ impl Lookup<'_> {
     /// Ends the tries whose time for TCP is over.
     fn give_up_streams(&mut self, now: Instant) {
         for number in 0..self.attempts.len() {
-            let attempt = &self.attempts[number];
-            if attempt.waits_for_stream() && attempt.stream_until.is_some_and(|until| until <= now)
-            {
-                self.server(number).stream_unanswered(now);
+            let Some((sent, until)) = self.waits_for_stream_until(number) else {
+                continue;
+            };
+            if until <= now {
+                self.server(number).stream_unanswered(now, sent);
                 self.stream_ended(number, now);
             }
         }
+    }
+
+    /// If the try waits for an answer over TCP after TC: since when, and until when.
+    fn waits_for_stream_until(&self, number: usize) -> Option<(Instant, Instant)> {
+        let attempt = &self.attempts[number];
+        let sent = attempt.stream_sent.filter(|_| attempt.waits_for_stream())?;
+        let patience = self.server(number).try_timeout.min(STREAM_PATIENCE);
+        Some((sent, sent + patience))
     }
 
     /// The truncated answer of a server that cannot be asked over TCP, once no other server is expected to give the whole
@@ -720,11 +727,8 @@ impl Lookup<'_> {
 
     /// When the lookup has something to do: at `until`, or earlier because of TCP or a truncated answer.
     fn wake_at(&self, until: Instant, now: Instant) -> Instant {
-        let waiting = self
-            .attempts
-            .iter()
-            .filter(|a_try| a_try.waits_for_stream());
-        let streams = waiting.filter_map(|a_try| a_try.stream_until);
+        let waiting = (0..self.attempts.len()).filter_map(|n| self.waits_for_stream_until(n));
+        let streams = waiting.map(|(_, until)| until);
         let cut = self.cut_until.filter(|cut| *cut > now);
         streams.chain(cut).fold(until, Instant::min)
     }

@@ -343,7 +343,7 @@ impl Health {
 
     /// A try sent at `sent` has no answer after the hedge delay. `question` is the hash of its QNAME.
     pub fn overdue(&mut self, now: Instant, sent: Instant, question: u64) {
-        if self.last_heard.is_some_and(|heard| heard >= sent) {
+        if self.has_heard_since(sent) {
             return;
         }
         match self.overdue {
@@ -365,7 +365,7 @@ impl Health {
     /// `sent`.
     pub fn unreachable(&mut self, config: &FailoverConfig, now: Instant, sent: Instant) {
         // The server has answered since. Behind a Service's address, that answer may be from another endpoint.
-        if self.last_heard.is_some_and(|heard| heard >= sent) {
+        if self.has_heard_since(sent) {
             return;
         }
         let (first, before) = self.network_errors.unwrap_or((now, 0));
@@ -395,9 +395,8 @@ impl Health {
     /// answered no question since `asked`.
     #[must_use]
     pub fn bridged_until(&self, asked: Instant) -> Option<Instant> {
-        let may_return = !self.state.suspected()
-            || self.cannot_be_reached()
-            || self.last_heard.is_some_and(|heard| heard >= asked);
+        let may_return =
+            !self.state.suspected() || self.cannot_be_reached() || self.has_heard_since(asked);
         let heard = self.last_heard.filter(|_| may_return);
         heard.map(|heard| heard + BRIDGED_OUTAGE)
     }
@@ -408,8 +407,12 @@ impl Health {
         self.network_errors.is_some() || self.reason == Reason::Unreachable
     }
 
-    /// The server did not answer a question over this transport that it has answered over the other one.
-    pub fn unanswered(&mut self, config: &FailoverConfig, now: Instant) {
+    /// The server did not answer a question over this transport that it has answered over the other one. The question was
+    /// sent at `sent`. If others were answered since, the server may only be slow.
+    pub fn unanswered(&mut self, config: &FailoverConfig, now: Instant, sent: Instant) {
+        if self.has_heard_since(sent) {
+            return;
+        }
         self.fall(config, now, Reason::Overdue);
     }
 
@@ -499,7 +502,7 @@ impl Health {
         self.probe.in_flight = false;
         self.probe.answered_in_row = 0;
         // Answers to clients' queries count more than lost probes: some servers do not answer the probe's question at all.
-        let heard_since = self.last_heard.is_some_and(|heard| heard >= sent);
+        let heard_since = self.has_heard_since(sent);
         if heard_since && !self.state.suspected() {
             self.probe.next = (self.state == State::Poor).then(|| now + POOR_PROBE_PAUSE);
             return;
@@ -568,6 +571,11 @@ impl Health {
         if self.state == State::Poor && self.probe.next.is_none() {
             self.probe.next = Some(now + POOR_PROBE_PAUSE);
         }
+    }
+
+    /// Whether any answer came at `time` or later.
+    fn has_heard_since(&self, time: Instant) -> bool {
+        self.last_heard.is_some_and(|heard| heard >= time)
     }
 
     fn fall(&mut self, config: &FailoverConfig, now: Instant, reason: Reason) {
@@ -767,6 +775,24 @@ mod tests {
         bench.health.looped(&bench.config, bench.at(800));
         bench.answer(900, 1);
         assert_eq!(bench.health.state(), State::Good);
+    }
+
+    #[test]
+    fn a_question_without_an_answer_over_tcp_brings_the_server_down_only_if_it_is_silent() {
+        let unanswered = |bench: &mut Bench, at, sent| {
+            let (now, sent) = (bench.at(at), bench.at(sent));
+            bench.health.unanswered(&bench.config, now, sent);
+            bench.health.state()
+        };
+        let mut never_heard = Bench::new();
+        assert_eq!(unanswered(&mut never_heard, 1000, 0), State::Down);
+        let mut silent = Bench::good();
+        assert_eq!(unanswered(&mut silent, 1010, 10), State::Down);
+        assert_eq!(silent.health.last_change().0, Reason::Overdue);
+        let mut slow = Bench::good();
+        slow.answer(500, 490);
+        assert_eq!(unanswered(&mut slow, 1010, 10), State::Good);
+        assert_eq!(unanswered(&mut slow, 1510, 510), State::Down);
     }
 
     /// The network reports an error to a source port that no other query uses.

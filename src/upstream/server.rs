@@ -363,10 +363,10 @@ impl Server {
         });
     }
 
-    /// A question to which the server gave a truncated answer over UDP got no answer over TCP in time.
-    pub fn stream_unanswered(&self, now: Instant) {
+    /// A question to which the server gave a truncated answer over UDP was sent over TCP at `sent`, and got no answer in time.
+    pub fn stream_unanswered(&self, now: Instant, sent: Instant) {
         self.update(Carrier::Stream, |health, config| {
-            health.unanswered(config, now);
+            health.unanswered(config, now, sent);
         });
     }
 
