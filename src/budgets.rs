@@ -64,11 +64,13 @@ pub const MOVES_PER_EXCHANGE: u8 = 8;
 /// Queries in flight on one upstream socket, be it UDP or a stream: a server that answers none must not make memory grow.
 pub const IN_FLIGHT_PER_SOCKET: usize = 4_096;
 
-/// Streams open to one server by one worker: one is enough for a server that answers out of order, and some do not.
-pub const UPSTREAM_STREAMS: usize = 4;
+/// Streams open to one server by one worker. Many servers answer one query at a time on a stream, so this is how many of a
+/// worker's queries such a server answers at once.
+pub const UPSTREAM_STREAMS: usize = 16;
 
-/// Streams to one server by one worker if the server closes streams after few answers.
-pub const UPSTREAM_STREAMS_SHORT_LIVED: usize = 16;
+/// Streams to one server by one worker if the server answers the queries of a stream in parallel, and closes no stream early.
+/// One is enough for most.
+pub const UPSTREAM_STREAMS_PARALLEL: usize = 4;
 
 /// Octets not yet sent on one upstream stream: a server that does not read must not make memory grow.
 pub const UPSTREAM_STREAM_UNSENT: usize = 64 << 10;

@@ -171,6 +171,8 @@ pub struct Exchange {
     payload: u16,
     /// How often the query was sent again because its socket was closed.
     moves: u8,
+    /// How many queries were sent on its socket before it.
+    place: u32,
     /// See [`Delivery::left`].
     left: Instant,
     /// Whether the observer was told that the try is late.
@@ -193,6 +195,7 @@ impl Exchange {
             sent,
             payload: MAX_PAYLOAD,
             moves: 0,
+            place: 0,
             left: sent,
             late: Cell::new(false),
         }
@@ -233,6 +236,16 @@ impl Exchange {
         self.sent = now;
         self.left = now;
         self
+    }
+
+    /// How many queries were sent on its socket before it.
+    pub(super) fn place(&self) -> u32 {
+        self.place
+    }
+
+    /// Notes how many queries were sent on its socket before it.
+    pub(super) fn takes_place(&mut self, place: u32) {
+        self.place = place;
     }
 
     /// Notes that the query can leave this host now, and could not before.

@@ -18,8 +18,19 @@ use crate::message::wire;
 pub struct InFlight {
     carrier: Carrier,
     exchanges: RefCell<HashMap<u16, Exchange, ahash::RandomState>>,
+    /// Number of exchanges so far.
+    inserted: Cell<u32>,
     /// Number of messages that matched no exchange.
     unmatched: Cell<u32>,
+}
+
+/// The query that a message answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    /// When it was sent.
+    pub sent: Instant,
+    /// How many queries were sent on the socket before it.
+    pub place: u32,
 }
 
 /// How much of a message arrived.
@@ -45,6 +56,7 @@ impl InFlight {
         Self {
             carrier,
             exchanges: RefCell::default(),
+            inserted: Cell::new(0),
             unmatched: Cell::new(0),
         }
     }
@@ -99,7 +111,10 @@ impl InFlight {
     }
 
     /// Adds an exchange whose query has this ID.
-    pub fn insert(&self, id: u16, exchange: Exchange) {
+    pub fn insert(&self, id: u16, mut exchange: Exchange) {
+        let place = self.inserted.get();
+        self.inserted.set(place.wrapping_add(1));
+        exchange.takes_place(place);
         self.exchanges.borrow_mut().insert(id, exchange);
     }
 
@@ -110,8 +125,7 @@ impl InFlight {
         }
     }
 
-    /// Hands a message to the exchange that it answers, and returns when that exchange's query was sent. A message that
-    /// answers none is counted and ignored.
+    /// Hands a message to the exchange that it answers. A message that answers none is counted and ignored.
     ///
     /// # Errors
     /// What does not match.
@@ -121,7 +135,7 @@ impl InFlight {
         message: &[u8],
         arrived: Arrived,
         now: Instant,
-    ) -> Result<Instant, Mismatch> {
+    ) -> Result<Answered, Mismatch> {
         let id = wire::id(message);
         let exchange = match self.exchanges.borrow_mut().entry(id) {
             Entry::Occupied(entry) => entry.get().matches(message).map(|()| entry.remove()),
@@ -131,12 +145,12 @@ impl InFlight {
             self.unmatched.set(self.unmatched.get().saturating_add(1));
             peer.metrics.mismatched(reason);
         })?;
-        let sent = exchange.sent();
+        let (sent, place) = (exchange.sent(), exchange.place());
         match arrived {
             Arrived::Whole => exchange.answered(peer, self.carrier, message, now),
             Arrived::InPart => exchange.answered_in_part(peer, self.carrier, message, now),
         }
-        Ok(sent)
+        Ok(Answered { sent, place })
     }
 
     /// Removes exchanges whose answer would come too late to matter. An exchange that a lookup waits for is kept and only

@@ -1,12 +1,17 @@
 //! TCP, TLS and HTTPS exchanges with one server: a few connections, pipelined and reused, with responses matched by ID and
 //! question (RFC 7766 §6.2, RFC 7858 §3, RFC 8484 §5).
 //!
+//! Many servers answer one query at a time on a connection (RFC 7766 §6.2.1.1 only recommends to answer in parallel). Behind
+//! a name that takes such a server long to resolve, all others would wait. So a query leaves on a connection without queries in
+//! flight, if need be on a new one, until an answer has come after the answer to a later query on the same connection.
+//!
 //! A server may close a connection at any time: queries in flight on it are sent again on another. If a server closes
 //! connections after a few answers, each connection gets only that many queries. If a query stays without an answer, and
 //! nothing else is received on the connection either, the connection is given up: the server, or a NAT on the way, may have
 //! lost its state. Half of `try_timeout` without an answer is enough for new queries to prefer other connections.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
@@ -23,12 +28,12 @@ use tokio_rustls::client::TlsStream;
 
 use super::exchange::{Exchange, TryError};
 use super::https::{self, Endpoint, Failure};
-use super::in_flight::{Arrived, InFlight};
+use super::in_flight::{Answered, Arrived, InFlight};
 use super::metrics::SocketUse;
 use super::peer::{Carrier, Peer};
 use super::udp::Shared;
 use crate::budgets::{
-    MOVES_PER_EXCHANGE, UPSTREAM_STREAM_UNSENT, UPSTREAM_STREAMS, UPSTREAM_STREAMS_SHORT_LIVED,
+    MOVES_PER_EXCHANGE, UPSTREAM_STREAM_UNSENT, UPSTREAM_STREAMS, UPSTREAM_STREAMS_PARALLEL,
     WAITING_FOR_STREAM,
 };
 use crate::message::framing::{Frames, put_frame};
@@ -36,8 +41,16 @@ use crate::message::wire;
 use crate::net::network::Stream;
 use crate::runtime;
 
-/// Queries in flight on one connection from which on another is opened.
+/// Queries in flight on one connection from which on another is opened, if the server answers them in parallel.
 const CROWDED: usize = 32;
+/// The same if the server may answer one query at a time.
+const CROWDED_IN_TURN: usize = 1;
+/// The same over TLS: a handshake takes longer than most queries do that would be waited for.
+const CROWDED_IN_TURN_TLS: usize = 2;
+/// For how long we remember that a server answers the queries of a connection in parallel. Another server may take its address.
+const PARALLEL_FOR: Duration = Duration::from_mins(10);
+/// For how long no further connection is opened after one of several got no answer at all.
+const ENOUGH_FOR: Duration = Duration::from_secs(10);
 /// Idle time after which we close a connection. RFC 7766 §6.2.3 leaves it to the client. Servers close after 10 s or more; if
 /// we close first, no query is lost on a connection that the server is closing.
 const MAX_IDLE: Duration = Duration::from_secs(8);
@@ -58,6 +71,10 @@ struct Pool {
     /// Queries for which no connection has room yet.
     waiting: RefCell<VecDeque<Exchange>>,
     short_lived: Cell<Option<ShortLived>>,
+    /// The server answers the queries of a connection in parallel: until when that is remembered.
+    parallel_until: Cell<Option<Instant>>,
+    /// The server may take no more connections than are open: until when that is remembered.
+    enough_until: Cell<Option<Instant>>,
 }
 
 /// A server's habit of closing connections after a few answers.
@@ -80,6 +97,10 @@ struct Connection {
     queries: Cell<usize>,
     /// Number of answers so far.
     answers: Cell<usize>,
+    /// The latest place among the queries that were answered.
+    latest_answered: Cell<u32>,
+    /// Whether an answer came after the answer to a later query.
+    in_parallel: Cell<bool>,
     /// Tasks that wait for the responses of requests over HTTPS.
     requests: RefCell<JoinSet<()>>,
     /// Whether the server has refused further requests on the connection (GOAWAY of HTTP/2).
@@ -104,6 +125,20 @@ enum ConnectionState {
     Closing,
 }
 
+/// How little a connection suits a further query: the one with the least is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Load {
+    /// See [`Connection::is_doubtful`].
+    is_doubtful: bool,
+    /// It may be one more than the server takes.
+    may_be_too_many: bool,
+    /// Number of queries in flight.
+    queries: usize,
+    is_connecting: bool,
+    /// For how long queries have waited for an answer. Among equals, the longest wait is over soonest.
+    waited: Reverse<Duration>,
+}
+
 /// The side that ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EndedBy {
@@ -121,6 +156,8 @@ impl StreamPool {
             connections: RefCell::default(),
             waiting: RefCell::default(),
             short_lived: Cell::new(None),
+            parallel_until: Cell::new(None),
+            enough_until: Cell::new(None),
         }))
     }
 
@@ -184,6 +221,32 @@ impl Pool {
         known.map(|known| known.answers)
     }
 
+    /// Whether the server answers the queries of a connection in parallel. Over HTTP/2, all do.
+    fn is_parallel(&self, now: Instant) -> bool {
+        self.peer.https.is_some() || self.parallel_until.get().is_some_and(|until| now < until)
+    }
+
+    /// The number of queries in flight on one connection from which on another is opened.
+    fn crowded(&self, now: Instant) -> usize {
+        if self.is_parallel(now) {
+            CROWDED
+        } else if self.peer.tls.is_some() {
+            CROWDED_IN_TURN_TLS
+        } else {
+            CROWDED_IN_TURN
+        }
+    }
+
+    /// The number of connections that may be open.
+    fn most(&self, per_connection: Option<usize>, now: Instant) -> usize {
+        let most = if self.is_parallel(now) && per_connection.is_none() {
+            UPSTREAM_STREAMS_PARALLEL
+        } else {
+            UPSTREAM_STREAMS
+        };
+        self.shared.most(most)
+    }
+
     /// The connection for the next query: the open one with the fewest queries in flight, or a new one if that is crowded or
     /// may be dead. None if no open connection has room, and no further one may be opened.
     fn pick(self: &Rc<Self>, now: Instant) -> Option<Rc<Connection>> {
@@ -191,11 +254,12 @@ impl Pool {
             connection.retire_if_old(now);
         }
         let per_connection = self.answers_per_connection(now);
-        let most = match per_connection {
-            Some(_) => UPSTREAM_STREAMS_SHORT_LIVED,
-            None => UPSTREAM_STREAMS,
+        let most = self.most(per_connection, now);
+        let crowded = if self.has_enough(now) {
+            usize::MAX
+        } else {
+            self.crowded(now)
         };
-        let most = self.shared.most(most);
         let least = {
             let connections = self.connections.borrow();
             let open = || {
@@ -205,13 +269,11 @@ impl Pool {
             };
             let least = open()
                 .filter(|connection| connection.has_room(per_connection))
-                .map(|connection| (connection.is_doubtful(&self.peer, now), connection))
-                .min_by_key(|(is_doubtful, connection)| (*is_doubtful, connection.in_flight.len()));
+                .map(|connection| (self.load(connection, now), connection))
+                .min_by_key(|(load, _)| *load);
             let may_open = open().count() < most;
             match least {
-                Some((is_doubtful, least))
-                    if !may_open || !is_doubtful && least.in_flight.len() < CROWDED =>
-                {
+                Some((load, least)) if !may_open || !load.is_doubtful && load.queries < crowded => {
                     Some(Rc::clone(least))
                 }
                 _ if may_open => None,
@@ -224,6 +286,29 @@ impl Pool {
         };
         self.peer.metrics.sent(used);
         Some(connection)
+    }
+
+    fn load(&self, connection: &Connection, now: Instant) -> Load {
+        Load {
+            is_doubtful: connection.is_doubtful(&self.peer, now),
+            may_be_too_many: self.has_enough(now) && connection.answers.get() == 0,
+            queries: connection.in_flight.len(),
+            is_connecting: connection.state.get() == ConnectionState::Connecting,
+            waited: Reverse(connection.waited(now)),
+        }
+    }
+
+    /// Whether the server may take no more connections than are open.
+    fn has_enough(&self, now: Instant) -> bool {
+        self.enough_until.get().is_some_and(|until| now < until)
+    }
+
+    /// Whether a connection is established that is not doubtful.
+    fn is_connected(&self, now: Instant) -> bool {
+        self.connections.borrow().iter().any(|connection| {
+            connection.state.get() == ConnectionState::Established
+                && !connection.is_doubtful(&self.peer, now)
+        })
     }
 
     fn open(self: &Rc<Self>, now: Instant) -> Rc<Connection> {
@@ -253,17 +338,14 @@ impl Pool {
         connection
     }
 
-    /// Removes a connection that ended, and sends the queries again that were in flight on it.
+    /// Sends the queries again that were in flight on a connection that ended.
     fn ended(
         self: &Rc<Self>,
-        connection: &Rc<Connection>,
+        connection: &Connection,
         in_flight: Vec<Exchange>,
         ended_by: EndedBy,
         now: Instant,
     ) {
-        self.connections
-            .borrow_mut()
-            .retain(|open| !Rc::ptr_eq(open, connection));
         let answers = connection.answers.get();
         let early = !in_flight.is_empty() || connection.refused.get();
         if ended_by == EndedBy::Peer && answers > 0 && early {
@@ -272,7 +354,13 @@ impl Pool {
                 until: now + SHORT_LIVED_FOR,
             }));
         }
-        self.ask_again(in_flight, ended_by, connection.moves(), now);
+        let moves = if answers == 0 && self.is_connected(now) {
+            self.enough_until.set(Some(now + ENOUGH_FOR));
+            MOVES_PER_EXCHANGE
+        } else {
+            connection.moves()
+        };
+        self.ask_again(in_flight, ended_by, moves, now);
     }
 
     /// Sends the queries `lost` again, whose answers will not come on their connection. A query fails if it was sent again
@@ -302,6 +390,8 @@ impl Connection {
             state: Cell::new(ConnectionState::Connecting),
             queries: Cell::new(0),
             answers: Cell::new(0),
+            latest_answered: Cell::new(0),
+            in_parallel: Cell::new(false),
             requests: RefCell::default(),
             refused: Cell::new(false),
             old_at,
@@ -328,8 +418,16 @@ impl Connection {
 
     /// Whether queries in flight have waited for so long without any answer that the connection may be dead.
     fn is_doubtful(&self, peer: &Peer, now: Instant) -> bool {
-        let waited = now.saturating_duration_since(self.waiting_since.get());
-        !self.in_flight.is_empty() && waited >= peer.try_timeout / 2
+        self.waited(now) >= peer.try_timeout / 2
+    }
+
+    /// For how long queries in flight have waited without any answer.
+    fn waited(&self, now: Instant) -> Duration {
+        if self.in_flight.is_empty() {
+            Duration::ZERO
+        } else {
+            now.saturating_duration_since(self.waiting_since.get())
+        }
     }
 
     /// How often a query in flight on this connection may be sent again in all.
@@ -610,7 +708,11 @@ impl Connection {
     /// Handles a message. Returns whether it answers a query in flight.
     fn accept(&self, peer: &Peer, message: &[u8], now: Instant) -> bool {
         let accepted = self.in_flight.accept(peer, message, Arrived::Whole, now);
-        if accepted.is_ok() {
+        if let Ok(Answered { place, .. }) = accepted {
+            let latest = self.latest_answered.get();
+            self.in_parallel
+                .set(self.in_parallel.get() || place < latest);
+            self.latest_answered.set(latest.max(place));
             self.answers.set(self.answers.get() + 1);
             self.last_used.set(now);
             self.heard(now);
@@ -621,6 +723,9 @@ impl Connection {
     /// Closes a connection that has given as many answers as its server gives on one, and sends waiting queries.
     fn after_answers(&self, pool: &Weak<Pool>, now: Instant) {
         let Some(pool) = pool.upgrade() else { return };
+        if self.in_parallel.take() {
+            pool.parallel_until.set(Some(now + PARALLEL_FOR));
+        }
         let spent = pool
             .answers_per_connection(now)
             .is_some_and(|most| self.queries.get() >= most);
@@ -632,36 +737,32 @@ impl Connection {
         }
     }
 
-    /// Handles the end of a connection. Queries in flight on it are sent again; but if it was never established, they fail, and
-    /// those that wait for a connection, too.
+    /// Handles the end of a connection. Queries in flight on it are sent again; but if it was never established, and no other
+    /// is, they fail, and those that wait for a connection, too.
     fn finish(self: &Rc<Self>, peer: &Peer, pool: &Weak<Pool>, ended_by: EndedBy) {
         let connected = self.state.get() != ConnectionState::Connecting;
         self.state.set(ConnectionState::Closing);
         let now = runtime::now();
         let in_flight = self.in_flight.take_all();
-        match pool.upgrade() {
-            Some(pool) if connected => pool.ended(self, in_flight, ended_by, now),
-            Some(pool) => {
-                pool.connections
-                    .borrow_mut()
-                    .retain(|open| !Rc::ptr_eq(open, self));
-                let waiting = std::mem::take(&mut *pool.waiting.borrow_mut());
-                let exchanges = in_flight.into_iter().chain(waiting);
-                match ended_by {
-                    // This host is out of file descriptors, or of something else: that says nothing about the server.
-                    EndedBy::Us => {
-                        exchanges.for_each(|exchange| exchange.broken(peer, Carrier::Stream));
-                    }
-                    EndedBy::Peer => {
-                        Exchange::all_unreachable(exchanges, peer, Carrier::Stream, now);
-                    }
-                }
+        let Some(pool) = pool.upgrade() else {
+            for exchange in in_flight {
+                exchange.broken(peer, Carrier::Stream);
             }
-            None => {
-                for exchange in in_flight {
-                    exchange.broken(peer, Carrier::Stream);
-                }
-            }
+            return;
+        };
+        pool.connections
+            .borrow_mut()
+            .retain(|open| !Rc::ptr_eq(open, self));
+        if connected || pool.is_connected(now) {
+            pool.ended(self, in_flight, ended_by, now);
+            return;
+        }
+        let waiting = std::mem::take(&mut *pool.waiting.borrow_mut());
+        let exchanges = in_flight.into_iter().chain(waiting);
+        match ended_by {
+            // This host is out of file descriptors, or of something else: that says nothing about the server.
+            EndedBy::Us => exchanges.for_each(|exchange| exchange.broken(peer, Carrier::Stream)),
+            EndedBy::Peer => Exchange::all_unreachable(exchanges, peer, Carrier::Stream, now),
         }
     }
 }

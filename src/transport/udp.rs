@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::exchange::Exchange;
-use super::in_flight::{Arrived, InFlight};
+use super::in_flight::{Answered, Arrived, InFlight};
 use super::metrics::SocketUse;
 use super::peer::{Carrier, Peer};
 use super::random::Unpredictable;
@@ -290,7 +290,7 @@ impl Port {
         let accepted = self
             .in_flight
             .accept(peer, batch.datagram(index), arrived, now);
-        if let Ok(sent) = accepted {
+        if let Ok(Answered { sent, .. }) = accepted {
             self.heard.set(Some(now));
             let silent = self.silent_since.get().filter(|since| sent < *since);
             self.silent_since.set(silent);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use nodens::budgets::{UPSTREAM_PORTS, UPSTREAM_PORTS_RETIRED, UPSTREAM_STREAMS_SHORT_LIVED};
+use nodens::budgets::{UPSTREAM_PORTS, UPSTREAM_PORTS_RETIRED, UPSTREAM_STREAMS};
 use nodens::net::network::{Connecting, MadeUpSocket, MadeUpStream, Network, Stream, UdpSocket};
 use nodens::runtime;
 use tokio::sync::oneshot;
@@ -364,7 +364,7 @@ impl Net {
             state.far == FarEnd::Server(server) && state.instance == Some(instance)
         };
         let count = self.streams.values().filter(of_it).count() + 1;
-        let most = AT_ONCE * WORKERS * UPSTREAM_STREAMS_SHORT_LIVED;
+        let most = AT_ONCE * WORKERS * UPSTREAM_STREAMS;
         if count > most {
             self.violated(|| format!("{count} streams to {server} are open, and {most} may be"));
         }

@@ -1,10 +1,11 @@
-//! TCP and TLS servers that close a connection early, and connections that grow old.
+//! TCP and TLS servers that close a connection early, or answer one query at a time on it, and connections that grow old.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{all_at_once, assert_all, group_of, new_names, question, says, settled};
-use crate::common::Nodens;
+use crate::client::{all_at_once, ask, assert_all, group_of, new_names, question, says, settled};
 use crate::common::dns::{Over, udp_to};
+use crate::common::{Nodens, wait_for};
 use crate::server::{Does, Query, Server};
 
 /// How a server ends a connection.
@@ -239,4 +240,118 @@ fn answers_out_of_order_and_strays_between_them_are_sorted_out() {
         let waited = *took >= Duration::from_millis(290);
         assert_eq!(waited, name.starts_with("late"), "{name} took {took:?}");
     }
+}
+
+/// Answers one query after the other on each TCP connection: a name with `slow` in front after this long, others at once. Over
+/// UDP it says TC.
+fn one_at_a_time(takes: Duration) -> impl Fn(&Query) -> Does + Send + Sync + 'static {
+    move |q: &Query| {
+        if q.over == Over::Udp {
+            return q.says("NOERROR tc").into();
+        }
+        if q.name.starts_with("slow") {
+            // The next query on the connection is read after that.
+            thread::sleep(takes);
+        }
+        q.honest().into()
+    }
+}
+
+#[test]
+fn truncated_answers_come_whole_from_a_server_that_answers_one_query_at_a_time() {
+    let server = Server::start(one_at_a_time(Duration::from_millis(150)));
+    let nodens = before(&server, "");
+    let replies = thread::scope(|scope| {
+        let clients: Vec<_> = new_names("slow", 15)
+            .into_iter()
+            .map(|name| {
+                let nodens = &nodens;
+                scope.spawn(move || {
+                    let reply = ask(nodens, &name, Over::Tcp);
+                    (reply.gist(), reply.took)
+                })
+            })
+            .collect();
+        let reply = |client: thread::ScopedJoinHandle<'_, _>| client.join().expect("a reply");
+        clients.into_iter().map(reply).collect::<Vec<_>>()
+    });
+    assert_all(&replies, "NOERROR 192.0.2.1", &nodens);
+    let log = nodens.log();
+    assert!(!log.contains("server is down"), "{log}");
+}
+
+#[test]
+fn names_that_take_long_over_tcp_hold_up_no_others() {
+    let server = Server::start(one_at_a_time(Duration::from_millis(300)));
+    let nodens = before(&server, "tcp://");
+    let names = [new_names("slow", 12), new_names("fast", 4)].concat();
+    let replies = all_at_once(&nodens, &names);
+    assert_all(&replies, "NOERROR 192.0.2.1", &nodens);
+    for (name, (_, took)) in names.iter().zip(&replies) {
+        let soon = *took < Duration::from_millis(250);
+        assert_eq!(soon, name.starts_with("fast"), "{name} took {took:?}");
+    }
+    let log = nodens.log();
+    assert!(!log.contains("server is poor"), "{log}");
+}
+
+#[test]
+fn more_queries_than_connections_are_spread_evenly_over_them() {
+    let server = Server::start(one_at_a_time(Duration::from_millis(50)));
+    let nodens = before(&server, "tcp://");
+    for (round, word) in ["slow-first", "slow-second"].iter().enumerate() {
+        says(&nodens, &format!("warm{round}.example. A"));
+        let replies = all_at_once(&nodens, &new_names(word, 64));
+        assert_all(&replies, "NOERROR 192.0.2.1", &nodens);
+        let piles = server.piles();
+        let largest = piles.iter().max();
+        assert!(
+            piles.len() <= 16 && largest <= Some(&(round * 8 + 8)),
+            "round {round}: {piles:?}"
+        );
+    }
+}
+
+#[test]
+fn queries_one_after_another_take_one_connection() {
+    for scheme in ["tcp://", "tls://"] {
+        let script = one_at_a_time(Duration::from_millis(1));
+        let server = if scheme == "tls://" {
+            Server::tls(script)
+        } else {
+            Server::start(script)
+        };
+        let nodens = before(&server, scheme);
+        for name in new_names("slow", 20) {
+            assert_eq!(says(&nodens, &name), "NOERROR 192.0.2.1", "{scheme}");
+        }
+        assert_eq!(server.piles(), [20], "{scheme}");
+    }
+}
+
+#[test]
+fn a_server_that_answers_in_parallel_gets_no_connection_for_each_query() {
+    let server = Server::start(|q: &Query| {
+        let delay = if q.name.starts_with("late") { 100 } else { 0 };
+        q.honest().after(Duration::from_millis(delay))
+    });
+    let servers = [server.over("tcp://")];
+    let nodens = settled(&group_of(&servers, "streams: {max_age: 1s}"), &servers);
+    // More than there are connections, so that early ones overtake late ones on some.
+    let names = [new_names("late", 20), new_names("early", 20)].concat();
+    let replies = all_at_once(&nodens, &names);
+    assert_all(&replies, "NOERROR 192.0.2.1", &nodens);
+    let first = server.piles().len();
+    // When all connections are old, a new one is opened.
+    let mut number = 0;
+    wait_for("a new connection", || {
+        number += 1;
+        says(&nodens, &format!("single{number}.example. A"));
+        (server.piles().len() > first).then_some(())
+    });
+    let before = server.piles().len();
+    let replies = all_at_once(&nodens, &new_names("late-again", 20));
+    assert_all(&replies, "NOERROR 192.0.2.1", &nodens);
+    let opened = server.piles().len() - before;
+    assert!(opened <= 1, "{opened} connections for 20 queries");
 }
