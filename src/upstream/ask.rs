@@ -317,13 +317,16 @@ impl Lookup<'_> {
             }
             let servers = &self.upstreams.servers;
             let taken = Cell::new(None);
+            let on_streams = self.asked_over_streams(now);
             let step = self.plan.step(
                 now,
                 |server| servers[server].state().suspected(),
                 |server, extra| {
+                    let asked = on_streams.contains(&server);
                     let server = &*servers[server];
                     let group = self.groups[tier_of(server, &self.groups)];
-                    let may = server.rate.wait(now).is_zero() && group.extra.take(extra, now);
+                    let may =
+                        !asked && server.rate.wait(now).is_zero() && group.extra.take(extra, now);
                     taken.set(may.then_some(extra));
                     may
                 },
@@ -359,6 +362,19 @@ impl Lookup<'_> {
                 Step::Exhausted => return self.give_up(),
             }
         }
+    }
+
+    /// Servers over TCP, TLS or HTTPS that were sent the question too short a time ago to be sent it again: a stream loses no
+    /// query. After half of `try_timeout` the connection may be dead, and the next query leaves on another.
+    fn asked_over_streams(&self, now: Instant) -> SmallVec<[usize; 2]> {
+        let is_recent = |number: &usize| {
+            let server = self.server(*number);
+            server.carrier() == Carrier::Stream
+                && self.attempts[*number].no_answer == NoAnswer::Nothing
+                && now < self.plan.sent(*number) + server.try_timeout / 2
+        };
+        let recent = (0..self.attempts.len()).filter(is_recent);
+        recent.map(|number| self.plan.server(number)).collect()
     }
 
     /// Whether all tries so far have ended without a final answer.

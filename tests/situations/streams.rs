@@ -291,6 +291,7 @@ fn names_that_take_long_over_tcp_hold_up_no_others() {
         let soon = *took < Duration::from_millis(250);
         assert_eq!(soon, name.starts_with("fast"), "{name} took {took:?}");
     }
+    assert_eq!(server.count(), names.len(), "each is asked for once");
     let log = nodens.log();
     assert!(!log.contains("server is poor"), "{log}");
 }
