@@ -233,32 +233,27 @@ impl Cache {
     /// long ago.
     #[must_use]
     pub fn last_asked(&self, key: &[u8], route: u16, tiers: usize) -> Option<Instant> {
-        let hash = self.hash(key);
-        let of_tier = |tier| {
-            self.last_asked.get(QuestionAtTier {
-                hash,
-                route: Some(route),
-                tier,
-            })
-        };
-        (0..u8::try_from(tiers).unwrap_or(u8::MAX))
-            .filter_map(of_tier)
-            .max()
+        let tiers = u8::try_from(tiers).unwrap_or(u8::MAX);
+        self.last_asked_of(key, Some(route), 0..tiers)
     }
 
     /// Whether an answer to this question came that had been asked for later than this one, of the same tier or an earlier one. It
     /// may be in the cache no longer.
     #[must_use]
     pub fn had_newer(&self, key: &[u8], entry: &Entry) -> bool {
+        let last = self.last_asked_of(key, entry.route(), 0..=entry.tier());
+        last.is_some_and(|last| last > entry.asked())
+    }
+
+    fn last_asked_of(
+        &self,
+        key: &[u8],
+        route: Option<u16>,
+        tiers: impl Iterator<Item = u8>,
+    ) -> Option<Instant> {
         let hash = self.hash(key);
-        (0..=entry.tier()).any(|tier| {
-            let last = self.last_asked.get(QuestionAtTier {
-                hash,
-                route: entry.route(),
-                tier,
-            });
-            last.is_some_and(|last| last > entry.asked())
-        })
+        let of_tier = |tier| self.last_asked.get(QuestionAtTier { hash, route, tier });
+        tiers.filter_map(of_tier).max()
     }
 
     /// Removes the entry of a question if `gone` is true for it. Does not count as a hit.
