@@ -24,6 +24,15 @@ const LIST: &str = "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind
      - apiVersion: v1\n  kind: ConfigMap\n  data:\n    log.override: |\n      cache 30\n    corp.server: |\n      corp.example:53 {\n\
      \x20         forward . 10.0.0.9\n      }\n";
 
+/// Translates standard input to values of the chart.
+const TO_VALUES: [&str; 5] = [
+    "import",
+    "-",
+    "--cluster-dns",
+    "10.96.0.10",
+    "--helm-values",
+];
+
 fn run(directory: &TempDir, arguments: &[&str], input: Option<&str>) -> Output {
     let mut command = nodens();
     command.current_dir(directory.path("")).args(arguments);
@@ -248,14 +257,7 @@ fn what_cannot_be_written_is_an_error() {
 fn values_of_the_chart_leave_out_what_the_chart_sets() {
     let directory = TempDir::new();
     let corefile = ".:53 {\n    health\n    prometheus :9153\n    kubernetes cluster.local\n    forward . 10.0.0.2\n    cache 30\n}\n";
-    let arguments = [
-        "import",
-        "-",
-        "--cluster-dns",
-        "10.96.0.10",
-        "--helm-values",
-    ];
-    let (values, _) = imported(&directory, &arguments, Some(corefile));
+    let (values, _) = imported(&directory, &TO_VALUES, Some(corefile));
     let expected = "\
 clusterDNS: 10.96.0.10
 config:
@@ -269,7 +271,7 @@ config:
     assert_eq!(self::values(&values).join("\n"), expected);
     // The rest of the names is the chart's, and it has a route of its own for the cluster's.
     let part = "cluster.local corp.example {\n    template ANY ANY cluster.local {\n        rcode NXDOMAIN\n    }\n    forward . 10.0.0.2\n}\n";
-    let (values, _) = imported(&directory, &arguments, Some(part));
+    let (values, _) = imported(&directory, &TO_VALUES, Some(part));
     assert!(!values.contains("vpc"), "{values}");
     let expected = "cluster.local: {answer: NXDOMAIN, group: null, max_negative_ttl: null}";
     assert!(values.contains(expected), "{values}");
@@ -278,7 +280,7 @@ config:
         "    cache 30\n",
         "    acl {\n allow net 10.0.0.0/8\n block\n }\n",
     );
-    let (values, _) = imported(&directory, &arguments, Some(&acl));
+    let (values, _) = imported(&directory, &TO_VALUES, Some(&acl));
     let expected = "clusterDNS: 10.96.0.10\nallow: [10.0.0.0/8]\nconfig:\n";
     assert!(values.starts_with(expected), "{values}");
 }
@@ -353,15 +355,8 @@ const TO_KUBE_DNS: [(&str, &[&str], &[&str]); 8] = [
 #[test]
 fn values_of_the_chart_leave_the_address_of_kube_dns_to_the_chart() {
     let directory = TempDir::new();
-    let arguments = [
-        "import",
-        "-",
-        "--cluster-dns",
-        "10.96.0.10",
-        "--helm-values",
-    ];
     for (corefile, written, not_written) in TO_KUBE_DNS {
-        let (yaml, _) = imported(&directory, &arguments, Some(corefile));
+        let (yaml, _) = imported(&directory, &TO_VALUES, Some(corefile));
         // Comments of their own line stay.
         let lines = yaml.lines().map(|line| match line.find("  # stdin:") {
             Some(end) => &line[..end],
